@@ -1,0 +1,1 @@
+"""switch: the D-Bus connections and every table; ``api`` is the waist."""

@@ -1,0 +1,1 @@
+"""services: calls, signals, interfaces and properties on top of bus1."""
