@@ -162,6 +162,7 @@ class Ahead:
 
     ``parts`` are the payload's buffers as they lie in a heap pool (empty for other memories).
     ``n_handles`` counts dead nodes too. ``sender`` is the sending peer, 0 for notifications.
+    ``note`` is the parcel's.
     """
 
     type: MessageType
@@ -173,6 +174,7 @@ class Ahead:
     n_handles: int
     fds: tuple[int, ...]
     parts: tuple[Buffer, ...]
+    note: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ class Parcel:
 
     ``handles`` are ids of the *sender*, created on demand as in ``send``. ``with_fds`` says whether
     the transaction's descriptors go along. A mandatory parcel that fails fails the transaction.
+    ``note`` is the Switch's own number for this delivery; ``ahead`` shows it again.
     """
 
     node: NodeRef
@@ -188,6 +191,7 @@ class Parcel:
     handles: tuple[int, ...] = ()
     with_fds: bool = False
     mandatory: bool = True
+    note: int = 0
 
 
 @dataclass(frozen=True, slots=True)

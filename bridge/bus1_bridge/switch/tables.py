@@ -1,0 +1,138 @@
+"""tables: the one state that router, driver, gateway and registry share.
+
+Theory. Everybody with a unique name is a ``Party``. A ``LegacyParty`` is a D-Bus connection: a peer
+hosted in the bus process, with heap memory, whose queue in Core holds finished D-Bus messages and
+notifications. A ``NativeParty`` is a bus1 client. The bus itself is a hosted peer, too
+(``Tables.bus_peer``): the registry and the emitters are its nodes, and its own messages are sent by
+it. The router changes parties, names and matches; the gateway changes what is marked as its own.
+
+Not here: any decision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bus1.core.api import CoreApi, Credentials, NodeRef
+
+from ..match import MatchIndex
+from ..names import NameTable
+from .replies import ReplyTable
+
+
+@dataclass(slots=True, eq=False)
+class Party:
+    """A participant of the bus: one Core peer, one unique name."""
+
+    peer: int
+    credentials: Credentials
+    """As the kernel gave them at accept."""
+    unique: str = ""
+    """``:1.N``; empty before Hello."""
+    root: NodeRef | None = None
+    """The node that ``resolve`` hands out."""
+    announced: bool = False
+    """NameOwnerChanged for the unique name has been sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A hosted node that stands for an object path of a legacy connection."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A hosted one-shot node for the answer to one call of a legacy connection."""
+
+    serial: int
+    callee: str
+    """Unique name of the party that was called: the SENDER of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What to remember once a message has entered a legacy client's socket (gateway's own).
+
+    ``handles`` of the message are matched by position: first the reply handle if ``serial`` is not
+    0, then one per entry of ``grants``.
+    """
+
+    serial: int = 0
+    grants: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class LegacyParty(Party):
+    """A D-Bus connection. Everything but ``groups``, ``label``, ``takes_fds`` is the gateway's own."""
+
+    groups: tuple[int, ...] = ()
+    label: bytes | None = None
+    takes_fds: bool = False
+    """UNIX_FD passing was negotiated."""
+    nodes: dict[int, Derived | Reply] = field(default_factory=dict)
+    """By node id; the root is node 0 and is not listed."""
+    derived: dict[str, int] = field(default_factory=dict)
+    """Node id of each object path in use by a native peer."""
+    next_node: int = 4
+    """Node ids are multiples of 4 (MANAGED and REMOTE clear)."""
+    grants: dict[str, int] = field(default_factory=dict)
+    """Handle of each capability path that this client may use."""
+    native_calls: dict[int, int] = field(default_factory=dict)
+    """Reply handle by the serial that the bus chose for a native caller's message."""
+    notes: dict[int, Note] = field(default_factory=dict)
+    next_note: int = 1
+    next_serial: int = 1
+    """For messages that the bus sends to this client on behalf of native peers, and its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedObject:
+    """An object of a native service: its node and its introspection (interface elements)."""
+
+    node: NodeRef
+    xml: str
+
+
+@dataclass(slots=True, eq=False)
+class NativeParty(Party):
+    """A bus1 client; gateway's own apart from the fields of Party."""
+
+    title: str = ""
+    objects: dict[str, PublishedObject] = field(default_factory=dict)
+    emitter: int | None = None
+    """Node id on the bus peer that stands for "everybody whose match rules fit"."""
+
+
+@dataclass(slots=True)
+class Tables:
+    """Everything there is."""
+
+    core: CoreApi
+    bus_peer: int
+    guid: str
+    """32 hex digits, of the authentication and of the printed address."""
+    bus_id: str
+    """What GetId answers."""
+    bus_credentials: Credentials
+    names: NameTable
+    matches: MatchIndex
+    replies: ReplyTable
+    parties: dict[int, Party] = field(default_factory=dict)
+    """By Core peer."""
+    unique: dict[str, Party] = field(default_factory=dict)
+    """By unique name; only parties that have one."""
+    next_unique: int = 0
+    watchers: dict[int, str] = field(default_factory=dict)
+    """Registry watchers: handle of the bus peer -> watched name, empty for all (registry's own)."""
+    emitters: dict[int, int] = field(default_factory=dict)
+    """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
+    machine_id: str = ""
+
+    def party_of(self, name: str) -> Party | None:
+        """The party behind a unique name, or the primary owner of a well-known one."""
+        if name.startswith(":"):
+            return self.unique.get(name)
+        owner = self.names.owner(name)
+        return None if owner is None else self.parties[owner]
