@@ -52,6 +52,21 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class NativeCall:
+    """A call of a native peer that a legacy client has not answered yet."""
+
+    handle: int
+    """The reply node; 0 until the message has entered the socket."""
+    serial: int
+    """The caller's own number, repeated in the answer."""
+
+
+Use = int | str | tuple[str, str, str]
+"""What a hosted peer holds a handle for: a native call (serial), a grant (path), a subscription (path,
+interface, member)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """What to remember once a message has entered a legacy client's socket (gateway's own).
 
@@ -79,8 +94,16 @@ class LegacyParty(Party):
     """Node ids are multiples of 4 (MANAGED and REMOTE clear)."""
     grants: dict[str, int] = field(default_factory=dict)
     """Handle of each capability path that this client may use."""
-    native_calls: dict[int, int] = field(default_factory=dict)
-    """Reply handle by the serial that the bus chose for a native caller's message."""
+    granted: int = 0
+    """References in ``grants`` and those on their way: bounded."""
+    native_calls: dict[int, NativeCall] = field(default_factory=dict)
+    """By the serial that the bus chose for a native caller's message."""
+    open_replies: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Reply node of each unanswered call of this client: (unique name of the callee, serial) -> node id."""
+    subscriptions: dict[tuple[str, str, str], dict[int, NodeRef]] = field(default_factory=dict)
+    """Native subscribers to this client's signals: (path, interface, member) -> handle -> node; "" is any."""
+    held: dict[int, dict[Use, int]] = field(default_factory=dict)
+    """Every handle of this hosted peer, what for, and how often."""
     notes: dict[int, Note] = field(default_factory=dict)
     next_note: int = 1
     next_serial: int = 1
@@ -89,9 +112,10 @@ class LegacyParty(Party):
 
 @dataclass(frozen=True, slots=True)
 class PublishedObject:
-    """An object of a native service: its node and its introspection (interface elements)."""
+    """An object of a native service: its node, the bus peer's handle, the interface elements."""
 
     node: NodeRef
+    handle: int
     xml: str
 
 
@@ -101,8 +125,14 @@ class NativeParty(Party):
 
     title: str = ""
     objects: dict[str, PublishedObject] = field(default_factory=dict)
+    paths: dict[NodeRef, str] = field(default_factory=dict)
+    """The published path of a node: the first one in the seed document."""
+    root_handle: int | None = None
+    """The bus peer's handle of ``root``."""
     emitter: int | None = None
     """Node id on the bus peer that stands for "everybody whose match rules fit"."""
+    next_serial: int = 1
+    """For signals on its behalf."""
 
 
 @dataclass(slots=True)
