@@ -1,0 +1,197 @@
+"""reactor: one epoll loop that owns every socket of a bus process.
+
+Theory. A *source* is something with a descriptor: a listener, a channel, the bus's end of a peer's
+descriptor, a D-Bus connection, a wake-up pipe. A *station* is where the wake-ups of one Core peer
+go. Commands on Core leave effects behind (peers that turned readable, segments to unmap,
+descriptors to close); ``settle`` carries them out, until nothing is left. It runs after each source,
+and whoever executes commands calls it before answering, so that an answer never overtakes what
+its command caused.
+
+A turn is: one epoll_wait, every ready source once, every timer that was due when the turn began.
+Work that exceeded its budget is continued by a timer that is due at once: others come first.
+
+The reactor runs in any thread, installs no signal handlers, and several may live in one process.
+
+Invariants. 1. An event of a descriptor that was removed in this turn reaches nobody, even if its
+number is in use again. 2. ``settle`` returns only when Core's three effect lists are empty.
+3. At most one timer exists per key. 4. A timer set during a turn never runs in the same turn.
+
+Not here: what a source does with its bytes (channel, broker, the bridge's loop).
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from .core.api import CoreApi
+
+
+class Settling(Protocol):
+    """What the reactor needs of a hub: Core, and the hosted objects that answer after each command."""
+
+    @property
+    def core(self) -> CoreApi:
+        """The state machine whose effects are carried out."""
+
+    def settle(self) -> None:
+        """Let hosted objects answer; may execute further commands."""
+
+
+class Source(Protocol):
+    """Something with a descriptor that the reactor watches."""
+
+    def fileno(self) -> int:
+        """The watched descriptor; the same number from ``add`` to ``remove``."""
+
+    def ready(self, events: int, now: float) -> None:
+        """Epoll reported ``events`` (EPOLLIN, EPOLLOUT, EPOLLHUP …)."""
+
+
+class Station(Protocol):
+    """Where the wake-ups of one peer go."""
+
+    def woken(self) -> None:
+        """The peer turned readable."""
+
+    def retired(self, generation: int) -> None:
+        """A segment of the peer's pool should be unmapped."""
+
+
+class Reactor:
+    """Sources, stations and timers of one bus process."""
+
+    def __init__(self, hub: Settling, clock: Callable[[], float] = time.monotonic) -> None:
+        self.hub = hub
+        self.clock = clock
+        self._epoll = select.epoll()
+        self._sources: dict[int, Source] = {}
+        self._removed: set[int] = set()
+        self._stations: dict[int, Station] = {}
+        self._timers: dict[object, tuple[float, int, Callable[[float], None]]] = {}
+        self._heap: list[tuple[float, int, object]] = []
+        self._sequence = 0
+        self._settling = False
+
+    # ---- sources ---------------------------------------------------------------------------------
+
+    def add(self, source: Source, events: int) -> None:
+        """Watch a source; the caller keeps it, and removes it before closing its descriptor."""
+        fd = source.fileno()
+        self._epoll.register(fd, events)
+        self._sources[fd] = source
+
+    def modify(self, source: Source, events: int) -> None:
+        """Watch for other events from now on; 0 leaves hang-ups and errors."""
+        self._epoll.modify(source.fileno(), events)
+
+    def remove(self, source: Source) -> None:
+        """Stop watching; closes nothing."""
+        fd = source.fileno()
+        self._epoll.unregister(fd)
+        del self._sources[fd]
+        self._removed.add(fd)
+
+    # ---- stations --------------------------------------------------------------------------------
+
+    def station(self, peer: int, station: Station | None) -> None:
+        """Where wake-ups of ``peer`` go; None forgets it."""
+        if station is None:
+            self._stations.pop(peer, None)
+        else:
+            self._stations[peer] = station
+
+    def settle(self) -> None:
+        """Carry out what commands left behind, until nothing is left.
+
+        A station that settles while it is being told of a wake-up changes nothing: the call that is
+        under way carries on with what it caused."""
+        if self._settling:
+            return
+        core = self.hub.core
+        self._settling = True
+        try:
+            while True:
+                self.hub.settle()
+                woken, retired, freed = core.take_woken(), core.take_retired(), core.take_freed_fds()
+                if not (woken or retired or freed):
+                    return
+                for fd in freed:
+                    os.close(fd)
+                for peer in woken:
+                    if (station := self._stations.get(peer)) is not None:
+                        station.woken()
+                for peer, generation in retired:
+                    if (station := self._stations.get(peer)) is not None:
+                        station.retired(generation)
+        finally:
+            self._settling = False
+
+    # ---- timers ----------------------------------------------------------------------------------
+
+    def call_at(self, when: float, key: object, action: Callable[[float], None]) -> None:
+        """Run ``action(now)`` once, at ``when`` or soon after; replaces the timer of the same key."""
+        self._sequence += 1
+        self._timers[key] = (when, self._sequence, action)
+        heapq.heappush(self._heap, (when, self._sequence, key))
+        if len(self._heap) > 2 * len(self._timers) + 64:
+            self._heap = [(due, number, name) for name, (due, number, _) in self._timers.items()]
+            heapq.heapify(self._heap)
+
+    def cancel(self, key: object) -> None:
+        """Forget the timer of this key, if there is one."""
+        self._timers.pop(key, None)
+
+    def _next_due(self) -> float | None:
+        while self._heap:
+            when, number, key = self._heap[0]
+            timer = self._timers.get(key)
+            if timer is not None and timer[1] == number:
+                return when
+            heapq.heappop(self._heap)
+        return None
+
+    def _run_timers(self, now: float, last: int) -> None:
+        due: list[tuple[object, int]] = []
+        while (when := self._next_due()) is not None and when <= now and self._heap[0][1] <= last:
+            _, number, key = heapq.heappop(self._heap)
+            due.append((key, number))
+        for key, number in due:
+            timer = self._timers.get(key)
+            if timer is None or timer[1] != number:
+                continue
+            del self._timers[key]
+            timer[2](now)
+            self.settle()
+
+    # ---- the loop --------------------------------------------------------------------------------
+
+    def run_once(self, deadline: float | None) -> None:
+        """One turn: wait until something is ready or due, or ``deadline`` has come (None: for ever)."""
+        self.settle()
+        due = self._next_due()
+        until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
+        timeout = None if until == math.inf else max(0.0, until - self.clock())
+        events = self._epoll.poll(timeout)
+        self._removed.clear()
+        now, last = self.clock(), self._sequence
+        for fd, mask in events:
+            source = self._sources.get(fd)
+            if source is None or fd in self._removed:
+                continue
+            source.ready(mask, now)
+            self.settle()
+        self._run_timers(now, last)
+
+    def close(self) -> None:
+        """Forget everything and close the epoll descriptor; sources stay open."""
+        self._sources.clear()
+        self._stations.clear()
+        self._timers.clear()
+        self._heap.clear()
+        self._epoll.close()
