@@ -32,30 +32,25 @@ whether an index lies within the handle list (only the receiver knows that list)
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from functools import lru_cache
 from itertools import pairwise
 from struct import Struct
 
 from bus1.core.api import Buffer
 from bus1.errors import LocalProtocolError, RemoteProtocolError
 
-from .types import split_signature
+from .types import MAX_NAME, SignatureInvalid, is_error_name, is_interface_name, is_member_name, parse
 
 MAGIC = 0xB1
 VERSION = 1
 MAX_BODY = 128 * 1024 * 1024
 """As a D-Bus message."""
 MAX_CAPS = 0xFFFF
-MAX_NAME = 255
 
 _U32 = 0xFFFF_FFFF
 _HEADER = Struct("<BBBBBBHIIHHHH")
 _CAP = Struct("<II")
-_INTERFACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
-_MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Kind(IntEnum):
@@ -93,18 +88,6 @@ class Envelope:
     def expects_reply(self) -> bool:
         """Handle 0 is a reply node."""
         return self.kind is Kind.CALL and not self.flags & CallFlag.NO_REPLY_EXPECTED
-
-
-@lru_cache(maxsize=1024)
-def is_interface(name: str) -> bool:
-    """A valid interface or error name."""
-    return len(name) <= MAX_NAME and _INTERFACE.fullmatch(name) is not None
-
-
-@lru_cache(maxsize=1024)
-def is_member(name: str) -> bool:
-    """A valid name of a method or a signal."""
-    return len(name) <= MAX_NAME and _MEMBER.fullmatch(name) is not None
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -165,10 +148,10 @@ _ENDIANS = {ord("l"): "l", ord("B"): "B"}
 
 _NAMES_OF_KIND = {
     #            (interface needed, allowed), member's check (None: must be empty)
-    Kind.CALL: (False, True, is_member),
+    Kind.CALL: (False, True, is_member_name),
     Kind.RETURN: (False, False, None),
-    Kind.ERROR: (False, False, is_interface),
-    Kind.SIGNAL: (True, True, is_member),
+    Kind.ERROR: (False, False, is_error_name),
+    Kind.SIGNAL: (True, True, is_member_name),
 }
 
 
@@ -198,7 +181,7 @@ def _complaint(envelope: Envelope) -> str | None:
     """What is wrong with these fields, in words."""
     interface_needed, interface_allowed, member_check = _NAMES_OF_KIND[envelope.kind]
     if envelope.interface:
-        if not interface_allowed or not is_interface(envelope.interface):
+        if not interface_allowed or not is_interface_name(envelope.interface):
             return f"interface {envelope.interface[:MAX_NAME]!r} in a {envelope.kind.name}"
     elif interface_needed:
         return f"a {envelope.kind.name} without interface"
@@ -211,8 +194,8 @@ def _complaint(envelope: Envelope) -> str | None:
 
 def _complaint_of_signature(signature: str) -> str | None:
     try:
-        split_signature(signature)
-    except RemoteProtocolError as error:
+        parse(signature)
+    except SignatureInvalid as error:
         return str(error)
     return None
 

@@ -17,19 +17,17 @@ introspection says (``interface``): it is text of the service, shown only as its
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from struct import Struct
 
 from bus1.core.api import Buffer
 from bus1.errors import LocalProtocolError, RemoteProtocolError
 
+from .types import MAX_ARRAY, is_bus_name, is_object_path
+
 SIGNATURE = "sa(su)a(os)"
-MAX_ARRAY = 64 * 1024 * 1024
 
 _U32 = Struct("<I")
-_PATH = re.compile(r"/|(/[A-Za-z0-9_]+)+")
-_BUS_NAME = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]*(\.[A-Za-z_-][A-Za-z0-9_-]*)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +37,6 @@ class SeedDocument:
     title: str
     names: tuple[tuple[str, int], ...] = ()
     objects: tuple[tuple[str, str], ...] = ()
-
-
-def is_object_path(path: str) -> bool:
-    """A valid D-Bus object path."""
-    return _PATH.fullmatch(path) is not None
-
-
-def is_bus_name(name: str) -> bool:
-    """A valid well-known bus name."""
-    return len(name) <= 255 and _BUS_NAME.fullmatch(name) is not None
 
 
 def encode(document: SeedDocument) -> bytes:
@@ -149,7 +137,7 @@ class _Reader:
 def _complaint(document: SeedDocument) -> str | None:
     """What is wrong with this document, in words."""
     for name, flags in document.names:
-        if not is_bus_name(name) or not 0 <= flags <= 0xFFFF_FFFF:
+        if name[:1] == ":" or not is_bus_name(name) or not 0 <= flags <= 0xFFFF_FFFF:
             return f"no name to ask for: {name[:255]!r}, flags {flags}"
     for path, _ in document.objects:
         if not is_object_path(path):
