@@ -1,0 +1,59 @@
+"""received: a message as its receiver holds it.
+
+Theory. ``ReceivedMessage`` is what both faces return from ``recv``. Its payload is a read-only view of the
+peer's pool, or of bytes that came inside the answer; its descriptors are owned by it until they are
+taken. ``release`` gives the slice back to the bus (SLICE_RELEASE), and the view with it.
+
+Invariants. 1. ``release`` gives the slice back once, however often it is called. 2. The payload cannot be
+written through.
+
+Not here: mapping the pool (mapping), what the payload means (services).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+from .core.api import OFFSET_INVALID, Buffer, MessageFlag, MessageType
+from .descriptors import Fds
+
+
+@dataclass(slots=True, eq=False)
+class ReceivedMessage:
+    """One message or notification (R-7 … R-9, N-2)."""
+
+    type: MessageType
+    flags: MessageFlag
+    destination: int
+    """The receiver's own id of the addressed node; in notifications, of the node they are about."""
+    uid: int
+    gid: int
+    pid: int
+    tid: int
+    offset: int
+    """Start of the slice; OFFSET_INVALID without one, or if it has been given back already."""
+    n_bytes: int
+    handles: tuple[int, ...]
+    fds: Fds
+    """Owned by the message: ``take`` what you keep, ``release`` closes the rest."""
+    secctx: bytes | None
+    size: int
+    payload: memoryview
+    _give_back: Callable[[ReceivedMessage], None] | None = field(default=None, repr=False)
+
+    def release(self) -> None:
+        """Give the slice back to the bus and close descriptors that were not taken; once."""
+        self.fds.close()
+        self.payload.release()
+        if (give_back := self._give_back) is not None:
+            self._give_back = None
+            give_back(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
