@@ -1,0 +1,63 @@
+"""broker: dbus-broker without systemd, steered by a controller of our own.
+
+Theory. dbus-broker opens nothing itself: a parent process hands it a listening socket and a policy over
+a socket pair (``org.bus1.DBus.Broker.AddListener(ohv)``, see dbus-broker(1)). That connection is
+authenticated like a client's, but there is no Hello. The policy here is a session bus's: everybody may
+connect, own, send and receive everything. The type of the policy is not promised to be stable; it is
+that of release 33.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from . import messages
+from .buses import Bus
+from .connection import AUTHENTICATION, Connection
+
+BATCH = "bta(btbs)a(btssssuutt)a(btssssuutt)"
+POLICY = f"(a(u({BATCH}))a(buu({BATCH}))a(ss)bs)"
+EVERYBODY = 0xFFFF_FFFF
+ANY_COUNT = 0xFFFF_FFFF_FFFF_FFFF
+LIMITS = ("--max-bytes=1073741824", "--max-fds=16384", "--max-matches=1048576", "--max-objects=1048576")
+
+
+def open_policy() -> object:
+    """A policy value that permits everything to everybody."""
+    transfer = [(True, 1, "", "", "", "", 0, 0, 0, ANY_COUNT)]
+    batch = (True, 1, [(True, 1, True, "")], transfer, transfer)
+    return ([(EVERYBODY, batch)], [], [], False, "user")
+
+
+class DbusBroker(Bus):
+    """Debian's dbus-broker behind a controller in this process."""
+
+    name = "dbus-broker"
+    program = "dbus-broker"
+
+    def start(self) -> None:
+        """Spawn, hand over the listener, wait for the answer; there is no address to print."""
+        self.address = f"unix:path={self.socket}"
+        ours, theirs = socket.socketpair()
+        with theirs, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.socket))
+            listener.listen(128)
+            listener.setblocking(False)  # the broker accepts until EAGAIN
+            control = f"--controller={theirs.fileno()}"
+            self.spawn(control, f"--machine-id={'b1' * 16}", *LIMITS, pass_fds=(theirs.fileno(),))
+            self.controller = Connection(ours)
+            fields = {
+                messages.PATH: "/org/bus1/DBus/Broker", messages.INTERFACE: "org.bus1.DBus.Broker",
+                messages.MEMBER: "AddListener", messages.UNIX_FDS: 1,
+            }
+            request = messages.build(
+                messages.CALL, 1, fields, "ohv", "/org/bus1/DBus/Listener/0", 0, (POLICY, open_policy()),
+            )
+            socket.send_fds(ours, [AUTHENTICATION + request], [listener.fileno()])
+        self.controller.skip_lines(2)
+        self.controller.take_reply()
+
+    def stop(self) -> None:
+        """Closing the controller's socket ends the broker."""
+        self.controller.close()
+        super().stop()

@@ -1,0 +1,112 @@
+"""buses: what is measured; one ``Bus`` subclass each.
+
+Theory. A bus is a process of its own on a socket in the run's directory. ``start`` returns once the
+address is known (the bus printed it, so it listens), which is also what the start-up scenario times.
+``clients`` says how the load talks to it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Self
+
+from .clients import Clients
+from .legacy import DbusClients
+
+PROCESS_CPU_CLOCK = 2
+"""Low bits of the clock id of another process: what clock_getcpuclockid(3) makes of its number."""
+
+
+class Bus(ABC):
+    """One process under test."""
+
+    name: ClassVar[str]
+    program: ClassVar[str]
+    """Command to look for; a bus whose program is missing is left out of the run, and the report says so."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / f"{self.name.replace(' ', '-')}.socket"
+        self.log = self.socket.with_suffix(".log")
+        self.address = ""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def executable(cls) -> str | None:
+        """Where the program is, if it is installed: next to this interpreter first."""
+        return shutil.which(cls.program, path=str(Path(sys.executable).parent)) or shutil.which(cls.program)
+
+    @property
+    def clients(self) -> Clients:
+        """The load for this bus."""
+        return DbusClients(self.address)
+
+    @abstractmethod
+    def start(self) -> None:
+        """Spawn the process; sets ``address``."""
+
+    def spawn(self, *command: str, pass_fds: tuple[int, ...] = (), cwd: Path | None = None) -> None:
+        """Start the program as ``process``, its output on a pipe, its complaints in ``log``."""
+        executable = self.executable()
+        assert executable is not None, f"{self.program} is not installed"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                pass_fds=pass_fds, cwd=cwd,
+            )
+
+    def line(self) -> str:
+        """The first line of its output; RuntimeError with its complaints if there is none."""
+        assert self.process is not None and self.process.stdout is not None
+        text = self.process.stdout.readline().decode().strip()
+        if not text:
+            raise RuntimeError(f"{self.name} did not start: {self.log.read_text()}")
+        return text
+
+    def cpu_time(self) -> int:
+        """Nanoseconds of CPU that the process has used so far."""
+        assert self.process is not None
+        return time.clock_gettime_ns(~self.process.pid << 3 | PROCESS_CPU_CLOCK)
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.communicate(timeout=10)
+            self.process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class PrintingBus(Bus):
+    """A bus with dbus-daemon's command line."""
+
+    flags: ClassVar[tuple[str, ...]] = ("--session", "--nofork", "--print-address=1")
+
+    def start(self) -> None:
+        """Spawn, and read the address that it prints once it listens."""
+        self.spawn(*self.flags, f"--address=unix:path={self.socket}")
+        self.address = self.line()
+
+
+class DbusDaemon(PrintingBus):
+    """The reference implementation."""
+
+    name = "dbus-daemon"
+    program = "dbus-daemon"
+
+
+class Bus1Bridge(PrintingBus):
+    """This project's bus, legacy clients on both ends."""
+
+    name = "bus1-bridge"
+    program = "bus1-bridge"
