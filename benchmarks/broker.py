@@ -34,18 +34,19 @@ class DbusBroker(Bus):
 
     name = "dbus-broker"
     program = "dbus-broker"
+    controller: Connection | None = None
 
     def start(self) -> None:
         """Spawn, hand over the listener, wait for the answer; there is no address to print."""
         self.address = f"unix:path={self.socket}"
         ours, theirs = socket.socketpair()
+        self.controller = Connection(ours)
         with theirs, socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(self.socket))
             listener.listen(128)
             listener.setblocking(False)  # the broker accepts until EAGAIN
             control = f"--controller={theirs.fileno()}"
             self.spawn(control, f"--machine-id={'b1' * 16}", *LIMITS, pass_fds=(theirs.fileno(),))
-            self.controller = Connection(ours)
             fields = {
                 messages.PATH: "/org/bus1/DBus/Broker", messages.INTERFACE: "org.bus1.DBus.Broker",
                 messages.MEMBER: "AddListener", messages.UNIX_FDS: 1,
@@ -58,6 +59,7 @@ class DbusBroker(Bus):
         self.controller.take_reply()
 
     def stop(self) -> None:
-        """Closing the controller's socket ends the broker."""
-        self.controller.close()
+        """End the broker and close its controller."""
+        if self.controller is not None:
+            self.controller.close()
         super().stop()

@@ -73,14 +73,23 @@ class Bus(ABC):
         return time.clock_gettime_ns(~self.process.pid << 3 | PROCESS_CPU_CLOCK)
 
     def stop(self) -> None:
-        """End the process and wait for it."""
-        if self.process is not None:
-            self.process.terminate()
+        """End the process and wait for it; kill it if it takes too long."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
             self.process.communicate(timeout=10)
-            self.process = None
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+        self.process = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
