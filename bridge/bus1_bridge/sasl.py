@@ -1,0 +1,173 @@
+"""sasl: the server's side of D-Bus authentication, as a table.
+
+Theory. A client sends one NUL, then lines; each line gets one line back. What a command does depends
+on the state, and the table below is the whole protocol. The only mechanism is EXTERNAL: the client may
+claim a user id, and what counts is the one that the kernel gave. Lines that come together are handled
+together; what follows BEGIN are messages, and is kept in ``rest``.
+
+Invariants. 1. ``done`` only after OK with the kernel's uid, and BEGIN.
+2. ``feed`` raises nothing but RemoteProtocolError, and never holds more than ``MAX_BUFFER`` bytes
+without a line.
+3. After ``MAX_REJECTED`` rejections the last answer is REJECTED, and ``closed`` is set.
+
+Not here: whether that user may connect (the router), time limits, sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from bus1.errors import RemoteProtocolError
+
+MAX_BUFFER = 16384
+MAX_REJECTED = 6
+
+
+class AuthState(Enum):
+    """What the server waits for."""
+
+    AUTH = "the mechanism"
+    DATA = "the identity"
+    BEGIN = "the end"
+    DONE = "nothing more"
+
+
+class ServerAuth:
+    """One client's authentication; RemoteProtocolError from ``feed`` closes the connection."""
+
+    def __init__(self, uid: int | None, guid: str, *, can_pass_fds: bool = True) -> None:
+        self.uid = uid
+        """As the kernel gave it; None if it gave none."""
+        self.guid = guid
+        self.can_pass_fds = can_pass_fds
+        self.state = AuthState.AUTH
+        self.takes_fds = False
+        """The client asked for descriptors and got them."""
+        self.closed = False
+        """Too many rejections: send what ``feed`` returned, then close."""
+        self.rejected = 0
+        self.has_begun = False
+        """The NUL has come."""
+        self.rest = b""
+        """Not yet handled; once ``done``, the first messages."""
+
+    @property
+    def done(self) -> bool:
+        """BEGIN has come: ``rest`` and all that follows are messages."""
+        return self.state is AuthState.DONE
+
+    def feed(self, data: bytes) -> bytes:
+        """Handle the lines that are complete; returns what to send. RemoteProtocolError."""
+        if self.done:
+            self.rest += data
+            return b""
+        data = self.rest + data
+        at = 0
+        if data and not self.has_begun:
+            if data[0]:
+                raise RemoteProtocolError("the first byte is not NUL")
+            self.has_begun = True
+            at = 1
+        answers: list[bytes] = []
+        while not self.done and not self.closed:
+            end = data.find(b"\r\n", at)
+            if (end if end >= 0 else len(data)) - at > MAX_BUFFER:
+                raise RemoteProtocolError(f"more than {MAX_BUFFER} bytes without the end of a line")
+            if end < 0:
+                break
+            answer = self._line(data[at:end])
+            at = end + 2
+            if answer:
+                answers.append(answer + b"\r\n")
+        self.rest = data[at:]
+        return b"".join(answers)
+
+    def _line(self, line: bytes) -> bytes:
+        if not line.isascii() or 0 in line:
+            return b'ERROR "Not ASCII"'
+        command, _, argument = line.partition(b" ")
+        return _TABLE[self.state].get(command, _UNKNOWN)(self, argument.lstrip(b" "))
+
+    # ---- what the cells of the table do --------------------------------------------------------
+
+    def _start(self, argument: bytes) -> bytes:
+        mechanism, _, response = argument.partition(b" ")
+        if mechanism != b"EXTERNAL":
+            return self._reject()
+        if not response:
+            self.state = AuthState.DATA
+            return b"DATA"
+        return self._identify(response)
+
+    def _identify(self, response: bytes) -> bytes:
+        try:
+            identity = bytes.fromhex(response.decode()) if response.isalnum() else None
+        except ValueError:
+            identity = None
+        if identity is None and response:
+            return b'ERROR "Invalid hex encoding"'
+        if self.uid is None or (identity and identity != b"%d" % self.uid):
+            return self._reject()
+        self.state = AuthState.BEGIN
+        return b"OK " + self.guid.encode()
+
+    def _reject(self, argument: bytes = b"") -> bytes:
+        self.state = AuthState.AUTH
+        self.takes_fds = False
+        self.rejected += 1
+        self.closed = self.rejected >= MAX_REJECTED
+        return b"REJECTED EXTERNAL"
+
+    def _negotiate(self, argument: bytes) -> bytes:
+        if not self.can_pass_fds:
+            return b'ERROR "This transport cannot pass descriptors"'
+        self.takes_fds = True
+        return b"AGREE_UNIX_FD"
+
+    def _begin(self, argument: bytes) -> bytes:
+        self.state = AuthState.DONE
+        return b""
+
+    def _too_early(self, argument: bytes) -> bytes:
+        raise RemoteProtocolError("BEGIN without authentication")
+
+
+_Answer = Callable[[ServerAuth, bytes], bytes]
+
+
+def _error(text: str) -> _Answer:
+    return lambda auth, argument: f'ERROR "{text}"'.encode()
+
+
+_IDLE = _error("Not currently in an auth conversation")
+_EARLY = _error("Need to authenticate first")
+_UNKNOWN = _error("Unknown command")
+
+_TABLE: dict[AuthState, dict[bytes, _Answer]] = {
+    AuthState.AUTH: {
+        b"AUTH": ServerAuth._start,
+        b"DATA": _IDLE,
+        b"CANCEL": _IDLE,
+        b"ERROR": ServerAuth._reject,
+        b"NEGOTIATE_UNIX_FD": _EARLY,
+        b"BEGIN": ServerAuth._too_early,
+    },
+    AuthState.DATA: {
+        b"AUTH": _error("Sent AUTH while another AUTH in progress"),
+        b"DATA": ServerAuth._identify,
+        b"CANCEL": ServerAuth._reject,
+        b"ERROR": ServerAuth._reject,
+        b"NEGOTIATE_UNIX_FD": _EARLY,
+        b"BEGIN": ServerAuth._too_early,
+    },
+    AuthState.BEGIN: {
+        b"AUTH": _error("Sent AUTH while expecting BEGIN"),
+        b"DATA": _error("Sent DATA while expecting BEGIN"),
+        b"CANCEL": ServerAuth._reject,
+        b"ERROR": ServerAuth._reject,
+        b"NEGOTIATE_UNIX_FD": ServerAuth._negotiate,
+        b"BEGIN": ServerAuth._begin,
+    },
+}
+"""What each command does in each state; any other command is an error that changes nothing."""
