@@ -14,13 +14,12 @@ Not here: D-Bus error names (the bridge's driver has the one table).
 from __future__ import annotations
 
 import errno as _e
-from typing import ClassVar
 
 
 class Bus1Error(Exception):
     """Root of all contract errors; ``errno`` is the positive code of the manual page."""
 
-    errno: ClassVar[int] = _e.EIO
+    errno: int = _e.EIO
 
 
 class WouldBlock(Bus1Error, BlockingIOError):
