@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 
 from .clients import Clients
 from .legacy import DbusClients
+from .worker import read_line
 
 PROCESS_CPU_CLOCK = 2
 """Low bits of the clock id of another process: what clock_getcpuclockid(3) makes of its number."""
@@ -56,13 +57,13 @@ class Bus(ABC):
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                pass_fds=pass_fds, cwd=cwd,
+                pass_fds=pass_fds, cwd=cwd, bufsize=0,
             )
 
     def line(self) -> str:
         """The first line of its output; RuntimeError with its complaints if there is none."""
-        assert self.process is not None and self.process.stdout is not None
-        text = self.process.stdout.readline().decode().strip()
+        assert self.process is not None
+        text = read_line(self.process)
         if not text:
             raise RuntimeError(f"{self.name} did not start: {self.log.read_text()}")
         return text

@@ -15,8 +15,8 @@ from typing import Self
 
 from . import messages
 from .messages import ERROR, RETURN, frame_length
+from .worker import PATIENCE
 
-PATIENCE = 10
 CHUNK = 262144
 
 

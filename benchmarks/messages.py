@@ -22,7 +22,7 @@ PATH, INTERFACE, MEMBER, REPLY_SERIAL, DESTINATION, SENDER, SIGNATURE, UNIX_FDS 
 
 SERIAL_OFFSET = 8
 REPLY_SERIAL_OFFSET = 20
-"""``build`` writes that field first: 16 bytes of fixed header, 4 of code and signature, then the value."""
+"""It is a reply's first field: 16 bytes of fixed header, 4 of code and signature, then the value."""
 
 FIELD_TYPES = {
     PATH: "o", INTERFACE: "s", MEMBER: "s", REPLY_SERIAL: "u", DESTINATION: "s", SENDER: "s", SIGNATURE: "g",
@@ -93,8 +93,7 @@ def build(
     body = marshal(signature, *values)
     if signature:
         fields = {**fields, SIGNATURE: signature}
-    order = sorted(fields, key=lambda code: (code != REPLY_SERIAL, code))
-    listed = [(code, (FIELD_TYPES[code], fields[code])) for code in order]
+    listed = [(code, (FIELD_TYPES[code], fields[code])) for code in sorted(fields)]
     header = marshal("yyyyuua(yv)", ord("l"), kind, 0, 1, len(body), serial, listed)
     return header + bytes(-len(header) % 8) + body
 
