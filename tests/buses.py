@@ -1,0 +1,149 @@
+"""buses: a bus as a process of its own, started for one test, and checked when the test is over."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dbus_client import BUS, PATIENCE, Client, Wire
+
+BRIDGE = Path(sys.executable).parent / "bus1-bridge"
+COMMANDS = {"dbus-daemon": "dbus-daemon", "bus1-bridge": str(BRIDGE)}
+
+
+def open_fds(pid: int) -> int:
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def eventually(claim: Callable[[], bool], what: Callable[[], object]) -> None:
+    """Look until ``claim`` holds: for what has no event to wait for, as /proc has none."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not claim():
+        assert time.monotonic() < deadline, what()
+        pause.wait(0.002)
+
+
+@dataclass
+class Bus:
+    """A running bus: reach it by ``connect``, or give ``address`` or ``environment`` to a program."""
+
+    kind: str
+    process: subprocess.Popen[bytes]
+    address: str
+    path: str
+    folder: Path
+    cleanup: ExitStack
+    clients: list[Wire] = field(default_factory=list)
+
+    @property
+    def is_reference(self) -> bool:
+        """It is dbus-daemon."""
+        return self.kind == "dbus-daemon"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def guid(self) -> str:
+        """Of the printed address."""
+        return self.address.partition("guid=")[2]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a program that shall find this bus and no other."""
+        return {**os.environ, "DBUS_SESSION_BUS_ADDRESS": self.address, "LC_ALL": "C.UTF-8", "NO_COLOR": "1"}
+
+    def connect(self, **options: Any) -> Client:
+        """A client with a name; closed with the bus at the latest."""
+        client = Client(self.path, **options)
+        self.clients.append(client)
+        return client
+
+    def wire(self) -> Wire:
+        """A connection that has not said anything."""
+        wire = Wire(self.path)
+        self.clients.append(wire)
+        return wire
+
+    def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a stock tool against this bus."""
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE * 2,
+            stdin=subprocess.DEVNULL, **options,
+        )  # fmt: skip
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a stock tool against this bus; ended with it."""
+        process = subprocess.Popen(
+            command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, **options,
+        )  # fmt: skip
+        self.cleanup.callback(reap, process)
+        return process
+
+
+def reap(process: subprocess.Popen[Any]) -> None:
+    """End a process that this test started, and wait for it."""
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def start_bus(kind: str, folder: Path, cleanup: ExitStack) -> Bus:
+    """Start a session bus on a socket in ``folder`` and wait for its address."""
+    path = str(folder / "bus")
+    command = [COMMANDS[kind], "--session", f"--address=unix:path={path}", "--print-address=1", "--nofork"]
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "XDG_DATA_HOME": str(folder)}
+    environment.pop("DBUS_SESSION_BUS_ADDRESS", None)
+    log = cleanup.enter_context((folder / "log").open("wb"))
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+    )
+    cleanup.callback(reap, process)
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
+    address = process.stdout.readline().decode().strip() if readable else ""
+    assert address.startswith("unix:"), (command, address, (folder / "log").read_text())
+    return Bus(kind, process, address, path, folder, cleanup)
+
+
+def check_nothing_is_left(bus: Bus, fds: int) -> None:
+    """All clients gone: no name and no descriptor of theirs is left, and the bus still serves."""
+    for client in bus.clients:
+        client.close()
+    assert bus.process.poll() is None, (bus.folder / "log").read_text()
+    with Client(bus.path) as probe:
+        eventually(lambda: probe.ask("ListNames")[0] == [BUS, probe.name], lambda: probe.ask("ListNames"))
+    eventually(lambda: open_fds(bus.pid) <= fds, lambda: (fds, os.listdir(f"/proc/{bus.pid}/fd")))
+
+
+def running_bus(kind: str, folder: Path) -> Iterator[Bus]:
+    """A bus for one test; when the test is over, nothing may be left behind, and SIGTERM ends it."""
+    with ExitStack() as cleanup:
+        bus = start_bus(kind, folder, cleanup)
+        with Client(bus.path):
+            fds = open_fds(bus.pid) - 1
+        try:
+            yield bus
+            check_nothing_is_left(bus, fds)
+        finally:
+            for client in bus.clients:
+                client.close()
+        bus.process.send_signal(signal.SIGTERM)
+        status = bus.process.wait(PATIENCE)
+        log = (folder / "log").read_text()
+        assert status == (0 if not bus.is_reference else status), log
+        assert "Traceback" not in log, log
