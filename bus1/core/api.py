@@ -310,6 +310,9 @@ class CoreApi(Protocol):
     def ahead(self, peer: int, limit: int = 1) -> list[Ahead]:
         """Up to ``limit`` deliverable entries from the front of the queue, in order."""
 
+    def seed_ahead(self, peer: int) -> Ahead | None:
+        """A look at the peer's seed that changes nothing; None if there is none."""
+
     def is_readable(self, peer: int) -> bool:
         """Something is queued (P-41, P-42)."""
 

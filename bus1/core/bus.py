@@ -303,6 +303,11 @@ class Core:
         found = self._peer(peer)
         return [look(found, entry) for entry in islice(found.queue.entries, limit)]
 
+    def seed_ahead(self, peer: int) -> Ahead | None:
+        """What the seed is."""
+        found = self._peer(peer)
+        return None if found.seed is None else look(found, found.seed)
+
     def is_readable(self, peer: int) -> bool:
         """Something is queued (P-41); exact, as nothing undeliverable stays queued."""
         return bool(self._peer(peer).queue.entries)
