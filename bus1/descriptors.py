@@ -37,7 +37,7 @@ class Fds(Sequence[int]):
         self._numbers: list[int | None] = list(numbers)
 
     def take(self, index: int = 0) -> int:
-        """The descriptor at ``index``; from now on the caller closes it. ValueError if it is taken already."""
+        """The descriptor at ``index``; from now on the caller closes it. ValueError if it is gone."""
         number = self[index]
         self._numbers[index] = None
         return number

@@ -12,12 +12,12 @@ Not here: mapping the pool (mapping), what the payload means (services).
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from .core.api import OFFSET_INVALID, Buffer, MessageFlag, MessageType
+from .core.api import MessageFlag, MessageType
 from .descriptors import Fds
 
 
@@ -47,7 +47,9 @@ class ReceivedMessage:
     def release(self) -> None:
         """Give the slice back to the bus and close descriptors that were not taken; once."""
         self.fds.close()
-        self.payload.release()
+        with suppress(BufferError):
+            # Somebody still reads through it: the segment stays mapped until that ends.
+            self.payload.release()
         if (give_back := self._give_back) is not None:
             self._give_back = None
             give_back(self)

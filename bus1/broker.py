@@ -1,0 +1,267 @@
+"""broker: the native side of a bus process.
+
+Theory. A ``Broker`` listens, keeps the channels and the peers' stations, and stands between them and a
+``Hub``: Core with whatever the process adds to it. ``PlainHub`` adds nothing, which makes a bus of native
+peers alone; the bridge's gateway is a Hub that also knows D-Bus connections. Peers are recognised by the
+socket cookie of their descriptor, which the kernel never gives to another socket.
+
+Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
+2. A shortage of descriptors pauses accepting and nothing else. 3. When a peer's descriptor hangs up, its complete
+requests are executed before it is disconnected.
+
+Not here: frames (channel, requests), D-Bus (the bridge).
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .channel import Channel
+from .core.api import Buffer, CoreApi, Credentials
+from .descriptors import refuse_unix_sockets, unix_socket_cookie
+from .errors import BadDescriptor, NotSupported, OutOfMemory, PeerShutdown, QuotaExceeded
+from .memory import SealedMemory
+from .reactor import Reactor
+from .station import PeerStation
+
+_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LISTEN = select.EPOLLIN
+
+
+class Hub(Protocol):
+    """What a broker serves: Core, and what this process adds to it."""
+
+    @property
+    def core(self) -> CoreApi:
+        """The state machine; every operation not named here goes straight to it."""
+
+    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
+        """Handles that the endpoint grants to a new peer (ids of that peer); Denied ends the peer."""
+
+    def send(
+        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+    ) -> list[int]:
+        """As ``Core.send``; also decides whether unix sockets may travel (T-30)."""
+
+    def peer_disconnect(self, peer: int) -> None:
+        """As ``Core.peer_disconnect``, with whatever depends on the peer."""
+
+    def settle(self) -> None:
+        """Called after every command, before anything else runs: hosted objects answer now."""
+
+
+class PlainHub:
+    """A bus of native peers alone: grants nothing, passes everything on."""
+
+    def __init__(self, core: CoreApi) -> None:
+        self.core = core
+
+    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
+        """Nothing is granted."""
+        return ()
+
+    def send(
+        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+    ) -> list[int]:
+        """``Core.send``, without unix sockets."""
+        refuse_unix_sockets(fds)
+        return self.core.send(
+            peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials
+        )
+
+    def peer_disconnect(self, peer: int) -> None:
+        """``Core.peer_disconnect``."""
+        self.core.peer_disconnect(peer)
+
+    def settle(self) -> None:
+        """Nothing is hosted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLimits:
+    """Bounds of the native side; times in seconds."""
+
+    channels_per_user: int = 4096
+    peers_per_user: int = 4096
+    arena_bytes: int = 1 << 28
+    """One arena, hence the largest payload."""
+    arena_bytes_per_user: int = 1 << 31
+    unsent_bytes: int = 1 << 20
+    """While more answers than this wait for a client to read, its requests wait, too."""
+    requests_per_turn: int = 64
+    drained_bytes: int = 1 << 22
+    """What is still read from each channel of a peer whose descriptor has been closed."""
+    handshake_timeout: float = 30.0
+    accepts_per_turn: int = 16
+    accept_pause: float = 0.2
+    """After a shortage of descriptors."""
+    remembered_peers: int = 4096
+    """Disconnected peers whose descriptors are still recognised (ESHUTDOWN instead of EOPNOTSUPP)."""
+
+
+class _Listener:
+    """A listening socket of the broker."""
+
+    def __init__(self, broker: Broker, sock: socket.socket) -> None:
+        self._broker = broker
+        self.sock = sock
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def ready(self, events: int, now: float) -> None:
+        for _ in range(self._broker.limits.accepts_per_turn):
+            try:
+                connection, _ = self.sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _SHORTAGE:
+                    raise
+                reactor = self._broker.reactor
+                reactor.modify(self, 0)
+                pause = now + self._broker.limits.accept_pause
+                reactor.call_at(pause, self, lambda _: reactor.modify(self, _LISTEN))
+                return
+            self._broker.accept(connection)
+
+
+class Broker:
+    """Listeners, channels and stations of one bus process."""
+
+    def __init__(self, reactor: Reactor, hub: Hub, limits: BrokerLimits | None = None) -> None:
+        self.reactor = reactor
+        self.hub = hub
+        self.limits = limits or BrokerLimits()
+        self._listeners: list[_Listener] = []
+        self._channels: dict[Channel, None] = {}
+        self._stations: dict[int, PeerStation] = {}
+        self._gone: set[int] = set()
+        self._gone_order: deque[int] = deque()
+        self._n_channels: Counter[int] = Counter()
+        self._n_peers: Counter[int] = Counter()
+        self._arena_bytes: Counter[int] = Counter()
+
+    # ---- listening -------------------------------------------------------------------------------
+
+    def listen(self, sock: socket.socket) -> None:
+        """Accept native clients on a listening unix socket; the broker closes it."""
+        sock.setblocking(False)
+        # What a client writes before it is accepted shall carry its credentials, too.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        listener = _Listener(self, sock)
+        self._listeners.append(listener)
+        self.reactor.add(listener, _LISTEN)
+
+    def accept(self, connection: socket.socket) -> None:
+        """A new client; one channel too many of its user is closed in words."""
+        channel = Channel(self, connection)
+        uid = channel.accepted.uid
+        self._channels[channel] = None
+        self._n_channels[uid] += 1
+        if self._n_channels[uid] > self.limits.channels_per_user:
+            channel.refuse(QuotaExceeded(f"user {uid} has too many channels"))
+
+    def channel_gone(self, channel: Channel) -> None:
+        """A channel has been closed."""
+        del self._channels[channel]
+        _decrease(self._n_channels, channel.accepted.uid, 1)
+
+    def charge_arena(self, uid: int, size: int) -> None:
+        """Charge or give back bytes of arenas; QuotaExceeded changes nothing."""
+        if size > 0 and self._arena_bytes[uid] + size > self.limits.arena_bytes_per_user:
+            raise QuotaExceeded(f"user {uid} has too many bytes of arenas")
+        _decrease(self._arena_bytes, uid, -size)
+
+    # ---- peers -----------------------------------------------------------------------------------
+
+    def open_peer(self, channel: Channel) -> tuple[PeerStation, tuple[int, ...]]:
+        """A new peer, charged to the user who connected, with what the endpoint grants it."""
+        credentials = channel.accepted
+        uid, core = credentials.uid, self.hub.core
+        if self._n_peers[uid] >= self.limits.peers_per_user:
+            raise QuotaExceeded(f"user {uid} has too many peers")
+        memory = SealedMemory()
+        peer = core.peer_new(uid, memory)
+        try:
+            station = PeerStation(self, peer, uid, memory)
+        except OSError as error:
+            core.peer_disconnect(peer)
+            raise OutOfMemory(f"no descriptors for one more peer: {error.strerror}") from error
+        self._stations[station.cookie] = station
+        self._n_peers[uid] += 1
+        try:
+            granted = self.hub.peer_opened(peer, credentials)
+        except BaseException:
+            core.peer_disconnect(peer)
+            self._forget(station)
+            raise
+        return station, granted
+
+    def is_peer_descriptor(self, fd: int) -> bool:
+        """``fd`` is a descriptor of a peer of this bus."""
+        cookie = unix_socket_cookie(fd)
+        return cookie in self._stations or cookie in self._gone
+
+    def station_behind(self, fd: int) -> PeerStation:
+        """The peer that a presented descriptor stands for (H-52)."""
+        try:
+            cookie = unix_socket_cookie(fd)
+        except BadDescriptor as error:
+            raise NotSupported("the descriptor is not a peer's") from error
+        if cookie in self._gone:
+            raise PeerShutdown("the peer has been disconnected")
+        if cookie is None or cookie not in self._stations:
+            raise NotSupported("the descriptor is not a peer's")
+        return self._stations[cookie]
+
+    def hang_up(self, station: PeerStation) -> None:
+        """The last copy of a peer's descriptor has been closed."""
+        now = self.reactor.clock()
+        for channel in list(station.channels):
+            channel.drain(now)
+        if station.is_live:
+            self.disconnect(station)
+
+    def disconnect(self, station: PeerStation) -> None:
+        """The peer ends, for all its holders."""
+        self.hub.peer_disconnect(station.peer)
+        self._forget(station)
+
+    def _forget(self, station: PeerStation) -> None:
+        del self._stations[station.cookie]
+        _decrease(self._n_peers, station.uid, 1)
+        self._gone.add(station.cookie)
+        self._gone_order.append(station.cookie)
+        if len(self._gone_order) > self.limits.remembered_peers:
+            self._gone.discard(self._gone_order.popleft())
+        station.end()
+
+    def close(self) -> None:
+        """Stop listening, disconnect every peer, close every channel."""
+        for listener in self._listeners:
+            self.reactor.cancel(listener)
+            self.reactor.remove(listener)
+            listener.sock.close()
+        self._listeners.clear()
+        for station in list(self._stations.values()):
+            self.disconnect(station)
+        self.reactor.settle()
+        for channel in list(self._channels):
+            channel.close()
+
+
+def _decrease(counter: Counter[int], key: int, by: int) -> None:
+    counter[key] -= by
+    if not counter[key]:
+        del counter[key]

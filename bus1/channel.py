@@ -1,0 +1,253 @@
+"""channel: the bus's side of one client connection.
+
+Theory. A channel reads frames, lets ``requests`` execute them one after the other, and writes the answers.
+It is bound to one peer by OPEN or ATTACH and does not keep it alive. Per turn it reads once and executes a
+bounded number of requests; what is left goes on by a timer that is due at once, after everybody else had
+a turn. While answers pile up unsent, it executes and reads nothing: a client that does not read stops
+itself alone.
+
+Invariants. 1. Effects of a request are settled before its answer is written. 2. Malformed bytes close this
+channel, in words, and touch nothing else. 3. Requests that are complete when the client closes its sending
+side are executed, and the answers written, before the channel is closed. 4. A closed channel owns no
+descriptor, no timer, no place in any table.
+
+Not here: the peer's own descriptor and its RECVs (station), the meaning of requests (requests).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+from .core.api import Credentials
+from .descriptors import Fds
+from .errors import Bus1Error, ProtocolError, RemoteProtocolError, TooManyDescriptors
+from .frames import Frame, FrameReader, FrameWriter, refusal
+from .requests import execute
+from .transport import receive, transmit
+
+if TYPE_CHECKING:
+    from .broker import Broker
+    from .station import PeerStation
+
+_ALL = -1
+_UCRED = struct.Struct("=iII")
+_HANG_UP = select.EPOLLHUP | select.EPOLLERR
+_INPUT = select.EPOLLIN | select.EPOLLRDHUP | _HANG_UP
+
+
+def peer_label(sock: socket.socket) -> bytes | None:
+    """The security label of the other side, if the kernel has one."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERSEC, 256).rstrip(b"\0")
+    except OSError:
+        return None
+
+
+class Channel:
+    """One connected client socket; a source of the reactor."""
+
+    def __init__(self, broker: Broker, sock: socket.socket) -> None:
+        self.broker = broker
+        self.station: PeerStation | None = None
+        self.is_greeted = False
+        self.arena: tuple[int, int] | None = None
+        """Descriptor and size of the memory through which large payloads come."""
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._sock = sock
+        pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        self._label = peer_label(sock)
+        self.accepted = Credentials(uid, gid, pid, 0, self._label)
+        """Who connected; its uid is what a peer opened here is charged to."""
+        self.credentials = self.accepted
+        """Who sent the request that is being executed."""
+        self._reader = FrameReader()
+        self._writer = FrameWriter()
+        self._is_working = False
+        self._is_ended = False
+        self._is_closed = False
+        self._has_more = False
+        self._events = _INPUT
+        reactor = broker.reactor
+        reactor.add(self, self._events)
+        reactor.call_at(reactor.clock() + broker.limits.handshake_timeout, (self, "handshake"), self._give_up)
+
+    def fileno(self) -> int:
+        """The connection."""
+        return self._sock.fileno()
+
+    # ---- turns -----------------------------------------------------------------------------------
+
+    def ready(self, events: int, now: float) -> None:
+        """Epoll: read once, execute, write."""
+        if events & _HANG_UP:
+            # Nobody reads answers any more; what was requested completely still counts.
+            self._writer.close()
+        if events & _INPUT and not self._has_more:
+            self._read()
+        self._turn(now)
+
+    def drain(self, now: float) -> None:
+        """Execute what the client has sent completely so far: its peer is about to go."""
+        budget = self.broker.limits.drained_bytes
+        self._work(_ALL)
+        while budget > 0 and (size := self._read()):
+            budget -= size
+            self._work(_ALL)
+        self._turn(now)
+
+    def _turn(self, now: float) -> None:
+        self._work(self.broker.limits.requests_per_turn)
+        self._flush()
+        if self._is_closed:
+            return
+        if self._is_ended and not self._has_more and not self._writer.pending:
+            self.close()
+            return
+        if self._has_more and not self._is_clogged:
+            self.broker.reactor.call_at(now, (self, "turn"), self._turn)
+        self._watch()
+
+    @property
+    def _is_clogged(self) -> bool:
+        return self._writer.pending > self.broker.limits.unsent_bytes
+
+    def _watch(self) -> None:
+        if self._is_closed:
+            return
+        events = select.EPOLLOUT if self._writer.pending else 0
+        if not (self._is_ended or self._has_more or self._is_clogged):
+            events |= select.EPOLLIN | select.EPOLLRDHUP
+        if events != self._events:
+            self._events = events
+            self.broker.reactor.modify(self, events)
+
+    def _read(self) -> int:
+        if self._is_closed or self._is_ended:
+            return 0
+        try:
+            arrival = receive(self._sock, self._reader, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._is_ended = True
+            return 0
+        if arrival.truncated:
+            self.refuse(TooManyDescriptors("the bus has no room for more descriptors"))
+            return 0
+        if not arrival.size:
+            self._is_ended = True
+            return 0
+        self.credentials = Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self._label)
+        return arrival.size
+
+    def _work(self, budget: int) -> None:
+        self._is_working = True
+        self._has_more = False
+        try:
+            while not self._is_closed:
+                if budget == 0 or self._is_clogged:
+                    self._has_more = True
+                    break
+                frame = self._reader.next()
+                if frame is None:
+                    break
+                budget -= 1
+                self._execute(frame)
+        except ProtocolError as error:
+            self.refuse(error)
+        finally:
+            self._is_working = False
+        if not self._is_closed:
+            self._mind_stray_fds()
+
+    def _execute(self, frame: Frame) -> None:
+        with frame.fds:
+            reply = execute(self, frame)
+        self.broker.reactor.settle()
+        if reply is not None:
+            self.push(*reply)
+
+    def _mind_stray_fds(self) -> None:
+        # A client that stops in mid-frame must not keep descriptors of the bus for ever.
+        key, reactor = (self, "descriptors"), self.broker.reactor
+        if self._reader.has_stray_fds:
+            reactor.call_at(reactor.clock() + self.broker.limits.handshake_timeout, key, self._give_up)
+        else:
+            reactor.cancel(key)
+
+    # ---- output ----------------------------------------------------------------------------------
+
+    def push(self, frame: bytes, fds: Fds | None = None) -> None:
+        """Queue a frame; it leaves with this turn's answers, or at once if this is not the channel's turn."""
+        if self._is_closed:
+            if fds is not None:
+                fds.close()
+            return
+        self._writer.push(frame, fds)
+        if not self._is_working:
+            self._flush()
+            self._watch()
+
+    def _flush(self) -> None:
+        if self._is_closed:
+            return
+        try:
+            transmit(self._sock, self._writer, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._writer.close()  # nobody reads any more
+
+    # ---- binding and the end ---------------------------------------------------------------------
+
+    def bind(self, station: PeerStation) -> None:
+        """From now on this channel's requests are the peer's."""
+        self.station = station
+        station.channels[self] = None
+        self.broker.reactor.cancel((self, "handshake"))
+
+    def replace_arena(self, fd: int, size: int) -> None:
+        """Take ``fd`` as the new arena; QuotaExceeded leaves the old one, and ``fd`` with the caller."""
+        old = self.arena[1] if self.arena else 0
+        self.broker.charge_arena(self.accepted.uid, size - old)
+        self._drop_arena()
+        self.arena = (fd, size)
+
+    def _drop_arena(self) -> None:
+        if self.arena is not None:
+            os.close(self.arena[0])
+            self.arena = None
+
+    def _give_up(self, now: float) -> None:
+        self.refuse(RemoteProtocolError("the client did not go on in time"))
+
+    def refuse(self, error: Bus1Error) -> None:
+        """Say why, and close."""
+        if not self._is_closed:
+            self._writer.push(refusal(error))
+            self._flush()
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection and forget it everywhere; the peer lives on."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        reactor = self.broker.reactor
+        for key in ("handshake", "turn", "descriptors"):
+            reactor.cancel((self, key))
+        reactor.remove(self)
+        self._sock.close()
+        self._reader.close()
+        self._writer.close()
+        if self.arena is not None:
+            self.broker.charge_arena(self.accepted.uid, -self.arena[1])
+            self._drop_arena()
+        self.broker.channel_gone(self)
+        if self.station is not None:
+            self.station.channel_gone(self)

@@ -1,0 +1,330 @@
+"""frames: sans-I/O codec of the native protocol, both sides.
+
+Theory. A frame is a header, a fixed struct that depends on the operation, and tails whose lengths the fixed
+struct tells. All integers are little-endian. Requests carry a tag that the client chooses; the answer
+repeats it. Descriptors travel beside the bytes of their own frame: ``FrameWriter`` starts a new sendmsg
+for each frame that has some (and a second one when there are more than the kernel takes at once),
+``FrameReader`` hands a frame out when its bytes and its descriptors are there.
+
+The tables ``REQUESTS`` and ``RESULTS`` are the protocol; ``docs/protocol.md`` explains their fields.
+
+Invariants. 1. ``FrameReader`` buffers at most one frame and one read, and raises nothing but
+RemoteProtocolError, whatever it is fed. 2. A descriptor belongs to exactly one of reader, frame, writer;
+``close`` closes what is left. 3. A written frame is read back as it was, however the bytes are cut.
+
+Not here: what the operations mean (requests, exchange), sockets (transport).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+from .core.api import FD_MAX
+from .descriptors import Fds
+from .errors import Bus1Error, RemoteProtocolError
+
+MAGIC = b"bus1"
+VERSION = 1
+FEATURES = 0
+MAX_FRAME = 1 << 20
+MAX_INLINE_PAYLOAD = 1 << 16
+"""Bytes of payload in a SEND; what is longer goes through the arena."""
+MAX_INLINE_SLICE = 4096
+"""Slices up to this size are repeated in the answer to RECV."""
+SCM_MAX_FD = 253
+"""What the kernel takes in one sendmsg."""
+ANSWER = 0x8000
+"""An answer's operation is the request's with this bit."""
+
+HEADER = struct.Struct("<IHHQ")
+"""length of the whole frame, operation, number of descriptors, tag."""
+ANSWER_PREFIX = struct.Struct("<IHH")
+"""errno or 0, operations of a sequence that took effect, notes. An error is followed by text."""
+
+
+class Operation(IntEnum):
+    """The page's operations are 0x100 plus their ioctl number."""
+
+    HELLO = 0x01
+    OPEN = 0x02
+    ATTACH = 0x03
+    ARENA = 0x04
+    SEGMENT = 0x05
+    SEGMENT_UNMAPPED = 0x06
+    INSTALLED = 0x07
+    CANCEL = 0x08
+    DISCONNECT = 0x100
+    QUERY = 0x101
+    RESET = 0x102
+    RELEASE = 0x110
+    TRANSFER = 0x111
+    DESTROY = 0x120
+    SLICE_RELEASE = 0x130
+    SEND = 0x140
+    RECV = 0x150
+    CALL = 0x160
+    REPLY = 0x161
+
+
+class Event(IntEnum):
+    """Frames that the bus sends of its own accord."""
+
+    REFUSED = 0x4001
+    """errno, text; the channel is closed behind it."""
+    OFFER = 0x4002
+    """Descriptors of the message that the RECV with this tag is about to take; answered by INSTALLED."""
+    RETIRED = 0x4003
+    """generation: unmap this segment, then say SEGMENT_UNMAPPED."""
+
+
+class Note(IntFlag):
+    """Notes in the prefix of an answer."""
+
+    DRAINED = 1
+    """The queue is empty now: take one byte from the peer's descriptor."""
+
+
+class RecvOption(IntFlag):
+    """Options of RECV that are the link's own."""
+
+    PARK = 1
+    """Answer when there is a message, instead of EAGAIN."""
+    DETACH = 2
+    """If the whole slice lies in the answer, give it back at once."""
+
+
+class SliceNote(IntFlag):
+    """What the answer to RECV says about the slice."""
+
+    SEGMENT = 1
+    """The segment's memfd comes along: this channel has not been sent it yet."""
+    DETACHED = 2
+    """The slice has been given back."""
+
+
+UNMAPPED = 1
+"""Flag of SLICE_RELEASE: this channel does not map the slice's segment any more."""
+
+_SEND = "QIIIIQQ"  # flags; n_destinations, n_optional, n_handles, n_inline; arena offset, arena bytes
+_RECV = "QQQ"  # flags, max_offset, options
+
+REQUESTS: dict[int, struct.Struct] = {
+    Operation.HELLO: struct.Struct("<4sIQ"),  # magic, version, features
+    Operation.OPEN: struct.Struct("<Q"),  # flags (0)
+    Operation.ATTACH: struct.Struct("<Q"),  # flags (0); one descriptor
+    Operation.ARENA: struct.Struct("<Q"),  # size
+    Operation.SEGMENT: struct.Struct("<Q"),  # generation
+    Operation.SEGMENT_UNMAPPED: struct.Struct("<Q"),  # generation
+    Operation.INSTALLED: struct.Struct("<Q"),  # 1, or 0 if they could not be installed
+    Operation.CANCEL: struct.Struct("<"),
+    Operation.DISCONNECT: struct.Struct("<Q"),  # 0
+    Operation.QUERY: struct.Struct("<Q"),  # flags (0)
+    Operation.RESET: struct.Struct("<6Q"),  # flags, peer_flags, slices, handles, bytes, fds
+    Operation.RELEASE: struct.Struct("<Q"),  # handle
+    Operation.TRANSFER: struct.Struct("<3Q"),  # flags (0), source handle, destination handle (INVALID)
+    Operation.DESTROY: struct.Struct("<QQ"),  # flags, n_nodes; then the nodes
+    Operation.SLICE_RELEASE: struct.Struct("<QQ"),  # offset, flags
+    Operation.SEND: struct.Struct("<" + _SEND),
+    Operation.RECV: struct.Struct("<" + _RECV),
+    Operation.CALL: struct.Struct("<" + _SEND + _RECV),
+    Operation.REPLY: struct.Struct("<" + _SEND + _RECV + "QQQ"),  # slice offset, its flags, handle
+}
+"""Fixed part of each request. In SEND, CALL and REPLY, destinations, optional ones, handles (u64 each) and
+the inline payload follow."""
+
+_MESSAGE = struct.Struct("<QQQIIIIQQQQQQIIQQQ")
+RESULTS: dict[int, struct.Struct] = {
+    Operation.HELLO: struct.Struct("<IIQQQQ"),  # version, 0, features, frame, inline payload, arena maxima
+    Operation.OPEN: struct.Struct("<Q"),  # n_granted; then the handles; one descriptor
+    Operation.ATTACH: struct.Struct("<"),
+    Operation.ARENA: struct.Struct("<Q"),  # size; one descriptor
+    Operation.SEGMENT: struct.Struct("<QQQ"),  # generation, base, size; one descriptor
+    Operation.SEGMENT_UNMAPPED: struct.Struct("<"),
+    Operation.DISCONNECT: struct.Struct("<"),
+    Operation.QUERY: struct.Struct("<6Q"),  # 0, peer_flags, slices, handles, bytes, fds
+    Operation.RESET: struct.Struct("<"),
+    Operation.RELEASE: struct.Struct("<"),
+    Operation.TRANSFER: struct.Struct("<Q"),  # id in the destination
+    Operation.DESTROY: struct.Struct("<"),
+    Operation.SLICE_RELEASE: struct.Struct("<"),
+    Operation.SEND: struct.Struct("<Q"),  # n_slots (0: all slots are 0); then s64 each
+    Operation.RECV: _MESSAGE,  # see MessageFields; then the slice, if it is inline
+    Operation.CALL: _MESSAGE,
+    Operation.REPLY: _MESSAGE,
+}
+EVENTS: dict[int, struct.Struct] = {
+    Event.REFUSED: struct.Struct("<I"),  # errno; then text
+    Event.OFFER: struct.Struct("<"),
+    Event.RETIRED: struct.Struct("<Q"),  # generation
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as it arrived; its reader closes the descriptors it does not take."""
+
+    operation: int
+    tag: int
+    body: bytes
+    fds: Fds
+
+
+def encode(operation: int, tag: int, body: bytes, n_fds: int = 0) -> bytes:
+    """A whole frame."""
+    return HEADER.pack(HEADER.size + len(body), operation, n_fds, tag) + body
+
+
+def answer(
+    operation: int, tag: int, body: bytes = b"", *, done: int = 0, notes: int = 0, n_fds: int = 0
+) -> bytes:
+    """The answer to a request that succeeded."""
+    return encode(operation | ANSWER, tag, ANSWER_PREFIX.pack(0, done, notes) + body, n_fds)
+
+
+def error_answer(operation: int, tag: int, error: Bus1Error, *, done: int = 0, notes: int = 0) -> bytes:
+    """The answer to a request that failed, in words."""
+    text = str(error).encode("utf-8", "replace")[:512]
+    return encode(operation | ANSWER, tag, ANSWER_PREFIX.pack(error.errno, done, notes) + text)
+
+
+def refusal(error: Bus1Error) -> bytes:
+    """The last frame of a channel that broke the protocol."""
+    text = str(error).encode("utf-8", "replace")[:512]
+    return encode(Event.REFUSED, 0, EVENTS[Event.REFUSED].pack(error.errno) + text)
+
+
+def words(body: bytes, offset: int, count: int) -> tuple[int, ...]:
+    """``count`` u64 of a tail; RemoteProtocolError if they are not there."""
+    if count > (len(body) - offset) // 8:
+        raise RemoteProtocolError(f"{count} values announced, {len(body) - offset} bytes left")
+    return struct.unpack_from(f"<{count}Q", body, offset)
+
+
+def fields(table: dict[int, struct.Struct], operation: int, body: bytes, offset: int = 0) -> tuple[int, ...]:
+    """The fixed part of a body; RemoteProtocolError if it is too short."""
+    try:
+        return table[operation].unpack_from(body, offset)
+    except struct.error:
+        raise RemoteProtocolError(f"operation {operation:#x} with {len(body)} bytes") from None
+
+
+class FrameReader:
+    """Bytes and descriptors in, frames out."""
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self._max_frame = max_frame
+        self._buffer = bytearray()
+        self._fds: deque[int] = deque()
+        self._is_short = False
+
+    @property
+    def has_stray_fds(self) -> bool:
+        """Descriptors have arrived whose frame is not complete."""
+        return bool(self._fds)
+
+    def feed(self, data: bytes | memoryview, fds: Iterable[int] = (), *, truncated: bool = False) -> None:
+        """What one recvmsg gave; takes the descriptors. ``truncated``: some could not be installed."""
+        self._buffer += data
+        self._fds.extend(fds)
+        self._is_short |= truncated
+
+    def next(self) -> Frame | None:
+        """The next complete frame. Descriptors that were lost to truncation are missing from it."""
+        if len(self._buffer) < HEADER.size:
+            self._check_fds(0)
+            return None
+        length, operation, n_fds, tag = HEADER.unpack_from(self._buffer)
+        if not HEADER.size <= length <= self._max_frame or n_fds > FD_MAX:
+            raise RemoteProtocolError(f"a frame of {length} bytes with {n_fds} descriptors")
+        if len(self._buffer) < length:
+            self._check_fds(n_fds)
+            return None
+        if n_fds > len(self._fds) and not self._is_short:
+            raise RemoteProtocolError(f"{n_fds} descriptors announced, {len(self._fds)} arrived")
+        with memoryview(self._buffer) as view:
+            body = bytes(view[HEADER.size : length])
+        del self._buffer[:length]
+        if n_fds:
+            self._is_short = False
+        taken = min(n_fds, len(self._fds))
+        return Frame(operation, tag, body, Fds(self._fds.popleft() for _ in range(taken)))
+
+    def _check_fds(self, expected: int) -> None:
+        # The header itself may still be on its way, hence FD_MAX for a frame that has begun.
+        allowed = expected or (FD_MAX if self._buffer else 0)
+        if len(self._fds) > allowed:
+            raise RemoteProtocolError(f"{len(self._fds)} descriptors that no frame announced")
+
+    def close(self) -> None:
+        """Forget everything; descriptors are closed."""
+        self._buffer.clear()
+        Fds(self._fds).close()
+        self._fds.clear()
+
+
+class _Outgoing:
+    """A frame under way: what is left of its bytes, groups of descriptors not yet sent, their owner."""
+
+    __slots__ = ("groups", "owner", "view")
+
+    def __init__(self, frame: bytes, owner: Fds | None) -> None:
+        self.view = memoryview(frame)
+        self.owner = owner
+        numbers = list(owner or ())
+        self.groups = [numbers[at : at + SCM_MAX_FD] for at in range(0, len(numbers), SCM_MAX_FD)]
+
+
+class FrameWriter:
+    """Frames in; what to hand to each sendmsg out."""
+
+    _BATCH = 64
+
+    def __init__(self) -> None:
+        self._queue: deque[_Outgoing] = deque()
+        self.pending = 0
+        """Bytes that have not been sent."""
+
+    def push(self, frame: bytes, fds: Fds | None = None) -> None:
+        """Queue a frame; takes the descriptors and closes them once they are sent."""
+        self._queue.append(_Outgoing(frame, fds))
+        self.pending += len(frame)
+
+    def chunk(self) -> tuple[list[memoryview], Sequence[int]]:
+        """Buffers and descriptors of the next sendmsg."""
+        first = self._queue[0]
+        if first.groups:
+            cut = HEADER.size if len(first.groups) > 1 else len(first.view)
+            return [first.view[:cut]], first.groups[0]
+        buffers: list[memoryview] = []
+        for outgoing in self._queue:
+            if outgoing.groups or len(buffers) == self._BATCH:
+                break
+            buffers.append(outgoing.view)
+        return buffers, ()
+
+    def sent(self, n: int) -> None:
+        """``n`` bytes of the last chunk have been sent, its descriptors with the first of them."""
+        self.pending -= n
+        if n and self._queue[0].groups:
+            del self._queue[0].groups[0]
+        while n:
+            first = self._queue[0]
+            if n < len(first.view):
+                first.view = first.view[n:]
+                return
+            n -= len(first.view)
+            self._queue.popleft()
+            if first.owner is not None:
+                first.owner.close()
+
+    def close(self) -> None:
+        """Forget what is queued; descriptors are closed."""
+        for outgoing in self._queue:
+            if outgoing.owner is not None:
+                outgoing.owner.close()
+        self._queue.clear()
+        self.pending = 0

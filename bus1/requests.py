@@ -1,0 +1,387 @@
+"""requests: the operations of the native protocol, executed for one channel.
+
+Theory. ``OPERATIONS`` maps each operation to a function of (channel, frame) that returns the answer, or None if
+the answer comes later. A function first takes the frame apart and checks it completely, then executes one
+command of Core, or the commands of its sequence (CALL, REPLY) in order. Numbers of the client name only its own
+things: handles are ids of its peer, descriptors arrive as descriptors.
+
+Invariants. 1. A frame whose lengths do not fit raises RemoteProtocolError before anything happens.
+2. An operation that fails has changed nothing; of a sequence, the answer tells how many operations had taken
+effect. 3. Descriptors of a request that are not passed on are closed by the caller.
+
+Not here: when requests are executed (channel), RECV's line (station).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .core.api import HANDLE_INVALID, OFFSET_INVALID, RecvFlag
+from .descriptors import Fds, duplicate
+from .errors import (
+    Bus1Error, InvalidArgument, NotSupported, OutOfMemory, PeerShutdown, ProtocolError,
+    RemoteProtocolError, TooLarge, UnknownOperation,
+)
+from .frames import (
+    FEATURES, MAGIC, MAX_FRAME, MAX_INLINE_PAYLOAD, REQUESTS, RESULTS, UNMAPPED, VERSION, Frame, Operation,
+    RecvOption, answer, error_answer, fields, words,
+)
+from .memory import make_arena
+from .station import PendingRecv
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .station import PeerStation
+
+Reply = tuple[bytes, Fds | None]
+_RECV_FLAGS = int(RecvFlag.PEEK | RecvFlag.SEED | RecvFlag.INSTALL_FDS)
+_RECV_OPTIONS = int(RecvOption.PARK | RecvOption.DETACH)
+
+
+class Interrupted(Exception):
+    """A sequence failed with ``error`` after ``done`` of its operations had taken effect."""
+
+    def __init__(self, error: Bus1Error, done: int) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.done = done
+
+
+def execute(channel: Channel, frame: Frame) -> Reply | None:
+    """Execute one request; contract errors become the answer, a ProtocolError closes the channel."""
+    try:
+        return _look_up(channel, frame)(channel, frame)
+    except ProtocolError:
+        raise
+    except Interrupted as interrupted:
+        if isinstance(interrupted.error, ProtocolError):
+            raise interrupted.error from interrupted
+        return error_answer(frame.operation, frame.tag, interrupted.error, done=interrupted.done), None
+    except Bus1Error as error:
+        return error_answer(frame.operation, frame.tag, error), None
+
+
+def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply | None]:
+    number = frame.operation
+    if channel.station is None and number not in (_BEFORE_BINDING if channel.is_greeted else _FIRST):
+        raise RemoteProtocolError(f"operation {number:#x} before the peer is known")
+    if channel.station is not None and number in _FIRST | _BEFORE_BINDING:
+        raise RemoteProtocolError(f"operation {number:#x} once the peer is known")
+    operation = OPERATIONS.get(number)
+    if operation is None:
+        _station(channel)  # P-13: of a disconnected peer nothing is known
+        raise UnknownOperation(f"operation {number:#x}")
+    if len(frame.fds) and number not in _TAKES_FDS:
+        raise RemoteProtocolError(f"operation {number:#x} takes no descriptors")
+    return operation
+
+
+def _values(frame: Frame, tail: int = 0) -> tuple[int, ...]:
+    values = fields(REQUESTS, frame.operation, frame.body)
+    _check_length(frame, REQUESTS[frame.operation].size + tail)
+    return values
+
+
+def _check_length(frame: Frame, expected: int) -> None:
+    if len(frame.body) != expected:
+        raise RemoteProtocolError(f"operation {frame.operation:#x}: {len(frame.body)} bytes, not {expected}")
+
+
+def _check_zero(value: int, what: str) -> None:
+    if value:
+        raise InvalidArgument(f"{what} must be 0")
+
+
+def _station(channel: Channel) -> PeerStation:
+    station = channel.station
+    assert station is not None
+    if not station.is_live:
+        raise PeerShutdown("the peer has been disconnected")
+    return station
+
+
+def _done(frame: Frame, *values: int) -> Reply:
+    return answer(frame.operation, frame.tag, RESULTS[frame.operation].pack(*values)), None
+
+
+# ---- binding ---------------------------------------------------------------------------------------
+
+
+def _hello(channel: Channel, frame: Frame) -> Reply:
+    magic, version, _ = fields(REQUESTS, Operation.HELLO, frame.body)
+    if magic != MAGIC:  # type: ignore[comparison-overlap]
+        raise RemoteProtocolError("this is a bus1 socket; the client speaks something else")
+    if version != VERSION:
+        raise RemoteProtocolError(f"version {version} is not spoken here, only {VERSION}")
+    channel.is_greeted = True
+    return _done(frame, VERSION, 0, FEATURES, MAX_FRAME, MAX_INLINE_PAYLOAD, channel.broker.limits.arena_bytes)
+
+
+def _open(channel: Channel, frame: Frame) -> Reply:
+    (flags,) = _values(frame)
+    _check_zero(flags, "flags")
+    station, granted = channel.broker.open_peer(channel)
+    channel.bind(station)
+    fds = Fds([station.client_end.detach()])
+    body = struct.pack(f"<Q{len(granted)}Q", len(granted), *granted)
+    return answer(frame.operation, frame.tag, body, n_fds=1), fds
+
+
+def _attach(channel: Channel, frame: Frame) -> Reply:
+    (flags,) = _values(frame)
+    _check_zero(flags, "flags")
+    if len(frame.fds) != 1:
+        raise RemoteProtocolError("ATTACH presents one descriptor")
+    channel.bind(channel.broker.station_behind(frame.fds[0]))
+    return _done(frame)
+
+
+def _arena(channel: Channel, frame: Frame) -> Reply:
+    (size,) = _values(frame)
+    if not 0 < size <= channel.broker.limits.arena_bytes:
+        raise TooLarge(f"an arena of {size} bytes")
+    try:
+        arena = Fds([make_arena(size)])
+    except OSError as error:
+        raise OutOfMemory(f"no arena of {size} bytes: {error.strerror}") from error
+    with arena:
+        copy = duplicate(arena)
+        channel.replace_arena(arena[0], size)
+        arena.take()
+    return answer(frame.operation, frame.tag, struct.pack("<Q", size), n_fds=1), copy
+
+
+# ---- peers, nodes and handles ----------------------------------------------------------------------
+
+
+def _disconnect(channel: Channel, frame: Frame) -> Reply:
+    (argument,) = _values(frame)
+    station = _station(channel)
+    _check_zero(argument, "the argument")
+    channel.broker.disconnect(station)
+    return _done(frame)
+
+
+def _query(channel: Channel, frame: Frame) -> Reply:
+    (flags,) = _values(frame)
+    state = channel.broker.hub.core.peer_query(_station(channel).peer)
+    _check_zero(flags, "flags")
+    limits = state.limits
+    return _done(
+        frame, 0, state.peer_flags, limits.slices, limits.handles, limits.inflight_bytes, limits.inflight_fds
+    )
+
+
+def _reset(channel: Channel, frame: Frame) -> Reply:
+    flags, peer_flags, slices, handles, inflight_bytes, inflight_fds = _values(frame)
+    station = _station(channel)
+    channel.broker.hub.core.peer_reset(
+        station.peer, flags, peer_flags, max_slices=slices, max_handles=handles,
+        max_inflight_bytes=inflight_bytes, max_inflight_fds=inflight_fds,
+    )
+    station.withdraw_offers()
+    return _done(frame)
+
+
+def _release(channel: Channel, frame: Frame) -> Reply:
+    (handle,) = _values(frame)
+    channel.broker.hub.core.handle_release(_station(channel).peer, handle)
+    return _done(frame)
+
+
+def _transfer(channel: Channel, frame: Frame) -> Reply:
+    flags, source, destination = _values(frame)
+    station = _station(channel)
+    if len(frame.fds) > 1:
+        raise RemoteProtocolError("TRANSFER presents at most one descriptor")
+    _check_zero(flags, "flags")
+    if destination != HANDLE_INVALID:
+        raise InvalidArgument("the destination handle must be INVALID")
+    target = channel.broker.station_behind(frame.fds[0]) if len(frame.fds) else station
+    return _done(frame, channel.broker.hub.core.handle_transfer(station.peer, source, target.peer))
+
+
+def _destroy(channel: Channel, frame: Frame) -> Reply:
+    flags, n_nodes = fields(REQUESTS, frame.operation, frame.body)
+    fixed = REQUESTS[frame.operation].size
+    nodes = words(frame.body, fixed, n_nodes)
+    _check_length(frame, fixed + 8 * n_nodes)
+    channel.broker.hub.core.node_destroy(_station(channel).peer, nodes, flags)
+    return _done(frame)
+
+
+# ---- pool ------------------------------------------------------------------------------------------
+
+
+def _slice_release(channel: Channel, frame: Frame) -> Reply:
+    offset, flags = _values(frame)
+    _release_slice(channel, offset, flags)
+    return _done(frame)
+
+
+def _release_slice(channel: Channel, offset: int, flags: int) -> None:
+    if flags & ~UNMAPPED:
+        raise InvalidArgument(f"unknown flags {flags:#x} of SLICE_RELEASE")
+    _station(channel).slice_release(channel, offset, is_unmapped=bool(flags & UNMAPPED))
+
+
+def _segment(channel: Channel, frame: Frame) -> Reply:
+    (generation,) = _values(frame)
+    segment, fds = _station(channel).segment_for(channel, generation)
+    body = RESULTS[frame.operation].pack(generation, segment.base, segment.size)
+    return answer(frame.operation, frame.tag, body, n_fds=1), fds
+
+
+def _segment_unmapped(channel: Channel, frame: Frame) -> Reply:
+    (generation,) = _values(frame)
+    _station(channel).segment_unmapped(channel, generation)
+    return _done(frame)
+
+
+# ---- messages --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Sending:
+    """SEND's part of a request, checked; ``rest`` are the fixed fields behind it."""
+
+    flags: int
+    destinations: tuple[int, ...]
+    optional: tuple[int, ...]
+    handles: tuple[int, ...]
+    parts: tuple[bytes, ...]
+    rest: tuple[int, ...]
+
+
+def _sending(channel: Channel, frame: Frame) -> _Sending:
+    flags, n_destinations, n_optional, n_handles, n_inline, start, size, *rest = fields(
+        REQUESTS, frame.operation, frame.body
+    )
+    fixed = REQUESTS[frame.operation].size
+    tail = words(frame.body, fixed, n_destinations + n_optional + n_handles)
+    payload_at = fixed + 8 * len(tail)
+    _check_length(frame, payload_at + n_inline)
+    _station(channel)
+    if n_inline > MAX_INLINE_PAYLOAD:
+        raise TooLarge(f"{n_inline} bytes of inline payload")
+    parts: tuple[bytes, ...] = (frame.body[payload_at:],) if n_inline else ()
+    if size:
+        parts += (_read_arena(channel, start, size),)
+    optional_at = n_destinations + n_optional
+    return _Sending(
+        flags, tail[:n_destinations], tail[n_destinations:optional_at], tail[optional_at:], parts, tuple(rest)
+    )
+
+
+def _read_arena(channel: Channel, start: int, size: int) -> bytes:
+    # Read, not mapped: the client may punch holes into it while we look.
+    if channel.arena is None or start + size > channel.arena[1]:
+        raise InvalidArgument("the payload lies outside the arena")
+    data = os.pread(channel.arena[0], size, start)
+    if len(data) != size:
+        raise InvalidArgument("the arena has lost its contents")
+    return data
+
+
+def _send_now(channel: Channel, frame: Frame, sending: _Sending) -> list[int]:
+    broker = channel.broker
+    for fd in frame.fds:
+        if broker.is_peer_descriptor(fd):
+            raise NotSupported("a peer's descriptor cannot be sent")
+    slots = broker.hub.send(
+        _station(channel).peer, sending.destinations, sending.parts, sending.handles, tuple(frame.fds),
+        flags=sending.flags, optional=sending.optional, credentials=channel.credentials,
+    )
+    frame.fds.take_all()
+    return slots
+
+
+def _send(channel: Channel, frame: Frame) -> Reply:
+    slots = _send_now(channel, frame, _sending(channel, frame))
+    if not any(slots):
+        slots = []
+    return answer(frame.operation, frame.tag, struct.pack(f"<Q{len(slots)}q", len(slots), *slots)), None
+
+
+def _recv(channel: Channel, frame: Frame) -> None:
+    request = _pending(channel, frame, _values(frame))
+    _station(channel).recv(request)
+
+
+def _pending(channel: Channel, frame: Frame, values: tuple[int, ...]) -> PendingRecv:
+    flags, max_offset, options = values
+    _station(channel)
+    if flags & ~_RECV_FLAGS or options & ~_RECV_OPTIONS:
+        raise InvalidArgument(f"unknown flags {flags:#x} or options {options:#x} of RECV")
+    if flags & RecvFlag.SEED and options & RecvOption.PARK:
+        raise InvalidArgument("there is nothing to wait for at the seed")
+    return PendingRecv(channel, frame.operation, frame.tag, flags, max_offset, options)
+
+
+def _sequence(channel: Channel, frame: Frame) -> None:
+    """CALL and REPLY: send, give the answered slice back, release a handle, park."""
+    sending = _sending(channel, frame)
+    request = _pending(channel, frame, sending.rest[:3])
+    offset, slice_flags, handle = sending.rest[3:] or (OFFSET_INVALID, 0, HANDLE_INVALID)
+    if sending.flags or sending.optional:
+        raise InvalidArgument("CALL and REPLY take neither flags nor optional destinations")
+    core, station = channel.broker.hub.core, _station(channel)
+    try:
+        _send_now(channel, frame, sending)
+        request.done += 1
+        channel.broker.reactor.settle()
+        if offset != OFFSET_INVALID:
+            _release_slice(channel, offset, slice_flags)
+            request.done += 1
+        if handle != HANDLE_INVALID:
+            core.handle_release(station.peer, handle)
+            request.done += 1
+    except Bus1Error as error:
+        raise Interrupted(error, request.done) from error
+    channel.broker.reactor.settle()
+    station.recv(request)
+
+
+def _installed(channel: Channel, frame: Frame) -> None:
+    (is_installed,) = _values(frame)
+    station = channel.station
+    assert station is not None
+    if station.is_live:
+        station.installed(channel, frame.tag, bool(is_installed))
+
+
+def _cancel(channel: Channel, frame: Frame) -> None:
+    _values(frame)
+    station = channel.station
+    assert station is not None
+    station.cancel(channel, frame.tag)
+
+
+_FIRST = {Operation.HELLO}
+_BEFORE_BINDING = {Operation.OPEN, Operation.ATTACH}
+_TAKES_FDS = {Operation.ATTACH, Operation.TRANSFER, Operation.SEND, Operation.CALL, Operation.REPLY}
+OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
+    Operation.HELLO: _hello,
+    Operation.OPEN: _open,
+    Operation.ATTACH: _attach,
+    Operation.ARENA: _arena,
+    Operation.SEGMENT: _segment,
+    Operation.SEGMENT_UNMAPPED: _segment_unmapped,
+    Operation.INSTALLED: _installed,
+    Operation.CANCEL: _cancel,
+    Operation.DISCONNECT: _disconnect,
+    Operation.QUERY: _query,
+    Operation.RESET: _reset,
+    Operation.RELEASE: _release,
+    Operation.TRANSFER: _transfer,
+    Operation.DESTROY: _destroy,
+    Operation.SLICE_RELEASE: _slice_release,
+    Operation.SEND: _send,
+    Operation.RECV: _recv,
+    Operation.CALL: _sequence,
+    Operation.REPLY: _sequence,
+}

@@ -1,0 +1,353 @@
+"""station: the bus's end of one native peer, and its queue of RECVs.
+
+Theory. A peer's descriptor is one end of a socket pair that the bus made. The bus keeps the other end and
+uses it for two things: a byte is in flight while the peer is readable, so that the descriptor can be
+polled; and when the last copy of the client's end closes, the kernel hangs up and the peer is over.
+The answer to RECV that empties the queue says DRAINED, and the client that got it takes the byte out.
+
+All RECVs of the peer, from whichever channel, pass through one line. A parked one waits there until there
+is a message. A message with descriptors is first *offered*: they are installed in the client while the
+message stays queued; the client confirms, and only then the message is taken. Meanwhile the line waits.
+
+A segment that is retired is announced to the channels that were sent it; its charge returns when
+each of them has unmapped it or is gone.
+
+Invariants. 1. If the peer is readable, no RECV waits and no offer is open, then a byte is in flight or will
+be once there is room for it. 2. A failed offer leaves the message queued. 3. A segment's charge returns exactly once.
+
+Not here: frames of other operations (requests), the channels' sockets (channel).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .core.api import OFFSET_INVALID, Message, RecvFlag
+from .descriptors import Fds, duplicate, unix_socket_cookie
+from .errors import (
+    Bus1Error, NoSuchHandle, OutOfRange, PeerShutdown, QuotaExceeded, RemoteProtocolError,
+    TooManyDescriptors, WouldBlock,
+)
+from .frames import (
+    EVENTS, MAX_INLINE_SLICE, RESULTS, Event, Note, Operation, RecvOption, SliceNote, answer, encode,
+    error_answer,
+)
+from .memory import SealedMemory, Segment
+
+if TYPE_CHECKING:
+    from .broker import Broker
+    from .channel import Channel
+
+_MAX_WAITING = 64
+"""RECVs that may wait at one peer, all channels together."""
+
+
+@dataclass(slots=True, eq=False)
+class PendingRecv:
+    """A RECV that has not been answered yet; ``done`` counts the operations of its sequence so far."""
+
+    channel: Channel
+    operation: int
+    tag: int
+    flags: int
+    max_offset: int
+    options: int
+    done: int = 0
+    offered: tuple[int, ...] = ()
+
+
+class PeerStation:
+    """One native peer as the broker sees it: its pair, its line of RECVs, who maps what."""
+
+    def __init__(self, broker: Broker, peer: int, uid: int, memory: SealedMemory) -> None:
+        self.broker = broker
+        self.peer = peer
+        self.uid = uid
+        self.is_live = True
+        self.channels: dict[Channel, None] = {}
+        self._memory = memory
+        self._line: deque[PendingRecv] = deque()
+        self._offer: PendingRecv | None = None
+        self._seed_offers: list[PendingRecv] = []
+        self._is_signalled = False
+        self._is_blocked = False
+        self._holders: dict[int, set[Channel]] = {}
+        self._retiring: dict[int, set[Channel]] = {}
+        self._end, self.client_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._end.setblocking(False)
+        cookie = unix_socket_cookie(self.client_end.fileno())
+        assert cookie is not None
+        self.cookie = cookie
+        broker.reactor.add(self, 0)
+        broker.reactor.station(peer, self)
+
+    # ---- the pair --------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The bus's end of the pair."""
+        return self._end.fileno()
+
+    def ready(self, events: int, now: float) -> None:
+        """The last copy of the client's end is closed, or there is room for a byte again."""
+        if events & (select.EPOLLHUP | select.EPOLLERR):
+            self.broker.hang_up(self)
+        elif events & select.EPOLLOUT:
+            self._is_blocked = False
+            self.broker.reactor.modify(self, 0)
+            self._signal()
+
+    def _signal(self) -> None:
+        if self._is_signalled or self._is_blocked or self._offer or not self.is_live:
+            return
+        if not self.broker.hub.core.is_readable(self.peer):
+            return
+        try:
+            self._end.send(b"\1", socket.MSG_NOSIGNAL)
+            self._is_signalled = True
+        except BlockingIOError:
+            # Full of bytes that nobody has taken yet: the descriptor is readable, the byte can wait.
+            self._is_blocked = True
+            self.broker.reactor.modify(self, select.EPOLLOUT)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the hang-up is on its way
+
+    def _drained(self) -> Note:
+        if self._is_signalled and not self.broker.hub.core.is_readable(self.peer):
+            self._is_signalled = False
+            return Note.DRAINED
+        return Note(0)
+
+    def end(self) -> None:
+        """The peer is gone: hang up, answer whoever waits."""
+        self.is_live = False
+        self.broker.reactor.station(self.peer, None)
+        self.broker.reactor.remove(self)
+        self._end.close()
+        self.client_end.close()
+        waiting = [*self._line, *self._seed_offers]
+        self._line.clear()
+        self._seed_offers.clear()
+        self._offer = None
+        for request in waiting:
+            self._fail(request, PeerShutdown("the peer has been disconnected"))
+
+    # ---- receiving -------------------------------------------------------------------------------
+
+    def woken(self) -> None:
+        """The peer turned readable."""
+        self._serve()
+
+    def recv(self, request: PendingRecv) -> None:
+        """Answer a RECV, now or when its turn comes. The seed has no place in the line."""
+        if request.flags & RecvFlag.SEED:
+            self._answer_or_fail(request)
+            return
+        if len(self._line) >= _MAX_WAITING:
+            self._fail(request, QuotaExceeded("too many RECVs wait at this peer"))
+            return
+        self._line.append(request)
+        self._serve()
+
+    def cancel(self, channel: Channel, tag: int) -> None:
+        """Answer a parked RECV with EAGAIN; one that is on offer goes on."""
+        for request in self._line:
+            if request.channel is channel and request.tag == tag:
+                self._line.remove(request)
+                self._fail(request, WouldBlock("cancelled"))
+                return
+
+    def _serve(self) -> None:
+        parked: list[PendingRecv] = []
+        core = self.broker.hub.core
+        while self._line and self._offer is None:
+            request = self._line.popleft()
+            if request.options & RecvOption.PARK and self.is_live and not core.is_readable(self.peer):
+                parked.append(request)
+                continue
+            try:
+                self._answer(request)
+            except WouldBlock as nothing:
+                if request.options & RecvOption.PARK:
+                    parked.append(request)
+                else:
+                    self._fail(request, nothing)
+            except Bus1Error as error:
+                self._fail(request, error)
+        self._line.extendleft(reversed(parked))
+        self._signal()
+
+    def _answer_or_fail(self, request: PendingRecv) -> None:
+        try:
+            self._answer(request)
+        except Bus1Error as error:
+            self._fail(request, error)
+
+    def _answer(self, request: PendingRecv) -> None:
+        if request.flags & RecvFlag.INSTALL_FDS and (fds := self._fds_in_front(request)):
+            request.channel.push(encode(Event.OFFER, request.tag, b"", len(fds)), duplicate(fds))
+            request.offered = fds
+            if request.flags & RecvFlag.SEED:
+                self._seed_offers.append(request)
+            else:
+                self._offer = request
+        else:
+            self._take(request)
+
+    def _fds_in_front(self, request: PendingRecv) -> tuple[int, ...]:
+        core = self.broker.hub.core
+        if request.flags & RecvFlag.SEED:
+            front = core.seed_ahead(self.peer)
+        else:
+            front = next(iter(core.ahead(self.peer, 1)), None)
+        if front is None or not front.fds:
+            return ()
+        if front.offset + front.size > request.max_offset:
+            raise OutOfRange(f"the slice ends at {front.offset + front.size}")
+        return front.fds
+
+    def installed(self, channel: Channel, tag: int, is_installed: bool) -> None:
+        """The client confirms an offer: the message is taken; or it could not: the message stays (R-33)."""
+        request = self._offer
+        if request is not None and request.channel is channel and request.tag == tag:
+            self._offer = None
+        else:
+            request = next((seed for seed in self._seed_offers if (seed.channel, seed.tag) == (channel, tag)), None)
+            if request is None:
+                raise RemoteProtocolError(f"no descriptors are on offer for tag {tag}")
+            self._seed_offers.remove(request)
+        if not is_installed:
+            self._fail(request, TooManyDescriptors("the client could not take the descriptors"))
+        elif request.offered and request.offered == self._still_in_front(request):
+            self._confirm(request)
+        elif request.flags & RecvFlag.SEED:
+            self._answer_or_fail(request)
+        else:
+            self._line.appendleft(request)
+        self._serve()
+
+    def _still_in_front(self, request: PendingRecv) -> tuple[int, ...]:
+        try:
+            return self._fds_in_front(request)
+        except Bus1Error:
+            return ()
+
+    def _confirm(self, request: PendingRecv) -> None:
+        try:
+            self._take(request)
+        except Bus1Error as error:
+            self._fail(request, error)
+
+    def withdraw_offers(self) -> None:
+        """The queue and the seed may have been flushed: look again before taking what was offered."""
+        for request in [self._offer, *self._seed_offers]:
+            if request is not None:
+                request.offered = ()
+
+    def _take(self, request: PendingRecv) -> None:
+        message = self.broker.hub.core.recv(self.peer, request.flags, request.max_offset)
+        notes = self._drained()
+        segment = None if message.offset == OFFSET_INVALID else self._memory.segment_at(message.offset)
+        if segment is None:
+            self._push(request, message, notes, b"", SliceNote(0), None)
+            return
+        inline = b""
+        if message.size <= MAX_INLINE_SLICE:
+            inline = self._memory.contents(message.offset, message.size)
+            if request.options & RecvOption.DETACH:
+                self.slice_release(request.channel, message.offset)
+                self._push(request, message, notes, inline, SliceNote.DETACHED, segment)
+                return
+        slice_note = SliceNote(0)
+        fds: Fds | None = None
+        holders = self._holders.setdefault(segment.generation, set())
+        if request.channel not in holders:
+            try:
+                fds = duplicate([segment.fd])
+                holders.add(request.channel)
+                slice_note = SliceNote.SEGMENT
+            except TooManyDescriptors:
+                fds = None  # the client asks for it with SEGMENT
+        self._push(request, message, notes, inline, slice_note, segment, fds)
+
+    def _push(
+        self, request: PendingRecv, message: Message, notes: Note, inline: bytes, slice_note: SliceNote,
+        segment: Segment | None, fds: Fds | None = None,
+    ) -> None:
+        where = (segment.generation, segment.base, segment.size) if segment else (0, 0, 0)
+        body = RESULTS[Operation.RECV].pack(
+            message.type, message.flags, message.destination, message.uid, message.gid, message.pid, message.tid,
+            message.offset, message.n_bytes, len(message.handles), len(message.fds), len(message.secctx or b""),
+            message.size, slice_note, len(inline), *where,
+        )
+        frame = answer(
+            request.operation, request.tag, body + inline, done=request.done, notes=notes, n_fds=len(fds or ())
+        )
+        request.channel.push(frame, fds)
+
+    def _fail(self, request: PendingRecv, error: Bus1Error) -> None:
+        notes = self._drained() if self.is_live else Note(0)
+        request.channel.push(
+            error_answer(request.operation, request.tag, error, done=request.done, notes=notes)
+        )
+
+    # ---- segments --------------------------------------------------------------------------------
+
+    def slice_release(self, channel: Channel, offset: int, *, is_unmapped: bool = False) -> None:
+        """SLICE_RELEASE; the segment's charge waits for the channels that may still map it."""
+        segment = self._memory.segment_at(offset)
+        holders = self._holders.get(segment.generation) if segment else None
+        if holders and is_unmapped:
+            holders.discard(channel)
+        self.broker.hub.core.slice_release(self.peer, offset, unmapped=not holders)
+        if segment and not holders and self._memory.segment(segment.generation) is None:
+            self._holders.pop(segment.generation, None)
+
+    def segment_for(self, channel: Channel, generation: int) -> tuple[Segment, Fds]:
+        """A segment once more, for a channel that could not take it with the answer."""
+        segment = self._memory.segment(generation)
+        if segment is None or not self.is_live:
+            raise NoSuchHandle(f"the pool has no segment {generation}")
+        fds = duplicate([segment.fd])
+        self._holders.setdefault(generation, set()).add(channel)
+        return segment, fds
+
+    def retired(self, generation: int) -> None:
+        """Core wants a segment back: ask those who map it."""
+        holders = self._holders.pop(generation, None)
+        if not holders:
+            self.broker.hub.core.segment_unmapped(self.peer, generation)
+            return
+        self._retiring[generation] = holders
+        for channel in holders:
+            channel.push(encode(Event.RETIRED, 0, EVENTS[Event.RETIRED].pack(generation)))
+
+    def segment_unmapped(self, channel: Channel, generation: int) -> None:
+        """One channel has unmapped a segment."""
+        for table in (self._retiring, self._holders):
+            if channel in (holders := table.get(generation, ())):
+                assert isinstance(holders, set)
+                holders.discard(channel)
+                if not holders:
+                    del table[generation]
+                    if table is self._retiring:
+                        self.broker.hub.core.segment_unmapped(self.peer, generation)
+                return
+        raise NoSuchHandle(f"segment {generation} is not mapped through this channel")
+
+    def channel_gone(self, channel: Channel) -> None:
+        """A channel is closed: its RECVs are cancelled, its offers have failed, it maps nothing."""
+        self.channels.pop(channel, None)
+        self._line = deque(request for request in self._line if request.channel is not channel)
+        self._seed_offers = [request for request in self._seed_offers if request.channel is not channel]
+        if self._offer is not None and self._offer.channel is channel:
+            self._offer = None
+        if not self.is_live:
+            return
+        for table in (self._holders, self._retiring):
+            for generation in [number for number, holders in table.items() if channel in holders]:
+                self.segment_unmapped(channel, generation)
+        self._serve()

@@ -1,0 +1,61 @@
+"""transport: frames through a unix stream socket.
+
+Theory. The only file that knows sendmsg, recvmsg and ancillary data of the native protocol. The kernel never
+merges bytes of different senders into one recvmsg while SO_PASSCRED is set, and ends a recvmsg after
+bytes that carry descriptors, so what ``receive`` returns has one sender and at most one group of descriptors.
+
+Invariants. 1. Every descriptor that recvmsg installed is handed to the reader, also in the error cases.
+2. With MSG_DONTWAIT neither function blocks.
+
+Not here: when to read or write.
+"""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+from dataclasses import dataclass
+
+from .frames import SCM_MAX_FD, FrameReader, FrameWriter
+
+RECEIVE_SIZE = 1 << 16
+_UCRED = struct.Struct("=iII")
+_ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What one recvmsg brought besides bytes; ``pid`` … are the sender's, as the kernel says."""
+
+    size: int
+    truncated: bool
+    pid: int = 0
+    uid: int = 0xFFFF_FFFF
+    gid: int = 0xFFFF_FFFF
+
+
+def receive(sock: socket.socket, reader: FrameReader, flags: int = 0) -> Arrival:
+    """One recvmsg into ``reader``; size 0 at the end of input. OSError as recvmsg."""
+    flags |= socket.MSG_CMSG_CLOEXEC
+    data, ancillary, message_flags, _ = sock.recvmsg(RECEIVE_SIZE, _ANCILLARY, flags)
+    fds = array.array("i")
+    pid, uid, gid = 0, 0xFFFF_FFFF, 0xFFFF_FFFF
+    for level, kind, content in ancillary:
+        if level != socket.SOL_SOCKET:
+            continue
+        if kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        elif kind == socket.SCM_CREDENTIALS:
+            pid, uid, gid = _UCRED.unpack_from(content)
+    truncated = bool(message_flags & socket.MSG_CTRUNC)
+    reader.feed(data, fds, truncated=truncated)
+    return Arrival(len(data), truncated, pid, uid, gid)
+
+
+def transmit(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
+    """Send what ``writer`` holds; OSError as sendmsg, with the rest still queued."""
+    while writer.pending:
+        buffers, fds = writer.chunk()
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        writer.sent(sock.sendmsg(buffers, ancillary, flags | socket.MSG_NOSIGNAL))
