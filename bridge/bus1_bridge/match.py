@@ -190,7 +190,7 @@ def _argument(key: str, value: str) -> ArgumentMatch:
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 3 or int(digits) > MAX_ARGUMENT:
         raise MatchRuleInvalid(f"{key!r} names none of the arguments 0 to {MAX_ARGUMENT}")
     index = int(digits)
-    if form not in {"", "path", "namespace"} or (form == "namespace" and index != 0):
+    if form not in _FORMS or (form == "namespace" and digits != "0"):
         raise MatchRuleInvalid(f"unknown key {key!r}")
     if form == "namespace" and not is_bus_namespace(value):
         raise MatchRuleInvalid(f"{value!r} is not the beginning of a bus name")
@@ -206,7 +206,7 @@ def _suits(rule: MatchRule, message: MatchInput) -> bool:
     if message.destination is None:
         if rule.destination is not None:
             return False
-    elif not rule.eavesdrop or rule.destination not in {None, message.destination, *message.destination_names}:
+    elif not rule.eavesdrop or not _is_addressed(message, rule.destination):
         return False
     if rule.path_namespace is not None and not _is_below(message.path, rule.path_namespace):
         return False
@@ -214,6 +214,10 @@ def _suits(rule: MatchRule, message: MatchInput) -> bool:
         return True
     values = message.arguments()
     return all(a.index < len(values) and _FORMS[a.form](values[a.index], a.value) for a in rule.arguments)
+
+
+def _is_addressed(message: MatchInput, name: str | None) -> bool:
+    return name is None or name == message.destination or name in message.destination_names
 
 
 def _is_below(path: str | None, namespace: str) -> bool:
@@ -261,6 +265,7 @@ class MatchIndex:
     def __init__(self) -> None:
         self._shapes: dict[_Shape, dict[_Place, _BySender]] = {}
         self._owned: dict[int, dict[MatchRule, int]] = {}
+        self._counts: dict[int, int] = {}
         self._ranks: dict[int, int] = {}
         self._next_rank = 0
         self._naming: dict[str, dict[MatchRule, None]] = {}
@@ -272,6 +277,7 @@ class MatchIndex:
             self._next_rank += 1
         owned = self._owned.setdefault(owner, {})
         owned[rule] = owned.get(rule, 0) + 1
+        self._counts[owner] = self._counts.get(owner, 0) + 1
         shape, place = _place(rule)
         senders = self._shapes.setdefault(shape, {}).setdefault(place, {})
         senders.setdefault(rule.sender, {}).setdefault(_text(rule), {}).setdefault(rule, {})[owner] = None
@@ -283,9 +289,11 @@ class MatchIndex:
         owned = self._owned.get(owner)
         if owned is None or rule not in owned:
             return False
-        owned[rule] -= 1
-        if not owned[rule]:
+        if owned[rule] == 1:
             self._discard(owner, rule)
+        else:
+            owned[rule] -= 1
+            self._counts[owner] -= 1
         return True
 
     def drop(self, owner: int) -> None:
@@ -293,6 +301,7 @@ class MatchIndex:
         for rule in list(self._owned.get(owner, ())):
             self._discard(owner, rule)
         self._ranks.pop(owner, None)
+        self._counts.pop(owner, None)
 
     def forget_name(self, unique: str) -> None:
         """Everybody's rules with this unique name as sender or destination go: it never returns."""
@@ -315,7 +324,7 @@ class MatchIndex:
 
     def count(self, owner: int) -> int:
         """How many rules the owner has, each as often as it was added."""
-        return sum(self._owned.get(owner, {}).values())
+        return self._counts.get(owner, 0)
 
     def _candidates(self, message: MatchInput) -> Iterator[_Shared]:
         type_, interface, member, path = message.type, message.interface, message.member, message.path
@@ -336,7 +345,7 @@ class MatchIndex:
 
     def _discard(self, owner: int, rule: MatchRule) -> None:
         owned = self._owned[owner]
-        del owned[rule]
+        self._counts[owner] -= owned.pop(rule)
         if not owned:
             del self._owned[owner]
         shape, place = _place(rule)

@@ -7,7 +7,8 @@ returns the change of primary owner that it caused, and the router turns changes
 NameOwnerChanged and NameAcquired, in that order.
 
 Invariants. 1. No queue is empty, and no owner stands in a queue twice.
-2. A name is in ``held(peer)`` if and only if the peer stands in its queue.
+2. A name is in ``held(peer)`` if and only if the peer stands in its queue, and in ``primary(peer)`` if
+and only if the peer is the first there.
 3. A ``Change`` names two different owners, and ``owner(name)`` is its ``new`` right after.
 
 Not here: which names may be requested (the driver checks syntax, limits and policy); unique names.
@@ -15,6 +16,7 @@ Not here: which names may be requested (the driver checks syntax, limits and pol
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
@@ -66,6 +68,7 @@ class NameTable:
     def __init__(self) -> None:
         self._queues: dict[str, list[_Claim]] = {}
         self._held: dict[int, dict[str, None]] = {}
+        self._primary: dict[int, dict[str, None]] = {}
 
     def owner(self, name: str) -> int | None:
         """The primary owner."""
@@ -88,9 +91,9 @@ class NameTable:
         """How many names the peer owns or waits for."""
         return len(self._held.get(peer, ()))
 
-    def primary(self, peer: int) -> list[str]:
-        """Names that the peer is primary owner of, in the order of ``held``."""
-        return [name for name in self._held.get(peer, ()) if self._queues[name][0].owner == peer]
+    def primary(self, peer: int) -> KeysView[str]:
+        """Names that the peer is primary owner of, in order of acquisition; a view of the table."""
+        return self._primary.get(peer, _NO_NAMES).keys()
 
     def request(self, peer: int, name: str, flags: int) -> tuple[RequestResult, list[Change]]:
         """RequestName."""
@@ -99,7 +102,7 @@ class NameTable:
         if queue is None:
             self._queues[name] = [claim]
             self._held.setdefault(peer, {})[name] = None
-            return RequestResult.PRIMARY_OWNER, [Change(name, None, peer)]
+            return RequestResult.PRIMARY_OWNER, [self._change(name, None, peer)]
         first = queue[0]
         if first.owner == peer:
             queue[0] = claim
@@ -109,7 +112,7 @@ class NameTable:
             self._place(queue, claim, 0, name)
             if first.does_not_queue:
                 self._leave(queue, first.owner, name)
-            return RequestResult.PRIMARY_OWNER, [Change(name, first.owner, peer)]
+            return RequestResult.PRIMARY_OWNER, [self._change(name, first.owner, peer)]
         if claim.does_not_queue:
             self._leave(queue, peer, name)
             return RequestResult.EXISTS, []
@@ -134,7 +137,14 @@ class NameTable:
         self._leave(queue, peer, name)
         if not queue:
             del self._queues[name]
-        return [Change(name, peer, queue[0].owner if queue else None)] if was_primary else []
+        return [self._change(name, peer, queue[0].owner if queue else None)] if was_primary else []
+
+    def _change(self, name: str, old: int | None, new: int | None) -> Change:
+        if old is not None:
+            _remove(self._primary, old, name)
+        if new is not None:
+            self._primary.setdefault(new, {})[name] = None
+        return Change(name, old, new)
 
     def _place(self, queue: list[_Claim], claim: _Claim, position: int | None, name: str) -> None:
         # None: keep the place, or stand at the end
@@ -149,8 +159,14 @@ class NameTable:
 
     def _leave(self, queue: list[_Claim], peer: int, name: str) -> None:
         queue[:] = [claim for claim in queue if claim.owner != peer]
-        held = self._held.get(peer)
-        if held is not None:
-            held.pop(name, None)
-            if not held:
-                del self._held[peer]
+        if name in self._held.get(peer, _NO_NAMES):
+            _remove(self._held, peer, name)
+
+
+_NO_NAMES: dict[str, None] = {}
+
+
+def _remove(names: dict[int, dict[str, None]], peer: int, name: str) -> None:
+    del names[peer][name]
+    if not names[peer]:
+        del names[peer]

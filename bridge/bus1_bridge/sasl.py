@@ -72,7 +72,7 @@ class ServerAuth:
         answers: list[bytes] = []
         while not self.done and not self.closed:
             end = data.find(b"\r\n", at)
-            if (end if end >= 0 else len(data)) - at > MAX_BUFFER:
+            if (end + 2 if end >= 0 else len(data)) - at > MAX_BUFFER:
                 raise RemoteProtocolError(f"more than {MAX_BUFFER} bytes without the end of a line")
             if end < 0:
                 break
@@ -86,13 +86,13 @@ class ServerAuth:
     def _line(self, line: bytes) -> bytes:
         if not line.isascii() or 0 in line:
             return b'ERROR "Not ASCII"'
-        command, _, argument = line.partition(b" ")
-        return _TABLE[self.state].get(command, _UNKNOWN)(self, argument.lstrip(b" "))
+        command, argument = _cut(line)
+        return _TABLE[self.state].get(command, _UNKNOWN)(self, argument)
 
     # ---- what the cells of the table do --------------------------------------------------------
 
     def _start(self, argument: bytes) -> bytes:
-        mechanism, _, response = argument.partition(b" ")
+        mechanism, response = _cut(argument)
         if mechanism != b"EXTERNAL":
             return self._reject()
         if not response:
@@ -131,6 +131,12 @@ class ServerAuth:
 
     def _too_early(self, argument: bytes) -> bytes:
         raise RemoteProtocolError("BEGIN without authentication")
+
+
+def _cut(line: bytes) -> tuple[bytes, bytes]:
+    """The first word, and what follows the blanks behind it."""
+    word = line.replace(b"\t", b" ").partition(b" ")[0]
+    return word, line[len(word) :].lstrip(b" \t")
 
 
 _Answer = Callable[[ServerAuth, bytes], bytes]

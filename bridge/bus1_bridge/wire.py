@@ -7,7 +7,7 @@ parsed fields are kept in a bounded cache by their bytes. Answers carry the seri
 theirs are not kept.
 
 ``stamp`` forwards a header in its own byte order: the fields stay as they lie, apart from a SENDER of
-the client's and unknown fields, which are cut out; the bus's SENDER comes last.
+the client's, which the bus's replaces (else that comes last), and unknown fields, which are cut out.
 
 Invariants. 1. ``parse`` raises nothing but RemoteProtocolError, whatever the bytes, and its time is
 bounded: unknown fields may take ``UNKNOWN_FIELDS_BUDGET`` to check.
@@ -133,7 +133,9 @@ FIELDS: dict[int, _Field] = {
 }
 _FIELD_BY_NAME = {field.name: field for field in FIELDS.values()}
 _STARTS = {field.code: bytes((field.code, 1, ord(field.signature), 0)) for field in FIELDS.values()}
-_BUILD_ORDER = tuple(FIELDS.values())
+# the orders in which the reference writes its answers, and its broadcasts
+_ANSWER_ORDER = tuple(FIELDS[code] for code in (1, 2, 3, 6, 4, 5, 8, 9, 7))
+_BROADCAST_ORDER = tuple(FIELDS[code] for code in (1, 2, 3, 7, 8, 9))
 _REQUIRED: dict[int, tuple[str, ...]] = {
     CALL: ("path", "member"),
     RETURN: ("reply_serial",),
@@ -256,9 +258,11 @@ def _check_unknown(fields: bytes, endian: str) -> None:
 def stamp(message: Buffer, header: Header, sender: str) -> bytes:
     """The header to forward, with padding; TooLarge if the message would exceed the protocol's limit."""
     fields = bytes(message[16 : 16 + header.fields_length])
+    field = _sender_field(sender, header.endian)
     if header.has_unknown_fields or header.sender is not None:
-        fields = _without_sender_and_unknown(fields, header.endian)
-    fields = b"".join((fields, _ZEROS[: -len(fields) % 8], _sender_field(sender, header.endian)))
+        fields = _known_fields(fields, header.endian, field)
+    if header.sender is None:
+        fields = b"".join((fields, _ZEROS[: -len(fields) % 8], field))
     padded = 16 + len(fields) + -len(fields) % 8
     if len(fields) > MAX_ARRAY or padded + header.body_length > MAX_MESSAGE:
         raise TooLarge("there is no room for the sender in a message of that size")
@@ -272,15 +276,16 @@ def _sender_field(sender: str, endian: str) -> bytes:
     return _FIELD_BY_NAME["sender"].encode(sender, ORDER[endian])
 
 
-def _without_sender_and_unknown(fields: bytes, endian: str) -> bytes:
+def _known_fields(fields: bytes, endian: str, sender: bytes) -> bytes:
+    """The known fields as they lie, with ``sender`` in the place of a SENDER."""
     kept = bytearray()
     at = 0
     while at < len(fields):
         at += -at % 8
         start, at = at, skip(_VARIANT, fields, at + 1, endian)
-        if fields[start] in FIELDS and fields[start] != _FIELD_BY_NAME["sender"].code:
+        if fields[start] in FIELDS:
             kept += bytes(-len(kept) % 8)
-            kept += fields[start:at]
+            kept += sender if fields[start] == sender[0] else fields[start:at]
     return bytes(kept)
 
 
@@ -295,7 +300,7 @@ def build(
     values = (path, interface, member, error_name, reply_serial, destination, sender, signature, unix_fds)
     given = dict(zip(Fields._fields, values, strict=True))
     fields = bytearray()
-    for field in _BUILD_ORDER:
+    for field in _BROADCAST_ORDER if type == SIGNAL and destination is None else _ANSWER_ORDER:
         value = given[field.name]
         if value:
             fields += bytes(-len(fields) % 8)

@@ -151,7 +151,8 @@ def _syntax(expression: str) -> Callable[[str], bool]:
     return check
 
 
-_UNIQUE = r":[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]++)++"
+# like the reference, which asks for no second element
+_UNIQUE = r":[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
 _BUS_ELEMENT = r"[A-Za-z_-][A-Za-z0-9_-]*+"
 _ELEMENT = r"[A-Za-z_][A-Za-z0-9_]*+"
 
@@ -159,8 +160,8 @@ is_unique_name = _syntax(_UNIQUE)
 """A unique connection name, ``:1.5``."""
 is_bus_name = _syntax(rf"{_UNIQUE}|{_BUS_ELEMENT}(?:\.{_BUS_ELEMENT})++")
 """A unique or a well-known bus name."""
-is_bus_namespace = _syntax(rf"{_BUS_ELEMENT}(?:\.{_BUS_ELEMENT})*+")
-"""What arg0namespace takes: a well-known name, or the first elements of one."""
+is_bus_namespace = _syntax(rf"{_UNIQUE}|{_BUS_ELEMENT}(?:\.{_BUS_ELEMENT})*+")
+"""What arg0namespace takes: a bus name, or the first elements of one."""
 is_interface_name = _syntax(rf"{_ELEMENT}(?:\.{_ELEMENT})++")
 """An interface name."""
 is_error_name = is_interface_name

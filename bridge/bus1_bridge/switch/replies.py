@@ -44,12 +44,12 @@ class ReplyTable:
     def drop(self, peer: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """The peer is gone: close its slots.
 
-        Returns the calls it made as (callee, serial), and the calls of others to it as
-        (caller, serial); both in the order of the calls. Calls to itself are among the first only."""
-        made = list(self._made.pop(peer, ()))
+        Returns the calls it made as (callee, serial), and the calls of others to it as (caller,
+        serial); the latest first, as the reference answers them. Calls to itself are among the first."""
+        made = list(reversed(self._made.pop(peer, {})))
         for callee, serial in made:
             _remove(self._received, callee, (peer, serial))
-        received = list(self._received.pop(peer, ()))
+        received = list(reversed(self._received.pop(peer, {})))
         for caller, serial in received:
             _remove(self._made, caller, (peer, serial))
         return made, received
