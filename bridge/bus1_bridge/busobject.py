@@ -1,0 +1,141 @@
+"""busobject: calls of native peers to objects of the bus itself, as values.
+
+Theory. The registry is an ordinary object, so its calls are ordinary envelopes. A ``Method`` is a row of
+a table: what it takes, what it gives, and the function. The function returns an ``Answer`` or a
+``Failure``; nothing is raised. What comes out in the end is ``Served``: the answer as a message, and the
+handles that the bus peer then releases.
+
+Not here: the methods (``registry``), and sending (``gateway``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bus1_services import call
+from bus1_services.call import Envelope, Kind
+
+from bus1.core.api import HANDLE_INVALID, Buffer
+from bus1.errors import Overloaded, RemoteProtocolError
+
+from . import walk, wire
+from .switch.tables import LegacyParty, NativeParty
+
+ERROR_PREFIX = "org.freedesktop.DBus.Error."
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a native peer to the bus."""
+
+    caller: NativeParty
+    envelope: Envelope
+    body: memoryview
+    values: tuple[Any, ...]
+    handles: tuple[int, ...]
+    """Arguments, without the reply node; ids of the bus peer."""
+    subject: tuple[LegacyParty, str] | None
+    """The object of a legacy client that was called; None for the registry itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a method returns: values, and handles of the bus peer with one reference to give away."""
+
+    values: tuple[object, ...] = ()
+    handles: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
+    """Handles of the call that the bus peer keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A method's error reply; ``name`` without the usual prefix."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One entry of the bus peer's queue is done: send this if ``reply`` is not None, then release."""
+
+    reply: int | None = None
+    parts: tuple[Buffer, ...] = ()
+    handles: tuple[int, ...] = ()
+    releases: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of the table."""
+
+    takes: str
+    gives: str
+    n_handles: int | None
+    """How many it takes beside the reply node; None: its own business."""
+    function: Callable[[Call], Answer | Failure]
+
+
+Methods = dict[tuple[str, str], Method]
+"""By interface and member; the first row's interface is meant where a call names none."""
+
+
+def serve(
+    methods: Methods, caller: NativeParty, payload: bytes, handles: Sequence[int],
+    subject: tuple[LegacyParty, str] | None,
+) -> Served:
+    """Carry out one message; anything but a valid call has no effect and no answer."""
+    received = tuple(handle for handle in handles if handle != HANDLE_INVALID)
+    try:
+        envelope, offset = call.decode(payload)
+        body = memoryview(payload)[offset:]
+        walk.check_body(envelope.signature, body, envelope.endian, 0)
+    except RemoteProtocolError:
+        return Served(releases=received)
+    if envelope.kind is not Kind.CALL or (envelope.expects_reply and not handles):
+        return Served(releases=received)
+    reply, *arguments = handles if envelope.expects_reply else (HANDLE_INVALID, *handles)
+    result, gives = _carry_out(methods, caller, envelope, body, tuple(arguments), subject)
+    kept: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+    if isinstance(result, Failure):
+        parts = _message(envelope, Kind.ERROR, ERROR_PREFIX + result.name, "s", (result.text,))
+    else:
+        kept, given = result.kept, result.handles
+        parts = _message(envelope, Kind.RETURN, "", gives, result.values)
+    releases = (*(Counter(received) - Counter(kept)).elements(), *given)
+    return Served(None if reply == HANDLE_INVALID else reply, parts, given, releases)
+
+
+def _carry_out(
+    methods: Methods, caller: NativeParty, envelope: Envelope, body: memoryview,
+    handles: tuple[int, ...], subject: tuple[LegacyParty, str] | None,
+) -> tuple[Answer | Failure, str]:
+    interface = envelope.interface or next(iter(methods))[0]
+    method = methods.get((interface, envelope.member))
+    if method is None:
+        return Failure("UnknownMethod", f"The bus has no method {interface}.{envelope.member}"), ""
+    if envelope.signature != method.takes:
+        text = f"{envelope.member} takes '{method.takes}', not '{envelope.signature}'"
+        return Failure("InvalidArgs", text), ""
+    if method.n_handles is not None and len(handles) != method.n_handles:
+        return Failure("InvalidArgs", f"{envelope.member} takes {method.n_handles} handles"), ""
+    values = wire.unmarshal(envelope.signature, body, envelope.endian)
+    try:
+        return method.function(Call(caller, envelope, body, values, handles, subject)), method.gives
+    except Overloaded as error:
+        return Failure("LimitsExceeded", str(error)), ""
+
+
+def _message(
+    question: Envelope, kind: Kind, member: str, signature: str, values: tuple[object, ...]
+) -> tuple[Buffer, ...]:
+    body = wire.marshal(signature, *values)
+    head = call.encode(Envelope(
+        kind, serial=question.serial, member=member, signature=signature, body_length=len(body)
+    ))
+    return (head, body) if body else (head,)

@@ -1,0 +1,123 @@
+"""capabilities: object paths that only those clients may use to whom they were granted.
+
+Theory. An object that a native service made for one client has an unguessable path from its creation,
+``/org/bus1/cap/<32 hex digits>``. A legacy client holds a capability if its hosted peer holds a handle
+under that path: ``LegacyParty.grants``. The path itself is worth nothing, so telling it to somebody
+gives nothing. Grants are counted by reference: a path that came twice is given back twice, as every
+handle of bus1.
+
+Invariants. 1. Only paths of the reserved form are ever granted: no grant can shadow an object of
+another name. 2. A granted handle leads to a node of a native peer: nothing but finished D-Bus
+messages can come into a hosted queue. 3. ``party.granted`` counts every reference that is granted or
+on its way, and never passes ``GRANTS_MAX``.
+
+Not here: the answer for paths that are not granted (``gateway``: one routine for all of them).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bus1.core.api import HANDLE_INVALID, Buffer, CoreApi
+from bus1.errors import InvalidArgument, QuotaExceeded
+
+from . import hosted, walk
+from .switch.tables import LegacyParty, NativeParty, Tables
+from .translate import NativeMessage
+from .wire import Header
+
+PREFIX = "/org/bus1/cap"
+GRANTS_MAX = 16384
+"""References per legacy client; far beyond what a session's programs hold, far below Core's handles."""
+ARGUMENTS_MAX = 4096
+"""Granted paths in one message of a legacy client."""
+INTERFACE = "org.bus1.Capability1"
+
+_PATH = re.compile(rf"{PREFIX}/[0-9a-f]{{32}}")
+
+
+def is_capability(path: str) -> bool:
+    """A path of the reserved form."""
+    return path.startswith(PREFIX) and _PATH.fullmatch(path) is not None
+
+
+def is_reserved(path: str) -> bool:
+    """A path at or below the prefix: nobody publishes there."""
+    return path == PREFIX or path.startswith(PREFIX + "/")
+
+
+def granting(
+    tables: Tables, sender: int, reader: LegacyParty, message: NativeMessage, handles: Sequence[int]
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The paths that this message grants to ``reader``, and their handles (ids of ``sender``).
+
+    Raises InvalidArgument for entries that point nowhere, QuotaExceeded at the limit. An entry whose
+    path is an ordinary one grants nothing: such objects are reached by name."""
+    caps = message.envelope.caps
+    if not caps:
+        return (), ()
+    paths = message.paths
+    granted: dict[str, int] = {}
+    for ordinal, index in caps:
+        if ordinal >= len(paths) or index >= len(handles):
+            raise InvalidArgument(f"no object path {ordinal} or no handle {index} in the message")
+        if is_capability(paths[ordinal]):
+            _check_target(tables, sender, handles[index])
+            granted[paths[ordinal]] = handles[index]
+    if reader.granted + len(granted) > GRANTS_MAX:
+        raise QuotaExceeded(f"{reader.unique} holds {GRANTS_MAX} capabilities")
+    return tuple(granted), tuple(granted.values())
+
+
+def _check_target(tables: Tables, sender: int, handle: int) -> None:
+    # None: a new node of the sender, or a dead one that will arrive as HANDLE_INVALID
+    node = tables.core.node_of(sender, handle)
+    if node is not None and not isinstance(tables.parties.get(node[0]), NativeParty):
+        raise InvalidArgument("a capability for a D-Bus client must be an object of a native peer")
+
+
+def grant(core: CoreApi, party: LegacyParty, path: str, handle: int) -> None:
+    """The message that carries ``path`` has been written: the client may use it from now on.
+
+    A path that is granted already, for another object, stays what it was."""
+    if handle != HANDLE_INVALID and party.grants.get(path, handle) != handle:
+        core.handle_release(party.peer, handle)
+        handle = HANDLE_INVALID
+    if handle == HANDLE_INVALID:
+        party.granted -= 1
+        return
+    party.grants[path] = handle
+    hosted.hold(party, handle, path)
+
+
+def give_back(core: CoreApi, party: LegacyParty, path: str) -> None:
+    """The client gives back one reference to a granted path."""
+    if hosted.let_go(core, party, party.grants[path], path) == 0:
+        del party.grants[path]
+    party.granted -= 1
+
+
+def lost(party: LegacyParty, path: str, count: int) -> None:
+    """The object behind ``path`` is gone, and its handle is released: nothing is granted any more."""
+    del party.grants[path]
+    party.granted -= count
+
+
+def arguments(
+    party: LegacyParty, header: Header, body: Buffer, first: int
+) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """The granted paths among a body's object paths: caps entries and handles, numbered from ``first``.
+
+    Raises QuotaExceeded for more than ``ARGUMENTS_MAX``."""
+    if not party.grants or ("o" not in header.signature and "v" not in header.signature):
+        return (), ()
+    index: dict[int, int] = {}
+    caps: list[tuple[int, int]] = []
+    for ordinal, path in enumerate(walk.object_paths(header.signature, body, header.endian)):
+        handle = party.grants.get(path)
+        if handle is not None:
+            caps.append((ordinal, index.setdefault(handle, first + len(index))))
+    if len(caps) > ARGUMENTS_MAX:
+        raise QuotaExceeded(f"{len(caps)} capabilities in one message, {ARGUMENTS_MAX} are allowed")
+    return tuple(caps), tuple(index)

@@ -1,0 +1,123 @@
+"""translate: D-Bus headers to envelopes and back; bodies are never touched.
+
+Theory. An envelope says what a message means, a D-Bus header also says from whom, to whom and about
+which object. Going to D-Bus, those facts come from the bus (an ``Address``); coming from D-Bus, they are
+dropped, because the node that the envelope is sent to stands for them. Kind, flags, byte order, names
+and signature are carried over as they are, so the body that follows is valid under either header.
+
+Invariants. 1. A header made here is one that every D-Bus library accepts: nothing of the reserved
+Local interface, at most 128 MiB with its body, at most ``FDS_MAX`` descriptors. 2. Going to D-Bus and
+back keeps kind, flags, byte order, names and signature.
+
+Not here: bodies (``walk`` checks them), serial numbers and destinations (``hosted``, ``outbound``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bus1_services import call
+from bus1_services.call import Envelope, Kind
+
+from bus1.core.api import Buffer
+from bus1.errors import InvalidArgument, RemoteProtocolError, TooLarge
+
+from . import wire
+from .walk import BodyCheck
+
+FDS_MAX = 253
+"""What one sendmsg carries."""
+CHECK_BUDGET = 160 << 20
+"""A native body is checked within one command, so a body with more than some ten million values, which
+only an attack has, is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a D-Bus header says beyond an envelope."""
+
+    sender: str
+    serial: int
+    destination: str | None = None
+    path: str | None = None
+    reply_serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NativeMessage:
+    """A message of a native peer, checked from the first byte to the last."""
+
+    envelope: Envelope
+    payload: bytes
+    """The whole of it, as native receivers get it."""
+    body: memoryview
+    n_fds: int
+    paths: list[str]
+    """Every object path of the body, in order; empty if the envelope has no capabilities."""
+
+
+def read_native(parts: Sequence[Buffer], n_fds: int) -> NativeMessage:
+    """The message in ``parts``; raises InvalidArgument or TooLarge if D-Bus cannot carry it."""
+    payload = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+    try:
+        envelope, offset = call.decode(payload)
+        body = memoryview(payload)[offset:]
+        paths: list[str] = []
+        _check_body(envelope, body, n_fds, paths)
+    except RemoteProtocolError as error:
+        raise InvalidArgument(f"not a message that D-Bus can carry: {error}") from error
+    if wire.LOCAL_INTERFACE in (envelope.interface, envelope.member):
+        raise InvalidArgument(f"{wire.LOCAL_INTERFACE} is reserved")
+    if n_fds > FDS_MAX:
+        raise TooLarge(f"{n_fds} descriptors, D-Bus carries {FDS_MAX}")
+    return NativeMessage(envelope, payload, body, n_fds, paths)
+
+
+def _check_body(envelope: Envelope, body: memoryview, n_fds: int, paths: list[str]) -> None:
+    collected = paths if envelope.caps else None
+    check = BodyCheck(envelope.signature, body, envelope.endian, n_fds, collected)
+    if not check.step(CHECK_BUDGET):
+        raise TooLarge("the body has more values than can be checked within one command")
+
+
+def to_header(message: NativeMessage, address: Address, *, with_fds: bool) -> bytes:
+    """The D-Bus header for a native message; TooLarge beyond 128 MiB."""
+    envelope = message.envelope
+    is_error = envelope.kind is Kind.ERROR
+    header = wire.build(
+        int(envelope.kind),
+        endian=envelope.endian,
+        flags=envelope.flags,
+        serial=address.serial,
+        body_length=envelope.body_length,
+        path=address.path,
+        interface=envelope.interface or None,
+        member=None if is_error else envelope.member or None,
+        error_name=envelope.member if is_error else None,
+        reply_serial=address.reply_serial,
+        destination=address.destination,
+        sender=address.sender,
+        signature=envelope.signature,
+        unix_fds=message.n_fds if with_fds else 0,
+    )
+    if len(header) + envelope.body_length > wire.MAX_MESSAGE:
+        raise TooLarge(f"{len(header) + envelope.body_length} bytes, D-Bus carries {wire.MAX_MESSAGE}")
+    return header
+
+
+def to_envelope(header: wire.Header, *, serial: int = 0, caps: tuple[tuple[int, int], ...] = ()) -> bytes:
+    """The envelope for a D-Bus message; ``serial`` is what an answer should repeat."""
+    kind = Kind(header.type)
+    named = kind in (Kind.CALL, Kind.SIGNAL)
+    return call.encode(Envelope(
+        kind,
+        flags=header.flags,
+        endian=header.endian,
+        serial=serial,
+        interface=(header.interface or "") if named else "",
+        member=(header.member if named else header.error_name) or "",
+        signature=header.signature,
+        caps=caps,
+        body_length=header.body_length,
+    ))
