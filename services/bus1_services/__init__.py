@@ -1,1 +1,78 @@
-"""services: calls, signals, interfaces and properties on top of bus1."""
+"""services: calls, signals, interfaces and properties on top of bus1.
+
+The public names below are resolved on first use: the daemon imports ``call``, ``seed`` and ``types`` of this
+package, and must not load what clients need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .app import NameFlag as NameFlag
+    from .app import NameTaken as NameTaken
+    from .app import Service as Service
+    from .body import Reference as Reference
+    from .body import Variant as Variant
+    from .caller import NOBODY as NOBODY
+    from .caller import Caller as Caller
+    from .connection import Connection as Connection
+    from .connection import attach as attach
+    from .connection import connect as connect
+    from .descriptor import UnixFd as UnixFd
+    from .errors import DBusError as DBusError
+    from .handle import Handle as Handle
+    from .hints import Bool as Bool
+    from .hints import Byte as Byte
+    from .hints import Bytes as Bytes
+    from .hints import Double as Double
+    from .hints import Int16 as Int16
+    from .hints import Int32 as Int32
+    from .hints import Int64 as Int64
+    from .hints import Signature as Signature
+    from .hints import Str as Str
+    from .hints import UInt16 as UInt16
+    from .hints import UInt32 as UInt32
+    from .hints import UInt64 as UInt64
+    from .hints import VariantDict as VariantDict
+    from .interface import Interface as Interface
+    from .interface import interfaces_of as interfaces_of
+    from .interface import method as method
+    from .interface import prop as prop
+    from .interface import signal as signal
+    from .proxy import Remote as Remote
+    from .proxy import SignalStream as SignalStream
+    from .types import ObjectPath as ObjectPath
+
+_HOMES = {
+    "app": ("NameFlag", "NameTaken", "Service"),
+    "body": ("Reference", "Variant"),
+    "caller": ("NOBODY", "Caller"),
+    "connection": ("Connection", "attach", "connect"),
+    "descriptor": ("UnixFd",),
+    "errors": ("DBusError",),
+    "handle": ("Handle",),
+    "hints": (
+        "Bool", "Byte", "Bytes", "Double", "Int16", "Int32", "Int64", "Signature", "Str", "UInt16", "UInt32",
+        "UInt64", "VariantDict",
+    ),
+    "interface": ("Interface", "interfaces_of", "method", "prop", "signal"),
+    "proxy": ("Remote", "SignalStream"),
+    "types": ("ObjectPath",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

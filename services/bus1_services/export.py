@@ -1,0 +1,311 @@
+"""export: an object of a service, served on one connection.
+
+Theory. An ``Export`` is the receiver of one own node. A call is decoded and resolved at once, in the order of
+the queue, and then runs as a task, which sends RETURN or ERROR to the reply node and releases it. A
+synchronous method therefore runs in order of arrival; an asynchronous one does not hold up others.
+
+A signal is one send: to the emitter, which stands for all D-Bus clients whose rules match, if the
+object is published; and, as optional destinations, to the native subscribers. Handle 0 is the object's node.
+
+An object that nobody published lives as long as somebody holds it: at NODE_RELEASE its node is
+destroyed, and its ``unreferenced`` is called. It is written in bodies as a path that cannot be guessed.
+
+Invariants. 1. Every call that expects an answer gets one, or its reply handle is released. 2. What a method
+raises beside DBusError is answered as Failed and logged. 3. A subscriber whose node is destroyed is
+forgotten. 4. At most ``MAX_CALLS`` run at a time, and at most ``MAX_SUBSCRIBERS`` wait for signals.
+
+Not here: nodes and messages (``connection``), declarations (``interface``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bus1.errors import Bus1Error, Disconnected, RemoteProtocolError
+
+from .body import Reference, Variant
+from .call import Envelope, Kind
+from .caller import Caller
+from .errors import (
+    DBusError,
+    InvalidArgs,
+    LimitsExceeded,
+    PropertyReadOnly,
+    UnknownInterface,
+    UnknownMethod,
+    UnknownProperty,
+)
+from .handle import Arrival, Handle, capability_path
+from .interface import Interface, interfaces_of
+from .introspection import interfaces_xml, node_xml
+from .members import Arg, InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
+from .standard import Introspectable, Peer, Properties, Signals
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+MAX_CALLS = 4096
+"""Running at a time, of one object. Callers beyond it are told LimitsExceeded."""
+MAX_SUBSCRIBERS = 4096
+
+log = logging.getLogger("bus1.services")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """A native node that wants signals; empty names match all."""
+
+    handle: Handle
+    interface: str
+    member: str
+
+    def wants(self, interface: str, member: str) -> bool:
+        """This signal is for it."""
+        return self.interface in {"", interface} and self.member in {"", member}
+
+
+class Export:
+    """One object on one connection; made by ``Connection.export``."""
+
+    def __init__(self, connection: Connection, target: Interface) -> None:
+        self.connection = connection
+        self.target = target
+        self.node = connection.node(self)
+        self.emitter: Handle | None = None
+        """What the registry gave for the service that published this object."""
+        self.is_published = False
+        self._path = capability_path()
+        self._subscribers: list[Subscriber] = []
+        self._running = 0
+        self._specs = interfaces_of(type(target))
+        served: list[Interface] = [target, Introspectable(self), Peer(), Properties(self), Signals(self)]
+        self._interfaces: dict[str, tuple[Interface, InterfaceSpec]] = {
+            spec.name: (interface, spec)
+            for interface in reversed(served) for spec in reversed(interfaces_of(type(interface)))
+        }
+        target.__near__.append(self)
+
+    def capability(self) -> tuple[str, int]:
+        """The path to write and the node to send, to hand the object out."""
+        return self._path, self.node
+
+    def interfaces_xml(self) -> str:
+        """The object's own interfaces, for the seed document."""
+        return interfaces_xml(self._specs)
+
+    def withdraw(self) -> None:
+        """End the object's life on this connection: its node is destroyed."""
+        if self in self.target.__near__:
+            self.target.__near__.remove(self)
+            self.connection.retire(self.node)
+            while self._subscribers:
+                self._subscribers.pop().handle.release()
+
+    # ---- what the connection tells -----------------------------------------------------------
+
+    def arrived(self, arrival: Arrival) -> None:
+        """A message for the object: a call is run, anything else is not for objects."""
+        envelope = arrival.envelope
+        reply: Handle | None = None
+        handles = arrival.handles
+        if envelope.expects_reply:
+            reply, handles = (handles[0] if handles else None), handles[1:]
+        if envelope.kind is not Kind.CALL:
+            arrival.discard()
+            return
+        work: tuple[Interface, MethodSpec, list[Any]] | DBusError
+        try:
+            work = self._resolve(arrival)
+        except DBusError as error:
+            work = error
+        if isinstance(work, DBusError):
+            for fd in arrival.fds:
+                fd.close()
+        caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
+        self._running += 1
+        self.connection.start(self._serve, envelope, reply, caller, work)
+
+    def released(self) -> None:
+        """Nobody holds the object any more: unless it is published, this is its end."""
+        if not self.is_published:
+            self.withdraw()
+            self.target.unreferenced()
+
+    def lost(self, error: Bus1Error) -> None:
+        """The bus is gone."""
+        if self in self.target.__near__:
+            self.target.__near__.remove(self)
+
+    # ---- calls -------------------------------------------------------------------------------
+
+    def _resolve(self, arrival: Arrival) -> tuple[Interface, MethodSpec, list[Any]]:
+        """Which method is meant, with its arguments; DBusError."""
+        if self._running >= MAX_CALLS:
+            raise LimitsExceeded(f"{self._running} calls of this object are running")
+        envelope = arrival.envelope
+        interface, spec = self._method(envelope)
+        if envelope.signature != spec.signature:
+            raise InvalidArgs(f"{spec.name} takes {spec.signature!r}, not {envelope.signature!r}")
+        try:
+            values = arrival.values()
+        except RemoteProtocolError as error:
+            raise InvalidArgs(f"the arguments cannot be read: {error}") from error
+        return interface, spec, [self._adopt(arg, v) for arg, v in zip(spec.inputs, values, strict=True)]
+
+    def _method(self, envelope: Envelope) -> tuple[Interface, MethodSpec]:
+        if not envelope.interface:
+            for interface, table in reversed(self._interfaces.values()):
+                spec = table.members.get(envelope.member)
+                if isinstance(spec, MethodSpec):
+                    return interface, spec
+            raise UnknownMethod(f"no interface of this object has a method {envelope.member}")
+        if envelope.interface not in self._interfaces:
+            raise UnknownInterface(f"this object has no interface {envelope.interface}")
+        interface, table = self._interfaces[envelope.interface]
+        spec = table.members.get(envelope.member)
+        if not isinstance(spec, MethodSpec):
+            raise UnknownMethod(f"{envelope.interface} has no method {envelope.member}")
+        return interface, spec
+
+    def _adopt(self, arg: Arg, value: Any) -> Any:
+        """A capability as the object that its parameter asks for."""
+        if arg.interface is None:
+            return value
+        if not isinstance(value, Reference) or value.handle is None:
+            raise InvalidArgs(f"{arg.name} is not a live capability")
+        return self.connection.proxy(arg.interface, value)
+
+    async def _serve(
+        self, envelope: Envelope, reply: Handle | None, caller: Caller,
+        work: tuple[Interface, MethodSpec, list[Any]] | DBusError,
+    ) -> None:
+        """Run a call to its end, and answer."""
+        try:
+            if isinstance(work, DBusError):
+                raise work
+            values = await _perform(*work, caller)
+            if reply is not None:
+                await self._answer(reply, envelope, Kind.RETURN, work[1].result, values)
+        except DBusError as error:
+            await self._refuse(reply, envelope, error)
+        except Disconnected:
+            # The caller is gone, or the bus is: nobody waits for an answer.
+            log.debug("nobody waits for the answer of %s", envelope.member)
+        except Exception as error:
+            log.exception("%s of %s failed", envelope.member, type(self.target).__qualname__)
+            await self._refuse(reply, envelope, DBusError(f"{type(error).__name__}: {error}"))
+        finally:
+            self._running -= 1
+            if reply is not None:
+                reply.release()
+
+    async def _refuse(self, reply: Handle | None, envelope: Envelope, error: DBusError) -> None:
+        if reply is None:
+            return
+        try:
+            await self._answer(reply, envelope, Kind.ERROR, "s", (error.text,), error.name)
+        except Bus1Error as failure:
+            # Whatever it is, the reply handle is released next, and the caller sees NoReply.
+            log.debug("an error could not be answered: %s", failure)
+
+    async def _answer(
+        self, reply: Handle, envelope: Envelope, kind: Kind, signature: str, values: Sequence[Any],
+        name: str = "",
+    ) -> None:
+        await self.connection.transmit(
+            [reply.id], kind, signature, values, member=name, serial=envelope.serial
+        )
+
+    # ---- signals -----------------------------------------------------------------------------
+
+    async def emit(self, interface: str, spec: SignalSpec, args: Sequence[Any]) -> None:
+        """Send a signal to all who want it, in one transaction."""
+        optional = {s.handle.id for s in self._subscribers if s.wants(interface, spec.name)}
+        mandatory = [] if self.emitter is None else [self.emitter.id]
+        if mandatory or optional:
+            await self.connection.transmit(
+                mandatory, Kind.SIGNAL, spec.signature, args, interface=interface, member=spec.name,
+                handles=[self.node], optional=sorted(optional),
+            )
+
+    async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
+        """Send PropertiesChanged, as the property's ``emits`` says."""
+        if spec.emits in {"true", "invalidates"}:
+            values = {spec.name: Variant(spec.signature, value)} if spec.emits == "true" else {}
+            names = [] if values else [spec.name]
+            table = self._interfaces["org.freedesktop.DBus.Properties"][1]
+            signal = table.members["PropertiesChanged"]
+            assert isinstance(signal, SignalSpec)
+            await self.emit(table.name, signal, (interface, values, names))
+
+    def add_subscriber(self, handle: Handle | None, interface: str, member: str) -> None:
+        """Send signals to ``handle`` until its node is destroyed; DBusError."""
+        if not isinstance(handle, Handle):
+            raise InvalidArgs("Subscribe needs the handle of a live node")
+        if len(self._subscribers) >= MAX_SUBSCRIBERS:
+            raise LimitsExceeded(f"{MAX_SUBSCRIBERS} subscribers already")
+        subscriber = Subscriber(handle, interface, member)
+        self._subscribers.append(subscriber)
+        self.connection.mourn(handle, lambda: self._remove_subscriber(subscriber))
+
+    def _remove_subscriber(self, subscriber: Subscriber) -> None:
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+        subscriber.handle.release()
+
+    # ---- what the standard interfaces ask ----------------------------------------------------
+
+    def introspect(self) -> str:
+        """The whole XML."""
+        return node_xml(spec for _, spec in reversed(self._interfaces.values()))
+
+    async def get_property(self, interface: str, name: str) -> Variant:
+        """The value of one property; DBusError."""
+        target, spec = self._property(interface, name)
+        return Variant(spec.signature, await getattr(target, spec.attribute).get())
+
+    async def set_property(self, interface: str, name: str, value: Variant) -> None:
+        """Set one property; DBusError."""
+        target, spec = self._property(interface, name)
+        if not spec.is_writable:
+            raise PropertyReadOnly(f"{name} cannot be set")
+        if value.signature != spec.signature:
+            raise InvalidArgs(f"{name} has type {spec.signature!r}, not {value.signature!r}")
+        arg = Arg(name, spec.signature, spec.interface)
+        await getattr(target, spec.attribute).set(self._adopt(arg, value.value))
+
+    async def get_properties(self, interface: str) -> dict[str, Variant]:
+        """All properties of an interface; DBusError."""
+        if interface and interface not in self._interfaces:
+            raise UnknownInterface(f"this object has no interface {interface}")
+        return {
+            spec.name: Variant(spec.signature, await getattr(target, spec.attribute).get())
+            for target, spec in self._properties(interface)
+        }
+
+    def _property(self, interface: str, name: str) -> tuple[Interface, PropertySpec]:
+        if interface and interface not in self._interfaces:
+            raise UnknownInterface(f"this object has no interface {interface}")
+        for target, spec in self._properties(interface):
+            if spec.name == name:
+                return target, spec
+        raise UnknownProperty(f"{interface or 'this object'} has no property {name}")
+
+    def _properties(self, interface: str) -> list[tuple[Interface, PropertySpec]]:
+        return [
+            (target, spec)
+            for target, table in reversed(self._interfaces.values()) if interface in {"", table.name}
+            for spec in table.members.values() if isinstance(spec, PropertySpec)
+        ]
+
+
+async def _perform(interface: Interface, spec: MethodSpec, args: list[Any], caller: Caller) -> Sequence[Any]:
+    """Call the method; its results as the values of its answer."""
+    extra = {} if spec.caller is None else {spec.caller: caller}
+    result = await getattr(interface, spec.attribute)(*args, **extra)
+    if not spec.outputs:
+        return ()
+    return (result,) if len(spec.outputs) == 1 else tuple(result)

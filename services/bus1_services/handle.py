@@ -1,0 +1,89 @@
+"""handle: one reference to a node, and a message with all that came along.
+
+Theory. A reference to a node belongs to a ``Handle`` object: one object, one reference. Who is done with it
+calls ``release``; a Handle that is dropped releases itself. Either way the id is only queued: giving it back
+is the connection's business.
+
+Not here: who takes arrivals (``connection``).
+"""
+
+from __future__ import annotations
+
+import secrets
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from .body import decode
+from .call import Envelope
+from .descriptor import UnixFd
+
+CAPABILITY_PREFIX = "/org/bus1/cap/"
+
+
+def capability_path() -> str:
+    """A path that nobody can guess, for an object that some clients hold and others do not."""
+    return CAPABILITY_PREFIX + secrets.token_hex(16)
+
+
+class Handle:
+    """One reference to a node, released by ``release``, at the end of ``with``, or with its last user."""
+
+    __slots__ = ("__weakref__", "_release", "id", "path")
+
+    def __init__(self, number: int, release: Callable[[int], None]) -> None:
+        self.id = number
+        self.path: str | None = None
+        """How the object is written in bodies, once it came or went in one as a capability."""
+        self._release = weakref.finalize(self, release, number)
+        self._release.atexit = False
+
+    def release(self) -> None:
+        """Give the reference back; a second time does nothing."""
+        self._release()
+
+    def capability(self) -> tuple[str, int]:
+        """The path to write and the handle to send, to pass the object on."""
+        if self.path is None:
+            self.path = capability_path()
+        return self.path, self.id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"Handle({self.id:#x})"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message on its way to the receiver of its node; ``body`` is valid until the receiver returns."""
+
+    envelope: Envelope
+    body: memoryview
+    handles: tuple[Handle | None, ...]
+    """None for nodes that were dead on arrival (R-45)."""
+    fds: tuple[UnixFd, ...]
+    uid: int
+    gid: int
+    pid: int
+
+    def values(self) -> list[Any]:
+        """The body's values; RemoteProtocolError."""
+        envelope = self.envelope
+        return decode(
+            envelope.signature, self.body, envelope.endian, caps=envelope.caps, handles=self.handles,
+            fds=self.fds,
+        )
+
+    def discard(self) -> None:
+        """Give back all that came along."""
+        for handle in self.handles:
+            if handle is not None:
+                handle.release()
+        for fd in self.fds:
+            fd.close()

@@ -1,0 +1,351 @@
+"""interface: a D-Bus interface, declared once as a class, for the service and for its clients.
+
+Theory. ``class Clock(Interface, name="org.example.Clock1")`` lists methods, signals and properties with
+decorators. The class is the declaration for both sides: an instance (of it, or of a subclass that
+overrides members) is exported by a service; a client gets an instance that was made by ``proxy``, and
+whose members travel. Members look the same on both: ``await clock.now()`` calls, ``await clock.title``
+reads a property, ``await clock.title.set("x")`` sets it, ``await clock.ticked(now)`` emits (service only),
+``clock.ticked.subscribe()`` receives (client only). Names on the wire are CamelCase, in Python snake_case.
+
+A service is a table: ``interfaces_of(Clock)`` gives the specs with their ``members``, read from hints on
+first use. Dispatch, proxies and introspection all read these specs.
+
+Invariants. 1. A spec never changes. 2. An override in a subclass keeps name and signatures of the member
+that it overrides. 3. A mistake in a declaration is a TypeError, at the latest on first use of the class.
+
+Not here: what travels (``export``, ``proxy``), signatures of hints (``hints``), XML (``introspection``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from .members import (
+    InterfaceSpec,
+    MethodSpec,
+    Options,
+    PropertySpec,
+    SignalSpec,
+    method_spec,
+    property_spec,
+    signal_spec,
+)
+from .types import is_interface_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+I = TypeVar("I", bound="Interface")  # noqa: E741
+
+
+class Far(Protocol):
+    """The other end of a proxy; members are given with the name of their interface."""
+
+    async def invoke(self, interface: str, spec: MethodSpec, args: tuple[Any, ...]) -> Any:
+        """Call a method there."""
+
+    async def get(self, interface: str, spec: PropertySpec) -> Any:
+        """Read a property there."""
+
+    async def set(self, interface: str, spec: PropertySpec, value: Any) -> None:
+        """Set a property there."""
+
+    def subscribe(self, interface: str, spec: SignalSpec) -> AbstractAsyncContextManager[Any]:
+        """Receive a signal from there."""
+
+
+class Near(Protocol):
+    """One place where a service's object is exported."""
+
+    async def emit(self, interface: str, spec: SignalSpec, args: tuple[Any, ...]) -> None:
+        """Send a signal of the object."""
+
+    async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
+        """Tell subscribers that a property has a new value."""
+
+
+class Member:
+    """What the decorators leave in a class; ``interface`` is the class that declared it first."""
+
+    attribute: str = ""
+    interface: type[Interface]
+    _spec: MethodSpec | SignalSpec | PropertySpec | None = None
+
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        self.function = function
+        self.options = options
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.attribute = name
+
+    def spec(self) -> MethodSpec | SignalSpec | PropertySpec:
+        """This member of the interface that declared it."""
+        if self._spec is None:
+            members = spec_of(self.interface).members.values()
+            self._spec = next(spec for spec in members if spec.attribute == self.attribute)
+        return self._spec
+
+    def read(self) -> MethodSpec | SignalSpec | PropertySpec:
+        """The spec, from the declaration; TypeError."""
+        raise TypeError(f"{self.attribute} is neither method nor signal nor property")
+
+
+class Method(Member, Generic[P, R]):
+    """A method, made by ``@method``: awaiting a call of it gives the result, here or there."""
+
+    def read(self) -> MethodSpec:
+        """The spec, from the declaration; TypeError."""
+        return method_spec(self.function, self.attribute, self.options)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Interface, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: Interface | None, owner: type) -> Self | Callable[P, Coroutine[Any, Any, R]]:
+        if instance is None:
+            return self
+
+        async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if (far := instance.__far__) is None:
+                result = self.function(instance, *args, **kwargs)
+                return cast(R, await result if inspect.isawaitable(result) else result)
+            spec = cast(MethodSpec, self.spec())
+            return cast(R, await far.invoke(spec_of(self.interface).name, spec, spec.bind(args, kwargs)))
+
+        return call
+
+
+class Signal(Member, Generic[P]):
+    """A signal, made by ``@signal``."""
+
+    def read(self) -> SignalSpec:
+        """The spec, from the declaration; TypeError."""
+        return signal_spec(self.function, self.attribute, self.options)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Interface, owner: type) -> BoundSignal[P]: ...
+    def __get__(self, instance: Interface | None, owner: type) -> Self | BoundSignal[P]:
+        return self if instance is None else BoundSignal(self, instance)
+
+
+class BoundSignal(Generic[P]):
+    """A signal of one object: call it to emit (service), subscribe to receive (client)."""
+
+    def __init__(self, member: Signal[P], instance: Interface) -> None:
+        self._spec = cast(SignalSpec, member.spec())
+        self._interface = spec_of(member.interface).name
+        self._instance = instance
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Send the signal from every place where the object is exported; from none, do nothing."""
+        if self._instance.__far__ is not None:
+            raise TypeError(f"{self._spec.name} is emitted by its object, not by a proxy")
+        if kwargs or len(args) != len(self._spec.args):
+            raise TypeError(f"{self._spec.name} takes {len(self._spec.args)} positional arguments")
+        for near in tuple(self._instance.__near__):
+            await near.emit(self._interface, self._spec, args)
+
+    def subscribe(self) -> AbstractAsyncContextManager[Any]:
+        """``async with`` it for a stream of the arguments: the value of one, a tuple of several."""
+        if (far := self._instance.__far__) is None:
+            raise TypeError(f"{self._spec.name} is received through a proxy")
+        return far.subscribe(self._interface, self._spec)
+
+
+class Prop(Member, Generic[T]):
+    """A property, made by ``@prop``; ``@name.setter`` makes it writable."""
+
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        super().__init__(function, options)
+        self.assign: Callable[[Any, T], Any] | None = None
+
+    def setter(self, function: Callable[[Any, T], Any]) -> Callable[[Any, T], Any]:
+        """Decorator: what ``set`` does; give the function a name of its own."""
+        self.assign = function
+        return function
+
+    def read(self) -> PropertySpec:
+        """The spec, from the declaration; TypeError."""
+        return property_spec(
+            self.function, self.attribute, self.options, is_writable=self.assign is not None
+        )
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Interface, owner: type) -> BoundProperty[T]: ...
+    def __get__(self, instance: Interface | None, owner: type) -> Self | BoundProperty[T]:
+        return self if instance is None else BoundProperty(self, instance)
+
+
+class BoundProperty(Generic[T]):
+    """A property of one object: await it for its value."""
+
+    def __init__(self, member: Prop[T], instance: Interface) -> None:
+        self._member = member
+        self._spec = cast(PropertySpec, member.spec())
+        self._interface = spec_of(member.interface).name
+        self._instance = instance
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self.get().__await__()
+
+    async def get(self) -> T:
+        """The value."""
+        if (far := self._instance.__far__) is not None:
+            return cast(T, await far.get(self._interface, self._spec))
+        return cast(T, await _result(self._member.function(self._instance)))
+
+    async def set(self, value: T) -> None:
+        """Give it a value, and tell subscribers; AttributeError for a property without setter."""
+        if (far := self._instance.__far__) is not None:
+            await far.set(self._interface, self._spec, value)
+            return
+        if self._member.assign is None:
+            raise AttributeError(f"{self._spec.name} cannot be set")
+        await _result(self._member.assign(self._instance, value))
+        await self.changed()
+
+    async def changed(self) -> None:
+        """Tell subscribers that the service changed it, as its ``emits`` says."""
+        value = await self.get() if self._spec.emits == "true" else None
+        for near in tuple(self._instance.__near__):
+            await near.changed(self._interface, self._spec, value)
+
+
+class Interface:
+    """An object with D-Bus interfaces: exported by a service, or a proxy for one."""
+
+    __interface__: ClassVar[str] = ""
+    __far__: Far | None = None
+
+    def __init_subclass__(cls, *, name: str | None = None) -> None:
+        super().__init_subclass__()
+        if name is not None:
+            if not is_interface_name(name):
+                raise TypeError(f"{name!r} is no D-Bus interface name")
+            cls.__interface__ = name
+        for attribute, value in list(vars(cls).items()):
+            inherited = _inherited(cls, attribute)
+            if inherited is not None and inspect.isfunction(value) and not isinstance(inherited, Signal):
+                value = type(inherited)(value, inherited.options)
+                value.__set_name__(cls, attribute)
+                setattr(cls, attribute, value)
+            if isinstance(value, Member):
+                _place(cls, value, inherited)
+
+    @property
+    def __near__(self) -> list[Near]:
+        """Where this object is exported."""
+        near: list[Near] = self.__dict__.setdefault("__near__", [])
+        return near
+
+    def unreferenced(self) -> None:
+        """Called when nobody but the service holds this object any more; nothing by default."""
+
+
+def _inherited(cls: type, attribute: str) -> Member | None:
+    above = (vars(base).get(attribute) for base in cls.__mro__[1:])
+    found = next((value for value in above if value is not None), None)
+    return found if isinstance(found, Member) else None
+
+
+def _place(cls: type[Interface], member: Member, inherited: Member | None) -> None:
+    """A new member belongs to the interface that ``cls`` names, an override to the one it had."""
+    if inherited is not None:
+        member.interface = inherited.interface
+        if isinstance(member, Prop) and isinstance(inherited, Prop) and member.assign is None:
+            member.assign = inherited.assign
+        return
+    if "__interface__" not in vars(cls):
+        raise TypeError(f"{cls.__qualname__} adds {member.attribute}, but names no interface for it")
+    member.interface = cls
+
+
+def spec_of(cls: type[Interface]) -> InterfaceSpec:
+    """The interface that ``cls`` itself names; TypeError if a declaration cannot be read."""
+    spec = vars(cls).get("__spec__")
+    if spec is None:
+        members = {}
+        for member in vars(cls).values():
+            if isinstance(member, Member) and member.interface is cls:
+                read = member.read()
+                if read.name in members:
+                    raise TypeError(f"{cls.__qualname__} has two members {read.name}")
+                members[read.name] = read
+        doc = inspect.cleandoc(cls.__doc__ or "")
+        spec = InterfaceSpec(cls.__interface__, MappingProxyType(members), doc)
+        cls.__spec__ = spec  # type: ignore[attr-defined]
+    return cast(InterfaceSpec, spec)
+
+
+def interfaces_of(cls: type[Interface]) -> tuple[InterfaceSpec, ...]:
+    """Every interface of the objects of ``cls``, the most derived first."""
+    bases = (base for base in cls.__mro__ if issubclass(base, Interface))
+    return tuple(spec_of(base) for base in bases if vars(base).get("__interface__"))
+
+
+async def _result(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+class _AnyMethod(Protocol):
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Method[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
+
+
+@overload
+def method(function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Method[P, R]: ...
+@overload
+def method(function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
+@overload
+def method(
+    *, name: str | None = None, takes: str | None = None, gives: str | None = None, no_reply: bool = False,
+    deprecated: bool = False,
+) -> _AnyMethod: ...
+def method(
+    function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
+    gives: str | None = None, no_reply: bool = False, deprecated: bool = False,
+) -> Any:
+    """Decorator: a method. ``takes`` and ``gives`` are signatures, instead of hints."""
+    options = Options(name, takes, gives, no_reply, deprecated)
+    return Method(function, options) if function else lambda function: Method(function, options)
+
+
+@overload
+def signal(function: Callable[Concatenate[Any, P], Any], /) -> Signal[P]: ...
+@overload
+def signal(
+    *, name: str | None = None, takes: str | None = None, deprecated: bool = False
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Signal[P]]: ...
+def signal(
+    function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
+    deprecated: bool = False,
+) -> Any:
+    """Decorator: a signal; the function's parameters are its arguments, its body is never run."""
+    options = Options(name, takes, None, False, deprecated)
+    return Signal(function, options) if function else lambda function: Signal(function, options)
+
+
+@overload
+def prop(function: Callable[[Any], T], /) -> Prop[T]: ...
+@overload
+def prop(
+    *, name: str | None = None, gives: str | None = None, emits: str = "true", deprecated: bool = False
+) -> Callable[[Callable[[Any], T]], Prop[T]]: ...
+def prop(
+    function: Callable[..., Any] | None = None, /, *, name: str | None = None, gives: str | None = None,
+    emits: str = "true", deprecated: bool = False,
+) -> Any:
+    """Decorator: a property; ``emits`` is EmitsChangedSignal: true, invalidates, const, or false."""
+    options = Options(name, None, gives, False, deprecated, emits)
+    return Prop(function, options) if function else lambda function: Prop(function, options)

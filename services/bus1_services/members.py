@@ -1,0 +1,211 @@
+"""members: the table of an interface, what its methods, signals and properties look like on the wire.
+
+Theory. Specs are plain frozen data, read once from a declaration: names from the function's, types
+from hints or from signature strings. Several results are declared as ``tuple[A, B]``; one result that
+is a struct is ``Annotated[tuple[A, B], Signature("(..)")]``.
+
+Invariants. 1. The signature of a spec is that of its arguments, joined. 2. A declaration without readable
+types is a TypeError that names the function.
+
+Not here: the decorators (``interface``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from .caller import Caller
+from .hints import interface_in, signature_of
+from .types import is_member_name, split_signature
+
+EMITS = ("true", "invalidates", "const", "false")
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """An argument; ``interface`` is the class of a capability, if the hint says one."""
+
+    name: str
+    signature: str
+    interface: type | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """A method. ``caller`` is the parameter that takes the Caller."""
+
+    name: str
+    attribute: str
+    inputs: tuple[Arg, ...]
+    outputs: tuple[Arg, ...]
+    caller: str | None = None
+    no_reply: bool = False
+    deprecated: bool = False
+    doc: str = ""
+    parameters: inspect.Signature = field(default_factory=inspect.Signature, repr=False, compare=False)
+
+    @property
+    def signature(self) -> str:
+        """Of the arguments."""
+        return joined(self.inputs)
+
+    @property
+    def result(self) -> str:
+        """Of the results."""
+        return joined(self.outputs)
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values of the arguments in order; TypeError as for any call."""
+        bound = self.parameters.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return tuple(bound.arguments[arg.name] for arg in self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSpec:
+    """A signal."""
+
+    name: str
+    attribute: str
+    args: tuple[Arg, ...]
+    deprecated: bool = False
+    doc: str = ""
+
+    @property
+    def signature(self) -> str:
+        """Of the arguments."""
+        return joined(self.args)
+
+
+@dataclass(frozen=True, slots=True)
+class PropertySpec:
+    """A property; ``emits`` is D-Bus's EmitsChangedSignal."""
+
+    name: str
+    attribute: str
+    signature: str
+    is_writable: bool = False
+    emits: str = "true"
+    deprecated: bool = False
+    doc: str = ""
+    interface: type | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceSpec:
+    """An interface: its name and its members by D-Bus name, in the order of declaration."""
+
+    name: str
+    members: Mapping[str, MethodSpec | SignalSpec | PropertySpec]
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a decorator was told."""
+
+    name: str | None = None
+    takes: str | None = None
+    gives: str | None = None
+    no_reply: bool = False
+    deprecated: bool = False
+    emits: str = "true"
+
+
+def joined(args: tuple[Arg, ...]) -> str:
+    """The signature of several arguments."""
+    return "".join(arg.signature for arg in args)
+
+
+def camel_case(attribute: str) -> str:
+    """The D-Bus name of a Python name: ``get_machine_id`` is ``GetMachineId``."""
+    return "".join(word[:1].upper() + word[1:] for word in attribute.split("_"))
+
+
+def method_spec(function: Callable[..., Any], attribute: str, options: Options) -> MethodSpec:
+    """Read a method; TypeError."""
+    hints = _hints(function)
+    signature = inspect.signature(function)
+    caller = next((name for name, hint in hints.items() if hint is Caller and name != "return"), None)
+    parameters = [p for p in list(signature.parameters.values())[1:] if p.name != caller]
+    inputs = _args(function, parameters, hints, options.takes)
+    outputs = _results(function, hints, options.gives)
+    if options.no_reply and outputs:
+        raise TypeError(f"{function.__qualname__} has results, but nobody expects a reply")
+    return MethodSpec(
+        _wire_name(function, attribute, options), attribute, inputs, outputs, caller, options.no_reply,
+        options.deprecated, inspect.getdoc(function) or "", signature.replace(parameters=parameters),
+    )
+
+
+def signal_spec(function: Callable[..., Any], attribute: str, options: Options) -> SignalSpec:
+    """Read a signal; TypeError."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    args = _args(function, parameters, _hints(function), options.takes)
+    name = _wire_name(function, attribute, options)
+    return SignalSpec(name, attribute, args, options.deprecated, inspect.getdoc(function) or "")
+
+
+def property_spec(
+    getter: Callable[..., Any], attribute: str, options: Options, *, is_writable: bool
+) -> PropertySpec:
+    """Read a property; TypeError."""
+    outputs = _args_of(getter, [("", _hints(getter).get("return"))]) if options.gives is None else (
+        tuple(Arg("", part) for part in split_signature(options.gives))
+    )
+    if len(outputs) != 1 or options.emits not in EMITS:
+        raise TypeError(f"{getter.__qualname__} is not a property of one type that emits one of {EMITS}")
+    return PropertySpec(
+        _wire_name(getter, attribute, options), attribute, outputs[0].signature, is_writable, options.emits,
+        options.deprecated, inspect.getdoc(getter) or "", outputs[0].interface,
+    )
+
+
+def _wire_name(function: Callable[..., Any], attribute: str, options: Options) -> str:
+    name = options.name or camel_case(attribute)
+    if not is_member_name(name):
+        raise TypeError(f"{function.__qualname__}: {name!r} is no D-Bus member name")
+    return name
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"a hint of {function.__qualname__} cannot be read: {error}") from error
+
+
+def _args(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], hints: dict[str, Any],
+    takes: str | None,
+) -> tuple[Arg, ...]:
+    if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD, p.KEYWORD_ONLY} for p in parameters):
+        raise TypeError(f"{function.__qualname__}: arguments on the bus are positional")
+    if takes is None:
+        return _args_of(function, [(p.name, hints.get(p.name)) for p in parameters])
+    signatures = split_signature(takes)
+    if len(signatures) != len(parameters):
+        raise TypeError(f"{function.__qualname__} takes {len(parameters)} arguments, not {takes!r}")
+    return tuple(Arg(p.name, part) for p, part in zip(parameters, signatures, strict=True))
+
+
+def _results(function: Callable[..., Any], hints: dict[str, Any], gives: str | None) -> tuple[Arg, ...]:
+    if gives is not None:
+        return tuple(Arg("", part) for part in split_signature(gives))
+    hint = hints.get("return")
+    if hint in {None, NoneType}:
+        return ()
+    if get_origin(hint) is tuple:
+        return _args_of(function, [("", part) for part in get_args(hint)])
+    return _args_of(function, [("", hint)])
+
+
+def _args_of(function: Callable[..., Any], named: list[tuple[str, Any]]) -> tuple[Arg, ...]:
+    try:
+        return tuple(Arg(name, signature_of(hint), interface_in(hint)) for name, hint in named)
+    except TypeError as error:
+        raise TypeError(f"{function.__qualname__}: {error}") from error

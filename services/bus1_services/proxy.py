@@ -1,0 +1,280 @@
+"""remote: the client's end of an object: calls, properties, and streams of signals.
+
+Theory. A call takes a reply node along, and waits for what happens to it first: RETURN, ERROR, or
+NODE_RELEASE, which says that nobody can answer any more: NoReply, at once and without a timer. Then the
+node is destroyed, also if the caller was cancelled: a late answer finds nobody.
+
+A stream of signals is a node, too; services send to it while it exists. What has arrived and was
+not taken is bounded: a stream that falls behind ends with an error, it never loses a signal in silence.
+
+Invariants. 1. After a call its reply node is gone, however it ended. 2. Signals come in the order of the bus,
+across all sources of one stream. 3. After the end of its block a stream's node is gone.
+
+Not here: the typed face of a remote object (``interface``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
+
+from .body import Reference, Variant
+from .call import CallFlag, Kind
+from .errors import InvalidArgs, NoReply, from_name
+from .handle import Arrival, Handle
+from .members import Arg, MethodSpec, PropertySpec, SignalSpec
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+SIGNALS = "org.bus1.Signals1"
+STREAM_CAPACITY = 65536
+"""Signals that may wait in one stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: the values, and the handles beside them (None for dead ones)."""
+
+    signature: str
+    values: list[Any]
+    handles: tuple[Handle | None, ...]
+
+
+class PendingCall:
+    """The receiver of a reply node: the first thing that happens to it is the outcome."""
+
+    def __init__(self) -> None:
+        self._done = anyio.Event()
+        self._outcome: Answer | Exception | None = None
+
+    def arrived(self, arrival: Arrival) -> None:
+        """The answer."""
+        kind = arrival.envelope.kind
+        try:
+            values = arrival.values()
+        except RemoteProtocolError as error:
+            self._settle(error)
+            return
+        if kind is Kind.RETURN:
+            self._settle(Answer(arrival.envelope.signature, values, arrival.handles))
+        elif kind is Kind.ERROR:
+            text = values[0] if values and isinstance(values[0], str) else ""
+            self._settle(from_name(arrival.envelope.member, text))
+        else:
+            self._settle(RemoteProtocolError(f"a {kind.name} in place of an answer"))
+
+    def released(self) -> None:
+        """Nobody can answer any more."""
+        self._settle(NoReply("the callee is gone, or dropped the call"))
+
+    def lost(self, error: Bus1Error) -> None:
+        """The bus is gone."""
+        self._settle(error)
+
+    async def outcome(self) -> Answer:
+        """Wait for the answer, or raise what came in its place."""
+        await self._done.wait()
+        if isinstance(self._outcome, Answer):
+            return self._outcome
+        raise self._outcome or NoReply()
+
+    def _settle(self, outcome: Answer | Exception) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._done.set()
+
+
+class Remote:
+    """The node behind a handle, as something to call; what a proxy is made of."""
+
+    def __init__(self, connection: Connection, handle: Handle) -> None:
+        self.connection = connection
+        self.handle = handle
+
+    async def call(
+        self, interface: str, member: str, signature: str = "", values: Sequence[Any] = (), *,
+        handles: Sequence[int] = (), flags: int = 0,
+    ) -> Answer:
+        """Call a method. DBusError for an error answer and for NoReply; Disconnected if the node is gone."""
+        pending = PendingCall()
+        node = self.connection.node(pending)
+        try:
+            await self.connection.transmit(
+                [self.handle.id], Kind.CALL, signature, values, interface=interface, member=member,
+                flags=flags, reply=node, handles=handles,
+            )
+        except Exception:
+            self.connection.forget(node)
+            raise
+        except BaseException:
+            # Cancelled: nobody knows whether it was sent.
+            self.connection.retire(node)
+            raise
+        try:
+            return await pending.outcome()
+        finally:
+            self.connection.retire(node)
+
+    async def send(
+        self, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
+    ) -> None:
+        """Call a method without expecting an answer."""
+        await self.connection.transmit(
+            [self.handle.id], Kind.CALL, signature, values, interface=interface, member=member,
+            flags=CallFlag.NO_REPLY_EXPECTED,
+        )
+
+    # ---- what a proxy asks -------------------------------------------------------------------
+
+    async def invoke(self, interface: str, spec: MethodSpec, args: tuple[Any, ...]) -> Any:
+        """Call a method of an interface; its result, a tuple of several."""
+        if spec.no_reply:
+            await self.send(interface, spec.name, spec.signature, args)
+            return None
+        answer = await self.call(interface, spec.name, spec.signature, args)
+        if answer.signature != spec.result:
+            raise InvalidArgs(f"{spec.name} gives {spec.result!r}, the answer has {answer.signature!r}")
+        results = [self._adopt(arg, v) for arg, v in zip(spec.outputs, answer.values, strict=True)]
+        if not results:
+            return None
+        return results[0] if len(results) == 1 else tuple(results)
+
+    async def get(self, interface: str, spec: PropertySpec) -> Any:
+        """Read a property."""
+        answer = await self.call(PROPERTIES, "Get", "ss", (interface, spec.name))
+        value = answer.values[0] if answer.signature == "v" else None
+        if not isinstance(value, Variant) or value.signature != spec.signature:
+            raise InvalidArgs(f"{spec.name} should be a {spec.signature!r}, it is {answer.values!r}")
+        return self._adopt(Arg(spec.name, spec.signature, spec.interface), value.value)
+
+    async def set(self, interface: str, spec: PropertySpec, value: Any) -> None:
+        """Set a property."""
+        await self.call(PROPERTIES, "Set", "ssv", (interface, spec.name, Variant(spec.signature, value)))
+
+    @asynccontextmanager
+    async def subscribe(self, interface: str, spec: SignalSpec) -> AsyncIterator[SignalValues]:
+        """The arguments of one signal of this object."""
+        async with SignalStream(self.connection) as stream:
+            await stream.add(self.handle, interface, spec.name)
+            yield SignalValues(stream, spec)
+
+    def _adopt(self, arg: Arg, value: Any) -> Any:
+        """A capability as a proxy of the class that its hint names; None for one that is dead."""
+        if arg.interface is None or not isinstance(value, Reference):
+            return value
+        return None if value.handle is None else self.connection.proxy(arg.interface, value)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedSignal:
+    """One signal; ``source`` is the node of the object that emitted it, None if it is gone."""
+
+    source: Handle | None
+    interface: str
+    member: str
+    signature: str
+    values: list[Any]
+
+
+class SignalStream:
+    """Signals of any number of objects, in the order of the bus. ``async with`` it, ``add``, iterate."""
+
+    def __init__(self, connection: Connection, capacity: int = STREAM_CAPACITY) -> None:
+        self._connection = connection
+        self._capacity = capacity
+        self._waiting: deque[ReceivedSignal] = deque()
+        self._arrival = anyio.Event()
+        self._failure: Exception | None = None
+        self._node = connection.node(self)
+        self._is_known = False
+
+    async def add(self, handle: Handle, interface: str = "", member: str = "") -> None:
+        """Receive signals of the object behind ``handle``; empty names stand for all. DBusError."""
+        remote = Remote(self._connection, handle)
+        await remote.call(SIGNALS, "Subscribe", "ss", (interface, member), handles=[self.share()])
+
+    def share(self) -> int:
+        """The stream's node, to be sent to somebody who will emit to it."""
+        self._is_known = True
+        return self._node
+
+    def arrived(self, arrival: Arrival) -> None:
+        """A signal."""
+        envelope = arrival.envelope
+        try:
+            if envelope.kind is not Kind.SIGNAL:
+                raise RemoteProtocolError(f"a {envelope.kind.name} in place of a signal")
+            values = arrival.values()
+        except RemoteProtocolError:
+            # Whoever holds this node may send rubbish to it; the others' signals go on.
+            arrival.discard()
+            return
+        if len(self._waiting) >= self._capacity:
+            self._fail(QuotaExceeded(f"{self._capacity} signals wait to be taken"))
+            arrival.discard()
+        elif self._failure is None:
+            source = arrival.handles[0] if arrival.handles else None
+            self._waiting.append(
+                ReceivedSignal(source, envelope.interface, envelope.member, envelope.signature, values)
+            )
+            self._arrival.set()
+
+    def released(self) -> None:
+        """Nobody holds the stream's node: no signal can come."""
+        self._fail(NoReply("the objects of this stream are gone"))
+
+    def lost(self, error: Bus1Error) -> None:
+        """The bus is gone."""
+        self._fail(error)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ReceivedSignal:
+        while not self._waiting:
+            if self._failure is not None:
+                raise self._failure
+            self._arrival = anyio.Event()
+            await self._arrival.wait()
+        return self._waiting.popleft()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._is_known:
+            self._connection.retire(self._node)
+        else:
+            self._connection.forget(self._node)
+
+    def _fail(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._arrival.set()
+
+
+class SignalValues:
+    """The arguments of one kind of signal: the value of one, a tuple of several."""
+
+    def __init__(self, stream: SignalStream, spec: SignalSpec) -> None:
+        self._stream = stream
+        self._spec = spec
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        async for received in self._stream:
+            if received.member == self._spec.name and received.signature == self._spec.signature:
+                values = received.values
+                return values[0] if len(values) == 1 else tuple(values)
+        raise StopAsyncIteration

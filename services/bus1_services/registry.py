@@ -1,0 +1,148 @@
+"""registry: the client of the registry, where names lead to nodes.
+
+Theory. The registry is an ordinary object with ordinary methods, ``org.bus1.Registry1``; its handle is what
+the default endpoint grants. It is called by hand instead of through an interface class, because handles
+travel beside the bodies of its methods, not in them.
+
+Not here: the registry itself (the bridge has it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from bus1.core.api import SendFlag
+from bus1.errors import RemoteProtocolError
+
+from . import seed
+from .handle import Handle
+from .interface import Interface
+from .proxy import Answer, Remote, SignalStream
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .export import Export
+
+INTERFACE = "org.bus1.Registry1"
+I = TypeVar("I", bound=Interface)  # noqa: E741
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What Publish answers: the own unique name, a RequestName result per name, the emitter."""
+
+    unique: str
+    results: tuple[int, ...]
+    emitter: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a name: its unique name, and its root node."""
+
+    unique: str
+    root: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class NameOwnerChanged:
+    """A name went from one unique name to another; empty for nobody."""
+
+    name: str
+    old: str
+    new: str
+
+
+class Registry:
+    """The registry behind a granted handle. Errors are DBusError, with D-Bus's names."""
+
+    def __init__(self, connection: Connection, handle: Handle) -> None:
+        self._connection = connection
+        self._remote = Remote(connection, handle)
+
+    async def publish(
+        self, title: str, names: Mapping[str, int], objects: Mapping[str, Interface]
+    ) -> Published:
+        """Pin the seed document (names with RequestName flags, objects by path), and publish it."""
+        exports = {path: self._connection.export(target) for path, target in objects.items()}
+        document = seed.SeedDocument(
+            title, tuple(names.items()), tuple((path, e.interfaces_xml()) for path, e in exports.items())
+        )
+        nodes = [self._connection.root.node, *(export.node for export in exports.values())]
+        for export in exports.values():
+            export.is_published = True
+        await self._connection.peer.send([], seed.encode(document), nodes, flags=SendFlag.SEED)
+        answer = await self._call(
+            "Publish", "sau", seed.SIGNATURE, (title, document.names, document.objects), handles=nodes
+        )
+        emitter = _handle(answer)
+        self._unpublish(keep=exports.values())
+        for export in exports.values():
+            export.emitter = emitter
+            self._connection.published.append(export)
+        return Published(answer.values[0], tuple(answer.values[1]), emitter)
+
+    async def withdraw(self, *names: str) -> list[int]:
+        """Give up names, with a ReleaseName result each; without names, give up all, objects included."""
+        results: list[int] = (await self._call("Withdraw", "au", "as", (list(names),))).values[0]
+        if not names:
+            self._unpublish()
+        return results
+
+    async def resolve(self, name: str) -> Owner:
+        """The owner of a name; NameHasNoOwner."""
+        answer = await self._call("Resolve", "s", "s", (name,))
+        return Owner(answer.values[0], _handle(answer))
+
+    async def derive(self, root: Handle, path: str) -> Handle:
+        """The node of an object of the owner whose root this is; UnknownObject."""
+        return _handle(await self._call("Derive", "", "o", (path,), handles=[root.id]))
+
+    async def names(self) -> list[str]:
+        """All names on the bus, unique ones too."""
+        found: list[str] = (await self._call("List", "as")).values[0]
+        return found
+
+    async def proxy(self, interface: type[I], name: str, path: str) -> I:
+        """A proxy for an object of the owner of ``name``; NameHasNoOwner, UnknownObject."""
+        owner = await self.resolve(name)
+        with owner.root:
+            handle = await self.derive(owner.root, path)
+        return self._connection.proxy(interface, handle)
+
+    @asynccontextmanager
+    async def watch(self, name: str = "") -> AsyncIterator[AsyncIterator[NameOwnerChanged]]:
+        """Changes of the owner of ``name`` (empty: of all names), from now on."""
+        async with SignalStream(self._connection) as stream:
+            await self._call("Watch", "", "s", (name,), handles=[stream.share()])
+            yield _changes(stream)
+
+    def _unpublish(self, keep: Collection[Export] = ()) -> None:
+        for export in self._connection.published:
+            export.emitter = None
+            export.is_published = export in keep
+        self._connection.published.clear()
+
+    async def _call(
+        self, member: str, result: str, signature: str = "", values: Sequence[object] = (), *,
+        handles: Sequence[int] = (),
+    ) -> Answer:
+        answer = await self._remote.call(INTERFACE, member, signature, values, handles=handles)
+        if answer.signature != result:
+            raise RemoteProtocolError(f"{member} of the registry answers {answer.signature!r}")
+        return answer
+
+
+def _handle(answer: Answer) -> Handle:
+    if not answer.handles or answer.handles[0] is None:
+        raise RemoteProtocolError("the registry answered without the handle")
+    return answer.handles[0]
+
+
+async def _changes(stream: SignalStream) -> AsyncIterator[NameOwnerChanged]:
+    async for received in stream:
+        if received.interface == INTERFACE and received.signature == "sss":
+            yield NameOwnerChanged(*received.values)

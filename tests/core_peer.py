@@ -1,0 +1,156 @@
+"""core_peer: a bus inside the test, so that services can be tested without sockets.
+
+Theory. ``CoreBus`` is a real Core; ``CorePeer`` has the methods of ``bus1.aio.Peer`` that services use, each a
+command of that Core, after which whoever turned readable is woken. Descriptors travel as duplicates.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, cast
+
+import anyio
+from bus1_services.connection import Connection, attach
+from bus1_services.handle import Handle
+
+from bus1.aio import Peer
+from bus1.core.api import Buffer, Credentials, Message, RecvFlag
+from bus1.core.bus import Core
+from bus1.descriptors import Fds
+from bus1.errors import BusGone, WouldBlock
+from bus1.memory import HeapMemory
+from bus1.received import ReceivedMessage
+
+ME = Credentials(os.getuid(), os.getgid(), os.getpid())
+
+
+class CoreBus:
+    """A Core and the peers on it."""
+
+    def __init__(self) -> None:
+        self.core = Core()
+        self.peers: dict[int, CorePeer] = {}
+
+    def settle(self) -> None:
+        """What an edge does after every command."""
+        for number in self.core.take_woken():
+            self.peers[number].readable.set()
+        for fd in self.core.take_freed_fds():
+            os.close(fd)
+
+    def peer(self) -> CorePeer:
+        """A new peer."""
+        peer = CorePeer(self)
+        self.peers[peer.number] = peer
+        return peer
+
+    def is_clean(self) -> bool:
+        """No charge is left, apart from the seeds of peers that live."""
+        return all(not any(user["used"]) for user in self.core.snapshot()["users"])
+
+
+class CorePeer:
+    """One peer; every method is one command."""
+
+    def __init__(self, bus: CoreBus) -> None:
+        self.bus = bus
+        self.memory = HeapMemory()
+        self.number = bus.core.peer_new(os.getuid(), self.memory)
+        self.granted: tuple[int, ...] = ()
+        self.readable = anyio.Event()
+        self.is_gone = False
+        self.sent: list[tuple[list[int], list[int]]] = []
+
+    async def send(
+        self, destinations: Sequence[int], payload: Sequence[Buffer] = (), handles: Sequence[int] = (),
+        fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (),
+    ) -> list[int]:
+        await self._turn()
+        copies = [os.dup(fd) for fd in fds]
+        self.sent.append((list(destinations), list(optional)))
+        parts = [payload] if isinstance(payload, bytes) else list(payload)
+        try:
+            slots = self.bus.core.send(
+                self.number, destinations, [bytes(part) for part in parts], handles, copies, flags=flags,
+                optional=optional, credentials=ME,
+            )
+        except BaseException:
+            Fds(copies).close()
+            raise
+        self.bus.settle()
+        return slots
+
+    async def recv(self, *, install_fds: bool = True, flags: int = 0) -> ReceivedMessage:
+        while True:
+            await self._turn()
+            try:
+                message = self.bus.core.recv(self.number, RecvFlag.INSTALL_FDS | flags)
+            except WouldBlock:
+                self.readable = anyio.Event()
+                await self.readable.wait()
+                continue
+            return self._received(message)
+
+    async def release(self, handle: int) -> None:
+        await self._turn()
+        self.bus.core.handle_release(self.number, handle)
+        self.bus.settle()
+
+    async def transfer(self, handle: int, destination: Any = None) -> int:
+        await self._turn()
+        other = self if destination is None else destination
+        number = self.bus.core.handle_transfer(self.number, handle, other.number)
+        self.bus.settle()
+        return number
+
+    async def destroy(self, nodes: Sequence[int], flags: int = 0) -> None:
+        await self._turn()
+        self.bus.core.node_destroy(self.number, nodes, flags)
+        self.bus.settle()
+
+    def disconnect(self) -> None:
+        """End the peer; who waits on it sees the bus gone."""
+        if not self.is_gone:
+            self.is_gone = True
+            self.bus.core.peer_disconnect(self.number)
+            self.readable.set()
+            self.bus.settle()
+
+    async def _turn(self) -> None:
+        await anyio.sleep(0)
+        if self.is_gone:
+            raise BusGone("the peer has ended")
+
+    def _received(self, message: Message) -> ReceivedMessage:
+        payload = b"".join(self.memory.read(message.offset))
+        fds = [os.dup(fd) for fd in message.fds]
+        self.bus.settle()
+        return ReceivedMessage(
+            message.type, message.flags, message.destination, message.uid, message.gid, message.pid, 0,
+            message.offset, message.n_bytes, message.handles, Fds(fds), None, message.size,
+            memoryview(payload), self._give_back if message.size else None,
+        )
+
+    def _give_back(self, message: ReceivedMessage) -> None:
+        if not self.is_gone:
+            self.bus.core.slice_release(self.number, message.offset)
+
+
+@asynccontextmanager
+async def connections(bus: CoreBus, n: int) -> AsyncIterator[list[Connection]]:
+    """Several connections to one bus; their peers end with the block."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(n):
+            peer = bus.peer()
+            stack.callback(peer.disconnect)
+            made.append(await stack.enter_async_context(attach(cast(Peer, peer))))
+        yield made
+
+
+async def introduce(service: Connection, client: Connection, target: Any) -> Handle:
+    """Give ``client`` a handle to an object of ``service``, as a registry would."""
+    export = service.export(target)
+    return client.handle(await cast(Any, service.peer).transfer(export.node, client.peer))
