@@ -46,6 +46,7 @@ CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 NO_REPLY_EXPECTED, NO_AUTO_START, ALLOW_INTERACTIVE_AUTHORIZATION = 1, 2, 4
 MAX_MESSAGE = 1 << 27
 VERSION = 1
+# a client library talks to itself under these; no message of the bus has them
 LOCAL_INTERFACE = "org.freedesktop.DBus.Local"
 LOCAL_PATH = "/org/freedesktop/DBus/Local"
 UNKNOWN_FIELDS_BUDGET = 1 << 20
@@ -120,8 +121,8 @@ class _Field:
 FIELDS: dict[int, _Field] = {
     field.code: field
     for field in (
-        _Field(1, "path", "o", is_object_path),
-        _Field(2, "interface", "s", is_interface_name),
+        _Field(1, "path", "o", lambda path: path != LOCAL_PATH and is_object_path(path)),
+        _Field(2, "interface", "s", lambda name: name != LOCAL_INTERFACE and is_interface_name(name)),
         _Field(3, "member", "s", is_member_name),
         _Field(4, "error_name", "s", is_error_name),
         _Field(5, "reply_serial", "u"),
