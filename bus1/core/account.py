@@ -135,9 +135,14 @@ class Flow:
         if account.used[resource] + amount > account.limits[resource]:
             raise QuotaExceeded(f"{RESOURCES[resource]} of the receiving peer: {amount} more")
         user = account.user
-        claim = self.user_share[resource] + 2 * self.peer_share[resource] + 4 * amount
-        if claim > user.limits[resource] - user.used[resource]:
-            raise QuotaExceeded(f"{RESOURCES[resource]} of uid {user.uid} for uid {self.uid}: {amount} more")
+        left = user.limits[resource] - user.used[resource]
+        share = self.user_share[resource]
+        if exceeds_peer_quota(left, share, self.peer_share[resource], amount):
+            which = "user" if exceeds_user_quota(left, share, amount) else "peer"
+            raise QuotaExceeded(
+                f"{RESOURCES[resource]}, {which} quota: uid {self.uid} has {share} of uid {user.uid}'s, "
+                f"{left} are left, {amount} wanted"
+            )
 
     def book(self, handles: int, size: int, fds: int) -> None:
         """One message more."""
@@ -249,6 +254,16 @@ class Ledger:
         self.configured[uid] = limits
         if uid in self.users:
             self.users[uid].limits = ceilings(limits)
+
+
+def exceeds_user_quota(left: int, share: int, amount: int) -> bool:
+    """Q-4: the sending user would pass half of what no other user consumes of the receiving user."""
+    return share + 2 * amount > left
+
+
+def exceeds_peer_quota(left: int, share: int, here: int, amount: int) -> bool:
+    """Q-6: the same for the receiving peer; ``here`` is the part of ``share`` that lies at this peer."""
+    return share + 2 * here + 4 * amount > left
 
 
 def ceilings(limits: Limits) -> list[int]:
