@@ -1,0 +1,185 @@
+"""connection: one D-Bus connection as bytes in, messages, bytes out.
+
+Theory. A connection authenticates, then sends messages. Bytes that came in wait in one buffer, which
+grows with what really arrived, never with what a header announces; descriptors wait beside it until
+the message that claims them is complete. A complete frame becomes ``Incoming``: its header is checked
+at once, its body in steps, so that a large one takes many turns.
+
+Output has no queue here. What is kept is how much of the first item has been written: that item is an
+authentication line, a message that stands for a notification, or the front of the hosted queue in Core.
+
+Invariants. 1. Every descriptor that came in is in ``fds``, in ``incoming``, or has been given away.
+2. After a RemoteProtocolError the connection is of no further use.
+
+Not here: what messages mean (router), sockets (loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bus1.core.api import Buffer
+from bus1.errors import RemoteProtocolError
+
+from .. import wire
+from ..sasl import ServerAuth
+from ..walk import BodyCheck
+from .limits import BusLimits
+from .tables import LegacyParty
+
+CHUNK = 64 << 10
+"""Bytes to ask the socket for when nothing is known of what comes."""
+LARGE_CHUNK = 1 << 20
+"""The most to ask for in one go within a large message."""
+_FIXED_HEADER = 16
+
+
+@dataclass(slots=True)
+class Incoming:
+    """One complete frame with its descriptors; ``check`` is the unfinished check of its body."""
+
+    message: Buffer
+    header: wire.Header
+    fds: tuple[int, ...]
+    check: BodyCheck | None
+
+    @property
+    def body(self) -> memoryview:
+        """The body as it lies."""
+        return memoryview(self.message)[self.header.header_length :]
+
+
+class Connection:
+    """The state of one connection, apart from its party and its hosted peer."""
+
+    def __init__(self, party: LegacyParty, auth: ServerAuth, limits: BusLimits, now: float) -> None:
+        self.party = party
+        self.auth: ServerAuth | None = auth
+        self.accepted = now
+        self.incoming: Incoming | None = None
+        self.fds: list[int] = []
+        self.fds_since = 0.0
+        """When the oldest of ``fds`` came."""
+        self.lines = bytearray()
+        """Answers of the authentication, not yet written."""
+        self.notice = b""
+        """A message in place of a notification, being written; it goes before the queue."""
+        self.offset = 0
+        """Bytes written of the notice or, without one, of the queue's first message."""
+        self.has_ended = False
+        """The client sends nothing more."""
+        self.is_deaf = False
+        """The client receives nothing more."""
+        self.is_ending = False
+        """Closed by the bus as soon as the output is written."""
+        self._limits = limits
+        self._buffer = bytearray()
+        self._start = 0
+
+    def take(self, data: bytes, fds: Sequence[int], now: float) -> None:
+        """Bytes of one recvmsg; ownership of the descriptors passes. RemoteProtocolError."""
+        if fds:
+            if not self.fds:
+                self.fds_since = now
+            self.fds.extend(fds)
+            if len(self.fds) > self._limits.max_message_unix_fds:
+                raise RemoteProtocolError(f"{len(self.fds)} descriptors are pending")
+        if self.auth is None:
+            self._buffer += data
+        else:
+            self._authenticate(self.auth, data)
+        if self.fds and self.auth is None and not self.party.takes_fds:
+            raise RemoteProtocolError("descriptors came without negotiation")
+
+    def advance(self, budget: int) -> tuple[Incoming | None, int]:
+        """The next complete and checked message, and the bytes of the budget that were used.
+
+        None: there is none yet, or the budget is used up (then ``incoming`` is set)."""
+        if self.auth is not None:
+            return None, 0
+        if self.incoming is None:
+            self.incoming = self._next_frame()
+            if self.incoming is None:
+                return None, 0
+        incoming = self.incoming
+        used = incoming.header.header_length
+        if incoming.check is not None:
+            if not incoming.check.step(max(1, budget - used)):
+                return None, budget
+            incoming.check = None
+            used += incoming.header.body_length
+        self.incoming = None
+        return incoming, used
+
+    def hold(self, incoming: Incoming) -> None:
+        """The message can't go on now: ``advance`` gives it again."""
+        self.incoming = incoming
+
+    def wanted(self) -> int:
+        """How many bytes to ask the socket for."""
+        available = len(self._buffer) - self._start
+        length = wire.frame_length(bytes(self._buffer[self._start : self._start + _FIXED_HEADER]))
+        if length is None or length <= max(CHUNK, available):
+            return CHUNK
+        return min(length - available, LARGE_CHUNK)
+
+    def is_within_message(self) -> bool:
+        """Some bytes of an incomplete message are here."""
+        return len(self._buffer) > self._start
+
+    def take_descriptors(self) -> list[int]:
+        """All descriptors that are still here; the caller owns them."""
+        fds, self.fds = self.fds, []
+        if self.incoming is not None:
+            fds.extend(self.incoming.fds)
+            self.incoming.fds = ()
+        return fds
+
+    def _authenticate(self, auth: ServerAuth, data: bytes) -> None:
+        self.lines += auth.feed(data)
+        if auth.done:
+            self.auth = None
+            self.party.takes_fds = auth.takes_fds
+            self._buffer += auth.rest
+
+    def _next_frame(self) -> Incoming | None:
+        start = self._start
+        length = wire.frame_length(bytes(self._buffer[start : start + _FIXED_HEADER]))
+        if length is None:
+            self._compact()
+            return None
+        if length > self._limits.max_message_size:
+            raise RemoteProtocolError(f"a message of {length} bytes")
+        available = len(self._buffer) - start
+        if length > available:
+            self._compact()
+            return None
+        message: Buffer
+        if start == 0 and length == available > CHUNK:
+            # no copy: the buffer itself is the message from now on
+            message, self._buffer = self._buffer, bytearray()
+        else:
+            message = bytes(self._buffer[start : start + length])
+            self._start = start + length
+            if length == available:
+                self._compact()
+        return self._check(message)
+
+    def _check(self, message: Buffer) -> Incoming:
+        header = wire.parse(message)
+        n_fds = header.unix_fds
+        if n_fds > self._limits.max_message_unix_fds:
+            raise RemoteProtocolError(f"{n_fds} descriptors in one message")
+        if n_fds > len(self.fds):
+            raise RemoteProtocolError(f"{n_fds} descriptors announced, {len(self.fds)} came")
+        fds = tuple(self.fds[:n_fds])
+        incoming = Incoming(message, header, fds, None)
+        incoming.check = BodyCheck(header.signature, incoming.body, header.endian, n_fds)
+        del self.fds[:n_fds]
+        return incoming
+
+    def _compact(self) -> None:
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0

@@ -1,0 +1,264 @@
+"""delivery: the one door from the Switch into Core's queues.
+
+Theory. ``Delivery`` is the ``Post`` of docs/design.md §6: router, driver, gateway and registry hand
+finished D-Bus messages to it as parcels, and it makes one Core transaction of them. It speaks for the
+bus itself (errors, NameOwnerChanged and its kin), knows who receives a broadcast, counts what was
+not delivered, and carries out the one step of a disconnect. A message of the bus is a parcel of the bus
+peer to the root node of the reader, so a snapshot shows it like any other.
+
+Invariants. 1. Every message to a D-Bus client went through ``core.route``. 2. Serials of the bus count
+1, 2, 3 … per connection. 3. ``forget`` leaves nothing of a party in the tables.
+
+Not here: the meaning of messages (router, driver, gateway), and who may queue how much (flow).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Protocol
+
+from bus1.core.api import Buffer, Credentials, Parcel
+
+from .. import walk, wire
+from ..match import MatchInput
+from ..names import Change
+from .effects import CloseDescriptors, Effect, Refused, Wake
+from .flow import Flow, Kind, Verdict, allocated
+from .limits import BusLimits
+from .tables import LegacyParty, NativeParty, Party, Tables
+
+DRIVER_NAME = "org.freedesktop.DBus"
+DRIVER_PATH = "/org/freedesktop/DBus"
+CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
+NO_REPLY_EXPECTED = 1
+NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
+GONE = "Message recipient disconnected from message bus without replying"
+NOT_REGISTERED = ":not.active.yet"
+"""Destination of what the bus says to a client before its Hello."""
+
+_SERIAL = Struct("<I")
+_REFUSED_KEYS = 1024
+"""Records of undelivered messages that are kept apart until the next turn."""
+
+
+class Watchers(Protocol):
+    """Who follows names without being a D-Bus client: the registry's watchers."""
+
+    def names_changed(self, changes: Sequence[Change]) -> None:
+        """Tell them; called right after NameOwnerChanged was queued for the same changes."""
+
+
+class Delivery:
+    """Parcels into Core, on behalf of clients and of the bus."""
+
+    def __init__(self, tables: Tables, limits: BusLimits | None = None) -> None:
+        self.tables = tables
+        self.limits = limits or BusLimits()
+        self.flow = Flow(tables.core, self.limits)
+        self.now = 0.0
+        """The time of the current turn: set by whoever drives the bus before anything else happens."""
+        self.watchers: Watchers | None = None
+        self.eavesdroppers: set[int] = set()
+        """Peers that added a rule with eavesdrop='true'."""
+        self.effects: list[Effect] = []
+        self._refused: Counter[tuple[str, str, str]] = Counter()
+
+    # ---- parcels ---------------------------------------------------------------------------------
+
+    def transmit(
+        self, sender: Party | None, parcels: Sequence[Parcel], fds: Sequence[int] = (),
+        *, credentials: Credentials | None = None,
+    ) -> list[int]:
+        """One transaction; None stands for the bus. Returns Core's slots, 0 or -errno.
+
+        ``credentials`` are those of this send, where the kernel gave new ones. Raises what
+        ``core.route`` raises (a mandatory parcel failed); then ``fds`` stay the caller's."""
+        tables = self.tables
+        peer = tables.bus_peer if sender is None else sender.peer
+        if credentials is None:
+            credentials = tables.bus_credentials if sender is None else sender.credentials
+        for parcel in parcels:
+            size = allocated(sum(map(len, parcel.parts)))
+            self.flow.delivering(parcel.node[0], size, self.now)
+        slots = tables.core.route(peer, parcels, fds, credentials=credentials)
+        kind = "bus" if sender is None else "broadcast"
+        for parcel, slot in zip(parcels, slots, strict=True):
+            if slot:
+                self._count(sender, tables.parties.get(parcel.node[0]), kind)
+        return slots
+
+    def discard(self, fds: Iterable[int]) -> None:
+        """Descriptors of a message that goes nowhere: have them closed."""
+        numbers = tuple(fds)
+        if numbers:
+            self.effects.append(CloseDescriptors(numbers))
+
+    def wake(self, connection: int) -> None:
+        """The connection has output that is not in its queue."""
+        self.effects.append(Wake(connection))
+
+    def admits(self, sender: Party, reader: Party, size: int, kind: int, now: float) -> Verdict:
+        """What becomes of a message of ``size`` (see ``flow.allocated``); a message that is not
+        delivered is counted here."""
+        if isinstance(reader, NativeParty):
+            self.flow.look_at_native(reader.peer, now)
+        verdict = self.flow.admits(
+            sender.peer, reader.peer, size, Kind(kind), now, pausable=self._may_wait(sender)
+        )
+        if verdict in (Verdict.DROP, Verdict.REFUSE):
+            self._count(sender, reader, Kind(kind).name.lower())
+        return verdict
+
+    def take_refused(self) -> list[Refused]:
+        """What was not delivered since the last call, summed up per sender, reader and kind."""
+        records = [Refused(*key, count) for key, count in self._refused.items()]
+        self._refused.clear()
+        return records
+
+    def receivers(self, sender: Party, header: wire.Header, body: Buffer) -> list[LegacyParty]:
+        """D-Bus clients whose match rules fit the message: of a unicast, those who eavesdrop."""
+        message = MatchInput(
+            type=header.type,
+            sender=sender.unique,
+            sender_names=self.tables.names.primary(sender.peer),
+            path=header.path,
+            interface=header.interface,
+            member=header.member,
+            destination=header.destination,
+            arguments=lambda: walk.arguments(header.signature, body, header.endian),
+        )
+        return self._matching(message)
+
+    # ---- the bus speaks --------------------------------------------------------------------------
+
+    def send_from_bus(
+        self, to: LegacyParty, type: int, *, path: str | None = None, interface: str | None = None,
+        member: str | None = None, error_name: str | None = None, reply_serial: int = 0,
+        signature: str = "", body: bytes = b"", anonymous: bool = False,
+    ) -> None:
+        """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out."""
+        serial = self.next_serial(to)
+        message = wire.build(
+            type, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body), path=path,
+            interface=interface, member=member, error_name=error_name, reply_serial=reply_serial,
+            destination=None if anonymous else to.unique or NOT_REGISTERED,
+            sender=None if anonymous else DRIVER_NAME, signature=signature,
+        ) + body
+        self.transmit(None, [Parcel((to.peer, 0), (message,), mandatory=False)])
+
+    def send_error(
+        self, to: LegacyParty, header: wire.Header, name: str, text: str, *, anonymous: bool = False
+    ) -> None:
+        """The bus's error reply to the message with this header."""
+        self.send_from_bus(
+            to, ERROR, error_name=name, reply_serial=header.serial, signature="s",
+            body=wire.marshal("s", text), anonymous=anonymous,
+        )
+
+    def send_no_reply(self, to: LegacyParty, serial: int, text: str) -> None:
+        """The NoReply that was reserved with the call ``serial`` of this client."""
+        self.send_from_bus(
+            to, ERROR, error_name=NO_REPLY, reply_serial=serial, signature="s", body=wire.marshal("s", text)
+        )
+
+    def next_serial(self, to: LegacyParty) -> int:
+        """The next serial of the bus towards this client; never 0."""
+        serial = to.next_serial
+        to.next_serial = serial + 1 if serial < 0xFFFF_FFFF else 1
+        return serial
+
+    # ---- names -----------------------------------------------------------------------------------
+
+    def announce(self, party: Party) -> None:
+        """NameOwnerChanged for the party's unique name, once."""
+        if not party.announced:
+            party.announced = True
+            self.name_changes([Change(party.unique, None, party.peer)])
+
+    def name_changes(self, changes: Sequence[Change], leaving: Party | None = None) -> None:
+        """NameLost, NameOwnerChanged, NameAcquired for each change, in the reference's order.
+
+        ``leaving`` is a party that hears nothing any more."""
+        for change in changes:
+            old, new = self._party(change.old), self._party(change.new)
+            if isinstance(old, LegacyParty) and old is not leaving:
+                self._tell(old, "NameLost", change.name)
+            self._broadcast_change(change.name, old, new)
+            if self.watchers is not None:
+                self.watchers.names_changed([change])
+            if isinstance(new, LegacyParty):
+                self._tell(new, "NameAcquired", change.name)
+
+    def forget(self, party: Party) -> None:
+        """The one step of a disconnect, for both kinds of party; nothing if it is gone already."""
+        tables, peer = self.tables, party.peer
+        if tables.parties.get(peer) is not party:
+            return
+        tables.matches.drop(peer)
+        self.eavesdroppers.discard(peer)
+        changes = tables.names.drop(peer)
+        if party.unique:
+            tables.matches.forget_name(party.unique)
+        if party.announced:
+            changes.append(Change(party.unique, peer, None))
+        self.name_changes(changes, leaving=party)
+        del tables.parties[peer]
+        tables.unique.pop(party.unique, None)
+        self.flow.forget(peer)
+        tables.core.peer_disconnect(peer)
+        for caller, serial in tables.replies.drop(peer)[1]:
+            waiting = tables.parties.get(caller)
+            if isinstance(waiting, LegacyParty):
+                self.send_no_reply(waiting, serial, GONE)
+
+    def _tell(self, to: LegacyParty, member: str, name: str) -> None:
+        self.send_from_bus(
+            to, SIGNAL, path=DRIVER_PATH, interface=DRIVER_NAME, member=member, signature="s",
+            body=wire.marshal("s", name),
+        )
+
+    def _broadcast_change(self, name: str, old: Party | None, new: Party | None) -> None:
+        arguments = (name, old.unique if old else "", new.unique if new else "")
+        member = "NameOwnerChanged"
+        receivers = self._matching(MatchInput(
+            type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
+            arguments=lambda: arguments,
+        ))
+        if not receivers:
+            return
+        body = wire.marshal("sss", *arguments)
+        message = wire.build(
+            SIGNAL, flags=NO_REPLY_EXPECTED, serial=1, body_length=len(body), path=DRIVER_PATH,
+            interface=DRIVER_NAME, member=member, sender=DRIVER_NAME, signature="sss",
+        ) + body
+        self.transmit(None, [
+            Parcel(
+                (party.peer, 0), (message[:8] + _SERIAL.pack(self.next_serial(party)) + message[12:],),
+                mandatory=False,
+            )
+            for party in receivers
+        ])
+
+    def _matching(self, message: MatchInput) -> list[LegacyParty]:
+        parties = self.tables.parties
+        found = (parties.get(owner) for owner in self.tables.matches.receivers(message))
+        return [party for party in found if isinstance(party, LegacyParty)]
+
+    def _party(self, peer: int | None) -> Party | None:
+        return None if peer is None else self.tables.parties.get(peer)
+
+    def _may_wait(self, sender: Party) -> bool:
+        return (
+            isinstance(sender, LegacyParty)
+            and not sender.native_calls
+            and not self.tables.replies.awaited_from(sender.peer)
+        )
+
+    def _count(self, sender: Party | None, reader: Party | None, kind: str) -> None:
+        key = (sender.unique if sender else DRIVER_NAME, reader.unique if reader else "", kind)
+        if key in self._refused or len(self._refused) < _REFUSED_KEYS:
+            self._refused[key] += 1
+        else:
+            self._refused["", "", kind] += 1

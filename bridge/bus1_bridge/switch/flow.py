@@ -1,0 +1,244 @@
+"""flow: who may queue how much at whom, and who waits.
+
+Theory. Core charges every undelivered message to its reader, per sender. This file compares those
+charges with high-water marks before a message is handed to Core, and says what becomes of it: the
+table ``_OVER_THE_MARK`` is docs/design.md §7. Descriptors weigh as much as ``FD_WEIGHT`` bytes,
+because the bus has few of them. A sender that has to wait is in ``pauses``; its message stays unread
+in its input, and the router tries it again when ``retries`` names it.
+
+A reader makes progress if bytes entered its socket within the last ``PATIENCE`` seconds, or if its
+queue became non-empty less than that ago. Of a native reader no socket is seen: its progress shows
+as a queue that is shorter than what has been put into it.
+
+Invariants. 1. Nothing that fits below the marks is ever refused. 2. A sender from which somebody
+awaits a reply is never paused, nor is one whose reader is paused: so pauses form no cycle. 3. No sender
+waits longer than ``PATIENCE`` for a reader that makes no progress.
+
+Not here: the delivery itself, and what the refused sender is told (delivery, router).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from bus1.core.api import CoreApi, Limits, Usage
+
+from .limits import BusLimits
+
+OVERHEAD = 512
+"""Charged with every message of a hosted peer, beyond its slice."""
+PAIR_MARK = 16 << 20
+"""Bytes that one sender may keep waiting at one reader, or one message if that is larger."""
+READER_MARK = 64 << 20
+"""Bytes that all senders together may keep at a reader without progress, or one message."""
+BUS_MARK = 1 << 20
+"""Answers of the bus that a connection may leave unread before it is not read any more."""
+RESERVE = 64 << 20
+"""Room above ``max_outgoing_bytes`` for what the bus itself says, NoReply above all."""
+FD_WEIGHT = 64 << 10
+"""What a waiting descriptor counts against the marks."""
+PATIENCE = 0.1
+"""Seconds: how long a reader may stand still, and a sender wait for it."""
+
+_PLENTY = 2**31 - 1
+
+
+class Kind(IntEnum):
+    """What a message is to its reader."""
+
+    BROADCAST = 0
+    CALL = 1
+    SIGNAL = 2
+    """A signal with a destination."""
+    REPLY = 3
+    BUS = 4
+    """Said by the bus itself."""
+
+
+class Verdict(Enum):
+    """What becomes of one message for one reader."""
+
+    DELIVER = "deliver"
+    DROP = "drop"
+    PAUSE = "pause"
+    REFUSE = "refuse"
+
+
+_OVER_THE_MARK: dict[tuple[Kind, bool], tuple[Verdict, Verdict]] = {
+    # (kind, the sender can be paused): (the reader makes progress, it does not)
+    (Kind.BROADCAST, False): (Verdict.DELIVER, Verdict.DROP),
+    (Kind.BROADCAST, True): (Verdict.DELIVER, Verdict.DROP),
+    (Kind.CALL, True): (Verdict.PAUSE, Verdict.PAUSE),
+    (Kind.SIGNAL, True): (Verdict.PAUSE, Verdict.PAUSE),
+    (Kind.CALL, False): (Verdict.DELIVER, Verdict.REFUSE),
+    (Kind.SIGNAL, False): (Verdict.DELIVER, Verdict.DROP),
+    (Kind.REPLY, False): (Verdict.DELIVER, Verdict.REFUSE),
+    (Kind.REPLY, True): (Verdict.DELIVER, Verdict.REFUSE),
+}
+
+
+def allocated(n_bytes: int, n_fds: int = 0) -> int:
+    """What a message of ``n_bytes`` weighs at a hosted reader."""
+    return (n_bytes + 7 & ~7) + OVERHEAD + n_fds * FD_WEIGHT
+
+
+def user_limits(limits: BusLimits) -> Limits:
+    """The user's maxima in Core: four times what all connections that may exist can hold."""
+    share = 4 * max(1, limits.max_completed_connections + limits.max_incomplete_connections)
+    hosted = hosted_limits(limits)
+    return Limits(
+        slices=share * hosted.slices,
+        handles=share * hosted.handles,
+        inflight_bytes=share * hosted.inflight_bytes,
+        inflight_fds=share * hosted.inflight_fds,
+    )
+
+
+def hosted_limits(limits: BusLimits) -> Limits:
+    """The maxima of one D-Bus connection in Core: the hard bound, and the bus's reserve."""
+    return Limits(
+        slices=_PLENTY,
+        handles=_PLENTY,
+        inflight_bytes=limits.max_outgoing_bytes + RESERVE,
+        inflight_fds=limits.max_outgoing_unix_fds,
+    )
+
+
+@dataclass(slots=True)
+class Pause:
+    """A sender whose next message waits for room at ``reader``."""
+
+    reader: int
+    since: float
+    size: int
+
+
+@dataclass(slots=True)
+class _Reader:
+    """What is known of a reader's pace."""
+
+    moved: float
+    """When it last made progress."""
+    gave_up: bool = False
+    """A sender has waited in vain, and nothing moved since."""
+    expected: int = 0
+    """Of a native reader: bytes that wait if it has taken nothing."""
+
+
+class Flow:
+    """The paces of all readers, and the senders that wait for them."""
+
+    def __init__(self, core: CoreApi, limits: BusLimits) -> None:
+        self._core = core
+        self._hard_bound = limits.max_outgoing_bytes
+        self._readers: dict[int, _Reader] = {}
+        self.pauses: dict[int, Pause] = {}
+
+    def admits(
+        self, sender: int, reader: int, size: int, kind: Kind, now: float, *, pausable: bool = False
+    ) -> Verdict:
+        """What becomes of a message of ``size`` (see ``allocated``) from ``sender`` to ``reader``.
+
+        PAUSE enters the sender into ``pauses``; any other verdict ends its pause for this reader."""
+        if kind is Kind.BUS:
+            return Verdict.DELIVER
+        verdict = self._judge(sender, reader, size, kind, now, pausable)
+        pause = self.pauses.get(sender)
+        if verdict is Verdict.PAUSE:
+            if pause is None or pause.reader != reader:
+                self.pauses[sender] = Pause(reader, now, size)
+        elif pause is not None and pause.reader == reader:
+            del self.pauses[sender]
+        return verdict
+
+    def delivering(self, reader: int, size: int, now: float) -> None:
+        """A message of ``size`` is about to be queued at ``reader``."""
+        pace = self._readers.get(reader)
+        if pace is None:
+            pace = self._readers[reader] = _Reader(now)
+        elif not self._core.waiting(reader).messages:
+            pace.moved, pace.gave_up, pace.expected = now, False, 0
+        pace.expected += size
+
+    def progressed(self, reader: int, now: float) -> None:
+        """Bytes entered the reader's socket."""
+        pace = self._readers.get(reader)
+        if pace is not None:
+            pace.moved, pace.gave_up = now, False
+
+    def forget(self, peer: int) -> None:
+        """The peer is gone, as a reader and as a sender; who waited for it is due at once."""
+        self._readers.pop(peer, None)
+        self.pauses.pop(peer, None)
+
+    def makes_progress(self, reader: int, now: float) -> bool:
+        """True while the reader's queue moves, or has just become non-empty."""
+        pace = self._readers.get(reader)
+        return pace is None or now - pace.moved < PATIENCE
+
+    def look_at_native(self, reader: int, now: float) -> None:
+        """Notice the progress of a reader whose socket this bus does not see."""
+        pace = self._readers.get(reader)
+        if pace is None:
+            return
+        waiting = self._core.waiting(reader).bytes
+        if waiting < pace.expected:
+            pace.moved, pace.gave_up = now, False
+        pace.expected = waiting
+
+    def retries(self, now: float) -> list[int]:
+        """Paused senders whose message should be tried again now."""
+        return [
+            sender for sender, pause in self.pauses.items()
+            if now >= self._expires(pause) or self._fits(sender, pause.reader, pause.size, now)
+        ]
+
+    def next_deadline(self) -> float | None:
+        """When the first pause ends by itself."""
+        return min((self._expires(pause) for pause in self.pauses.values()), default=None)
+
+    def _judge(
+        self, sender: int, reader: int, size: int, kind: Kind, now: float, pausable: bool
+    ) -> Verdict:
+        if self._fits(sender, reader, size, now):
+            return Verdict.DELIVER
+        moving = self.makes_progress(reader, now)
+        waits = pausable and reader not in self.pauses
+        verdict = _OVER_THE_MARK[kind, waits][not moving]
+        if verdict is Verdict.PAUSE and not moving and self._waited(sender, reader, now):
+            return Verdict.REFUSE
+        if verdict is Verdict.DELIVER and _weight(self._core.waiting(reader)) + size > self._hard_bound:
+            return _OVER_THE_MARK[kind, False][1]
+        return verdict
+
+    def _fits(self, sender: int, reader: int, size: int, now: float) -> bool:
+        waiting = _weight(self._core.waiting(reader))
+        if not waiting:
+            return True
+        mine = _weight(self._core.queued(sender, reader))
+        if mine and mine + size > PAIR_MARK:
+            return False
+        if waiting + size <= READER_MARK:
+            return True
+        return waiting + size <= self._hard_bound and self.makes_progress(reader, now)
+
+    def _waited(self, sender: int, reader: int, now: float) -> bool:
+        """The patience with this reader is over: for this sender, or for all until it moves."""
+        pace = self._readers.get(reader)
+        if pace is None:
+            return False
+        pause = self.pauses.get(sender)
+        if pause is not None and pause.reader == reader and now - pause.since >= PATIENCE:
+            pace.gave_up = True
+        return pace.gave_up
+
+    def _expires(self, pause: Pause) -> float:
+        pace = self._readers.get(pause.reader)
+        if pace is None:
+            return pause.since
+        return max(pause.since, pace.moved) + PATIENCE
+
+
+def _weight(usage: Usage) -> int:
+    return usage.bytes + usage.fds * FD_WEIGHT

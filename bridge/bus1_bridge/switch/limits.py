@@ -1,0 +1,33 @@
+"""limits: what one bus allows, under the names of busconfig(5).
+
+Theory. Every number is configuration of the bus; the session's values are those of the usual
+session.conf. ``max_message_size`` above the protocol's 128 MiB means the protocol's. The figures of
+back-pressure, which busconfig doesn't know, stand in ``flow``.
+
+Not here: limits of things that this bus doesn't do yet, and the enforcement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MESSAGE_SIZE_CEILING = 134_217_728
+"""The D-Bus protocol's own maximum of one message, header included."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusLimits:
+    """The limits by their busconfig names; defaults are session.conf's. Times in seconds."""
+
+    max_outgoing_bytes: int = 1_000_000_000
+    max_outgoing_unix_fds: int = 250_000_000
+    max_message_size: int = MESSAGE_SIZE_CEILING
+    max_message_unix_fds: int = 16
+    auth_timeout: float = 240.0
+    pending_fd_timeout: float = 150.0
+    max_completed_connections: int = 100_000
+    max_incomplete_connections: int = 10_000
+    max_connections_per_user: int = 100_000
+    max_names_per_connection: int = 50_000
+    max_match_rules_per_connection: int = 50_000
+    max_replies_per_connection: int = 50_000

@@ -1,0 +1,353 @@
+"""router: what each message of a D-Bus client sets in motion.
+
+Theory. The router is the pure part of the Switch: bytes of connections in, transactions of Core,
+bytes of connections out. A message is taken when it is complete and checked, gets its sender's name,
+and is planned: to the driver, to one party, or to everybody whose rules match. The plan is one Core
+transaction through ``Delivery``. What can't be delivered now (docs/design.md §7) stays in its
+connection, which isn't read until it can. Every connection has a budget per turn; what is left is
+done in the next (``resume``), so that all make progress.
+
+Each connection id is the Core peer that is hosted for it. Output is the hosted queue itself: a
+message is dequeued when its last byte has entered the socket.
+
+Invariants. 1. A client's bytes can close its own connection and nothing else. 2. Messages of one
+connection take effect in their order. 3. When a connection is gone, no descriptor, charge or table
+entry of it is left.
+
+Not here: sockets and time (loop), whom the bus answers what (driver), natives (gateway).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Protocol
+
+from bus1.core.api import Ahead, Buffer, Credentials, Message, MessageType
+from bus1.errors import RemoteProtocolError
+
+from ..driver import Driver
+from ..sasl import ServerAuth
+from .connection import Connection, Incoming
+from .delivery import Delivery
+from .effects import Close, Effect
+from .flow import BUS_MARK, OVERHEAD, hosted_limits
+from .planner import NativeEnds, Planner
+from .tables import LegacyParty
+
+MESSAGES_PER_TURN = 64
+BYTES_PER_TURN = 256 << 10
+"""The budget of one connection: messages, and bytes of them that are checked."""
+_AHEAD = 64
+"""Queue entries that are looked at for one call of ``outgoing``."""
+
+Outgoing = tuple[tuple[Buffer, ...], tuple[int, ...]]
+"""Buffers that are to be written, and the descriptors that go with their first byte."""
+
+
+class Natives(NativeEnds, Protocol):
+    """What the router needs of the gateway."""
+
+    def delivered(self, reader: LegacyParty, note: int, message: Message) -> None:
+        """A message with a note or handles has entered the reader's socket."""
+
+    def notified(self, reader: LegacyParty, entry: Ahead, message: Message) -> bytes | None:
+        """A notification was dequeued: the message to write in its place, if any."""
+
+
+class Router:
+    """All D-Bus connections of one bus."""
+
+    def __init__(self, delivery: Delivery, natives: Natives) -> None:
+        self.delivery = delivery
+        self.tables = delivery.tables
+        self.limits = delivery.limits
+        self._core = delivery.tables.core
+        self._natives = natives
+        self._planner = Planner(delivery, Driver(delivery), natives)
+        self._connections: dict[int, Connection] = {}
+        self._busy: dict[int, None] = {}
+        """Connections with work left for the next turn, in order."""
+        self._incomplete: set[int] = set()
+        """Connections without a name yet."""
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap of (when, connection); an entry only says when to look."""
+
+    # ---- connections -----------------------------------------------------------------------------
+
+    def connect(
+        self, credentials: Credentials, now: float, *, groups: tuple[int, ...] = (),
+        label: bytes | None = None,
+    ) -> int:
+        """A new connection; its id is its hosted peer in Core."""
+        self.delivery.now = now
+        peer = self._core.peer_new(
+            credentials.uid, limits=hosted_limits(self.limits), overhead=OVERHEAD
+        )
+        # naming a node creates it: 0 is the root, where all messages to this client go
+        self._core.send(peer, (), handles=(0,), credentials=credentials)
+        party = LegacyParty(peer, credentials, root=(peer, 0), groups=groups, label=label)
+        self.tables.parties[peer] = party
+        auth = ServerAuth(credentials.uid, self.tables.guid)
+        self._connections[peer] = Connection(party, auth, self.limits, now)
+        self._incomplete.add(peer)
+        heapq.heappush(self._deadlines, (now + self.limits.auth_timeout, peer))
+        return peer
+
+    def accepts(self) -> bool:
+        """False while too many connections have no name yet: then accept none."""
+        return len(self._incomplete) < self.limits.max_incomplete_connections
+
+    def receive(self, connection: int, data: bytes, fds: Sequence[int], now: float) -> None:
+        """Bytes of one recvmsg with their descriptors, whose ownership passes."""
+        self.delivery.now = now
+        c = self._connections.get(connection)
+        if c is None:
+            self.delivery.discard(fds)
+            return
+        try:
+            c.take(data, fds, now)
+        except RemoteProtocolError as error:
+            self._end(c, str(error))
+            return
+        if c.lines:
+            self.delivery.wake(connection)
+        if c.auth is not None:
+            c.is_ending = c.auth.closed
+        elif c.party.credentials.uid != self.tables.bus_credentials.uid:
+            self._end(c, f"user {c.party.credentials.uid} may not connect")
+            return
+        if c.fds:
+            heapq.heappush(self._deadlines, (c.fds_since + self.limits.pending_fd_timeout, connection))
+        self._advance(c)
+
+    def end_of_input(self, connection: int, now: float) -> None:
+        """EOF: what is complete is executed, the output drained, then the connection closed."""
+        self.delivery.now = now
+        c = self._connections.get(connection)
+        if c is not None:
+            c.has_ended = True
+            if not self._is_held(c):
+                self._advance(c)
+
+    def hang_up(self, connection: int, now: float) -> None:
+        """The client takes no output any more; what it has sent still counts."""
+        self.delivery.now = now
+        c = self._connections.get(connection)
+        if c is not None:
+            c.is_deaf = True
+            self._close_if_done(c)
+
+    def disconnect(self, connection: int, now: float) -> None:
+        """The socket is gone; nothing if the connection is already."""
+        self.delivery.now = now
+        c = self._connections.get(connection)
+        if c is not None:
+            self._remove(c)
+
+    def wants_input(self, connection: int) -> bool:
+        """Whether to read from the socket."""
+        c = self._connections.get(connection)
+        return c is not None and not c.has_ended and not c.is_ending and not self._is_held(c)
+
+    def wanted(self, connection: int) -> int:
+        """How many bytes to ask the socket for."""
+        return self._connections[connection].wanted()
+
+    def has_output(self, connection: int) -> bool:
+        """There is something to write."""
+        c = self._connections.get(connection)
+        if c is None or c.is_deaf:
+            return False
+        return bool(c.lines or c.notice) or self._core.is_readable(connection)
+
+    # ---- turns -----------------------------------------------------------------------------------
+
+    def resume(self, now: float) -> None:
+        """One turn: paused and over-budget connections go on, deadlines are kept."""
+        self.delivery.now = now
+        for sender in self.delivery.flow.retries(now):
+            self._busy.setdefault(sender)
+        busy, self._busy = self._busy, {}
+        for connection in busy:
+            c = self._connections.get(connection)
+            if c is not None:
+                self._advance(c)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            c = self._connections.get(heapq.heappop(self._deadlines)[1])
+            if c is not None:
+                self._keep_deadline(c, now)
+
+    def next_deadline(self) -> float | None:
+        """When ``resume`` has something to do; a time that has passed means at once."""
+        if self._busy:
+            return self.delivery.now
+        times = [self._deadlines[0][0]] if self._deadlines else []
+        pause = self.delivery.flow.next_deadline()
+        return min([*times, pause]) if pause is not None else min(times, default=None)
+
+    def take_effects(self) -> list[Effect]:
+        """What the edge has to do."""
+        effects: list[Effect] = [*self.delivery.effects, *self.delivery.take_refused()]
+        self.delivery.effects.clear()
+        return effects
+
+    # ---- output ----------------------------------------------------------------------------------
+
+    def outgoing(self, connection: int, limit: int) -> list[Outgoing]:
+        """What to write next, in order, about ``limit`` bytes at most (one message at least)."""
+        c = self._connections.get(connection)
+        if c is None or c.is_deaf:
+            return []
+        if c.lines:
+            return [((bytes(c.lines),), ())]
+        items: list[Outgoing] = []
+        self._take_notifications(c)
+        if c.notice:
+            return [((memoryview(c.notice)[c.offset :],), ())]
+        skip = c.offset
+        for entry in self._core.ahead(connection, _AHEAD):
+            if entry.type is not MessageType.DATA:
+                break
+            items.append((entry.parts, entry.fds) if not skip else (_behind(entry.parts, skip), ()))
+            limit -= entry.n_bytes - skip
+            skip = 0
+            if limit <= 0:
+                break
+        return items
+
+    def sent(self, connection: int, n: int, now: float) -> None:
+        """``n`` bytes of ``outgoing`` entered the socket: whole messages leave their queue."""
+        self.delivery.now = now
+        c = self._connections.get(connection)
+        if c is None or n <= 0:
+            return
+        if c.lines:
+            del c.lines[:n]
+        elif c.notice:
+            c.offset += n
+            if c.offset == len(c.notice):
+                c.notice, c.offset = b"", 0
+        else:
+            self.delivery.flow.progressed(connection, now)
+            self._dequeue(c, n)
+        if c.has_ended or c.is_ending:
+            self._close_if_done(c)
+
+    def _dequeue(self, c: Connection, n: int) -> None:
+        peer = c.party.peer
+        was_full = self._is_over_bus_mark(peer)
+        c.offset += n
+        while c.offset:
+            entry = self._core.ahead(peer)[0]
+            if c.offset < entry.n_bytes:
+                break
+            c.offset -= entry.n_bytes
+            message = self._core.recv(peer)
+            if entry.note or message.handles:
+                self._natives.delivered(c.party, entry.note, message)
+            self._core.slice_release(peer, message.offset)
+        if was_full and not self._is_over_bus_mark(peer):
+            self._busy.setdefault(peer)
+
+    def _take_notifications(self, c: Connection) -> None:
+        """Dequeue notifications at the front; stop at one that becomes a message."""
+        peer = c.party.peer
+        while not c.notice and not c.offset and self._core.is_readable(peer):
+            entries = self._core.ahead(peer)
+            if not entries or entries[0].type is MessageType.DATA:
+                return
+            message = self._core.recv(peer)
+            c.notice = self._natives.notified(c.party, entries[0], message) or b""
+
+    # ---- one connection --------------------------------------------------------------------------
+
+    def _advance(self, c: Connection) -> None:
+        """Handle what is complete, within the budget; the rest is for the next turn."""
+        peer, budget = c.party.peer, BYTES_PER_TURN
+        try:
+            for _ in range(MESSAGES_PER_TURN):
+                if peer not in self._connections or (not c.is_deaf and self._is_over_bus_mark(peer)):
+                    return
+                incoming, used = c.advance(budget)
+                budget -= used
+                if incoming is None:
+                    break
+                if not self._handle(c, incoming):
+                    c.hold(incoming)
+                    return
+                if budget <= 0:
+                    break
+            else:
+                budget = 0
+        except RemoteProtocolError as error:
+            self._end(c, str(error))
+            return
+        if budget <= 0:
+            self._busy[peer] = None
+        elif c.has_ended:
+            self._close_if_done(c)
+
+    def _handle(self, c: Connection, incoming: Incoming) -> bool:
+        """One message; False if it has to wait."""
+        if not self._planner.plan(c.party, incoming, self.delivery.now):
+            return False
+        self.delivery.discard(incoming.fds)
+        incoming.fds = ()
+        if c.party.unique:
+            self._incomplete.discard(c.party.peer)
+        return True
+
+    def _is_held(self, c: Connection) -> bool:
+        """Its next message has to wait, or it has work left, or it doesn't read its answers."""
+        peer = c.party.peer
+        if c.incoming is not None or peer in self._busy:
+            return True
+        return not c.is_deaf and self._is_over_bus_mark(peer)
+
+    def _is_over_bus_mark(self, peer: int) -> bool:
+        return self._core.queued(self.tables.bus_peer, peer).bytes > BUS_MARK
+
+    def _keep_deadline(self, c: Connection, now: float) -> None:
+        peer = c.party.peer
+        if peer in self._incomplete and now >= c.accepted + self.limits.auth_timeout:
+            self._end(c, "no Hello in time")
+        elif c.fds:
+            due = c.fds_since + self.limits.pending_fd_timeout
+            if now >= due:
+                self._end(c, "descriptors without their message")
+            else:
+                heapq.heappush(self._deadlines, (due, peer))
+
+    def _close_if_done(self, c: Connection) -> None:
+        """After the client's last byte, or the bus's last line: close once the output is written."""
+        if self.has_output(c.party.peer):
+            return
+        if c.is_ending:
+            self._end(c, "authentication failed")
+        elif c.has_ended and not self._is_held(c):
+            self._end(c, "")
+
+    def _end(self, c: Connection, reason: str) -> None:
+        self.delivery.effects.append(Close(c.party.peer, reason))
+        self._remove(c)
+
+    def _remove(self, c: Connection) -> None:
+        peer = c.party.peer
+        del self._connections[peer]
+        self._busy.pop(peer, None)
+        self._incomplete.discard(peer)
+        self.delivery.discard(c.take_descriptors())
+        self.delivery.forget(c.party)
+
+
+def _behind(parts: Sequence[Buffer], skip: int) -> tuple[Buffer, ...]:
+    """The buffers without their first ``skip`` bytes."""
+    rest: list[Buffer] = []
+    for part in parts:
+        if skip >= len(part):
+            skip -= len(part)
+        else:
+            rest.append(memoryview(part)[skip:] if skip else part)
+            skip = 0
+    return tuple(rest)
