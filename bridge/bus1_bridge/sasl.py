@@ -61,6 +61,7 @@ class ServerAuth:
         """Handle the lines that are complete; returns what to send. RemoteProtocolError."""
         if self.done:
             self.rest += data
+        if self.done or self.closed:
             return b""
         data = self.rest + data
         at = 0
