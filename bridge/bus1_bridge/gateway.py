@@ -35,7 +35,7 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
-from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, Rejected
+from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, QuotaExceeded, Rejected
 
 from . import capabilities, hosted, published, subscriptions, wire
 from .outbound import Native, Outbound, target_of
@@ -43,7 +43,7 @@ from .registry import Registry
 from .switch import flow
 from .switch.delivery import DRIVER_NAME, NO_REPLY, Delivery
 from .switch.flow import Verdict
-from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Party, Reply
+from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
 from .translate import read_native, to_envelope
 
 _ERROR = "org.freedesktop.DBus.Error."
@@ -77,6 +77,11 @@ class Gateway:
         if credentials.uid != self._tables.bus_credentials.uid:
             raise Denied(f"user {credentials.uid} may not connect to the bus of another user")
         granted = self.registry.grant(peer)
+        limits = flow.hosted_limits(self._delivery.limits)
+        self.core.peer_reset(
+            peer, max_slices=limits.slices, max_handles=limits.handles,
+            max_inflight_bytes=limits.inflight_bytes, max_inflight_fds=limits.inflight_fds,
+        )
         unique = f":1.{self._tables.next_unique}"
         self._tables.next_unique += 1
         self._tables.parties[peer] = NativeParty(peer, credentials, unique)
@@ -134,21 +139,20 @@ class Gateway:
     def from_legacy(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int], now: float
     ) -> bool:
-        """A unicast whose end is native, or whose path is that of a capability; False: not mine.
+        """A unicast whose end is native, or whose path is that of a capability.
 
-        If True, the descriptors are taken care of."""
+        True: done, and the descriptors are taken care of. False: not mine, or it has to wait, which
+        ``flow.pauses`` tells."""
         if header.type == wire.CALL and capabilities.is_capability(header.path or ""):
-            self._call_capability(sender, header, message, fds)
-            return True
+            return self._call_capability(sender, header, message, fds)
         party = self._tables.party_of(header.destination or "")
         if not isinstance(party, NativeParty):
             return False
         if header.type == wire.CALL:
-            self._call(sender, header, message, fds, party)
-        elif header.type == wire.SIGNAL:
-            self._signal(sender, header, message, fds, party)
-        else:
-            self._answer(sender, header, message, fds)
+            return self._call(sender, header, message, fds, party)
+        if header.type == wire.SIGNAL:
+            return self._signal(sender, header, message, fds, party)
+        self._answer(sender, header, message, fds)
         return True
 
     def subscribers(self, sender: LegacyParty, header: wire.Header, body: Buffer) -> list[Parcel]:
@@ -156,15 +160,25 @@ class Gateway:
         if not sender.subscriptions:
             return []
         assert header.path and header.interface and header.member
-        nodes = subscriptions.followers(sender, header.path, header.interface, header.member)
+        size = flow.allocated(len(body), header.unix_fds)
+        nodes = [
+            node for node in subscriptions.followers(sender, header.path, header.interface, header.member)
+            if self._takes_signal(sender, node, size)
+        ]
         return self._signal_parcels(sender, header, body, nodes)
+
+    def _takes_signal(self, sender: LegacyParty, node: NodeRef, size: int) -> bool:
+        reader, delivery = self._tables.parties.get(node[0]), self._delivery
+        return reader is not None and (
+            delivery.admits(sender, reader, size, flow.Kind.BROADCAST, delivery.now) is Verdict.DELIVER
+        )
 
     # ---- calls -----------------------------------------------------------------------------------
 
     def _call(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int],
         callee: NativeParty,
-    ) -> None:
+    ) -> bool:
         assert header.path and header.member
         entry = callee.objects.get(header.path)
         interface = header.interface or _STANDARD_INTERFACES.get(header.member, "")
@@ -172,88 +186,97 @@ class Gateway:
         if standard is not None and (entry is None or interface == published.INTROSPECTABLE):
             if header.signature:
                 text = f"{interface}.{header.member} takes no arguments"
-                self._refuse(sender, header, fds, "InvalidArgs", text)
-            elif standard(sender, header, callee):
+                return self._refuse(sender, header, fds, "InvalidArgs", text)
+            if standard(sender, header, callee):
                 self._delivery.discard(fds)
-            else:
-                self._no_such_object(sender, header, fds)
-        elif entry is None:
-            self._no_such_object(sender, header, fds)
-        else:
-            self._deliver(sender, header, message, fds, entry.node, callee)
+                return True
+        elif entry is not None:
+            return self._deliver(sender, header, message, fds, entry.node, callee)
+        return self._no_such_object(sender, header, fds)
 
     def _call_capability(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int]
-    ) -> None:
+    ) -> bool:
         assert header.path
         handle = sender.grants.get(header.path)
         node = None if handle is None else self.core.node_of(sender.peer, handle)
         callee = None if node is None else self._tables.parties.get(node[0])
         if node is None or not isinstance(callee, NativeParty):
-            self._no_such_object(sender, header, fds)
-        elif (header.interface, header.member) != (capabilities.INTERFACE, "Release"):
-            self._deliver(sender, header, message, fds, node, callee)
-        elif header.signature:
-            self._refuse(sender, header, fds, "InvalidArgs", "Release takes no arguments")
-        else:
-            self._delivery.discard(fds)
-            capabilities.give_back(self.core, sender, header.path)
-            self._reply(sender, header, callee)
+            return self._no_such_object(sender, header, fds)
+        if (header.interface, header.member) != (capabilities.INTERFACE, "Release"):
+            return self._deliver(sender, header, message, fds, node, callee)
+        if header.signature:
+            return self._refuse(sender, header, fds, "InvalidArgs", "Release takes no arguments")
+        self._delivery.discard(fds)
+        capabilities.give_back(self.core, sender, header.path)
+        self._reply(sender, header, callee)
+        return True
 
     def _deliver(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int], node: NodeRef,
         callee: NativeParty,
-    ) -> None:
+    ) -> bool:
+        """A call to a node of a native peer; False if it has to wait."""
         wants = not header.flags & CallFlag.NO_REPLY_EXPECTED
         if wants and (callee.unique, header.serial) in sender.open_replies:
-            text = "A call with this serial is outstanding at the same destination"
-            self._refuse(sender, header, fds, "AccessDenied", text)
-            return
-        open_calls = len(sender.open_replies) + self._tables.replies.outstanding(sender.peer)
-        if wants and open_calls >= self._delivery.limits.max_replies_per_connection:
-            text = "The maximum number of pending replies per connection has been reached"
-            self._refuse(sender, header, fds, "LimitsExceeded", text)
-            return
+            text = f"A call with serial {header.serial} is outstanding at {callee.unique}"
+            return self._refuse(sender, header, fds, "AccessDenied", text)
+        limit = self._delivery.limits.max_replies_per_connection
+        if wants and len(sender.open_replies) + self._tables.replies.outstanding(sender.peer) >= limit:
+            text = f"The maximum number of pending replies of {sender.unique}, {limit}, has been reached"
+            return self._refuse(sender, header, fds, "LimitsExceeded", text)
+        verdict = self._verdict(sender, callee, flow.Kind.CALL, message, fds)
+        if verdict is Verdict.PAUSE:
+            return False
         reply = hosted.next_node(sender)
         body = memoryview(message)[header.header_length :]
         try:
+            if verdict is not Verdict.DELIVER:
+                raise QuotaExceeded("too much of this sender waits there")
             caps, handles = capabilities.arguments(sender, header, body, int(wants))
             envelope = to_envelope(header, serial=header.serial, caps=caps)
-            self._send_one(sender, flow.Kind.CALL, callee, Parcel(
+            parcel = Parcel(
                 node, (envelope, body), (reply, *handles) if wants else handles, bool(header.unix_fds)
-            ), fds)
+            )
+            self._delivery.transmit(sender, [parcel], fds)
         except Disconnected:
-            self._no_such_object(sender, header, fds)
+            return self._no_such_object(sender, header, fds)
         except Overloaded as error:
-            self._refuse(sender, header, fds, "LimitsExceeded", f"{callee.unique} takes no more: {error}")
-        else:
-            if wants:
-                hosted.open_reply(sender, reply, Reply(header.serial, callee.unique))
+            text = f"{callee.unique} cannot take the call: {error}"
+            return self._refuse(sender, header, fds, "LimitsExceeded", text)
+        if wants:
+            hosted.open_reply(sender, reply, Reply(header.serial, callee.unique))
+        return True
 
-    def _send_one(
-        self, sender: LegacyParty, kind: flow.Kind, reader: Party, parcel: Parcel, fds: Sequence[int]
-    ) -> None:
-        size = flow.allocated(sum(map(len, parcel.parts)), len(fds))
-        if self._delivery.admits(sender, reader, size, kind, self._delivery.now) is not Verdict.DELIVER:
-            raise Overloaded("too much of this sender is waiting")
-        self._delivery.transmit(sender, [parcel], fds)
+    def _verdict(
+        self, sender: LegacyParty, reader: NativeParty, kind: flow.Kind, message: Buffer, fds: Sequence[int]
+    ) -> Verdict:
+        size = flow.allocated(len(message), len(fds))
+        return self._delivery.admits(sender, reader, size, kind, self._delivery.now)
 
     # ---- answers and signals ---------------------------------------------------------------------
 
     def _answer(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int]
     ) -> None:
+        """To a reply node, whoever's it is; where nobody waits for it, it goes nowhere."""
         call = sender.native_calls.get(header.reply_serial)
         if call is None or not call.handle:
             self._delivery.discard(fds)
             return
         del sender.native_calls[header.reply_serial]
         body = memoryview(message)[header.header_length :]
+        node = self.core.node_of(sender.peer, call.handle)
+        reader = None if node is None else self._tables.parties.get(node[0])
         try:
+            if isinstance(reader, NativeParty):
+                verdict = self._verdict(sender, reader, flow.Kind.REPLY, message, fds)
+                if verdict is not Verdict.DELIVER:
+                    raise QuotaExceeded(f"{reader.unique} does not read")
             caps, handles = capabilities.arguments(sender, header, body, 0)
-            envelope = to_envelope(header, serial=call.serial, caps=caps)
             self.send(
-                sender.peer, (call.handle,), (envelope, body), handles, fds, credentials=sender.credentials
+                sender.peer, (call.handle,), (to_envelope(header, serial=call.serial, caps=caps), body),
+                handles, fds, credentials=sender.credentials,
             )
         except (Rejected, Overloaded, Disconnected):
             # the caller sees its reply node released, which is NoReply
@@ -263,18 +286,24 @@ class Gateway:
     def _signal(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int],
         reader: NativeParty,
-    ) -> None:
+    ) -> bool:
         """A signal with a destination: to that peer's subscribers, or else to its root."""
         assert header.path and header.interface and header.member
+        verdict = self._verdict(sender, reader, flow.Kind.SIGNAL, message, fds)
+        if verdict is Verdict.PAUSE:
+            return False
         nodes = [
             node for node in subscriptions.followers(sender, header.path, header.interface, header.member)
             if node[0] == reader.peer
         ] or [node for node in (reader.root,) if node is not None]
         try:
+            if verdict is not Verdict.DELIVER:
+                raise QuotaExceeded(f"{reader.unique} does not read")
             parcels = self._signal_parcels(sender, header, memoryview(message)[header.header_length :], nodes)
             self._delivery.transmit(sender, parcels, fds)
         except Overloaded:
             self._delivery.discard(fds)
+        return True
 
     def _signal_parcels(
         self, sender: LegacyParty, header: wire.Header, body: Buffer, nodes: Sequence[NodeRef]
@@ -320,16 +349,18 @@ class Gateway:
         parts = (head, body) if body else (head,)
         self._delivery.transmit(None, [Parcel((to.peer, hosted.ROOT), parts, mandatory=False)])
 
-    def _no_such_object(self, sender: LegacyParty, header: wire.Header, fds: Sequence[int]) -> None:
+    def _no_such_object(self, sender: LegacyParty, header: wire.Header, fds: Sequence[int]) -> bool:
         """Never existed, somebody else's, or gone: one answer."""
-        self._refuse(sender, header, fds, "UnknownObject", f"No such object path '{header.path}'")
+        return self._refuse(sender, header, fds, "UnknownObject", f"No such object path '{header.path}'")
 
     def _refuse(
         self, sender: LegacyParty, header: wire.Header, fds: Sequence[int], name: str, text: str
-    ) -> None:
+    ) -> bool:
+        """The call is done, with an error; always True."""
         self._delivery.discard(fds)
         if not header.flags & CallFlag.NO_REPLY_EXPECTED:
             self._delivery.send_error(sender, header, _ERROR + name, text)
+        return True
 
     # ---- what leaves a hosted queue --------------------------------------------------------------
 

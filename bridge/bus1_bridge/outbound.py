@@ -31,6 +31,7 @@ from bus1.errors import (
     NotUnique,
     Overloaded,
     QuotaExceeded,
+    Rejected,
 )
 
 from . import capabilities, hosted, wire
@@ -103,13 +104,15 @@ class Outbound:
 
     def collect(self, targets: Sequence[tuple[int, NodeRef | None]], n_mandatory: int) -> list[int]:
         """Plan every destination (handle and node), mandatory ones first; a slot for each."""
-        if len({handle for handle, _ in targets}) != len(targets):
-            raise NotUnique("a destination stands twice in one message")
         slots = [0] * len(targets)
+        seen: set[int] = set()
         for slot, (handle, node) in enumerate(targets):
             try:
+                if handle in seen:
+                    raise NotUnique("a destination stands twice in one message")
+                seen.add(handle)
                 self._collect_one(slot, handle, node, slot < n_mandatory)
-            except (Overloaded, Disconnected, NotSupported) as error:
+            except (Rejected, Overloaded, Disconnected) as error:
                 if slot < n_mandatory:
                     raise
                 slots[slot] = -error.errno

@@ -49,6 +49,9 @@ class Registry:
         self.publications = Publications(self._tables, self._new_node)
         self._last_subject = 0
         self._last_node = _REGISTRY_NODE
+        self._core.send(
+            self._bus, (), handles=(_REGISTRY_NODE,), credentials=self._tables.bus_credentials
+        )
         self._methods: Methods = {
             #                            in              out    handles
             (INTERFACE, "Publish"): Method(seed.SIGNATURE, "sau", None, self._publish),
