@@ -1,4 +1,4 @@
-"""clock: a native service, and a native client for it. It knows nothing of D-Bus, yet D-Bus programs can use it.
+"""clock: a native service and a native client for it; D-Bus programs can use it, it knows nothing of D-Bus.
 
     python examples/clock.py          serves org.example.Clock until it is told to stop
     python examples/clock.py call     calls it by handle

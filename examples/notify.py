@@ -27,7 +27,7 @@ from bus1_services import (
 
 NAME, PATH = "org.freedesktop.Notifications", "/org/freedesktop/Notifications"
 Texts = Annotated[list[str], Signature("as")]
-EXPIRED, DISMISSED, CLOSED_BY_CALL = 1, 2, 3
+CLOSED_BY_CALL = 3
 
 
 class Notifications(Interface, name="org.freedesktop.Notifications"):

@@ -1,7 +1,7 @@
 """core_peer: a bus inside the test, so that services can be tested without sockets.
 
-Theory. ``CoreBus`` is a real Core; ``CorePeer`` has the methods of ``bus1.aio.Peer`` that services use, each a
-command of that Core, after which whoever turned readable is woken. Descriptors travel as duplicates.
+Theory. ``CoreBus`` is a real Core; ``CorePeer`` has the methods of ``bus1.aio.Peer`` that services use, each
+a command of that Core, after which whoever turned readable is woken. Descriptors travel as duplicates.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class CoreBus:
         self.peers[peer.number] = peer
         return peer
 
-    def is_clean(self) -> bool:
-        """No charge is left, apart from the seeds of peers that live."""
-        return all(not any(user["used"]) for user in self.core.snapshot()["users"])
+    def charges(self) -> object:
+        """What every account is charged with now."""
+        return self.core.snapshot()["users"]
 
 
 class CorePeer:
@@ -62,6 +62,9 @@ class CorePeer:
         self.readable = anyio.Event()
         self.is_gone = False
         self.sent: list[tuple[list[int], list[int]]] = []
+        """Mandatory and optional destinations of every send."""
+        self.hold: anyio.Event | None = None
+        """If set, what was received is handed over only after this event."""
 
     async def send(
         self, destinations: Sequence[int], payload: Sequence[Buffer] = (), handles: Sequence[int] = (),
@@ -91,7 +94,10 @@ class CorePeer:
                 self.readable = anyio.Event()
                 await self.readable.wait()
                 continue
-            return self._received(message)
+            received = self._received(message)
+            if self.hold is not None:
+                await self.hold.wait()
+            return received
 
     async def release(self, handle: int) -> None:
         await self._turn()

@@ -1,0 +1,272 @@
+"""Interfaces: one declaration, read into a table, for both sides."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import anyio
+import pytest
+from bus1_services import (
+    NOBODY,
+    Caller,
+    Double,
+    Int32,
+    Interface,
+    ObjectPath,
+    Signature,
+    Str,
+    UInt32,
+    UnixFd,
+    Variant,
+    interfaces_of,
+    method,
+    prop,
+    signal,
+)
+from bus1_services.hints import signature_of
+from bus1_services.introspection import interfaces_xml, node_xml
+from bus1_services.members import MethodSpec, PropertySpec, SignalSpec, camel_case
+from dbus_fast.introspection import Node
+
+
+class Lamp(Interface, name="org.example.Lamp1"):
+    """A lamp."""
+
+    def __init__(self) -> None:
+        self._level = 3
+
+    @method
+    def set_color(self, name: Str, alpha: Double, caller: Caller = NOBODY) -> UInt32:
+        """Paint it."""
+        return caller.uid if caller is not NOBODY else 7
+
+    @method
+    async def measure(self) -> tuple[Int32, Str]:
+        return self._level, "lux"
+
+    @method(name="URL", takes="a{sv}", gives="(ss)", deprecated=True)
+    def url(self, options: Any) -> Any:
+        return "a", "b"
+
+    @method(no_reply=True)
+    def blink(self) -> None:
+        self._level += 1
+
+    @method
+    def twin(self, other: Lamp) -> Lamp:
+        return other
+
+    @prop
+    def level(self) -> Int32:
+        """How bright."""
+        return self._level
+
+    @level.setter
+    def _set_level(self, level: int) -> None:
+        self._level = level
+
+    @prop(emits="const", gives="s")
+    def serial(self) -> str:
+        return "x1"
+
+    @signal
+    def burnt(self, where: ObjectPath, reason: Str) -> None: ...
+
+
+def test_the_spec_is_a_table_of_members_in_order() -> None:
+    (spec,) = interfaces_of(Lamp)
+    assert spec.name == "org.example.Lamp1" and spec.doc == "A lamp."
+    assert list(spec.members) == ["SetColor", "Measure", "URL", "Blink", "Twin", "Level", "Serial", "Burnt"]
+    color, measure, url = (spec.members[name] for name in ("SetColor", "Measure", "URL"))
+    assert isinstance(color, MethodSpec) and isinstance(url, MethodSpec)
+    assert (color.signature, color.result, color.caller) == ("sd", "u", "caller")
+    assert isinstance(measure, MethodSpec) and (measure.signature, measure.result) == ("", "is")
+    assert (url.signature, url.result, url.deprecated) == ("a{sv}", "(ss)", True)
+
+
+def test_properties_and_signals_say_their_types() -> None:
+    (spec,) = interfaces_of(Lamp)
+    level, serial, burnt = (spec.members[name] for name in ("Level", "Serial", "Burnt"))
+    assert isinstance(level, PropertySpec) and level.is_writable and level.signature == "i"
+    assert isinstance(serial, PropertySpec) and not serial.is_writable and serial.emits == "const"
+    assert isinstance(burnt, SignalSpec) and burnt.signature == "os"
+
+
+def test_a_class_with_an_interface_is_a_capability() -> None:
+    twin = interfaces_of(Lamp)[0].members["Twin"]
+    assert isinstance(twin, MethodSpec)
+    assert (twin.signature, twin.inputs[0].interface, twin.outputs[0].interface) == ("o", Lamp, Lamp)
+
+
+@pytest.mark.parametrize(("hint", "signature"), [
+    (str, "s"), (int, "i"), (bool, "b"), (float, "d"), (bytes, "ay"), (list[str], "as"), (Variant, "v"),
+    (dict[str, Variant], "a{sv}"), (tuple[int, Str], "(is)"), (list[UInt32], "au"), (UnixFd, "h"),
+    (ObjectPath, "o"), (Annotated[Any, Signature("a(yv)")], "a(yv)"), (Annotated[str, "a note"], "s"),
+    (Lamp, "o"), (dict[str, list[tuple[UInt32, bytes]]], "a{sa(uay)}"),
+])
+def test_hints_give_signatures(hint: Any, signature: str) -> None:
+    assert signature_of(hint) == signature
+
+
+@pytest.mark.parametrize("hint", [
+    object, Any, None, set[str], tuple[int, ...], Annotated[str, Signature("ss")], dict[Variant, str],
+    int | str, list[Any],
+])
+def test_a_hint_without_a_dbus_type_is_a_mistake(hint: Any) -> None:
+    with pytest.raises(TypeError):
+        signature_of(hint)
+
+
+def test_names_are_camel_case_on_the_wire() -> None:
+    assert camel_case("get_machine_id") == "GetMachineId"
+    assert camel_case("ping") == "Ping"
+
+
+def test_members_work_the_same_without_a_bus() -> None:
+    async def main() -> None:
+        lamp = Lamp()
+        assert await lamp.measure() == (3, "lux")
+        assert await lamp.set_color("red", 0.5) == 7
+        await lamp.blink()
+        assert await lamp.level == 4
+        await lamp.level.set(9)
+        assert await lamp.level.get() == 9
+        await lamp.burnt(ObjectPath("/"), "age")
+        with pytest.raises(AttributeError):
+            await lamp.serial.set("x2")
+        with pytest.raises(TypeError):
+            await lamp.burnt(ObjectPath("/"))  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            lamp.burnt.subscribe()
+
+    anyio.run(main)
+
+
+class BrightLamp(Lamp):
+    """Serves Lamp's interface with other bodies."""
+
+    @method
+    async def measure(self) -> tuple[Int32, Str]:
+        return 100, "lux"
+
+    async def blink(self) -> None:
+        self._level += 10
+
+    @prop
+    def level(self) -> Int32:
+        return self._level * 2
+
+
+def test_a_subclass_overrides_members_and_keeps_the_interface() -> None:
+    async def main() -> None:
+        lamp = BrightLamp()
+        assert await lamp.measure() == (100, "lux")
+        await lamp.blink()
+        assert await lamp.level == 26
+        await lamp.level.set(1)
+        assert await lamp.level == 2
+
+    assert interfaces_of(BrightLamp) == interfaces_of(Lamp)
+    anyio.run(main)
+
+
+def test_one_object_may_have_several_interfaces() -> None:
+    class Switch(Interface, name="org.example.Switch1"):
+        @method
+        def flip(self) -> None: ...
+
+    class LampSwitch(Lamp, Switch, name="org.example.LampSwitch1"):
+        @method
+        def both(self) -> None: ...
+
+    assert [spec.name for spec in interfaces_of(LampSwitch)] == [
+        "org.example.LampSwitch1", "org.example.Lamp1", "org.example.Switch1",
+    ]
+
+
+def _no_hint() -> type[Interface]:
+    class Wrong(Interface, name="org.example.Wrong1"):
+        @method
+        def do(self, what) -> None: ...  # type: ignore[no-untyped-def]
+
+    return Wrong
+
+
+def _count() -> type[Interface]:
+    class Wrong(Interface, name="org.example.Wrong1"):
+        @method(takes="ss")
+        def do(self, what: str) -> None: ...
+
+    return Wrong
+
+
+def _twice() -> type[Interface]:
+    class Wrong(Interface, name="org.example.Wrong1"):
+        @method
+        def do(self) -> None: ...
+
+        @signal(name="Do")
+        def done(self) -> None: ...
+
+    return Wrong
+
+
+def _reply() -> type[Interface]:
+    class Wrong(Interface, name="org.example.Wrong1"):
+        @method(no_reply=True)
+        def do(self) -> Str:
+            return ""
+
+    return Wrong
+
+
+def _keyword() -> type[Interface]:
+    class Wrong(Interface, name="org.example.Wrong1"):
+        @method
+        def do(self, *, what: Str) -> None: ...
+
+    return Wrong
+
+
+@pytest.mark.parametrize("declare", [_no_hint, _count, _twice, _reply, _keyword])
+def test_a_mistake_in_a_declaration_is_a_type_error(declare: Callable[[], type[Interface]]) -> None:
+    with pytest.raises(TypeError):
+        interfaces_of(declare())
+
+
+def test_names_are_checked_where_they_are_given() -> None:
+    with pytest.raises(TypeError):
+        type("Wrong", (Interface,), {}, name="nodot")
+    with pytest.raises(TypeError, match="names no interface"):
+        class Wrong(Interface):
+            @method
+            def do(self) -> None: ...
+
+
+def test_introspection_is_xml_that_other_libraries_read() -> None:
+    node = Node.parse(node_xml(interfaces_of(Lamp)))
+    (interface,) = node.interfaces
+    assert [(m.name, m.in_signature, m.out_signature) for m in interface.methods] == [
+        ("SetColor", "sd", "u"), ("Measure", "", "is"), ("URL", "a{sv}", "(ss)"), ("Blink", "", ""),
+        ("Twin", "o", "o"),
+    ]
+    assert [(p.name, p.signature, p.access.value) for p in interface.properties] == [
+        ("Level", "i", "readwrite"), ("Serial", "s", "read"),
+    ]
+    assert [(s.name, s.signature) for s in interface.signals] == [("Burnt", "os")]
+
+
+def test_introspection_carries_docs_and_notes() -> None:
+    root = ElementTree.fromstring(f"<node>{interfaces_xml(interfaces_of(Lamp))}</node>")
+    notes = {
+        (element.get("name"), note.get("name")): note.get("value")
+        for element in root.iter() for note in element.findall("annotation")
+    }
+    assert notes["org.example.Lamp1", "org.gtk.GDBus.DocString"] == "A lamp."
+    assert notes["SetColor", "org.gtk.GDBus.DocString"] == "Paint it."
+    assert notes["URL", "org.freedesktop.DBus.Deprecated"] == "true"
+    assert notes["Blink", "org.freedesktop.DBus.Method.NoReply"] == "true"
+    assert notes["Serial", "org.freedesktop.DBus.Property.EmitsChangedSignal"] == "const"
+    assert ("Level", "org.freedesktop.DBus.Property.EmitsChangedSignal") not in notes
