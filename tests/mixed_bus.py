@@ -270,6 +270,7 @@ class Legacy:
     def own(self, name: str) -> None:
         _, changes = self.bus.tables.names.request(self.peer, name, 0)
         self.bus.delivery.name_changes(changes)
+        self.receive()
 
     def send(
         self, type: int, signature: str = "", *values: Any, body: bytes | None = None,
