@@ -1,81 +1,371 @@
-"""aio: the anyio face of a bus1 peer. (Signatures; the bodies follow.)"""
+"""aio: the anyio face of a bus1 peer.
+
+Theory. The same requests, codec and pool as ``links``, awaited. Several tasks may have requests outstanding:
+whoever waits first reads the socket for all, and hands that role on when its own answer has come.
+A short request is shielded from cancellation once it has been written, so its result is never lost; a
+RECV that waits is cancelled at the bus, and a message that it brings along after all goes to the next one.
+Small messages are detached: their slice is given back before the answer leaves the bus.
+
+Invariants. 1. A cancelled operation has either had no effect, or returned its result. 2. Descriptors
+passed in stay the caller's. 3. No task waits for bytes that another task has already read.
+
+Not here: the page's operations in prose (peer), threads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
-from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState
+import anyio
+from anyio import CancelScope, Event, Lock
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from .addresses import default_address, socket_name
+from .client import Client, Request, as_parts
+from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
+from .errors import BusGone
+from .exchange import Answer
+from .frames import REQUESTS, Operation, RecvOption
+from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
+from .transport import receive, transmit
+
+T = TypeVar("T")
+INSTALL_FDS = int(RecvFlag.INSTALL_FDS)
 
 
 @asynccontextmanager
 async def connect(address: str | None = None) -> AsyncIterator[Peer]:
     """A new peer on the bus at ``address`` (default: ``default_address()``), closed at the end."""
-    yield Peer()
+    peer = await Peer.open(address)
+    try:
+        yield peer
+    finally:
+        peer.close()
 
 
 class Peer:
     """A peer whose operations can be awaited; several tasks may use it at once."""
 
-    granted: tuple[int, ...]
-    """Handles that the endpoint granted; ``granted[0]`` is the registry of the default endpoint."""
+    def __init__(self, sock: socket.socket) -> None:
+        self.granted: tuple[int, ...] = ()
+        """Handles that the endpoint granted; ``granted[0]`` is the registry of the default endpoint."""
+        self._sock = sock
+        self._client = Client(self._give_back)
+        self._descriptor: socket.socket | None = None
+        self._arena_use = Lock()
+        self._is_read = False
+        self._is_flushed = False
+        self._is_closed = False
+        self._waiting: dict[int, Event] = {}
+
+    @classmethod
+    async def open(cls, address: str | None = None) -> Peer:
+        """A new peer; the caller closes it."""
+        return await cls._bind(address, None)
+
+    @classmethod
+    async def from_descriptor(cls, fd: int, address: str | None = None) -> Peer:
+        """The peer behind a descriptor that was inherited or received; ``fd`` stays the caller's."""
+        return await cls._bind(address, fd)
+
+    @classmethod
+    async def _bind(cls, address: str | None, fd: int | None) -> Peer:
+        name = default_address() if address is None else address
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        peer = cls(sock)
+        try:
+            # A unix socket connects at once, or waits only while the listener's backlog is full.
+            sock.connect(socket_name(name))
+            sock.setblocking(False)
+            await peer._run(peer._client.hello())
+            if fd is None:
+                number, peer.granted = await peer._run(peer._client.open())
+            else:
+                await peer._run(peer._client.attach(fd))
+                number = os.dup(fd)
+            peer._descriptor = socket.socket(fileno=number)
+        except OSError as error:
+            peer.close()
+            raise BusGone(f"no bus at {name}: {error.strerror}") from error
+        except BaseException:
+            peer.close()
+            raise
+        return peer
 
     def fileno(self) -> int:
-        """The peer's descriptor: readable while messages are queued; pass it to ``transfer`` of another peer."""
+        """The peer's descriptor; present it to ``transfer`` of another peer."""
+        return -1 if self._descriptor is None else self._descriptor.fileno()
+
+    # ---- messages --------------------------------------------------------------------------------
 
     async def send(
-        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (),
-        fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (),
+        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (),
+        handles: Sequence[int] = (), fds: Sequence[int] = (), *, flags: int = 0,
+        optional: Sequence[int] = (),
     ) -> list[int]:
-        """One transaction (§4); ``fds`` stay the caller's. A slot per destination, optional ones last: 0 or -errno."""
+        """One transaction (§4); ``fds`` stay the caller's.
+
+        Returns a slot per destination, optional ones last: 0 or -errno."""
+        parts = as_parts(payload)
+        return await self._send(parts, lambda: self._client.send(
+            destinations, parts, handles, fds, flags=flags, optional=optional
+        ))
 
     async def recv(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
     ) -> ReceivedMessage:
         """Wait for the next message; a cancelled call loses nothing."""
+        flags |= INSTALL_FDS if install_fds else 0
+        return await self._receive(flags, max_offset, RecvOption.PARK | RecvOption.DETACH)
 
     async def recv_nowait(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
     ) -> ReceivedMessage:
         """The next message, or the seed (flags SEED, PEEK); WouldBlock if there is none."""
+        flags |= INSTALL_FDS if install_fds else 0
+        return await self._receive(flags, max_offset, RecvOption.DETACH)
 
     async def call(
-        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (),
-        fds: Sequence[int] = (), *, install_fds: bool = True,
+        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (),
+        handles: Sequence[int] = (), fds: Sequence[int] = (), *, install_fds: bool = True,
     ) -> ReceivedMessage:
         """``send``, then ``recv``, in one exchange: the peer's next message, whatever it is."""
+        parts, flags = as_parts(payload), INSTALL_FDS if install_fds else 0
+        options = RecvOption.PARK | RecvOption.DETACH
+        return await self._message(await self._send(parts, lambda: self._client.call(
+            destinations, parts, handles, fds, flags=flags, options=options
+        )))
 
     async def reply(
-        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (),
-        fds: Sequence[int] = (), *, answered: ReceivedMessage | None = None, release: int = HANDLE_INVALID,
-        install_fds: bool = True,
+        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (),
+        handles: Sequence[int] = (), fds: Sequence[int] = (), *, answered: ReceivedMessage | None = None,
+        release: int = HANDLE_INVALID, install_fds: bool = True,
     ) -> ReceivedMessage:
         """``send``, give back the slice of ``answered``, release a handle, then ``recv``, in one exchange."""
+        parts, flags = as_parts(payload), INSTALL_FDS if install_fds else 0
+        options = RecvOption.PARK | RecvOption.DETACH
+        return await self._message(await self._send(parts, lambda: self._client.reply(
+            destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
+            options=options,
+        )))
 
-    async def transfer(self, handle: int, destination: Peer | int | None = None) -> int:
-        """One more reference for ``destination`` (a peer, a peer's descriptor; None: this peer); its id there."""
+    async def set_seed(
+        self, payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (), fds: Sequence[int] = ()
+    ) -> None:
+        """Pin a seed message, in place of the one before (§7)."""
+        await self.send((), payload, handles, fds, flags=SendFlag.SEED)
+
+    # ---- nodes, handles and the peer itself ------------------------------------------------------
+
+    async def transfer(self, handle: int, destination: HasFileno | int | None = None) -> int:
+        """One more reference for another peer (or its descriptor; None: this peer); its id there."""
+        return await self._run(self._client.transfer(handle, descriptor_of(destination)))
 
     async def release(self, handle: int) -> None:
         """Drop one reference."""
+        await self._run(self._client.release(handle))
 
     def release_soon(self, handle: int) -> None:
-        """Queue the release of one reference; it leaves with the next operation. For finalizers; never fails."""
+        """Drop one reference without waiting, for finalizers; what goes wrong is not reported."""
+        self._forget(Operation.RELEASE, handle)
 
     async def destroy(self, nodes: Sequence[int], flags: int = 0) -> None:
         """Destroy a set of own nodes at one instant."""
+        await self._run(self._client.destroy(nodes, flags))
+
+    async def release_slice(self, offset: int) -> None:
+        """Give a received slice back; ``ReceivedMessage.release`` is the usual way."""
+        await self._run(self._client.slice_release(offset))
 
     async def query(self) -> PeerState:
         """Flags and limits of this peer."""
+        return await self._run(self._client.query())
 
     async def reset(
         self, flags: int = 0, peer_flags: int = KEEP, *, max_slices: int = KEEP, max_handles: int = KEEP,
         max_inflight_bytes: int = KEEP, max_inflight_fds: int = KEEP,
     ) -> None:
-        """P-30 … P-37."""
+        """Set flags and limits, then flush (P-30 … P-37)."""
+        await self._run(self._client.reset(
+            flags, peer_flags, max_slices=max_slices, max_handles=max_handles,
+            max_inflight_bytes=max_inflight_bytes, max_inflight_fds=max_inflight_fds,
+        ))
 
     async def disconnect(self) -> None:
         """End the peer for all its holders (P-10)."""
+        await self._run(self._client.disconnect())
+
+    def close(self) -> None:
+        """Close this holder's channel and descriptor; the peer ends with its last holder."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with suppress(OSError):
+            anyio.notify_closing(self._sock)
+        self._sock.close()
+        self._client.close()
+        if self._descriptor is not None:
+            self._descriptor.close()
+        self._wake(list(self._waiting))
 
     async def aclose(self) -> None:
-        """Close this holder's channel and descriptor; the peer ends with its last holder."""
+        """As ``close``, for ``anyio.abc.AsyncResource``."""
+        self.close()
+        await checkpoint()
+
+    # ---- requests --------------------------------------------------------------------------------
+
+    async def _run(self, request: Request[T]) -> T:
+        """A request that is answered at once: shielded, so that its result is never lost."""
+        await checkpoint_if_cancelled()
+        with CancelScope(shield=True):
+            tag = self._client.start(request)
+            await self._flush()
+            answer = await self._await(tag)
+        return self._client.finish(request, answer)
+
+    async def _wait(self, request: Request[T]) -> T:
+        """A request whose answer may take for ever: cancelled at the bus."""
+        await checkpoint_if_cancelled()
+        tag = self._client.start(request)
+        try:
+            with CancelScope(shield=True):
+                await self._flush()
+            answer = await self._await(tag)
+        except BaseException:
+            self._client.exchange.cancel(tag)
+            self._try_flush()
+            raise
+        return self._client.finish(request, answer)
+
+    async def _send(self, parts: Sequence[Buffer], request: Callable[[], Request[T]]) -> T:
+        client = self._client
+        if not client.needs_arena(parts):
+            return await self._run_or_wait(request())
+        async with self._arena_use:
+            if (first := client.arena_for(parts)) is not None:
+                await self._run(first)
+            try:
+                result = await self._run_or_wait(request())
+            except anyio.get_cancelled_exc_class():
+                client.drop_arena()  # the bus may read it yet
+                raise
+            client.trim_arena()
+        return result
+
+    async def _run_or_wait(self, request: Request[T]) -> T:
+        return await (self._run(request) if request.operation is Operation.SEND else self._wait(request))
+
+    async def _receive(self, flags: int, max_offset: int, options: int) -> ReceivedMessage:
+        stray = self._client.exchange.stray
+        if stray and not flags & RecvFlag.SEED:
+            await checkpoint()
+            if stray:
+                return await self._message(stray.popleft())
+        request = self._client.recv(flags, max_offset, options)
+        return await self._message(await self._wait(request))
+
+    async def _message(self, answer: Answer) -> ReceivedMessage:
+        if (first := self._client.missing_segment(answer)) is not None:
+            try:
+                await self._run(first)
+            except BaseException:
+                self._client.exchange.stray.appendleft(answer)
+                raise
+        return self._client.message(answer)
+
+    def _give_back(self, message: ReceivedMessage) -> None:
+        self._forget(Operation.SLICE_RELEASE, *self._client.slice_of(message))
+
+    def _forget(self, operation: Operation, *values: int) -> None:
+        if not self._is_closed:
+            self._client.exchange.forget(operation, REQUESTS[operation].pack(*values))
+            self._try_flush()
+
+    # ---- the socket ------------------------------------------------------------------------------
+
+    async def _await(self, tag: int) -> Answer:
+        exchange = self._client.exchange
+        is_reader = False
+        try:
+            while (answer := exchange.take(tag)) is None:
+                if is_reader or not self._is_read:
+                    is_reader = self._is_read = True
+                    await self._read()
+                else:
+                    event = self._waiting[tag] = Event()
+                    await event.wait()
+            return answer
+        finally:
+            self._waiting.pop(tag, None)
+            if is_reader:
+                self._is_read = False
+                self._wake(list(self._waiting)[:1])
+
+    async def _read(self) -> None:
+        exchange = self._client.exchange
+        try:
+            await anyio.wait_readable(self._sock)
+            size = receive(self._sock, exchange.reader).size
+        except BlockingIOError:
+            return
+        except (OSError, anyio.ClosedResourceError):
+            size = 0
+        if not size:
+            exchange.fail()
+        exchange.process()
+        self._try_flush()
+        if exchange.n_drained and self._descriptor is not None:
+            n_drained, exchange.n_drained = exchange.n_drained, 0
+            with suppress(OSError):
+                self._descriptor.recv(n_drained, socket.MSG_DONTWAIT)
+        self._wake(list(self._waiting) if exchange.failure else exchange.answered())
+
+    def _wake(self, tags: Sequence[int]) -> None:
+        for tag in tags:
+            if (event := self._waiting.get(tag)) is not None:
+                event.set()
+
+    def _try_flush(self) -> bool:
+        """Send what can be sent now; False if something is left."""
+        writer = self._client.exchange.writer
+        try:
+            transmit(self._sock, writer)
+        except BlockingIOError:
+            return False
+        except OSError:
+            writer.close()  # reading finds out why
+        return True
+
+    async def _flush(self) -> None:
+        if self._is_flushed:
+            return  # another task is at it; this frame is behind its own
+        self._is_flushed = True
+        try:
+            while not self._try_flush():
+                await self._until_writable()
+        finally:
+            self._is_flushed = False
+
+    async def _until_writable(self) -> None:
+        """Reads meanwhile: the bus takes no requests while it cannot get rid of its answers."""
+        async with anyio.create_task_group() as tasks:
+            if not self._is_read:
+                self._is_read = True
+                tasks.start_soon(self._keep_reading)
+            with suppress(OSError, anyio.ClosedResourceError):
+                await anyio.wait_writable(self._sock)
+            tasks.cancel_scope.cancel()
+
+    async def _keep_reading(self) -> None:
+        try:
+            while not self._client.exchange.failure:
+                await self._read()
+        finally:
+            self._is_read = False
+            self._wake(list(self._waiting)[:1])

@@ -6,8 +6,8 @@ peers alone; the bridge's gateway is a Hub that also knows D-Bus connections. Pe
 socket cookie of their descriptor, which the kernel never gives to another socket.
 
 Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
-2. A shortage of descriptors pauses accepting and nothing else. 3. When a peer's descriptor hangs up, its complete
-requests are executed before it is disconnected.
+2. A shortage of descriptors pauses accepting and nothing else. 3. When a peer's descriptor hangs up, its
+complete requests are executed before it is disconnected.
 
 Not here: frames (channel, requests), D-Bus (the bridge).
 """
@@ -128,12 +128,13 @@ class _Listener:
             except OSError as error:
                 if error.errno not in _SHORTAGE:
                     raise
-                reactor = self._broker.reactor
-                reactor.modify(self, 0)
-                pause = now + self._broker.limits.accept_pause
-                reactor.call_at(pause, self, lambda _: reactor.modify(self, _LISTEN))
+                self._broker.reactor.modify(self, 0)
+                self._broker.reactor.call_at(now + self._broker.limits.accept_pause, self, self._resume)
                 return
             self._broker.accept(connection)
+
+    def _resume(self, now: float) -> None:
+        self._broker.reactor.modify(self, _LISTEN)
 
 
 class Broker:

@@ -171,6 +171,8 @@ class Frame:
     tag: int
     body: bytes
     fds: Fds
+    n_fds: int
+    """As announced; fewer are there only after truncation."""
 
 
 def encode(operation: int, tag: int, body: bytes, n_fds: int = 0) -> bytes:
@@ -251,7 +253,7 @@ class FrameReader:
         if n_fds:
             self._is_short = False
         taken = min(n_fds, len(self._fds))
-        return Frame(operation, tag, body, Fds(self._fds.popleft() for _ in range(taken)))
+        return Frame(operation, tag, body, Fds(self._fds.popleft() for _ in range(taken)), n_fds)
 
     def _check_fds(self, expected: int) -> None:
         # The header itself may still be on its way, hence FD_MAX for a frame that has begun.

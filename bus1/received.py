@@ -43,16 +43,33 @@ class ReceivedMessage:
     size: int
     payload: memoryview
     _give_back: Callable[[ReceivedMessage], None] | None = field(default=None, repr=False)
+    _generation: int | None = field(default=None, repr=False)
+    """The segment that the payload is read from."""
 
     def release(self) -> None:
-        """Give the slice back to the bus and close descriptors that were not taken; once."""
+        """Give the slice back to the bus and close descriptors that were not taken; once.
+
+        A slice that is gone already (peer reset, disconnected) is no error."""
         self.fds.close()
-        with suppress(BufferError):
-            # Somebody still reads through it: the segment stays mapped until that ends.
-            self.payload.release()
         if (give_back := self._give_back) is not None:
             self._give_back = None
             give_back(self)
+        self._end_view()
+
+    def detach(self) -> int | None:
+        """For the link: end the view of the pool; the segment it was in, once."""
+        self._end_view()
+        generation, self._generation = self._generation, None
+        return generation
+
+    def forget_slice(self) -> None:
+        """For the link: the slice has been given back in another way."""
+        self._give_back = None
+
+    def _end_view(self) -> None:
+        with suppress(BufferError):
+            # Somebody still reads through it: the segment stays mapped until that ends.
+            self.payload.release()
 
     def __enter__(self) -> Self:
         return self

@@ -1,9 +1,9 @@
 """requests: the operations of the native protocol, executed for one channel.
 
-Theory. ``OPERATIONS`` maps each operation to a function of (channel, frame) that returns the answer, or None if
-the answer comes later. A function first takes the frame apart and checks it completely, then executes one
-command of Core, or the commands of its sequence (CALL, REPLY) in order. Numbers of the client name only its own
-things: handles are ids of its peer, descriptors arrive as descriptors.
+Theory. ``OPERATIONS`` maps each operation to a function of (channel, frame) that returns the answer, or None
+if the answer comes later. A function first takes the frame apart and checks it completely, then executes
+one command of Core, or the commands of its sequence (CALL, REPLY) in order. Numbers of the client name only
+its own things: handles are ids of its peer, descriptors arrive as descriptors.
 
 Invariants. 1. A frame whose lengths do not fit raises RemoteProtocolError before anything happens.
 2. An operation that fails has changed nothing; of a sequence, the answer tells how many operations had taken
@@ -23,12 +23,32 @@ from typing import TYPE_CHECKING
 from .core.api import HANDLE_INVALID, OFFSET_INVALID, RecvFlag
 from .descriptors import Fds, duplicate
 from .errors import (
-    Bus1Error, InvalidArgument, NotSupported, OutOfMemory, PeerShutdown, ProtocolError,
-    RemoteProtocolError, TooLarge, UnknownOperation,
+    Bus1Error,
+    InvalidArgument,
+    NotSupported,
+    OutOfMemory,
+    PeerShutdown,
+    ProtocolError,
+    RemoteProtocolError,
+    TooLarge,
+    UnknownOperation,
 )
 from .frames import (
-    FEATURES, MAGIC, MAX_FRAME, MAX_INLINE_PAYLOAD, REQUESTS, RESULTS, UNMAPPED, VERSION, Frame, Operation,
-    RecvOption, answer, error_answer, fields, words,
+    FEATURES,
+    MAGIC,
+    MAX_FRAME,
+    MAX_INLINE_PAYLOAD,
+    REQUESTS,
+    RESULTS,
+    UNMAPPED,
+    VERSION,
+    Frame,
+    Operation,
+    RecvOption,
+    answer,
+    error_answer,
+    fields,
+    words,
 )
 from .memory import make_arena
 from .station import PendingRecv
@@ -118,7 +138,8 @@ def _hello(channel: Channel, frame: Frame) -> Reply:
     if version != VERSION:
         raise RemoteProtocolError(f"version {version} is not spoken here, only {VERSION}")
     channel.is_greeted = True
-    return _done(frame, VERSION, 0, FEATURES, MAX_FRAME, MAX_INLINE_PAYLOAD, channel.broker.limits.arena_bytes)
+    max_arena = channel.broker.limits.arena_bytes
+    return _done(frame, VERSION, 0, FEATURES, MAX_FRAME, MAX_INLINE_PAYLOAD, max_arena)
 
 
 def _open(channel: Channel, frame: Frame) -> Reply:

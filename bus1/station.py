@@ -13,7 +13,8 @@ A segment that is retired is announced to the channels that were sent it; its ch
 each of them has unmapped it or is gone.
 
 Invariants. 1. If the peer is readable, no RECV waits and no offer is open, then a byte is in flight or will
-be once there is room for it. 2. A failed offer leaves the message queued. 3. A segment's charge returns exactly once.
+be once there is room for it. 2. A failed offer leaves the message queued. 3. A segment's charge returns
+exactly once.
 
 Not here: frames of other operations (requests), the channels' sockets (channel).
 """
@@ -29,11 +30,26 @@ from typing import TYPE_CHECKING
 from .core.api import OFFSET_INVALID, Message, RecvFlag
 from .descriptors import Fds, duplicate, unix_socket_cookie
 from .errors import (
-    Bus1Error, NoSuchHandle, OutOfRange, PeerShutdown, QuotaExceeded, RemoteProtocolError,
-    TooManyDescriptors, WouldBlock,
+    Bus1Error,
+    NoSuchHandle,
+    OutOfRange,
+    PeerShutdown,
+    QuotaExceeded,
+    RemoteProtocolError,
+    TooManyDescriptors,
+    WouldBlock,
 )
 from .frames import (
-    EVENTS, MAX_INLINE_SLICE, RESULTS, Event, Note, Operation, RecvOption, SliceNote, answer, encode,
+    EVENTS,
+    MAX_INLINE_SLICE,
+    RESULTS,
+    Event,
+    Note,
+    Operation,
+    RecvOption,
+    SliceNote,
+    answer,
+    encode,
     error_answer,
 )
 from .memory import SealedMemory, Segment
@@ -215,7 +231,8 @@ class PeerStation:
         if request is not None and request.channel is channel and request.tag == tag:
             self._offer = None
         else:
-            request = next((seed for seed in self._seed_offers if (seed.channel, seed.tag) == (channel, tag)), None)
+            seeds = (seed for seed in self._seed_offers if seed.channel is channel and seed.tag == tag)
+            request = next(seeds, None)
             if request is None:
                 raise RemoteProtocolError(f"no descriptors are on offer for tag {tag}")
             self._seed_offers.remove(request)
@@ -279,12 +296,14 @@ class PeerStation:
     ) -> None:
         where = (segment.generation, segment.base, segment.size) if segment else (0, 0, 0)
         body = RESULTS[Operation.RECV].pack(
-            message.type, message.flags, message.destination, message.uid, message.gid, message.pid, message.tid,
-            message.offset, message.n_bytes, len(message.handles), len(message.fds), len(message.secctx or b""),
-            message.size, slice_note, len(inline), *where,
+            message.type, message.flags, message.destination,
+            message.uid, message.gid, message.pid, message.tid,
+            message.offset, message.n_bytes, len(message.handles), len(message.fds),
+            len(message.secctx or b""), message.size, slice_note, len(inline), *where,
         )
+        n_fds = len(fds or ())
         frame = answer(
-            request.operation, request.tag, body + inline, done=request.done, notes=notes, n_fds=len(fds or ())
+            request.operation, request.tag, body + inline, done=request.done, notes=notes, n_fds=n_fds
         )
         request.channel.push(frame, fds)
 

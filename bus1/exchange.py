@@ -1,0 +1,196 @@
+"""exchange: the client's half of a channel, sans-I/O.
+
+Theory. Requests go in and get a tag; bytes come out for the socket. Bytes from the socket go in; answers can
+be taken by tag, in any order. An offer of descriptors is confirmed as soon as it has arrived. A request that
+nobody waits for any more is *abandoned*: its answer is dropped, but a message that a cancelled RECV brings
+along after all is kept for the next one.
+
+Invariants. 1. Every request has exactly one outcome: an answer, or the failure of the whole channel.
+2. Descriptors of answers that nobody takes are closed. 3. After a failure every request fails with it.
+
+Not here: what requests contain (client), sockets (links, aio).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from .core.api import HANDLE_INVALID
+from .descriptors import Fds
+from .errors import Bus1Error, BusGone, LocalProtocolError, RemoteProtocolError, from_errno
+from .frames import (
+    ANSWER,
+    ANSWER_PREFIX,
+    EVENTS,
+    REQUESTS,
+    RESULTS,
+    Event,
+    Frame,
+    FrameReader,
+    FrameWriter,
+    Note,
+    Operation,
+    encode,
+    fields,
+)
+
+RECEIVING = {Operation.RECV, Operation.CALL, Operation.REPLY}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of one request: fixed fields, tail, descriptors; ``offered`` those of a message."""
+
+    operation: int
+    error: Bus1Error | None
+    done: int
+    values: tuple[int, ...]
+    tail: bytes
+    fds: Fds
+    offered: Fds
+
+
+class Exchange:
+    """Requests and answers of one channel."""
+
+    def __init__(self) -> None:
+        self.reader = FrameReader()
+        self.writer = FrameWriter()
+        self.stray: deque[Answer] = deque()
+        """Messages that cancelled RECVs brought along."""
+        self.retired: list[int] = []
+        """Segments that the bus wants back."""
+        self.n_drained = 0
+        """Bytes to take from the peer's descriptor."""
+        self._failure: Bus1Error | None = None
+        self._last_tag = 0
+        self._outstanding: dict[int, int] = {}
+        self._abandoned: set[int] = set()
+        self._answers: dict[int, Answer] = {}
+        self._offers: dict[int, Fds] = {}
+
+    def request(self, operation: int, body: bytes, fds: Fds | None = None) -> int:
+        """Queue a request; takes the descriptors; returns its tag."""
+        if self._failure is not None:
+            raise self._failure
+        self._last_tag += 1
+        tag = self._last_tag
+        self._outstanding[tag] = operation
+        self.writer.push(encode(operation, tag, body, len(fds or ())), fds)
+        return tag
+
+    def forget(self, operation: int, body: bytes) -> None:
+        """Queue a request whose answer does not matter."""
+        if self._failure is None:
+            self.abandon(self.request(operation, body))
+
+    def cancel(self, tag: int) -> None:
+        """Nobody waits for this RECV any more: ask the bus to give it up."""
+        if tag in self._outstanding and self._failure is None:
+            self.writer.push(encode(Operation.CANCEL, tag, b""))
+        self.abandon(tag)
+
+    def abandon(self, tag: int) -> None:
+        """Nobody waits for this answer any more."""
+        if tag in self._outstanding:
+            self._abandoned.add(tag)
+        elif (answer := self._answers.pop(tag, None)) is not None:
+            self._keep_or_drop(answer)
+
+    def take(self, tag: int) -> Answer | None:
+        """The answer, once; None while it is outstanding. Raises the channel's failure."""
+        answer = self._answers.pop(tag, None)
+        if answer is None and self._failure is not None:
+            raise self._failure
+        return answer
+
+    def answered(self) -> list[int]:
+        """Tags whose answers wait to be taken."""
+        return list(self._answers)
+
+    @property
+    def failure(self) -> Bus1Error | None:
+        """Why this channel is of no use any more."""
+        return self._failure
+
+    def process(self) -> None:
+        """Look at every frame that has arrived."""
+        try:
+            while self._failure is None and (frame := self.reader.next()) is not None:
+                self._arrived(frame)
+        except RemoteProtocolError as error:
+            self.fail(error)
+
+    def fail(self, error: Bus1Error | None = None) -> None:
+        """The channel is of no use any more (None: the bus has closed it)."""
+        if self._failure is None:
+            self._failure = error or BusGone("the bus has closed the connection")
+        self._outstanding.clear()
+        self._abandoned.clear()
+        for fds in self._offers.values():
+            fds.close()
+        self._offers.clear()
+        self.reader.close()
+        self.writer.close()
+
+    # ---- arrivals --------------------------------------------------------------------------------
+
+    def _arrived(self, frame: Frame) -> None:
+        if frame.operation & ANSWER:
+            self._answer(frame)
+        elif frame.operation == Event.OFFER:
+            self._offer(frame)
+        elif frame.operation == Event.RETIRED:
+            self.retired.append(fields(EVENTS, Event.RETIRED, frame.body)[0])
+        elif frame.operation == Event.REFUSED:
+            (code,) = fields(EVENTS, Event.REFUSED, frame.body)
+            text = frame.body[EVENTS[Event.REFUSED].size :].decode("utf-8", "replace")
+            error = from_errno(code, text)
+            self.fail(LocalProtocolError(text) if isinstance(error, RemoteProtocolError) else error)
+        else:
+            raise RemoteProtocolError(f"the bus sent an unknown frame {frame.operation:#x}")
+
+    def _offer(self, frame: Frame) -> None:
+        if self._outstanding.get(frame.tag) not in RECEIVING:
+            raise RemoteProtocolError(f"descriptors offered for tag {frame.tag}, which receives nothing")
+        if (earlier := self._offers.pop(frame.tag, None)) is not None:
+            earlier.close()
+        is_complete = len(frame.fds) == frame.n_fds
+        if is_complete:
+            self._offers[frame.tag] = frame.fds
+        else:
+            frame.fds.close()
+        body = REQUESTS[Operation.INSTALLED].pack(is_complete)
+        self.writer.push(encode(Operation.INSTALLED, frame.tag, body))
+
+    def _answer(self, frame: Frame) -> None:
+        operation = self._outstanding.pop(frame.tag, None)
+        if operation is None or operation | ANSWER != frame.operation:
+            raise RemoteProtocolError(f"an answer {frame.operation:#x} to nothing, tag {frame.tag}")
+        if len(frame.body) < ANSWER_PREFIX.size:
+            raise RemoteProtocolError("an answer without a prefix")
+        code, done, notes = ANSWER_PREFIX.unpack_from(frame.body)
+        offered = self._offers.pop(frame.tag, None) or Fds()
+        self.n_drained += bool(notes & Note.DRAINED)
+        if code:
+            offered.close()
+            text = frame.body[ANSWER_PREFIX.size :].decode("utf-8", "replace")
+            answer = Answer(operation, from_errno(code, text), done, (), b"", frame.fds, offered)
+        else:
+            values = fields(RESULTS, operation, frame.body, ANSWER_PREFIX.size)
+            tail = frame.body[ANSWER_PREFIX.size + RESULTS[operation].size :]
+            answer = Answer(operation, None, done, values, tail, frame.fds, offered)
+        if frame.tag in self._abandoned:
+            self._abandoned.discard(frame.tag)
+            self._keep_or_drop(answer)
+        else:
+            self._answers[frame.tag] = answer
+
+    def _keep_or_drop(self, answer: Answer) -> None:
+        is_message = answer.error is None and answer.operation in RECEIVING
+        if is_message and answer.values[2] != HANDLE_INVALID:  # the seed can be fetched again
+            self.stray.append(answer)
+        else:
+            answer.fds.close()
+            answer.offered.close()

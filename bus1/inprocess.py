@@ -1,0 +1,232 @@
+"""inprocess: a peer inside the bus process.
+
+Theory. The link calls Core and lets the reactor settle; nothing is copied, nothing is scheduled. Readiness is
+an eventfd, set while messages are queued. The thread that uses the link drives the bus: a RECV that
+waits runs turns of the reactor.
+
+Invariants. 1. The eventfd is readable exactly while the peer is (after each operation).
+2. Descriptors that cannot be duplicated leave the message queued (R-33).
+
+Not here: peers of other processes (links, broker).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from .core.api import (
+    HANDLE_INVALID,
+    NO_LIMIT,
+    OFFSET_INVALID,
+    Buffer,
+    Credentials,
+    Message,
+    PeerState,
+    RecvFlag,
+)
+from .descriptors import Fds, duplicate
+from .errors import BadDescriptor, Disconnected, NoSuchHandle, NotSupported, WouldBlock
+from .memory import HeapMemory
+from .received import ReceivedMessage
+
+if TYPE_CHECKING:
+    from .broker import Hub
+    from .reactor import Reactor
+
+_EVENT = re.compile(r"^eventfd-id:\s*(\d+)", re.MULTILINE)
+
+
+def _event_number(fd: int) -> int | None:
+    """The kernel's number of the eventfd behind ``fd``: the same for all its copies."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}") as info:
+            found = _EVENT.search(info.read())
+    except OSError as error:
+        raise BadDescriptor(f"{fd} is not an open descriptor") from error
+    return int(found[1]) if found else None
+
+
+class InProcessLink:
+    """A peer in the process of ``reactor`` and its ``hub``, charged to this process's user."""
+
+    _peers: dict[int, tuple[Hub, int]] = {}  # noqa: RUF012  (by number of the eventfd, for transfer)
+
+    def __init__(self, reactor: Reactor, hub: Hub) -> None:
+        self._reactor = reactor
+        self._hub = hub
+        self._memory = HeapMemory()
+        self._credentials = Credentials(os.getuid(), os.getgid(), os.getpid())
+        self.peer = hub.core.peer_new(self._credentials.uid, self._memory)
+        """The number of the peer in Core."""
+        self.granted = hub.peer_opened(self.peer, self._credentials)
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_signalled = False
+        self._is_live = True
+        number = _event_number(self._event)
+        assert number is not None
+        self._number = number
+        self._peers[number] = (hub, self.peer)
+        reactor.station(self.peer, self)
+        reactor.settle()
+
+    def fileno(self) -> int:
+        """An eventfd, readable while messages are queued."""
+        return self._event
+
+    def woken(self) -> None:
+        """The peer turned readable."""
+        self._signal()
+
+    def retired(self, generation: int) -> None:
+        """Heap memory has no segments to unmap."""
+
+    def _signal(self) -> None:
+        is_readable = self._is_live and self._hub.core.is_readable(self.peer)
+        if is_readable and not self._is_signalled:
+            os.eventfd_write(self._event, 1)
+        elif self._is_signalled and not is_readable:
+            os.eventfd_read(self._event)
+        self._is_signalled = is_readable
+
+    def _settle(self) -> None:
+        self._reactor.settle()
+        self._signal()
+
+    # ---- operations ------------------------------------------------------------------------------
+
+    def send(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int],
+    ) -> list[int]:
+        """One transaction; the payload is copied, so its buffers may change afterwards."""
+        with duplicate(fds) as copies:
+            for fd in copies:
+                if _event_number(fd) in self._peers:
+                    raise NotSupported("a peer's descriptor cannot be sent")
+            frozen = [part if isinstance(part, bytes) else bytes(part) for part in parts]
+            slots = self._hub.send(
+                self.peer, destinations, frozen, handles, tuple(copies), flags=flags, optional=optional,
+                credentials=self._credentials,
+            )
+            copies.take_all()
+        self._settle()
+        return slots
+
+    def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
+        """The next message, or the seed; ``wait`` runs the bus until there is one."""
+        while True:
+            try:
+                return self._receive(flags, max_offset)
+            except WouldBlock:
+                if not wait or flags & RecvFlag.SEED:
+                    raise
+            self._reactor.run_once(None)
+
+    def _receive(self, flags: int, max_offset: int) -> ReceivedMessage:
+        core = self._hub.core
+        copies = Fds()
+        if flags & RecvFlag.INSTALL_FDS:
+            seed = core.seed_ahead(self.peer) if flags & RecvFlag.SEED else None
+            front = [seed] if seed else core.ahead(self.peer) if not flags & RecvFlag.SEED else []
+            copies = duplicate(front[0].fds if front else ())
+        with copies:
+            message = core.recv(self.peer, flags, max_offset)
+            fds = Fds(copies.take_all())
+        received = self._received(message, fds)
+        self._settle()
+        return received
+
+    def _received(self, message: Message, fds: Fds) -> ReceivedMessage:
+        has_slice = message.offset != OFFSET_INVALID
+        parts = self._memory.read(message.offset) if has_slice else ()
+        payload = parts[0] if len(parts) == 1 else b"".join(parts)
+        return ReceivedMessage(
+            message.type, message.flags, message.destination,
+            message.uid, message.gid, message.pid, message.tid,
+            message.offset, message.n_bytes, message.handles, fds, message.secctx, message.size,
+            memoryview(payload).toreadonly(), self._give_back if has_slice else None,
+        )
+
+    def call(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int,
+    ) -> ReceivedMessage:
+        """``send``, then ``recv`` that waits."""
+        self.send(destinations, parts, handles, fds, flags=0, optional=())
+        return self.recv(flags, NO_LIMIT, wait=True)
+
+    def reply(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, answered: ReceivedMessage | None, release: int, flags: int,
+    ) -> ReceivedMessage:
+        """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
+        self.send(destinations, parts, handles, fds, flags=0, optional=())
+        if answered is not None:
+            answered.release()
+        if release != HANDLE_INVALID:
+            self.release(release)
+        return self.recv(flags, NO_LIMIT, wait=True)
+
+    def transfer(self, handle: int, destination: int | None) -> int:
+        """One more reference for the peer behind a descriptor (None: this one); its id there."""
+        target = self.peer
+        if destination is not None:
+            number = _event_number(destination)
+            hub, target = self._peers.get(number, (None, 0)) if number is not None else (None, 0)
+            if hub is not self._hub:
+                raise NotSupported("the descriptor is not that of a peer in this process")
+        received = self._hub.core.handle_transfer(self.peer, handle, target)
+        self._settle()
+        return received
+
+    def release(self, handle: int) -> None:
+        """Drop one reference."""
+        self._hub.core.handle_release(self.peer, handle)
+        self._settle()
+
+    def destroy(self, nodes: Sequence[int], flags: int) -> None:
+        """Destroy own nodes at one instant."""
+        self._hub.core.node_destroy(self.peer, nodes, flags)
+        self._settle()
+
+    def release_slice(self, offset: int) -> None:
+        """Give the slice at ``offset`` back."""
+        self._hub.core.slice_release(self.peer, offset)
+        self._settle()
+
+    def _give_back(self, message: ReceivedMessage) -> None:
+        with suppress(NoSuchHandle, Disconnected):
+            self.release_slice(message.offset)
+
+    def reset(
+        self, flags: int, peer_flags: int, *, max_slices: int, max_handles: int, max_inflight_bytes: int,
+        max_inflight_fds: int,
+    ) -> None:
+        """P-30 … P-37."""
+        self._hub.core.peer_reset(
+            self.peer, flags, peer_flags, max_slices=max_slices, max_handles=max_handles,
+            max_inflight_bytes=max_inflight_bytes, max_inflight_fds=max_inflight_fds,
+        )
+        self._settle()
+
+    def query(self) -> PeerState:
+        """P-20 … P-22."""
+        return self._hub.core.peer_query(self.peer)
+
+    def disconnect(self) -> None:
+        """End the peer for all its holders."""
+        self._hub.peer_disconnect(self.peer)
+        self._is_live = False
+        self._reactor.station(self.peer, None)
+        self._settle()
+
+    def close(self) -> None:
+        """The peer ends."""
+        if self._is_live:
+            self.disconnect()
+        if self._peers.pop(self._number, None) is not None:
+            os.close(self._event)

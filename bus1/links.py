@@ -1,0 +1,334 @@
+"""links: how a peer reaches its bus: through a socket, or inside the bus process.
+
+Theory. A ``Link`` offers the page's operations for one peer. ``SocketLink`` speaks the native protocol on a
+channel of its own; several threads may have requests outstanding: one of them reads, for all. After a fork
+the child notices that the channel is its parent's, and attaches through a new one. ``InProcessLink``
+(inprocess) calls Core directly; its descriptor is an eventfd, and one thread drives the bus.
+
+Invariants. 1. An operation that raises has changed nothing. 2. Descriptors passed in stay the caller's.
+3. A RECV that is interrupted loses no message: the next one returns it.
+
+Not here: awaiting (aio), how payloads are read (received, mapping).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+from .addresses import default_address, native_address, socket_name
+from .client import Client, Request
+from .core.api import Buffer, PeerState, RecvFlag
+from .errors import Bus1Error, BusGone, Disconnected, NoSuchHandle
+from .exchange import RECEIVING, Answer
+from .frames import RecvOption
+from .inprocess import InProcessLink
+from .received import ReceivedMessage
+from .transport import receive, transmit
+
+__all__ = ["InProcessLink", "Link", "SocketLink", "default_address", "native_address"]
+
+T = TypeVar("T")
+
+
+class Link(Protocol):
+    """The page's operations for one peer; errors are those of semantics §11."""
+
+    granted: tuple[int, ...]
+
+    def fileno(self) -> int:
+        """The peer's descriptor."""
+
+    def send(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int],
+    ) -> list[int]:
+        """One transaction; a slot per destination, optional ones last."""
+
+    def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
+        """The next message, or the seed; ``wait``: until there is one."""
+
+    def call(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int,
+    ) -> ReceivedMessage:
+        """``send``, then ``recv`` that waits."""
+
+    def reply(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, answered: ReceivedMessage | None, release: int, flags: int,
+    ) -> ReceivedMessage:
+        """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
+
+    def transfer(self, handle: int, destination: int | None) -> int:
+        """One more reference for the peer behind a descriptor (None: this one); its id there."""
+
+    def release(self, handle: int) -> None:
+        """Drop one reference."""
+
+    def destroy(self, nodes: Sequence[int], flags: int) -> None:
+        """Destroy own nodes at one instant."""
+
+    def release_slice(self, offset: int) -> None:
+        """Give the slice at ``offset`` back."""
+
+    def reset(
+        self, flags: int, peer_flags: int, *, max_slices: int, max_handles: int, max_inflight_bytes: int,
+        max_inflight_fds: int,
+    ) -> None:
+        """P-30 … P-37."""
+
+    def query(self) -> PeerState:
+        """P-20 … P-22."""
+
+    def disconnect(self) -> None:
+        """End the peer for all its holders."""
+
+    def close(self) -> None:
+        """This holder is done; the peer ends with its last holder."""
+
+
+class SocketLink:
+    """A peer on the bus at ``address``: a new one, or that behind a peer's descriptor, which is copied."""
+
+    def __init__(self, address: str | None = None, descriptor: int | None = None) -> None:
+        self.granted: tuple[int, ...] = ()
+        self._address = default_address() if address is None else address
+        self._sock, self._client = self._connect()
+        try:
+            if descriptor is None:
+                number, self.granted = self._run(self._client.open())
+            else:
+                self._run(self._client.attach(descriptor))
+                number = os.dup(descriptor)
+        except BaseException:
+            self._sock.close()
+            raise
+        self._descriptor = socket.socket(fileno=number)
+
+    def _connect(self) -> tuple[socket.socket, Client]:
+        self._pid = os.getpid()
+        self._state = threading.Condition()
+        self._arena_use = threading.Lock()
+        self._is_read = False
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(socket_name(self._address))
+            self._sock, self._client = sock, Client(self._give_back)
+            self._exchange(self._client.hello())
+        except OSError as error:
+            sock.close()
+            raise BusGone(f"no bus at {self._address}: {error.strerror}") from error
+        except BaseException:
+            sock.close()
+            raise
+        return sock, self._client
+
+    def fileno(self) -> int:
+        """The peer's descriptor."""
+        return self._descriptor.fileno()
+
+    # ---- waiting for answers ---------------------------------------------------------------------
+
+    def _run(self, request: Request[T]) -> T:
+        self._mind_fork()
+        return self._exchange(request)
+
+    def _mind_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._sock.close()  # this copy alone: the parent goes on using its own
+            self._connect()
+            self._exchange(self._client.attach(self.fileno()))
+
+    def _exchange(self, request: Request[T]) -> T:
+        client = self._client
+        with self._state:
+            tag = client.start(request)
+            self._flush()
+        try:
+            answer = self._await(tag)
+        except BaseException:
+            with self._state:
+                client.exchange.cancel(tag) if _parks(request) else client.exchange.abandon(tag)
+                self._flush()
+            raise
+        return client.finish(request, answer)
+
+    def _await(self, tag: int) -> Answer:
+        exchange = self._client.exchange
+        while True:
+            with self._state:
+                while (answer := exchange.take(tag)) is None and self._is_read:
+                    self._state.wait()
+                if answer is not None:
+                    return answer
+                self._is_read = True
+            try:
+                self._read()
+            finally:
+                with self._state:
+                    self._is_read = False
+                    self._state.notify_all()
+
+    def _read(self) -> None:
+        exchange = self._client.exchange
+        if exchange.writer.pending:
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN | select.POLLOUT)
+            poll.poll()
+        flags = socket.MSG_DONTWAIT if exchange.writer.pending else 0
+        try:
+            arrival = receive(self._sock, exchange.reader, flags)
+        except BlockingIOError:
+            arrival = None
+        except OSError:
+            with self._state:
+                exchange.fail()
+            return
+        with self._state:
+            if arrival is not None and not arrival.size:
+                exchange.fail()
+            exchange.process()
+            self._flush()
+            n_drained, exchange.n_drained = exchange.n_drained, 0
+        if n_drained:
+            with suppress(BlockingIOError):
+                self._descriptor.recv(n_drained, socket.MSG_DONTWAIT)
+
+    def _flush(self) -> None:
+        exchange = self._client.exchange
+        try:
+            transmit(self._sock, exchange.writer, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return  # goes on as soon as somebody waits for an answer
+        except OSError:
+            # What the bus said before it closed is still to be read; without it, reading finds the end.
+            exchange.writer.close()
+
+    # ---- operations ------------------------------------------------------------------------------
+
+    def send(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int],
+    ) -> list[int]:
+        """One transaction; a slot per destination, optional ones last."""
+        return self._send(parts, lambda: self._client.send(
+            destinations, parts, handles, fds, flags=flags, optional=optional
+        ))
+
+    def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
+        """The next message, or the seed; ``wait``: until there is one."""
+        self._mind_fork()
+        if not flags & RecvFlag.SEED:
+            with self._state:
+                stray = self._client.exchange.stray.popleft() if self._client.exchange.stray else None
+            if stray is not None:
+                return self._message(stray)
+        options = RecvOption.PARK if wait else 0
+        return self._message(self._exchange(self._client.recv(flags, max_offset, options)))
+
+    def call(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int,
+    ) -> ReceivedMessage:
+        """``send``, then ``recv`` that waits."""
+        return self._message(self._send(parts, lambda: self._client.call(
+            destinations, parts, handles, fds, flags=flags, options=RecvOption.PARK
+        )))
+
+    def reply(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, answered: ReceivedMessage | None, release: int, flags: int,
+    ) -> ReceivedMessage:
+        """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
+        return self._message(self._send(parts, lambda: self._client.reply(
+            destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
+            options=RecvOption.PARK,
+        )))
+
+    def transfer(self, handle: int, destination: int | None) -> int:
+        """One more reference for the peer behind a descriptor (None: this one); its id there."""
+        return self._run(self._client.transfer(handle, destination))
+
+    def release(self, handle: int) -> None:
+        """Drop one reference."""
+        self._run(self._client.release(handle))
+
+    def destroy(self, nodes: Sequence[int], flags: int) -> None:
+        """Destroy own nodes at one instant."""
+        self._run(self._client.destroy(nodes, flags))
+
+    def release_slice(self, offset: int) -> None:
+        """Give the slice at ``offset`` back."""
+        self._run(self._client.slice_release(offset))
+
+    def reset(
+        self, flags: int, peer_flags: int, *, max_slices: int, max_handles: int, max_inflight_bytes: int,
+        max_inflight_fds: int,
+    ) -> None:
+        """P-30 … P-37."""
+        self._run(self._client.reset(
+            flags, peer_flags, max_slices=max_slices, max_handles=max_handles,
+            max_inflight_bytes=max_inflight_bytes, max_inflight_fds=max_inflight_fds,
+        ))
+
+    def query(self) -> PeerState:
+        """P-20 … P-22."""
+        return self._run(self._client.query())
+
+    def disconnect(self) -> None:
+        """End the peer for all its holders."""
+        self._run(self._client.disconnect())
+
+    def close(self) -> None:
+        """This holder is done; the peer ends with its last holder."""
+        self._sock.close()
+        self._client.close()
+        self._descriptor.close()
+
+    def _send(self, parts: Sequence[Buffer], request: Callable[[], Request[T]]) -> T:
+        self._mind_fork()
+        client = self._client
+        if not client.needs_arena(parts):
+            return self._exchange(request())
+        with self._arena_use:
+            try:
+                if (first := client.arena_for(parts)) is not None:
+                    self._exchange(first)
+                result = self._exchange(request())
+            except Bus1Error:
+                raise
+            except BaseException:
+                client.drop_arena()  # the bus may read it yet
+                raise
+            client.trim_arena()
+            return result
+
+    def _message(self, answer: Answer) -> ReceivedMessage:
+        client = self._client
+        with self._state:
+            first = client.missing_segment(answer)
+        if first is not None:
+            try:
+                self._exchange(first)
+            except BaseException:
+                with self._state:
+                    client.exchange.stray.appendleft(answer)
+                raise
+        with self._state:
+            return client.message(answer)
+
+    def _give_back(self, message: ReceivedMessage) -> None:
+        with self._state:
+            offset, flags = self._client.slice_of(message)
+        with suppress(NoSuchHandle, Disconnected):
+            self._run(self._client.slice_release(offset, flags))
+
+
+def _parks(request: Request[T]) -> bool:
+    return request.operation in RECEIVING
