@@ -145,6 +145,13 @@ class Router:
         if c is not None:
             self._remove(c)
 
+    def lose(self, connection: int, reason: str, now: float) -> None:
+        """What the connection sent can't be read any more: it is closed at once."""
+        self.delivery.now = now
+        c = self._connections.get(connection)
+        if c is not None:
+            self._end(c, reason)
+
     def wants_input(self, connection: int) -> bool:
         """Whether to read from the socket."""
         c = self._connections.get(connection)

@@ -1,0 +1,135 @@
+"""cli: the command ``bus1-bridge``, with the flags of dbus-daemon.
+
+Theory. Programs that start a bus know dbus-daemon's flags in all their shapes: a value follows ``=`` or
+as the next argument, and where a descriptor is optional the next argument counts only if it is no
+flag. ``_FLAGS`` is the table of what this bus takes; anything else is an error in words.
+
+Not here: what the options do (daemon).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from bus1 import __version__
+
+USAGE = (
+    "bus1-bridge [--version] [--help] [--session] [--address=ADDRESS] [--print-address[=DESCRIPTOR]] "
+    "[--print-pid[=DESCRIPTOR]] [--nofork] [--fork]"
+)
+VERSION = (
+    f"D-Bus Message Bus Daemon {__version__} (bus1-bridge)\n"
+    "A D-Bus message bus on bus1; MIT licence, no warranty."
+)
+
+
+class UsageError(Exception):
+    """The arguments make no sense; the text says why."""
+
+
+class Takes(Enum):
+    """Whether a flag has a value."""
+
+    NOTHING = 0
+    VALUE = 1
+    DESCRIPTOR = 2
+    """It may be left out: standard output."""
+
+
+_FLAGS: dict[str, Takes] = {
+    "--session": Takes.NOTHING,
+    "--address": Takes.VALUE,
+    "--print-address": Takes.DESCRIPTOR,
+    "--print-pid": Takes.DESCRIPTOR,
+    "--fork": Takes.NOTHING,
+    "--nofork": Takes.NOTHING,
+    "--version": Takes.NOTHING,
+    "--help": Takes.NOTHING,
+    "-h": Takes.NOTHING,
+    "-?": Takes.NOTHING,
+}
+_HELP = ("--help", "-h", "-?")
+
+
+@dataclass(slots=True)
+class Arguments:
+    """The flags that were given, each once, with their values."""
+
+    given: dict[str, str] = field(default_factory=dict)
+
+    def descriptor(self, flag: str) -> int | None:
+        """The open descriptor to print to; None if the flag wasn't given."""
+        value = self.given.get(flag)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit()):
+            raise UsageError(f'Invalid file descriptor: "{value}"')
+        try:
+            os.fstat(int(value))
+        except (OSError, OverflowError) as error:
+            if int(value) > 2:
+                raise UsageError(f"{flag}: file descriptor {value} is not open") from error
+        return int(value)
+
+
+def parse(arguments: Sequence[str]) -> Arguments:
+    """What the flags say; UsageError."""
+    parsed = Arguments()
+    rest = list(arguments)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        takes = _FLAGS.get(flag)
+        if takes is None or (equals and takes is Takes.NOTHING):
+            raise UsageError(f"unknown option {flag}{equals}{value}")
+        if flag in parsed.given:
+            raise UsageError(f"{flag} is given twice")
+        if takes is Takes.DESCRIPTOR and not equals:
+            value = rest.pop(0) if rest and not rest[0].startswith("-") else "1"
+        elif takes is Takes.VALUE and not equals:
+            if not rest:
+                raise UsageError(f"{flag} needs a value")
+            value = rest.pop(0)
+        parsed.given[flag] = value
+    if "--fork" in parsed.given and "--nofork" in parsed.given:
+        raise UsageError("--fork and --nofork exclude each other")
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    try:
+        return _run(parse(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        complaint = f"bus1-bridge: {error}\n{USAGE}\n"
+    os.write(2, complaint.encode(errors="backslashreplace"))
+    return 1
+
+
+def _run(arguments: Arguments) -> int:
+    given = arguments.given
+    if "--version" in given:
+        print(VERSION)
+        return 0
+    if any(flag in given for flag in _HELP):
+        print(USAGE)
+        return 0
+    if "--session" not in given:
+        raise UsageError("No configuration file specified.")
+    # only now: what has nothing to serve should be quick
+    from . import daemon
+    from .listening import AddressError
+
+    options = daemon.Options(
+        address=given.get("--address", daemon.SESSION_ADDRESS),
+        address_fd=arguments.descriptor("--print-address"),
+        pid_fd=arguments.descriptor("--print-pid"),
+        forks="--fork" in given,
+    )
+    try:
+        return daemon.run(options)
+    except (AddressError, OSError) as error:
+        raise UsageError(f"Failed to start message bus: {error}") from error

@@ -1,0 +1,175 @@
+"""listening: the D-Bus addresses that a bus can listen on.
+
+Theory. A server address is a list of entries, separated by ``;``, of the form
+``transport:key=value,…``. They are tried in order, and the first that works is the one: that is how
+``unix:runtime=yes;unix:tmpdir=/tmp`` falls back. What is printed for clients has the socket's real name,
+escaped. Native clients find their socket under the same name with ``1`` behind it (``bus1.addresses``).
+
+Invariants. 1. A socket is listening when it is returned. 2. ``close`` leaves no file behind.
+
+Not here: accepting (the Switch), addresses as clients use them (``bus1.addresses``).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+import string
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from bus1.addresses import native_address, socket_name
+
+BACKLOG = 128
+_MAX_NAME = 107
+"""Bytes of a socket's name."""
+_PLAIN = frozenset(b"-_/.\\*" + string.ascii_letters.encode() + string.digits.encode())
+_RANDOM = string.ascii_letters + string.digits
+
+
+class AddressError(Exception):
+    """The bus can't listen there; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A listening socket, and what clients are told of it."""
+
+    sock: socket.socket
+    address: str
+    """In D-Bus's syntax, without guid."""
+    path: str | None
+    """The file to remove at the end; None for an abstract name."""
+
+    def remove_file(self) -> None:
+        """Remove the socket's file; nothing if it is gone."""
+        if self.path is not None:
+            try:
+                os.unlink(self.path)
+            except FileNotFoundError:
+                return
+
+    def close(self) -> None:
+        """Close the socket and remove its file."""
+        self.sock.close()
+        self.remove_file()
+
+
+def listen(address: str, environment: Mapping[str, str] = os.environ) -> Listening:
+    """Listen on the first entry of the address that works; AddressError."""
+    complaint = AddressError(f"the address {address!r} is empty")
+    for transport, values in _parse(address):
+        try:
+            return _listen_on(transport, values, environment)
+        except AddressError as error:
+            complaint = error
+    raise complaint
+
+
+def listen_natively(dbus: Listening) -> Listening | None:
+    """The native socket beside a D-Bus socket; None if its name would be too long. AddressError."""
+    name = native_address(dbus.address)
+    if name is None or len(os.fsencode(name)) > _MAX_NAME:
+        return None
+    return _bind(socket_name(name), name)
+
+
+def _parse(address: str) -> list[tuple[str, dict[str, str]]]:
+    entries = []
+    for entry in filter(None, address.split(";")):
+        transport, colon, rest = entry.partition(":")
+        if not colon or not transport:
+            raise AddressError(f"Address '{entry}' does not contain a colon")
+        values: dict[str, str] = {}
+        for pair in filter(None, rest.split(",")):
+            key, equals, value = pair.partition("=")
+            if not (key and equals and value):
+                raise AddressError("'=' character not found or has no value following it")
+            if key in values:
+                raise AddressError(f"key '{key}' is given twice in '{entry}'")
+            values[key] = os.fsdecode(_unescape(value))
+        entries.append((transport, values))
+    return entries
+
+
+def _unescape(value: str) -> bytes:
+    raw = value.encode()
+    for i, byte in enumerate(raw):
+        if byte == ord("%"):
+            digits = raw[i + 1 : i + 3]
+            if len(digits) != 2 or not all(digit in string.hexdigits.encode() for digit in digits):
+                raise AddressError(f"'%' without two hex digits in address value '{value}'")
+        elif byte not in _PLAIN:
+            raise AddressError(f"character {chr(byte)!r} must be escaped in address value '{value}'")
+    return unquote_to_bytes(raw)
+
+
+def _listen_on(transport: str, values: dict[str, str], environment: Mapping[str, str]) -> Listening:
+    if transport != "unix":
+        raise AddressError(f"Unknown address type '{transport}': this bus listens on unix sockets")
+    keys = sorted(values)
+    if len(keys) != 1 or keys[0] not in _UNIX:
+        given = ", ".join(keys) or "nothing"
+        raise AddressError(f"unix: takes exactly one of {', '.join(_UNIX)}; given: {given}")
+    return _UNIX[keys[0]](values[keys[0]], environment)
+
+
+def _path(value: str, environment: Mapping[str, str]) -> Listening:
+    return _bind(value, value)
+
+
+def _abstract(value: str, environment: Mapping[str, str]) -> Listening:
+    return _bind("\0" + value, "@" + value)
+
+
+def _directory(value: str, environment: Mapping[str, str]) -> Listening:
+    name = "dbus-" + "".join(secrets.choice(_RANDOM) for _ in range(10))
+    return _path(os.path.join(value, name), environment)
+
+
+def _runtime(value: str, environment: Mapping[str, str]) -> Listening:
+    if value != "yes":
+        raise AddressError(f"unix:runtime takes only the value yes, not '{value}'")
+    directory = environment.get("XDG_RUNTIME_DIR")
+    if not directory:
+        raise AddressError("unix:runtime=yes: XDG_RUNTIME_DIR is not set")
+    return _path(os.path.join(directory, "bus"), environment)
+
+
+_UNIX: dict[str, Callable[[str, Mapping[str, str]], Listening]] = {
+    "path": _path, "abstract": _abstract, "dir": _directory, "tmpdir": _directory, "runtime": _runtime,
+}
+
+
+def _bind(name: str, shown: str) -> Listening:
+    """``shown`` is the name for people, with @ for abstract ones."""
+    is_abstract = name.startswith("\0")
+    raw = os.fsencode(name)
+    if len(raw) > _MAX_NAME + is_abstract:
+        raise AddressError(f"Socket name too long: {shown}")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        if not is_abstract:
+            _remove_stale(name)
+        sock.bind(raw)
+        if not is_abstract:
+            # who may use the bus is a matter of credentials, not of the file's mode
+            os.chmod(name, 0o777)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise AddressError(f"Failed to bind socket \"{shown}\": {error.strerror}") from error
+    key = "abstract" if is_abstract else "path"
+    escaped = quote_from_bytes(raw[is_abstract:], safe="/*\\").replace("~", "%7e")
+    return Listening(sock, f"unix:{key}={escaped}", None if is_abstract else name)
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,84 @@
+"""api: the Switch waist, between the data plane and the control plane.
+
+Theory. A Switch owns every socket and every table of a bus: D-Bus connections, names, match rules,
+outstanding replies, and through Core all that is queued. It answers by itself whatever tables and
+credentials can answer. The control plane calls ``poll`` again and again: it carries out one turn, and
+returns what needs a decision or a line in the log, as plain data (punts). What the control plane wants
+done goes back through ``apply``, as plain data (commands), and is complete when ``apply`` returns. There
+are no callbacks.
+
+Invariants. 1. ``poll`` returns after one turn at the latest, and not later than its deadline.
+2. ``apply`` carries out all commands, or raises and has carried out none.
+3. A punt is reported once.
+
+Not here: how either side does its part (``loop`` is the Switch in Python, ``daemon`` the control plane).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .effects import Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """The process received a signal."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The bus closed a connection because of what its client did."""
+
+    pid: int
+    uid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A defect of the bus cost a connection; the text is the traceback."""
+
+    pid: int
+    traceback: str
+
+
+Punt = Signalled | Closed | Refused | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Accept clients on a listening unix socket; ownership of the descriptor passes."""
+
+    descriptor: int
+    native: bool = False
+    """Native clients instead of D-Bus's."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSignals:
+    """Report the signals whose numbers arrive as bytes on this descriptor (``signal.set_wakeup_fd``)."""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Close every socket; the Switch is of no use afterwards."""
+
+
+Command = Listen | WatchSignals | Shutdown
+
+
+class Switch(Protocol):
+    """One bus's data plane."""
+
+    def poll(self, deadline: float | None) -> list[Punt]:
+        """One turn: wait for work, but not beyond ``deadline`` (of the monotonic clock); do it."""
+
+    def apply(self, commands: Sequence[Command]) -> None:
+        """Carry out all commands in order, or raise and carry out none."""

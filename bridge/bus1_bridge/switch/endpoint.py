@@ -1,0 +1,208 @@
+"""endpoint: the socket of one D-Bus connection.
+
+Theory. The edge of one connection: it reads what the router wants and writes what the router has,
+and decides nothing. Messages without descriptors are written together, as many as fit into one call;
+one with descriptors goes alone, so that they arrive with its first byte.
+
+Epoll reports a hang-up whether one asks for it or not, so an endpoint that wants neither to read nor to
+write is not registered at all.
+
+Invariants. 1. Descriptors that come in are close-on-exec, and owned by the router once it has their bytes.
+2. One call of ``flush`` writes a bounded amount.
+
+Not here: accepting, the order in which endpoints have their turn (loop).
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import select
+import socket
+from collections.abc import Iterator
+from typing import Protocol
+
+from bus1.core.api import Buffer
+from bus1.reactor import Reactor
+
+from .router import Outgoing, Router
+
+FLUSH_BYTES = 1 << 20
+"""What one endpoint writes per turn, about."""
+SHORTAGE_PAUSE = 0.2
+"""Seconds until another attempt after the kernel ran out of something."""
+SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
+_BUFFERS = 512
+_MAX_FDS = 253
+_ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
+_READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+
+
+class Turns(Protocol):
+    """Who gives endpoints their turn."""
+
+    router: Router
+    reactor: Reactor
+
+    def has_output(self, endpoint: Endpoint) -> None:
+        """There may be something to write."""
+
+    def was_used(self, endpoint: Endpoint) -> None:
+        """What the endpoint wants may have changed."""
+
+    def broke(self, endpoint: Endpoint) -> None:
+        """An exception that is no contract: a defect; called within the handler."""
+
+
+class Endpoint:
+    """One D-Bus connection's socket: a source and a station of the reactor."""
+
+    def __init__(self, turns: Turns, sock: socket.socket, connection: int, pid: int, uid: int) -> None:
+        self._turns = turns
+        self._sock = sock
+        self.connection = connection
+        self.pid = pid
+        self.uid = uid
+        self.is_muted = False
+        """It is not read."""
+        self._is_full = False
+        """The socket takes nothing at the moment."""
+        self._is_short = False
+        """The kernel lacks something; a timer ends that."""
+        self._watched = 0
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def ready(self, events: int, now: float) -> None:
+        """Epoll has news."""
+        try:
+            if events & _READ and self._turns.router.wants_input(self.connection):
+                self._read(now)
+            if events & ~select.EPOLLIN:
+                self._is_full = False
+                self._turns.has_output(self)
+        except Exception:
+            self._turns.broke(self)
+        self._turns.was_used(self)
+
+    def woken(self) -> None:
+        """The hosted queue has become non-empty."""
+        self._turns.has_output(self)
+
+    def retired(self, generation: int) -> None:
+        """Hosted peers have no mapped segments."""
+
+    def flush(self, now: float) -> None:
+        """Write what there is, as far as the socket takes it and the turn allows."""
+        router, left = self._turns.router, FLUSH_BYTES
+        while not (self._is_full or self._is_short) and left > 0:
+            items = router.outgoing(self.connection, FLUSH_BYTES)
+            if not items:
+                return
+            for buffers, fds, size in _batches(items):
+                written = self._write(buffers, fds, now)
+                left -= written
+                router.sent(self.connection, written, now)
+                if written < size:
+                    self._is_full = True
+                    break
+        # the turn is over: EPOLLOUT comes at once if there is more
+        self._is_full = True
+
+    def watch(self) -> None:
+        """Ask epoll for what is wanted now, and for nothing if that is nothing."""
+        router, reactor = self._turns.router, self._turns.reactor
+        wants = 0
+        if router.wants_input(self.connection):
+            wants |= select.EPOLLIN
+        if self._is_full and not self._is_short and router.has_output(self.connection):
+            wants |= select.EPOLLOUT
+        self.is_muted = not wants & select.EPOLLIN
+        if wants != self._watched:
+            if not wants:
+                reactor.remove(self)
+            elif self._watched:
+                reactor.modify(self, wants)
+            else:
+                reactor.add(self, wants)
+            self._watched = wants
+
+    def close(self) -> None:
+        """Close the socket."""
+        reactor = self._turns.reactor
+        reactor.cancel(self)
+        reactor.station(self.connection, None)
+        if self._watched:
+            reactor.remove(self)
+            self._watched = 0
+        self._sock.close()
+
+    def _read(self, now: float) -> None:
+        router = self._turns.router
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(
+                router.wanted(self.connection), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno in SHORTAGE:
+                return
+            router.end_of_input(self.connection, now)
+            router.hang_up(self.connection, now)
+            return
+        fds = _descriptors(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            # some descriptors of this message are lost, so the stream is of no use any more
+            router.delivery.discard(fds)
+            router.lose(self.connection, "descriptors were lost on the way", now)
+        elif data:
+            router.receive(self.connection, data, fds, now)
+        else:
+            router.delivery.discard(fds)
+            router.end_of_input(self.connection, now)
+
+    def _write(self, buffers: list[Buffer], fds: tuple[int, ...], now: float) -> int:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            return self._sock.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as error:
+            if error.errno in SHORTAGE:
+                self._is_short = True
+                self._turns.reactor.call_at(now + SHORTAGE_PAUSE, self, self._try_again)
+            else:
+                self._turns.router.hang_up(self.connection, now)
+        return 0
+
+    def _try_again(self, now: float) -> None:
+        self._is_short = self._is_full = False
+        self._turns.has_output(self)
+
+
+def _batches(items: list[Outgoing]) -> Iterator[tuple[list[Buffer], tuple[int, ...], int]]:
+    """What goes into one sendmsg each: buffers, descriptors, and bytes in total."""
+    buffers: list[Buffer] = []
+    size = 0
+    for parts, fds in items:
+        if buffers and (fds or len(buffers) + len(parts) > _BUFFERS):
+            yield buffers, (), size
+            buffers, size = [], 0
+        if fds:
+            yield list(parts), fds, sum(map(len, parts))
+        else:
+            buffers += parts
+            size += sum(map(len, parts))
+    if buffers:
+        yield buffers, (), size
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return list(fds)

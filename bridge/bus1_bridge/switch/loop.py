@@ -1,0 +1,306 @@
+"""loop: the Switch in Python, with its sockets on the reactor.
+
+Theory. ``PythonSwitch`` is the edge around the router: it accepts connections, gives every endpoint its
+turn, and carries out the router's effects. One turn is one turn of the reactor (every ready socket once),
+then whatever the router has left from earlier turns, then all output that came of it. Native clients share
+the reactor through the Broker, whose Hub is the gateway.
+
+The time of a turn is taken when epoll returns, and holds for everything in it: the reactor's clock
+sets it.
+
+Invariants. 1. A shortage of descriptors pauses accepting and nothing else. 2. A defect that shows while
+one connection is served costs that connection; only a broken invariant of Core ends the bus.
+
+Not here: what messages do (router, gateway), what is decided outside the tables (daemon).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from bus1.broker import Broker
+from bus1.core.api import Credentials
+from bus1.errors import InternalError
+from bus1.reactor import Reactor
+
+from ..gateway import Gateway
+from .api import Closed, Command, Failed, Listen, Punt, Shutdown, Signalled, WatchSignals
+from .effects import Close, CloseDescriptors, Effect, Refused, Wake
+from .endpoint import SHORTAGE, SHORTAGE_PAUSE, Endpoint
+from .router import Router
+
+_ACCEPTS_PER_TURN = 16
+_SO_PEERSEC = 31
+_SO_PEERGROUPS = 59
+_CREDENTIALS = struct.Struct("3i")
+_FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
+_LABEL = 4096
+
+
+class PythonSwitch:
+    """The data plane of one bus: implements ``api.Switch``."""
+
+    def __init__(
+        self, router: Router, gateway: Gateway, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.router = router
+        self._clock = clock
+        self.reactor = Reactor(gateway, self._now)
+        self.broker = Broker(self.reactor, gateway)
+        self._endpoints: dict[int, Endpoint] = {}
+        self._listeners: list[_Listener] = []
+        self._signals: _SignalPipe | None = None
+        self._writing: dict[Endpoint, None] = {}
+        """Endpoints with output, in order."""
+        self._used: dict[Endpoint, None] = {}
+        """Endpoints whose wants may have changed."""
+        self._punts: list[Punt] = []
+
+    # ---- the waist -------------------------------------------------------------------------------
+
+    def poll(self, deadline: float | None) -> list[Punt]:
+        """One turn."""
+        due = self.router.next_deadline()
+        if due is not None:
+            deadline = due if deadline is None else min(due, deadline)
+        if self._writing:
+            deadline = self.router.delivery.now
+        self.reactor.run_once(deadline)
+        now = self._now()
+        self.router.resume(now)
+        self.reactor.settle()
+        self._carry_out(self.router.take_effects())
+        self._flush(now)
+        self._carry_out(self.router.take_effects())
+        self._watch()
+        punts, self._punts = self._punts, []
+        return punts
+
+    def apply(self, commands: Sequence[Command]) -> None:
+        """Carry out all commands."""
+        for command in commands:
+            match command:
+                case Listen(descriptor, native):
+                    listening = socket.socket(fileno=descriptor)
+                    if native:
+                        self.broker.listen(listening)
+                    else:
+                        self._listeners.append(_Listener(self, listening))
+                case WatchSignals(descriptor):
+                    self._signals = _SignalPipe(self, descriptor)
+                case Shutdown():
+                    self._close()
+
+    # ---- for endpoints and listeners -------------------------------------------------------------
+
+    def has_output(self, endpoint: Endpoint) -> None:
+        """There may be something to write."""
+        self._writing[endpoint] = None
+
+    def was_used(self, endpoint: Endpoint) -> None:
+        """What the endpoint wants may have changed."""
+        self._used[endpoint] = None
+
+    def broke(self, endpoint: Endpoint) -> None:
+        """A defect showed while this connection was served: it pays for it."""
+        if isinstance(sys.exc_info()[1], InternalError):
+            raise
+        self._punts.append(Failed(endpoint.pid, traceback.format_exc()))
+        self._drop(endpoint)
+
+    def accept(self, connection: socket.socket) -> None:
+        """A new D-Bus connection."""
+        connection.setblocking(False)
+        pid, uid, gid = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        label = _label(connection)
+        peer = self.router.connect(
+            Credentials(uid, gid, pid, secctx=label), self.router.delivery.now,
+            groups=_groups(connection), label=label,
+        )
+        endpoint = Endpoint(self, connection, peer, pid, uid)
+        self._endpoints[peer] = endpoint
+        self.reactor.station(peer, endpoint)
+        self.was_used(endpoint)
+
+    def report(self, punt: Punt) -> None:
+        """Something for the control plane."""
+        self._punts.append(punt)
+
+    # ---- parts of a turn -------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        now = self._clock()
+        self.router.delivery.now = now
+        return now
+
+    def _flush(self, now: float) -> None:
+        writing, self._writing = self._writing, {}
+        for endpoint in writing:
+            if self._endpoints.get(endpoint.connection) is not endpoint:
+                continue
+            try:
+                endpoint.flush(now)
+            except Exception:
+                self.broke(endpoint)
+            self._used[endpoint] = None
+            self.reactor.settle()
+
+    def _watch(self) -> None:
+        used, self._used = self._used, {}
+        for endpoint in used:
+            if self._endpoints.get(endpoint.connection) is endpoint:
+                endpoint.watch()
+                if endpoint.is_muted:
+                    # looked at again in every turn until it is read
+                    self._used[endpoint] = None
+        accepts = self.router.accepts()
+        for listener in self._listeners:
+            listener.pause(not accepts)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Wake(connection):
+                    endpoint = self._endpoints.get(connection)
+                    if endpoint is not None:
+                        self._writing[endpoint] = None
+                case Close(connection, reason):
+                    endpoint = self._endpoints.get(connection)
+                    if endpoint is not None:
+                        if reason:
+                            self._punts.append(Closed(endpoint.pid, endpoint.uid, reason))
+                        self._drop(endpoint)
+                case CloseDescriptors(fds):
+                    for fd in fds:
+                        os.close(fd)
+                case Refused():
+                    self._punts.append(effect)
+
+    def _drop(self, endpoint: Endpoint) -> None:
+        if self._endpoints.pop(endpoint.connection, None) is not None:
+            self.router.disconnect(endpoint.connection, self.router.delivery.now)
+            endpoint.close()
+            self._writing.pop(endpoint, None)
+            self._used.pop(endpoint, None)
+
+    def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for endpoint in list(self._endpoints.values()):
+            self._drop(endpoint)
+        self._carry_out(self.router.take_effects())
+        self.broker.close()
+        if self._signals is not None:
+            self._signals.close()
+        self.reactor.settle()
+        self._carry_out(self.router.take_effects())
+        self.reactor.close()
+
+
+class _Listener:
+    """A listening socket for D-Bus clients."""
+
+    def __init__(self, switch: PythonSwitch, sock: socket.socket) -> None:
+        self._switch = switch
+        self._sock = sock
+        self._is_paused = False
+        self._is_short = False
+        sock.setblocking(False)
+        switch.reactor.add(self, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def ready(self, events: int, now: float) -> None:
+        """Connections wait."""
+        for _ in range(_ACCEPTS_PER_TURN):
+            if not self._switch.router.accepts():
+                return
+            try:
+                connection, _ = self._sock.accept()
+            except BlockingIOError:
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in SHORTAGE:
+                    raise
+                self._is_short = True
+                self._switch.reactor.modify(self, 0)
+                self._switch.reactor.call_at(now + SHORTAGE_PAUSE, self, self._try_again)
+                return
+            self._switch.accept(connection)
+
+    def pause(self, is_paused: bool) -> None:
+        """Accept nothing, or go on."""
+        if is_paused != self._is_paused:
+            self._is_paused = is_paused
+            self._set()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._switch.reactor.cancel(self)
+        self._switch.reactor.remove(self)
+        self._sock.close()
+
+    def _try_again(self, now: float) -> None:
+        self._is_short = False
+        self._set()
+
+    def _set(self) -> None:
+        idle = self._is_paused or self._is_short
+        self._switch.reactor.modify(self, 0 if idle else select.EPOLLIN)
+
+
+class _SignalPipe:
+    """Where signal numbers arrive as bytes."""
+
+    def __init__(self, switch: PythonSwitch, descriptor: int) -> None:
+        self._switch = switch
+        self._descriptor = descriptor
+        os.set_blocking(descriptor, False)
+        switch.reactor.add(self, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """The reading end."""
+        return self._descriptor
+
+    def ready(self, events: int, now: float) -> None:
+        """Signals came."""
+        for number in os.read(self._descriptor, 64):
+            self._switch.report(Signalled(number))
+
+    def close(self) -> None:
+        """Close the reading end."""
+        self._switch.reactor.remove(self)
+        os.close(self._descriptor)
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    """Supplementary groups of the process that connected."""
+    for size in (_FEW_GROUPS, _MANY_GROUPS):
+        try:
+            data = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size)
+        except OSError:
+            continue
+        return struct.unpack(f"{len(data) // 4}I", data)
+    return ()
+
+
+def _label(connection: socket.socket) -> bytes | None:
+    """Security label of the process that connected, if this kernel has any."""
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL).rstrip(b"\0") or None
+    except OSError:
+        return None
