@@ -11,11 +11,12 @@ import sys
 from .broker import DbusBroker
 from .buses import Bus, Bus1Bridge, DbusDaemon
 from .floor import Floor
+from .native import Bus1Native
 from .report import REFERENCE, as_data, table
 from .run import Plan, run
 from .scenarios import SCENARIOS
 
-BUSES: tuple[type[Bus], ...] = (Floor, DbusDaemon, DbusBroker, Bus1Bridge)
+BUSES: tuple[type[Bus], ...] = (Floor, DbusDaemon, DbusBroker, Bus1Bridge, Bus1Native)
 
 
 def arguments() -> argparse.Namespace:

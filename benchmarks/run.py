@@ -16,9 +16,15 @@ from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from statistics import median
+from threading import Timer
+
+from bus1.errors import Bus1Error
 
 from .buses import Bus
 from .scenarios import Scenario
+
+SCENARIO_LIMIT = 60
+"""Seconds after which a bus that keeps a scenario waiting is killed, which fails everything on it."""
 
 
 @dataclass(slots=True)
@@ -88,13 +94,17 @@ def visit(scenario: Scenario, bus: Bus, scale: float, directory: Path, results: 
     key = (scenario.name, bus.name)
     if key in results.failures:
         return
+    watchdog = Timer(SCENARIO_LIMIT, bus.kill)
+    watchdog.start()
     try:
         if not scenario.needs_running_bus:
             with tempfile.TemporaryDirectory(dir=directory) as place:
                 value = scenario.measure(type(bus)(Path(place)), ceil(scenario.work * scale))
         else:
             value = scenario.measure(bus, ceil(scenario.work * scale))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, Bus1Error) as error:
         results.failures[key] = f"{type(error).__name__}: {error}"
         return
+    finally:
+        watchdog.cancel()
     results.values.setdefault(key, []).append(value)
