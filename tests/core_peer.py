@@ -99,10 +99,10 @@ class CorePeer:
                 await self.hold.wait()
             return received
 
-    async def release(self, handle: int) -> None:
-        await self._turn()
-        self.bus.core.handle_release(self.number, handle)
-        self.bus.settle()
+    def release_soon(self, handle: int) -> None:
+        if not self.is_gone:
+            self.bus.core.handle_release(self.number, handle)
+            self.bus.settle()
 
     async def transfer(self, handle: int, destination: Any = None) -> int:
         await self._turn()

@@ -359,7 +359,7 @@ async def test_a_cancelled_call_leaves_nothing(service: Connection, client: Conn
 
 
 @on_a_bus()
-async def test_everybody_who_waits_hears_of_the_end_of_the_bus(service: Connection, client: Connection) -> None:
+async def test_all_who_wait_hear_of_the_end_of_the_bus(service: Connection, client: Connection) -> None:
     kitchen, proxy, _ = await meet(service, client)
     async with anyio.create_task_group() as tasks:
         async def call() -> None:

@@ -243,11 +243,11 @@ class Connection:
             if retired:
                 await self.peer.destroy(retired, DestroyFlag.RELEASE_HANDLES)
             while self._released:
-                await self.peer.release(self._released.pop())
+                self.peer.release_soon(self._released.pop())
             while self._doubted:
                 node = self._doubted.pop()
                 if node in self._receivers:
-                    await self.peer.release(await self.peer.transfer(node))
+                    self.peer.release_soon(await self.peer.transfer(node))
 
     def _wake(self) -> None:
         # A finalizer may run in another thread; the next piece of work in this one takes its id along.

@@ -1,0 +1,223 @@
+"""The registry's client, against a registry that is played by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import anyio
+import pytest
+from bus1_services import Connection, Handle, Interface, Str, method, seed
+from bus1_services.call import Envelope, Kind
+from bus1_services.connection import attach
+from bus1_services.errors import NameHasNoOwner, from_name
+from bus1_services.handle import Arrival
+from bus1_services.registry import NameOwnerChanged
+from core_peer import CoreBus, CorePeer, connections
+
+from bus1.aio import Peer
+from bus1.core.api import MessageType, RecvFlag, ResetFlag
+from bus1.errors import Bus1Error, RemoteProtocolError
+
+
+class Clock(Interface, name="org.example.Clock1"):
+    """A clock."""
+
+    @method
+    def now(self) -> Str:
+        return "noon"
+
+
+class HandRegistry:
+    """Answers one service and its clients; ``document`` is what was published last."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.node = connection.node(self)
+        self.emitter = connection.node(self)
+        self.calls: list[str] = []
+        self.document = seed.SeedDocument("")
+        self.held: list[Handle] = []
+        self.watcher: Handle | None = None
+        self.answers: dict[str, Callable[[list[Any], list[Handle]], tuple[str, list[Any], list[int]]]] = {
+            "Publish": self._publish, "Withdraw": lambda values, _: ("au", [[1] * len(values[0])], []),
+            "Resolve": self._resolve, "Derive": self._derive, "List": lambda *_: ("as", [["a.b"]], []),
+            "Watch": self._watch,
+        }
+
+    def arrived(self, arrival: Arrival) -> None:
+        reply, *others = arrival.handles
+        assert reply is not None
+        self.calls.append(arrival.envelope.member)
+        values = arrival.values()
+        self.connection.start(self._answer, arrival.envelope, reply, values, others)
+
+    def released(self) -> None: ...
+
+    def lost(self, error: Bus1Error) -> None: ...
+
+    async def change(self, *values: str) -> None:
+        assert self.watcher is not None
+        await self.connection.transmit(
+            [self.watcher.id], Kind.SIGNAL, "sss", values, interface="org.bus1.Registry1",
+            member="NameOwnerChanged", handles=[self.node],
+        )
+
+    async def _answer(
+        self, envelope: Envelope, reply: Handle, values: list[Any], others: list[Handle]
+    ) -> None:
+        try:
+            signature, results, handles = self.answers[envelope.member](values, others)
+        except LookupError:
+            await self.connection.transmit(
+                [reply.id], Kind.ERROR, "s", ["nobody"], member=NameHasNoOwner.default_name
+            )
+        else:
+            await self.connection.transmit([reply.id], Kind.RETURN, signature, results, handles=handles)
+        reply.release()
+
+    def _publish(self, values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        title, names, objects = values
+        self.document = seed.SeedDocument(title, tuple(names), tuple(objects))
+        self.held = handles
+        return "sau", [":1.7", [1] * len(names)], [self.emitter]
+
+    def _resolve(self, values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        dict(self.document.names)[values[0]]
+        return "s", [":1.7"], [self.held[0].id]
+
+    def _derive(self, values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        assert handles[0].id == self.held[0].id
+        paths = [path for path, _ in self.document.objects]
+        return "", [], [self.held[1 + paths.index(values[0])].id]
+
+    def _watch(self, values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        self.watcher = handles[0]
+        return "", [], []
+
+
+def with_a_registry(
+    function: Callable[[HandRegistry, Connection, Connection], Awaitable[None]]
+) -> Callable[[], None]:
+    """Run a test with a registry, a service and a client, each granted the registry."""
+
+    async def main() -> None:
+        bus = CoreBus()
+        async with connections(bus, 1) as (host,):
+            registry = HandRegistry(host)
+            service, client = bus.peer(), bus.peer()
+            for peer in (service, client):
+                peer.granted = (await cast(CorePeer, host.peer).transfer(registry.node, peer),)
+            async with attach(cast(Peer, service)) as one, attach(cast(Peer, client)) as other:
+                await function(registry, one, other)
+            service.disconnect()
+            client.disconnect()
+        assert bus.charges() == {}
+
+    def test() -> None:
+        anyio.run(main)
+
+    test.__name__ = function.__name__
+    return test
+
+
+@with_a_registry
+async def test_a_published_object_is_found_by_name_and_path(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    published = await service.registry.publish("A clock", {"org.example.Clock": 4}, {"/clock": Clock()})
+    assert (published.unique, published.results) == (":1.7", (1,))
+    assert registry.document.title == "A clock"
+    assert registry.document.names == (("org.example.Clock", 4),)
+    ((path, xml),) = registry.document.objects
+    assert path == "/clock" and xml.strip().startswith('<interface name="org.example.Clock1">')
+    clock = await client.registry.proxy(Clock, "org.example.Clock", "/clock")
+    assert await clock.now() == "noon"
+
+
+@with_a_registry
+async def test_the_document_is_pinned_as_the_seed(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    """S-12: the published nodes survive a flush of the peer."""
+    clock = Clock()
+    await service.registry.publish("A clock", {}, {"/clock": clock})
+    peer = cast(CorePeer, service.peer)
+    message = peer.bus.core.recv(peer.number, RecvFlag.SEED | RecvFlag.PEEK)
+    assert message.type is MessageType.DATA
+    assert seed.decode(b"".join(map(bytes, peer.memory.read(message.offset)))) == registry.document
+    assert message.handles == (service.root.node, service.export(clock).node)
+    peer.bus.core.peer_reset(peer.number, ResetFlag.FLUSH)
+    peer.bus.settle()
+    handle = client.handle(await peer.transfer(service.export(clock).node, client.peer))
+    assert await client.proxy(Clock, handle).now() == "noon"
+
+
+@with_a_registry
+async def test_a_published_object_outlives_its_last_holder(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    clock = Clock()
+    await service.registry.publish("A clock", {}, {"/clock": clock})
+    export = service.export(clock)
+    export.released()
+    assert service.export(clock) is export
+    await service.registry.withdraw()
+    assert export.emitter is None
+    export.released()
+    assert service.export(clock) is not export
+
+
+@with_a_registry
+async def test_publishing_again_replaces_the_objects(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    first, second, third = Clock(), Clock(), Clock()
+    await service.registry.publish("Clocks", {}, {"/1": first, "/2": second})
+    await service.registry.publish("Clocks", {}, {"/2": second, "/3": third})
+    assert [path for path, _ in registry.document.objects] == ["/2", "/3"]
+    exports = [service.export(clock) for clock in (first, second, third)]
+    assert [export.is_published for export in exports] == [False, True, True]
+    assert [export.emitter is not None for export in exports] == [False, True, True]
+
+
+@with_a_registry
+async def test_names_are_listed_given_up_and_resolved(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    await service.registry.publish("A clock", {"org.example.Clock": 4}, {})
+    assert await client.registry.names() == ["a.b"]
+    assert await service.registry.withdraw("org.example.Clock") == [1]
+    assert (await client.registry.resolve("org.example.Clock")).unique == ":1.7"
+    with pytest.raises(NameHasNoOwner, match="nobody"):
+        await client.registry.resolve("org.example.Nobody")
+
+
+@with_a_registry
+async def test_changes_of_owners_are_watched(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    async with client.registry.watch("org.example.Clock") as changes:
+        await registry.change("org.example.Clock", "", ":1.7")
+        assert await anext(changes) == NameOwnerChanged("org.example.Clock", "", ":1.7")
+    await client.swept()
+    assert registry.watcher is not None
+    registry.watcher.release()
+
+
+@with_a_registry
+async def test_an_answer_of_another_type_is_a_protocol_error(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    registry.answers["List"] = lambda *_: ("s", ["a"], [])
+    registry.answers["Resolve"] = lambda *_: ("s", ["a"], [])
+    with pytest.raises(RemoteProtocolError):
+        await client.registry.names()
+    with pytest.raises(RemoteProtocolError, match="without the handle"):
+        await client.registry.resolve("a.b")
+
+
+def test_an_error_name_without_a_class_is_kept() -> None:
+    error = from_name("org.example.Error.New", "text")
+    assert (error.name, error.text) == ("org.example.Error.New", "text")
+    assert str(error) == "org.example.Error.New: text"
