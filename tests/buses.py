@@ -46,6 +46,7 @@ class Bus:
     folder: Path
     cleanup: ExitStack
     clients: list[Wire] = field(default_factory=list)
+    tools: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def is_reference(self) -> bool:
@@ -83,23 +84,24 @@ class Bus:
         return subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=PATIENCE * 2,
             stdin=subprocess.DEVNULL, **options,
-        )  # fmt: skip
+        )
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
         """Start a stock tool against this bus; ended with it."""
         process = subprocess.Popen(
             command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, **options,
-        )  # fmt: skip
+        )
+        self.tools.append(process)
         self.cleanup.callback(reap, process)
         return process
 
 
 def reap(process: subprocess.Popen[Any]) -> None:
     """End a process that this test started, and wait for it."""
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+    with process:
+        if process.poll() is None:
+            process.kill()
 
 
 def start_bus(kind: str, folder: Path, cleanup: ExitStack) -> Bus:
@@ -124,6 +126,8 @@ def check_nothing_is_left(bus: Bus, fds: int) -> None:
     """All clients gone: no name and no descriptor of theirs is left, and the bus still serves."""
     for client in bus.clients:
         client.close()
+    for tool in bus.tools:
+        reap(tool)
     assert bus.process.poll() is None, (bus.folder / "log").read_text()
     with Client(bus.path) as probe:
         eventually(lambda: probe.ask("ListNames")[0] == [BUS, probe.name], lambda: probe.ask("ListNames"))

@@ -24,7 +24,7 @@ PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, DESTINATION, SENDER, SIGNATUR
 FIELD_TYPES = {
     PATH: "o", INTERFACE: "s", MEMBER: "s", ERROR_NAME: "s", REPLY_SERIAL: "u",
     DESTINATION: "s", SENDER: "s", SIGNATURE: "g", UNIX_FDS: "u",
-}  # fmt: skip
+}
 BUS = "org.freedesktop.DBus"
 BUS_PATH = "/org/freedesktop/DBus"
 FAULT = "org.freedesktop.DBus.Error."
@@ -152,7 +152,7 @@ def marshal(signature: str, *values: Any, endian: str = "l") -> bytes:
 def message(
     kind: int, serial: int, fields: Iterable[tuple[int, str, Any]], body: bytes = b"", *,
     endian: str = "l", flags: int = 0, version: int = 1, body_length: int | None = None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """A message of any fields, in the given order: also of those that no bus accepts."""
     writer = Writer(endian)
     writer.out += bytes([ord(endian), kind, flags, version])
@@ -179,7 +179,7 @@ class Message:
     def __getattr__(self, name: str) -> Any:
         codes = {"path": PATH, "interface": INTERFACE, "member": MEMBER, "error_name": ERROR_NAME,
                  "reply_serial": REPLY_SERIAL, "destination": DESTINATION, "sender": SENDER,
-                 "unix_fds": UNIX_FDS}  # fmt: skip
+                 "unix_fds": UNIX_FDS}
         if name not in codes:
             raise AttributeError(name)
         return self.fields.get(codes[name])
@@ -335,12 +335,12 @@ class Client(Wire):
         error: str | None = None, to: str | None = None, reply_to: int | None = None, signature: str = "",
         args: Sequence[Any] = (), fds: Sequence[int] = (), flags: int = 0, serial: int | None = None,
         endian: str = "l", extra: Sequence[tuple[int, str, Any]] = (),
-    ) -> int:  # fmt: skip
+    ) -> int:
         """A message made of the fields that are given; returns its serial."""
         serial = self.next_serial() if serial is None else serial
         given = ((PATH, path), (INTERFACE, interface), (MEMBER, member), (ERROR_NAME, error),
                  (REPLY_SERIAL, reply_to), (DESTINATION, to), (SIGNATURE, signature or None),
-                 (UNIX_FDS, len(fds) or None))  # fmt: skip
+                 (UNIX_FDS, len(fds) or None))
         fields = [(code, FIELD_TYPES[code], value) for code, value in given if value is not None]
         body = marshal(signature, *args, endian=endian)
         self.write(message(kind, serial, [*fields, *extra], body, endian=endian, flags=flags), fds)

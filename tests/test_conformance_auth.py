@@ -139,7 +139,7 @@ def test_what_is_rejected_names_the_mechanism_and_may_be_tried_again(bus: Bus, l
     [
         "HOWDY", "", "DATA", "DATA 30", "CANCEL", "NEGOTIATE_UNIX_FD", "AUTH EXTERNAL zz", "auth EXTERNAL",
     ],
-)  # fmt: skip
+)
 def test_a_line_out_of_place_is_an_error_and_keeps_the_state(bus: Bus, line: str) -> None:
     wire = bus.wire()
     wire.write(b"\0")

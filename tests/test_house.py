@@ -58,7 +58,7 @@ PURE = (
 WORLD = {
     "asyncio", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "random", "secrets",
     "select", "selectors", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "uuid",
-}  # fmt: skip
+}
 """Standard modules that a pure file does not import."""
 
 
@@ -205,7 +205,7 @@ def test_the_daemon_loads_neither_asyncio_nor_a_client_library(module: str) -> N
     loaded = subprocess.run(
         [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
         capture_output=True, text=True, check=True, timeout=30,
-    ).stdout.split()  # fmt: skip
+    ).stdout.split()
     assert module in loaded
     assert not {"asyncio", "anyio", "dbus_fast", "concurrent.futures", "ssl"} & set(loaded)
 
