@@ -98,7 +98,7 @@ def _fields_length(to: str, change: int) -> bytes:
 
 U32: Callable[[int], bytes] = struct.Struct("<I").pack
 
-_HEADERS: dict[str, Callable[[str], bytes]] = {
+HEADERS: dict[str, Callable[[str], bytes]] = {
     "byte order x": lambda to: patched(call(to), 0, b"x"),
     "byte order L": lambda to: patched(call(to), 0, b"L"),
     "protocol version 0": lambda to: call(to, version=0),
@@ -173,7 +173,7 @@ _HEADERS: dict[str, Callable[[str], bytes]] = {
     "array that is longer than its fields": lambda to: _fields_length(to, 1),
 }
 
-_BODIES: dict[str, tuple[str, bytes]] = {
+BODIES: dict[str, tuple[str, bytes]] = {
     "body without signature": ("", b"\0"),
     "signature without body": ("y", b""),
     "one byte too many": ("y", b"\0\0"),
@@ -217,7 +217,7 @@ _BODIES: dict[str, tuple[str, bytes]] = {
 }
 
 
-_DESCRIPTORS: dict[str, tuple[str, bytes]] = {
+DESCRIPTORS: dict[str, tuple[str, bytes]] = {
     "descriptor that is not there": ("h", U32(0)),
     "descriptor in a variant that is not there": ("v", b"\1h\0\0" + U32(0)),
     "descriptor in an array that is not there": ("ah", U32(4) + U32(0)),
@@ -226,15 +226,15 @@ _DESCRIPTORS: dict[str, tuple[str, bytes]] = {
 
 def malformed(to: str) -> Iterator[tuple[str, bytes]]:
     """Messages after which a bus must close the connection."""
-    for name, make in _HEADERS.items():
+    for name, make in HEADERS.items():
         yield name, make(to)
-    for name, (signature, body) in _BODIES.items():
+    for name, (signature, body) in BODIES.items():
         yield name, call(to, signature, body)
 
 
 def without_descriptors(to: str) -> Iterator[tuple[str, bytes]]:
     """Bodies that name descriptors which did not come: refused by us, not looked at by the reference."""
-    for name, (signature, body) in _DESCRIPTORS.items():
+    for name, (signature, body) in DESCRIPTORS.items():
         yield name, call(to, signature, body)
 
 
@@ -277,8 +277,8 @@ _ODD: dict[str, Callable[[str], bytes]] = {
 EVERY_SIGNATURE = "ybnqiuxtdsogvaya{sv}(y(xs))aasa(ib)abad"
 EVERY_VALUE: tuple[Any, ...] = (
     255, True, -1, 65535, -5, 2**32 - 1, -(2**63), 2**64 - 1, 1.5, "é", "/a/b", "a{sv}",
-    ("(sv)", ("x", ("u", 3))), b"bytes", {"a": ("as", ["b", "c"]), "d": ("v", ("y", 1))}, (1, (2, "z")), [["p"], [], ["q", "r"]],
-    [(1, True), (2, False)], [True, False], [0.0, -2.5],
+    ("(sv)", ("x", ("u", 3))), b"bytes", {"a": ("as", ["b", "c"]), "d": ("v", ("y", 1))}, (1, (2, "z")),
+    [["p"], [], ["q", "r"]], [(1, True), (2, False)], [True, False], [0.0, -2.5],
 )
 
 
