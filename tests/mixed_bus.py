@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from bus1_bridge import wire
@@ -22,6 +23,8 @@ from bus1_bridge.switch.tables import LegacyParty, NativeParty, Tables
 from bus1_services import call, seed
 from bus1_services.call import Envelope, Kind
 from bus1_services.seed import SeedDocument
+from dbus_fast import Message as OracleMessage
+from dbus_fast._private.unmarshaller import Unmarshaller
 
 from bus1.core.api import Credentials, Limits, Message, MessageType, Parcel
 from bus1.core.bus import Core
@@ -47,6 +50,8 @@ class MixedBus:
         self.delivery = Delivery(self.tables, limits)
         self.gateway = Gateway(self.delivery)
         self.closed: list[int] = []
+        """Descriptors that the edge would have closed."""
+        self._before = self.charges()
 
     def settle(self) -> None:
         """What the reactor does after every command."""
@@ -63,6 +68,20 @@ class MixedBus:
     def legacy(self, *, takes_fds: bool = True) -> Legacy:
         return Legacy(self, takes_fds)
 
+    def end(self) -> None:
+        """Everybody goes; the bus must be as it began (asserted): charges, tables, descriptors."""
+        for party in list(self.tables.parties.values()):
+            if isinstance(party, NativeParty):
+                self.gateway.peer_disconnect(party.peer)
+            else:
+                self.delivery.forget(party)
+            self.settle()
+        assert self.charges() == self._before
+        tables = self.tables
+        assert not (tables.parties or tables.unique or tables.emitters or tables.watchers)
+        assert not (tables.names.names() or self.gateway.registry.subjects)
+        assert len(self.closed) == len(set(self.closed))
+
     def charges(self) -> dict[str, Any]:
         """What is charged to the user and to every peer; comparable."""
         snapshot = self.core.snapshot()
@@ -71,7 +90,7 @@ class MixedBus:
 
 
 @dataclass(frozen=True)
-class Native_Message:
+class NativeMessage:
     """One entry of a native peer's queue."""
 
     type: MessageType
@@ -147,7 +166,7 @@ class Native:
 
     def call(
         self, handle: int, interface: str, member: str, signature: str = "", *values: Any, **more: Any
-    ) -> Native_Message:
+    ) -> NativeMessage:
         """A call that is answered at once: by the bus."""
         reply = self.start_call(handle, interface, member, signature, *values, **more)
         (answer,) = [message for message in self.receive() if message.type is MessageType.DATA]
@@ -155,10 +174,10 @@ class Native:
         self.bus.core.node_destroy(self.peer, [reply], 1)
         return answer
 
-    def ask(self, member: str, signature: str = "", *values: Any, **more: Any) -> Native_Message:
+    def ask(self, member: str, signature: str = "", *values: Any, **more: Any) -> NativeMessage:
         return self.call(self.registry, REGISTRY, member, signature, *values, **more)
 
-    def receive(self) -> list[Native_Message]:
+    def receive(self) -> list[NativeMessage]:
         """Everything that is queued."""
         core, found = self.bus.core, []
         while entries := core.ahead(self.peer):
@@ -204,7 +223,7 @@ class Native:
         return node
 
     def answer(
-        self, message: Native_Message, signature: str = "", *values: Any, handles: Sequence[int] = (),
+        self, message: NativeMessage, signature: str = "", *values: Any, handles: Sequence[int] = (),
         fds: Sequence[int] = (), **more: Any,
     ) -> None:
         """Answer a call and release its reply handle."""
@@ -218,17 +237,18 @@ class Native:
         self.bus.settle()
 
 
-def read_native(message: Message, payload: bytes) -> Native_Message:
+def read_native(message: Message, payload: bytes) -> NativeMessage:
     if message.type is not MessageType.DATA:
-        return Native_Message(message.type, message.destination)
+        return NativeMessage(message.type, message.destination)
     envelope, offset = call.decode(payload)
-    return Native_Message(
-        message.type, message.destination, message.handles, message.fds, envelope, payload[offset:], message.pid
+    return NativeMessage(
+        message.type, message.destination, message.handles, message.fds, envelope, payload[offset:],
+        message.pid,
     )
 
 
 @dataclass(frozen=True)
-class Legacy_Message:
+class LegacyMessage:
     """One finished D-Bus message."""
 
     header: wire.Header
@@ -308,18 +328,20 @@ class Legacy:
             member=member, **more,
         )
 
-    def signal(self, path: str, interface: str, member: str, signature: str = "", *values: Any, **more: Any) -> int:
+    def signal(
+        self, path: str, interface: str, member: str, signature: str = "", *values: Any, **more: Any
+    ) -> int:
         return self.send(
             wire.SIGNAL, signature, *values, path=path, interface=interface, member=member, **more
         )
 
-    def answer(self, message: Legacy_Message, signature: str = "", *values: Any, **more: Any) -> int:
+    def answer(self, message: LegacyMessage, signature: str = "", *values: Any, **more: Any) -> int:
         return self.send(
             wire.RETURN, signature, *values, destination=message.header.sender,
             reply_serial=message.header.serial, **more,
         )
 
-    def receive(self) -> list[Legacy_Message]:
+    def receive(self) -> list[LegacyMessage]:
         """Everything that is queued, as the client would read it."""
         core, found = self.bus.core, []
         while entries := core.ahead(self.peer):
@@ -342,9 +364,17 @@ class Legacy:
         self.bus.settle()
 
 
-def read_legacy(data: bytes, fds: tuple[int, ...] = ()) -> Legacy_Message:
+def read_legacy(data: bytes, fds: tuple[int, ...] = ()) -> LegacyMessage:
     header = wire.parse(data)
     assert header.unix_fds == len(fds)
     assert wire.frame_length(data) == len(data)
-    return Legacy_Message(header, data[header.header_length :], fds)
+    return LegacyMessage(header, data[header.header_length :], fds)
 
+
+def as_dbus_fast_reads_it(data: bytes) -> OracleMessage:
+    """The message as another implementation understands it."""
+    stream: Any = BytesIO(data)
+    unmarshaller = Unmarshaller(stream)
+    unmarshaller.unmarshall()
+    assert unmarshaller.message is not None
+    return unmarshaller.message
