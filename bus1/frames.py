@@ -299,7 +299,7 @@ class FrameWriter:
         """Buffers and descriptors of the next sendmsg."""
         first = self._queue[0]
         if first.groups:
-            cut = HEADER.size if len(first.groups) > 1 else len(first.view)
+            cut = HEADER.size // 2 if len(first.groups) > 1 else len(first.view)
             return [first.view[:cut]], first.groups[0]
         buffers: list[memoryview] = []
         for outgoing in self._queue:
