@@ -52,14 +52,17 @@ U32: dict[str, Callable[[Buffer, int], tuple[int]]] = {
 ORDER: dict[str, str] = {"l": "<", "B": ">"}
 """The struct module's name of each byte order."""
 
-_FIXED, _ALIGN, _TEXT, _ARRAY, _VARIANT, _BOOL, _FD, _PATH, _SIGNATURE, _FIXED_ARRAY, _BOOLS, _FDS = range(12)
+# those from _BOOL on are rows of _CHECKS
+_END, _FIXED, _ALIGN, _TEXT, _ARRAY, _VARIANT = range(6)
+_BOOL, _FD, _PATH, _SIGNATURE, _FIXED_ARRAY, _BOOLS, _FDS = range(6, 13)
 _KINDS: dict[str, int] = {
     "b": _BOOL, "h": _FD, "s": _TEXT, "o": _PATH, "g": _SIGNATURE, "v": _VARIANT, "(": _ALIGN, "{": _ALIGN,
 }
 _ARRAY_KINDS: dict[str, int] = {"b": _BOOLS, "h": _FDS}
 
 _Steps = tuple[tuple[int, int, int, "_Steps", int], ...]
-"""Each: (kind, alignment mask, size or the element's alignment mask, the element's steps, depth)."""
+"""Each: (kind, alignment mask, size or the element's alignment mask, the element's steps, depth); the
+last is an _END."""
 _Frame = tuple[_Steps, int, int, int]
 """(steps, index of the next, end of the array or -1, containers outside)."""
 
@@ -71,7 +74,14 @@ def _steps(signature: str) -> _Steps:
 
 @lru_cache(maxsize=1024)
 def _variant_steps(signature: bytes) -> _Steps:
-    return _compile((single(signature.decode("latin-1")),), 0)
+    """``signature`` with the NUL behind it."""
+    return _compile((single(_without_nul(signature)),), 0)
+
+
+def _without_nul(signature: bytes) -> str:
+    if not signature.endswith(b"\0"):
+        raise RemoteProtocolError("a signature is cut off, or has no NUL behind")
+    return signature[:-1].decode("latin-1")
 
 
 def _compile(types: tuple[Type, ...], depth: int) -> _Steps:
@@ -80,14 +90,14 @@ def _compile(types: tuple[Type, ...], depth: int) -> _Steps:
         mask = type_.alignment - 1
         if type_.code != "a":
             steps.append((_KINDS.get(type_.code, _FIXED), mask, type_.fixed, (), depth))
-            steps.extend(_compile(type_.inside, depth + 1))
+            steps.extend(_compile(type_.inside, depth + 1)[:-1])
         elif type_.inside[0].fixed:
             element = type_.inside[0]
             steps.append((_ARRAY_KINDS.get(element.code, _FIXED_ARRAY), mask, element.fixed - 1, (), depth))
         else:
             inside = _compile(type_.inside, depth + 1)
             steps.append((_ARRAY, mask, type_.inside[0].alignment - 1, inside, depth))
-    return tuple(steps)
+    return (*steps, (_END, 0, 0, (), depth))
 
 
 @dataclass(slots=True)
@@ -123,17 +133,38 @@ class BodyCheck:
         """Go on for about ``budget`` bytes; True once the body is found valid. RemoteProtocolError."""
         try:
             return self._run(budget)
-        except struct.error as error:
+        except (struct.error, IndexError) as error:
             raise RemoteProtocolError("the body ends within a value") from error
 
     def _run(self, left: int) -> bool:
         data, length, u32, stack, at = self._data, self._length, self._u32, self._stack, self._at
+        whole = data if isinstance(data, bytes) else None
         steps, index, end, outside = self._frame
+        left = self._look_on(left)
         while left > 0:
-            if self._bulk is not None:
-                left -= self._look_on(self._bulk)
-                continue
-            if index == len(steps):
+            kind, mask, size, inside, depth = steps[index]
+            index += 1
+            left -= VALUE_COST
+            if at & mask:
+                at = self._padding(at, mask)
+            if kind == _TEXT:
+                start = at + 4
+                at = start + u32(data, at)[0] + 1
+                if at - start > CHUNK or whole is None:
+                    left = self._text(start, at - 1, left)
+                    continue
+                text = whole[start:at]
+                # the first NUL is the last byte, and that exists
+                if text.find(0) != at - start - 1:
+                    raise RemoteProtocolError("a string is cut off, or has a NUL inside or none behind")
+                if not text.isascii():
+                    _check_utf8(text)
+                left -= at - start
+            elif kind == _FIXED:
+                at += size
+                if at > length:
+                    raise RemoteProtocolError("the body ends within a value")
+            elif kind == _END:
                 if at < end:
                     index = 0
                 elif end not in {-1, at}:
@@ -143,39 +174,25 @@ class BodyCheck:
                 elif at != length:
                     raise RemoteProtocolError(f"the body has {length} bytes, its signature gives {at}")
                 else:
-                    break
-                continue
-            kind, mask, size, inside, depth = steps[index]
-            index += 1
-            left -= VALUE_COST
-            if at & mask:
-                at = self._padding(at, mask)
-            if kind == _FIXED:
-                at += size
-                if at > length:
-                    raise RemoteProtocolError("the body ends within a value")
-            elif kind == _TEXT:
-                start = at + 4
-                at = start + u32(data, at)[0]
-                left -= self._text(start, at)
-                at += 1
+                    return True
             elif kind > _VARIANT:
                 at, cost = _CHECKS[kind](self, at, kind, size)
-                left -= cost
+                left = self._look_on(left - cost)
             elif outside + depth >= MAX_DEPTH and (kind != _ARRAY or u32(data, at)[0]):
                 raise RemoteProtocolError(f"more than {MAX_DEPTH} containers within each other")
+            elif kind == _VARIANT:
+                start = at + 1
+                at = start + data[at] + 1
+                left -= VALUE_COST * (at - start)
+                stack.append((steps, index, end, outside))
+                steps, index, end, outside = _variant_steps(bytes(data[start:at])), 0, -1, outside + depth + 1
             elif kind == _ARRAY:
                 at, stop = self._array(at, size)
                 if at < stop:
                     stack.append((steps, index, end, outside))
                     steps, index, end = inside, 0, stop
-            elif kind == _VARIANT:
-                signature, at = self._signature(at)
-                left -= VALUE_COST * len(signature)
-                stack.append((steps, index, end, outside))
-                steps, index, end, outside = _variant_steps(signature), 0, -1, outside + depth + 1
         self._frame, self._at = (steps, index, end, outside), at
-        return left > 0
+        return False
 
     def _padding(self, at: int, mask: int) -> int:
         stop = (at | mask) + 1
@@ -195,16 +212,10 @@ class BodyCheck:
             raise RemoteProtocolError("an array reaches beyond the body")
         return at, at + size
 
-    def _text(self, start: int, stop: int) -> int:
-        if stop - start > CHUNK:
-            self._look_at(_TEXT, start, stop)
-            return 0
-        text = bytes(self._data[start : stop + 1])
-        if text.find(0) != stop - start:
-            raise RemoteProtocolError("a string is cut off, or has a NUL inside or none behind")
-        if not text.isascii():
-            _check_utf8(text)
-        return stop - start
+    def _text(self, start: int, stop: int, left: int) -> int:
+        """A string that is long, or in a view."""
+        self._look_at(_TEXT, start, stop)
+        return self._look_on(left)
 
     def _path(self, at: int, kind: int, size: int) -> tuple[int, int]:
         start = at + 4
@@ -223,19 +234,10 @@ class BodyCheck:
             self._paths.append(bytes(self._data[start:stop]).decode("latin-1"))
         return stop + 1, cost
 
-    def _signature(self, at: int) -> tuple[bytes, int]:
-        if at >= self._length:
-            raise RemoteProtocolError("the body ends within a value")
-        stop = at + 1 + self._data[at]
-        text = bytes(self._data[at + 1 : stop + 1])
-        if text.find(0) != stop - at - 1:
-            raise RemoteProtocolError("a signature is cut off, or has a NUL inside or none behind")
-        return text[:-1], stop + 1
-
-    def _signature_value(self, at: int, kind: int, size: int) -> tuple[int, int]:
-        text, at = self._signature(at)
-        parse(text.decode("latin-1"))
-        return at, VALUE_COST * len(text)
+    def _signature(self, at: int, kind: int, size: int) -> tuple[int, int]:
+        stop = at + 2 + self._data[at]
+        parse(_without_nul(bytes(self._data[at + 1 : stop])))
+        return stop, VALUE_COST * (stop - at)
 
     def _number(self, at: int, kind: int, size: int) -> tuple[int, int]:
         if self._u32(self._data, at)[0] > self._greatest(kind):
@@ -258,27 +260,30 @@ class BodyCheck:
             raise RemoteProtocolError("a string is cut off, or has no NUL behind")
         self._bulk = _Bulk(kind, start, stop)
 
-    def _look_on(self, bulk: _Bulk) -> int:
-        """One chunk more; returns its size."""
-        start, stop = bulk.at, min(bulk.at + CHUNK, bulk.end)
-        if bulk.kind == _TEXT:
-            stop = self._whole_characters(stop, bulk.end)
-            text = bytes(self._data[start:stop])
-            if 0 in text:
-                raise RemoteProtocolError("a string has a NUL inside")
-            _check_utf8(text)
-        elif bulk.kind == _PATH:
-            text = bytes(self._data[start : stop + 1])
-            if b"//" in text or text[: stop - start].translate(None, _PATH_BYTES):
-                raise RemoteProtocolError("not an object path")
-        else:
-            numbers = struct.unpack(f"{self._order}{(stop - start) // 4}I", self._data[start:stop])
-            if max(numbers) > self._greatest(bulk.kind):
-                raise RemoteProtocolError(_TOO_GREAT[bulk.kind])
-        bulk.at = stop
-        if stop == bulk.end:
-            self._bulk = None
-        return stop - start
+    def _look_on(self, left: int) -> int:
+        """Go on with the bulk, if there is one; returns what is left of the budget."""
+        while self._bulk is not None and left > 0:
+            bulk = self._bulk
+            start, stop = bulk.at, min(bulk.at + CHUNK, bulk.end)
+            if bulk.kind == _TEXT:
+                stop = self._whole_characters(stop, bulk.end)
+                text = bytes(self._data[start:stop])
+                if 0 in text:
+                    raise RemoteProtocolError("a string has a NUL inside")
+                _check_utf8(text)
+            elif bulk.kind == _PATH:
+                text = bytes(self._data[start : stop + 1])
+                if b"//" in text or text[: stop - start].translate(None, _PATH_BYTES):
+                    raise RemoteProtocolError("not an object path")
+            else:
+                numbers = struct.unpack(f"{self._order}{(stop - start) // 4}I", self._data[start:stop])
+                if max(numbers) > self._greatest(bulk.kind):
+                    raise RemoteProtocolError(_TOO_GREAT[bulk.kind])
+            bulk.at = stop
+            left -= stop - start
+            if stop == bulk.end:
+                self._bulk = None
+        return left
 
     def _whole_characters(self, stop: int, end: int) -> int:
         # a character has at most three bytes after its first
@@ -296,7 +301,7 @@ _CHECKS: dict[int, Callable[[BodyCheck, int, int, int], tuple[int, int]]] = {
     _BOOL: BodyCheck._number,
     _FD: BodyCheck._number,
     _PATH: BodyCheck._path,
-    _SIGNATURE: BodyCheck._signature_value,
+    _SIGNATURE: BodyCheck._signature,
     _FIXED_ARRAY: BodyCheck._fixed_array,
     _BOOLS: BodyCheck._fixed_array,
     _FDS: BodyCheck._fixed_array,

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from bus1_services.types import (
     MAX_ARRAY,
+    MAX_NAME,
     Type,
     is_bus_name,
     is_error_name,
@@ -109,14 +110,6 @@ class _Field:
     signature: str
     check: Callable[[str], bool] | None = None
 
-    def encode(self, value: Any, order: str) -> bytes:
-        start = _STARTS[self.code]
-        if self.signature == "u":
-            return start + struct.pack(f"{order}I", value)
-        text: bytes = value.encode()
-        length = bytes((len(text),)) if self.signature == "g" else struct.pack(f"{order}I", len(text))
-        return start + length + text + b"\0"
-
 
 FIELDS: dict[int, _Field] = {
     field.code: field
@@ -132,11 +125,11 @@ FIELDS: dict[int, _Field] = {
         _Field(9, "unix_fds", "u"),
     )
 }
-_FIELD_BY_NAME = {field.name: field for field in FIELDS.values()}
+_SENDER = 7
 _STARTS = {field.code: bytes((field.code, 1, ord(field.signature), 0)) for field in FIELDS.values()}
 # the orders in which the reference writes its answers, and its broadcasts
-_ANSWER_ORDER = tuple(FIELDS[code] for code in (1, 2, 3, 6, 4, 5, 8, 9, 7))
-_BROADCAST_ORDER = tuple(FIELDS[code] for code in (1, 2, 3, 7, 8, 9))
+_ANSWER_ORDER = (1, 2, 3, 6, 4, 5, 8, 9, 7)
+_BROADCAST_ORDER = (1, 2, 3, 7, 8, 9)
 _REQUIRED: dict[int, tuple[str, ...]] = {
     CALL: ("path", "member"),
     RETURN: ("reply_serial",),
@@ -259,7 +252,7 @@ def _check_unknown(fields: bytes, endian: str) -> None:
 def stamp(message: Buffer, header: Header, sender: str) -> bytes:
     """The header to forward, with padding; TooLarge if the message would exceed the protocol's limit."""
     fields = bytes(message[16 : 16 + header.fields_length])
-    field = _sender_field(sender, header.endian)
+    field = _kept_field(_SENDER, sender, header.endian)
     if header.has_unknown_fields or header.sender is not None:
         fields = _known_fields(fields, header.endian, field)
     if header.sender is None:
@@ -272,11 +265,6 @@ def stamp(message: Buffer, header: Header, sender: str) -> bytes:
     ))
 
 
-@lru_cache(maxsize=1024)
-def _sender_field(sender: str, endian: str) -> bytes:
-    return _FIELD_BY_NAME["sender"].encode(sender, ORDER[endian])
-
-
 def _known_fields(fields: bytes, endian: str, sender: bytes) -> bytes:
     """The known fields as they lie, with ``sender`` in the place of a SENDER."""
     kept = bytearray()
@@ -286,7 +274,7 @@ def _known_fields(fields: bytes, endian: str, sender: bytes) -> bytes:
         start, at = at, skip(_VARIANT, fields, at + 1, endian)
         if fields[start] in FIELDS:
             kept += bytes(-len(kept) % 8)
-            kept += sender if fields[start] == sender[0] else fields[start:at]
+            kept += sender if fields[start] == _SENDER else fields[start:at]
     return bytes(kept)
 
 
@@ -297,17 +285,28 @@ def build(
     sender: str | None = None, signature: str = "", unix_fds: int = 0,
 ) -> bytes:
     """A header with its padding; fields that are None, 0 or empty are left out. Nothing is checked."""
-    order = ORDER[endian]
-    values = (path, interface, member, error_name, reply_serial, destination, sender, signature, unix_fds)
-    given = dict(zip(Fields._fields, values, strict=True))
+    given = (path, interface, member, error_name, reply_serial, destination, sender, signature, unix_fds)
     fields = bytearray()
-    for field in _BROADCAST_ORDER if type == SIGNAL and destination is None else _ANSWER_ORDER:
-        value = given[field.name]
+    for code in _BROADCAST_ORDER if type == SIGNAL and destination is None else _ANSWER_ORDER:
+        value = given[code - 1]
         if value:
-            fields += bytes(-len(fields) % 8)
-            fields += field.encode(value, order)
+            fields += _ZEROS[: -len(fields) % 8]
+            is_kept = isinstance(value, str) and len(value) <= MAX_NAME
+            fields += (_kept_field if is_kept else _encode)(code, value, endian)
     fixed = _FIXED_PART[endian].pack(ord(endian), type, flags, VERSION, body_length, serial, len(fields))
     return fixed + fields + bytes(-len(fields) % 8)
+
+
+def _encode(code: int, value: str | int, endian: str) -> bytes:
+    number = struct.Struct(f"{ORDER[endian]}I").pack
+    if isinstance(value, int):
+        return _STARTS[code] + number(value)
+    text = value.encode()
+    length = bytes((len(text),)) if FIELDS[code].signature == "g" else number(len(text))
+    return b"".join((_STARTS[code], length, text, b"\0"))
+
+
+_kept_field = lru_cache(maxsize=4096)(_encode)
 
 
 class Variant(NamedTuple):
