@@ -34,6 +34,9 @@ def arguments() -> argparse.Namespace:
         help="this bus alone; may be repeated",
     )
     parser.add_argument("--scale", type=float, default=1.0, help="multiply the work of a round (default: 1)")
+    parser.add_argument(
+        "--limit", type=float, default=150, help="seconds after which no round should end (default: 150)",
+    )
     parser.add_argument("--pin", action="store_true", help="buses on the first CPU, clients on the last")
     parser.add_argument("--json", action="store_true", help="print every round as JSON instead of tables")
     return parser.parse_args()
@@ -45,14 +48,14 @@ def main() -> int:
     wanted = [kind for kind in BUSES if options.bus is None or kind.name in options.bus]
     kinds = [kind for kind in wanted if kind.executable() is not None]
     scenarios = [scenario for scenario in SCENARIOS if options.only is None or scenario.name in options.only]
-    results = run(Plan(kinds, scenarios, options.rounds, options.scale, options.pin))
+    results = run(Plan(kinds, scenarios, options.rounds, options.scale, options.limit, options.pin))
     names = [kind.name for kind in kinds]
     if options.json:
         print(json.dumps(as_data(scenarios, names, results), indent=1))
     else:
         print(
             f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} CPUs,"
-            f" load {os.getloadavg()[0]:.1f}\nmedians of {options.rounds} rounds (least … most);"
+            f" load {os.getloadavg()[0]:.1f}\nmedians of {results.rounds} rounds (least … most);"
             f" × is the ratio to {REFERENCE}, above 1 is better\n"
         )
         for scenario in scenarios:

@@ -7,6 +7,7 @@ address is known (the bus printed it, so it listens), which is also what the sta
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -30,8 +31,9 @@ class Bus(ABC):
     program: ClassVar[str]
     """Command to look for; a bus whose program is missing is left out of the run, and the report says so."""
 
-    def __init__(self, directory: Path) -> None:
-        self.socket = directory / f"{self.name.replace(' ', '-')}.socket"
+    def __init__(self, directory: Path, instance: int = 0) -> None:
+        self.directory = directory
+        self.socket = directory / f"{self.name.replace(' ', '-')}-{instance}"
         self.log = self.socket.with_suffix(".log")
         self.address = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -54,10 +56,13 @@ class Bus(ABC):
         """Start the program as ``process``, its output on a pipe, its complaints in ``log``."""
         executable = self.executable()
         assert executable is not None, f"{self.program} is not installed"
+        # Compiled, as an installed package is, even where bytecode may not be written beside the source.
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(self.directory / "bytecode")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                pass_fds=pass_fds, cwd=cwd, bufsize=0,
+                pass_fds=pass_fds, cwd=cwd, bufsize=0, env=environment,
             )
 
     def line(self) -> str:
@@ -89,6 +94,7 @@ class Bus(ABC):
             self.process.kill()
             self.process.communicate()
         self.process = None
+        self.socket.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         try:

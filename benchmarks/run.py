@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,6 +35,11 @@ class Results:
     values: dict[tuple[str, str], list[tuple[float, ...]]] = field(default_factory=dict)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds were measured."""
+        return max(map(len, self.values.values()), default=0)
+
     def medians(self, scenario: str, bus: str) -> tuple[float, ...] | None:
         """The median of each figure over the rounds; None if there is nothing to show."""
         rounds = self.values.get((scenario, bus))
@@ -48,12 +54,17 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do; ``scale`` multiplies the work, ``pin`` puts buses and clients on different CPUs."""
+    """What to do.
+
+    ``scale`` multiplies the work, ``pin`` puts buses and clients on different CPUs. No round but the first
+    starts that would probably end later than ``limit`` seconds after the start.
+    """
 
     kinds: Sequence[type[Bus]]
     scenarios: Sequence[Scenario]
     rounds: int
     scale: float = 1.0
+    limit: float = 150.0
     pin: bool = False
 
 
@@ -71,11 +82,14 @@ def run(plan: Plan) -> Results:
             for bus in buses:
                 if bus.process is not None:
                     os.sched_setaffinity(bus.process.pid, {cpus[0]})
+        start = time.monotonic()
         for number in range(plan.rounds):
+            if number and (time.monotonic() - start) * (number + 1) / number > plan.limit:
+                break
             turn = number % max(1, len(buses))
             for scenario in plan.scenarios:
                 for bus in buses[turn:] + buses[:turn]:
-                    visit(scenario, bus, plan.scale, directory, results)
+                    visit(scenario, bus, plan.scale, results)
     return results
 
 
@@ -89,7 +103,7 @@ def start_all(plan: Plan, directory: Path, results: Results, stack: ExitStack) -
                 results.failures[scenario.name, kind.name] = str(error)
 
 
-def visit(scenario: Scenario, bus: Bus, scale: float, directory: Path, results: Results) -> None:
+def visit(scenario: Scenario, bus: Bus, scale: float, results: Results) -> None:
     """One scenario on one bus, once."""
     key = (scenario.name, bus.name)
     if key in results.failures:
@@ -97,11 +111,8 @@ def visit(scenario: Scenario, bus: Bus, scale: float, directory: Path, results: 
     watchdog = Timer(SCENARIO_LIMIT, bus.kill)
     watchdog.start()
     try:
-        if not scenario.needs_running_bus:
-            with tempfile.TemporaryDirectory(dir=directory) as place:
-                value = scenario.measure(type(bus)(Path(place)), ceil(scenario.work * scale))
-        else:
-            value = scenario.measure(bus, ceil(scenario.work * scale))
+        measured = bus if scenario.needs_running_bus else type(bus)(bus.directory, instance=1)
+        value = scenario.measure(measured, ceil(scenario.work * scale))
     except (OSError, RuntimeError, Bus1Error) as error:
         results.failures[key] = f"{type(error).__name__}: {error}"
         return

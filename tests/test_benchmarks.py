@@ -16,7 +16,7 @@ import pytest
 from dbus_fast._private.unmarshaller import Unmarshaller
 
 ROOT = Path(__file__).resolve().parent.parent
-SCENARIOS = {"round-trip": 3, "pipelined": 2, "fan-out": 3, "connect": 1, "start-up": 1}
+SCENARIOS = {"round-trip": 3, "pipelined": 2, "fan-out": 3, "connect": 1, "start-up": 2}
 
 
 @pytest.fixture
