@@ -30,6 +30,7 @@ from bus1_services import (
 from bus1_services.call import Envelope, Kind, encode
 from bus1_services.errors import (
     InvalidArgs,
+    LimitsExceeded,
     NoReply,
     PropertyReadOnly,
     UnknownInterface,
@@ -40,7 +41,7 @@ from bus1_services.proxy import PendingCall
 from bus1_services.standard import Properties
 from core_peer import CoreBus, CorePeer, connections, introduce
 
-from bus1.errors import BusGone, Disconnected, InvalidArgument, QuotaExceeded
+from bus1.errors import BusGone, Disconnected, InvalidArgument, NodeDestroyed, QuotaExceeded
 
 
 class NoTea(DBusError, name="org.example.Error.NoTea"):
@@ -76,6 +77,14 @@ class Kitchen(Interface, name="org.example.Kitchen1"):
     @method
     def add(self, a: Int32, b: Int32) -> Int32:
         return a + b
+
+    @method
+    async def fetch(self) -> Str:
+        raise NodeDestroyed("the shop is gone")
+
+    @method
+    def lie(self) -> Int32:
+        return cast(int, "many")
 
     @method
     async def both(self) -> tuple[Str, UInt32]:
@@ -223,10 +232,16 @@ def test_a_bug_in_a_method_is_answered_as_failed_and_logged(caplog: pytest.LogCa
         with pytest.raises(DBusError) as caught:
             await kitchen.brew("soup")
         assert caught.value.name == "org.freedesktop.DBus.Error.Failed"
+        with pytest.raises(DBusError, match="NodeDestroyed: the shop is gone"):
+            await kitchen.fetch()
+        with pytest.raises(DBusError, match="do not fit"):
+            await kitchen.lie()
         assert await kitchen.add(1, 1) == 2
 
     run()
-    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
+        ValueError, NodeDestroyed, InvalidArgument,
+    ]
 
 
 @pytest.mark.parametrize(("interface", "member", "signature", "values", "error"), [
@@ -420,6 +435,33 @@ async def test_signals_arrive_until_the_block_ends(service: Connection, client: 
     sent = len(core_peer(service).sent)
     await kitchen.ready("unheard")
     assert len(core_peer(service).sent) == sent
+
+
+@on_a_bus()
+async def test_the_end_of_an_object_ends_its_subscriptions(service: Connection, client: Connection) -> None:
+    """N-10: the stream's node has no holder any more."""
+    kitchen, proxy, _ = await meet(service, client)
+    async with proxy.ready.subscribe() as dishes:
+        service.export(kitchen).withdraw()
+        with pytest.raises(NoReply):
+            await anext(dishes)
+    with pytest.raises(Disconnected):
+        await proxy.add(1, 1)
+
+
+@on_a_bus()
+async def test_an_answer_that_the_caller_cannot_take_is_limits_exceeded(
+    service: Connection, client: Connection
+) -> None:
+    """Q-4: the caller's user has room for an error, not for the answer."""
+    class Barrel(Interface, name="org.example.Barrel1"):
+        @method(gives="ay")
+        def empty(self) -> bytes:
+            return bytes(9 << 20)
+
+    handle = await introduce(service, client, Barrel())
+    with pytest.raises(LimitsExceeded):
+        await client.proxy(Barrel, handle).empty()
 
 
 @on_a_bus(3)

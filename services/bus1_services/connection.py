@@ -72,7 +72,7 @@ class Connection:
         """Objects of the last publication."""
         self._root: Export | None = None
         self._receivers: dict[int, Receiver] = {}
-        self._mourners: dict[int, list[Callable[[], None]]] = {}
+        self._mourners: dict[int, set[Export]] = {}
         self._next_node = 4
         self._turn = 0
         self._handed_out: dict[int, int] = {}
@@ -159,9 +159,16 @@ class Connection:
         self._released.append(number)
         self._wake()
 
-    def mourn(self, handle: Handle, action: Callable[[], None]) -> None:
-        """Call ``action`` when the node behind ``handle`` is destroyed; once."""
-        self._mourners.setdefault(handle.id, []).append(action)
+    def mourn(self, handle: int, export: Export) -> None:
+        """Tell ``export`` when the node behind ``handle`` is destroyed."""
+        self._mourners.setdefault(handle, set()).add(export)
+
+    def forgo(self, handle: int, export: Export) -> None:
+        """Do not tell it any more."""
+        mourners = self._mourners.get(handle, set())
+        mourners.discard(export)
+        if not mourners:
+            self._mourners.pop(handle, None)
 
     async def swept(self) -> None:
         """Wait until everything that was given up has been given back."""
@@ -259,8 +266,8 @@ class Connection:
             if message.type is MessageType.DATA:
                 self._arrive(message)
             elif message.type is MessageType.NODE_DESTROY:
-                for action in self._mourners.pop(message.destination, ()):
-                    action()
+                for export in self._mourners.pop(message.destination, ()):
+                    export.bereaved(message.destination)
             elif (receiver := self._receivers.get(message.destination)) is not None:
                 self._unreferenced(message.destination, receiver)
 

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bus1.errors import Bus1Error, Disconnected, RemoteProtocolError
+from bus1.errors import Bus1Error, Disconnected, Overloaded, RemoteProtocolError
 
 from .body import Reference, Variant
 from .call import Envelope, Kind
@@ -101,8 +101,9 @@ class Export:
         if self in self.target.__near__:
             self.target.__near__.remove(self)
             self.connection.retire(self.node)
-            while self._subscribers:
-                self._subscribers.pop().handle.release()
+            for handle in {subscriber.handle.id for subscriber in self._subscribers}:
+                self.connection.forgo(handle, self)
+                self.bereaved(handle)
 
     # ---- what the connection tells -----------------------------------------------------------
 
@@ -185,39 +186,52 @@ class Export:
         """Run a call to its end, and answer."""
         try:
             if isinstance(work, DBusError):
-                raise work
-            values = await _perform(*work, caller)
-            if reply is not None:
-                await self._answer(reply, envelope, Kind.RETURN, work[1].result, values)
-        except DBusError as error:
-            await self._refuse(reply, envelope, error)
-        except Disconnected:
-            # The caller is gone, or the bus is: nobody waits for an answer.
-            log.debug("nobody waits for the answer of %s", envelope.member)
-        except Exception as error:
-            log.exception("%s of %s failed", envelope.member, type(self.target).__qualname__)
-            await self._refuse(reply, envelope, DBusError(f"{type(error).__name__}: {error}"))
+                await self._refuse(reply, envelope, work)
+                return
+            try:
+                values = await _perform(*work, caller)
+            except DBusError as error:
+                await self._refuse(reply, envelope, error)
+            except Exception as error:
+                await self._fail(reply, envelope, error)
+            else:
+                await self._return(reply, envelope, work[1].result, values)
         finally:
             self._running -= 1
             if reply is not None:
                 reply.release()
 
+    async def _return(
+        self, reply: Handle | None, envelope: Envelope, signature: str, values: Sequence[Any]
+    ) -> None:
+        if reply is None:
+            return
+        try:
+            await self.connection.transmit(
+                [reply.id], Kind.RETURN, signature, values, serial=envelope.serial
+            )
+        except Disconnected:
+            log.debug("nobody waits for the answer of %s any more", envelope.member)
+        except Overloaded as error:
+            await self._refuse(reply, envelope, LimitsExceeded(f"the answer does not fit: {error}"))
+        except Bus1Error as error:
+            await self._fail(reply, envelope, error)
+
+    async def _fail(self, reply: Handle | None, envelope: Envelope, error: Exception) -> None:
+        """A bug of the service; called where ``error`` is handled."""
+        log.exception("%s of %s failed", envelope.member, type(self.target).__qualname__)
+        await self._refuse(reply, envelope, DBusError(f"{type(error).__name__}: {error}"))
+
     async def _refuse(self, reply: Handle | None, envelope: Envelope, error: DBusError) -> None:
         if reply is None:
             return
         try:
-            await self._answer(reply, envelope, Kind.ERROR, "s", (error.text,), error.name)
+            await self.connection.transmit(
+                [reply.id], Kind.ERROR, "s", (error.text,), member=error.name, serial=envelope.serial
+            )
         except Bus1Error as failure:
             # Whatever it is, the reply handle is released next, and the caller sees NoReply.
             log.debug("an error could not be answered: %s", failure)
-
-    async def _answer(
-        self, reply: Handle, envelope: Envelope, kind: Kind, signature: str, values: Sequence[Any],
-        name: str = "",
-    ) -> None:
-        await self.connection.transmit(
-            [reply.id], kind, signature, values, member=name, serial=envelope.serial
-        )
 
     # ---- signals -----------------------------------------------------------------------------
 
@@ -247,14 +261,15 @@ class Export:
             raise InvalidArgs("Subscribe needs the handle of a live node")
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise LimitsExceeded(f"{MAX_SUBSCRIBERS} subscribers already")
-        subscriber = Subscriber(handle, interface, member)
-        self._subscribers.append(subscriber)
-        self.connection.mourn(handle, lambda: self._remove_subscriber(subscriber))
+        self._subscribers.append(Subscriber(handle, interface, member))
+        self.connection.mourn(handle.id, self)
 
-    def _remove_subscriber(self, subscriber: Subscriber) -> None:
-        if subscriber in self._subscribers:
-            self._subscribers.remove(subscriber)
-        subscriber.handle.release()
+    def bereaved(self, handle: int) -> None:
+        """A node that the object held is destroyed: its subscriptions end."""
+        gone = [subscriber for subscriber in self._subscribers if subscriber.handle.id == handle]
+        self._subscribers = [subscriber for subscriber in self._subscribers if subscriber not in gone]
+        for subscriber in gone:
+            subscriber.handle.release()
 
     # ---- what the standard interfaces ask ----------------------------------------------------
 
