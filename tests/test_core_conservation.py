@@ -49,6 +49,7 @@ class Chaos:
         check_references(after)
         woken = self.core.take_woken()
         assert len(set(woken)) == len(woken)
+        assert all(self.core.is_readable(number) for number in woken)
         for number, state in after["peers"].items():
             was = number in before["peers"] and before["peers"][number]["queue"]
             assert was or not state["queue"] or number in woken

@@ -71,11 +71,27 @@ def test_large_slices_have_a_segment_of_their_own(pair: Pair) -> None:
     assert sorted((base, len(data)) for base, data in pair.memory.segments.values()) == [
         (0, MIB), (MIB, MIB + 4096), (2 * MIB + 4096, 4 * MIB),
     ]
-    pair.reader.free(first.offset)
-    pair.reader.free(second.offset)
-    pair.reader.free(small.offset)
+    for message in (small, second, first):
+        assert pair.memory.segments
+        pair.reader.free(message.offset)
     assert pair.memory.segments == {}
+    assert pair.bus.core.take_retired() == [(pair.reader.number, 3)]
+    pair.bus.core.segment_unmapped(pair.reader.number, 3)
     assert pair.pass_on(8).offset == 0
+
+
+def test_a_shared_segment_is_opened_at_the_lowest_address(pair: Pair) -> None:
+    first = pair.pass_on(5 * MIB)
+    pair.pass_on(MIB)
+    pair.reader.free(first.offset)
+    assert pair.pass_on(8).offset == 0
+
+
+def test_gaps_do_not_merge_across_segments(pair: Pair) -> None:
+    half = [pair.pass_on(MIB // 2) for _ in range(10)]
+    for index in (8, 7):
+        pair.reader.free(half[index].offset)
+    assert pair.pass_on(MIB - 8).offset == 5 * MIB
 
 
 def test_slices_never_cross_shared_segments(pair: Pair) -> None:

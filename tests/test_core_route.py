@@ -214,6 +214,17 @@ def test_a_notification_nobody_can_use_is_not_kept(bus: CoreBus) -> None:
     assert not one.is_readable() and not two.is_readable()
 
 
+def test_a_notification_goes_with_the_undelivered_message_that_was_its_reason(bus: CoreBus) -> None:
+    """N-3, H-33: the message carrying the dead node is dropped with its destination."""
+    one, two = bus.peer(), bus.peer()
+    one.send([two.transfer(0x10, one)], handles=[0x100])
+    one.destroy(0x100)
+    entry = bus.core.ahead(two.number)[0]
+    assert (entry.type, entry.n_handles) == (MessageType.DATA, 1)
+    two.destroy(0x10, flags=1)
+    assert not two.is_readable()
+
+
 def test_a_dropped_notification_returns_with_the_message_that_carries_the_handle(bus: CoreBus) -> None:
     """N-4: released, but an older message still brings it; then NODE_DESTROY has a meaning again."""
     one, two = bus.peer(), bus.peer()

@@ -101,7 +101,6 @@ class Core:
         gone.pool.close()
         self._ledger.close(gone.account)
         del self._peers[peer]
-        self._sequencer.woken.pop(peer, None)
         self._sequencer.retired = [entry for entry in self._sequencer.retired if entry[0] != peer]
 
     def peer_query(self, peer: int) -> PeerState:
@@ -178,7 +177,7 @@ class Core:
         if len(nodes) > owner.account.user.limits[HANDLES]:
             raise InvalidArgument(f"{len(nodes)} nodes")
         fresh: dict[int, Node] = {}
-        doomed: dict[Node, int] = {}
+        doomed: dict[Node, None] = {}
         for number in nodes:
             node = resolve(owner, number, fresh)
             if node in doomed:
@@ -187,16 +186,15 @@ class Core:
                 raise ForeignNode(f"{number:#x} is not an own node")
             if node.died != NEVER:
                 raise AlreadyDestroyed(f"node {number:#x}")
-            doomed[node] = number
+            doomed[node] = None
         owner.account.take(HANDLES, len(fresh))
         for number, node in fresh.items():
             owner.own(node, number)
-        released = [node.holders[owner] for node in doomed] if flags else []
-        vanishing = {handle.node for handle in released if handle.references == 1}
-        destroy(doomed, self._sequencer.draw(), vanishing)
-        for handle in released:
-            owner.release(handle)
-        owner.forsake(vanishing)
+        destroy(doomed.keys(), self._sequencer.draw())
+        if flags:
+            for node in doomed:
+                owner.release(node.holders[owner])
+            owner.forsake({node for node in doomed if owner not in node.holders})
 
     # ---- messages --------------------------------------------------------------------------------
 

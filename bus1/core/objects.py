@@ -20,7 +20,7 @@ Not here: ids (``ids``), charges of messages (``account``), commands (``bus``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from .account import HANDLES, Account
 from .api import MessageType
@@ -68,9 +68,8 @@ class Node:
 
     def fall(self, references: int = 1) -> None:
         """Fewer references; the last but the pinned one queues NODE_RELEASE."""
-        before = self.uses
-        self.uses = before - references
-        if self.uses == 1 < before and self.died == NEVER:
+        self.uses -= references
+        if self.uses == 1 and self.died == NEVER:
             self.release = Notice(MessageType.NODE_RELEASE, self, self.owner.sequencer.draw())
             self.owner.queue.append(self.release)
 
@@ -93,12 +92,11 @@ class Node:
         else:
             del self.carriers[receiver]
 
-    def notify(self, stamp: int, spared: Peer | None) -> None:
-        """Queue NODE_DESTROY at everybody concerned but ``spared`` (N-1, N-4)."""
+    def notify(self) -> None:
+        """Queue NODE_DESTROY at everybody concerned (N-1, N-4)."""
         for peer in (*self.holders, *(peer for peer in self.carriers if peer not in self.holders)):
-            if peer is not spared:
-                self.notices[peer] = notice = Notice(MessageType.NODE_DESTROY, self, stamp)
-                peer.queue.append(notice)
+            self.notices[peer] = notice = Notice(MessageType.NODE_DESTROY, self, self.died)
+            peer.queue.append(notice)
 
     def withdraw_notice(self, peer: Peer) -> None:
         """``peer`` let the dead node go: NODE_DESTROY has lost its meaning, unless a handle comes."""
@@ -181,7 +179,7 @@ class Peer:
         """P-34, P-35: everything but the seed and its own nodes, which are ``protected`` (S-12 … S-14)."""
         handles = list(self.ids.handles.values())
         own = [h.node for h in handles if h.node.owner is self and h.node.died == NEVER]
-        destroy([node for node in own if node not in protected], self.sequencer.draw(), frozenset(own))
+        destroy([node for node in own if node not in protected], self.sequencer.draw())
         entries = self.queue.clear()
         for entry in entries:
             if isinstance(entry, Notice):
@@ -203,10 +201,10 @@ class Peer:
             instance.fds.drop()
 
 
-def destroy(nodes: Iterable[Node], stamp: int, spared: Collection[Node]) -> None:
-    """Live nodes die at one instant (H-64); owners of ``spared`` nodes hear nothing of them."""
+def destroy(nodes: Collection[Node], stamp: int) -> None:
+    """Live nodes die at one instant (H-64)."""
     for node in nodes:
         node.withdraw_release()
         node.died = stamp
     for node in nodes:
-        node.notify(stamp, node.owner if node in spared else None)
+        node.notify()

@@ -7,7 +7,7 @@ delivered, a queue with an entry is readable and no other (P-41), and CONTINUE t
 (R-20): the next entry has the same stamp.
 
 Invariants. 1. Stamps of one transaction are adjacent in every queue (R-22). 2. A peer is reported as
-woken when its queue turns from empty to not empty, and only then (P-43).
+woken when its queue turned from empty to not empty, and still is not empty (P-43).
 
 Not here: why an entry is removed (``objects``).
 """
@@ -113,9 +113,12 @@ class Queue:
     def remove(self, entry: Entry) -> None:
         """Take ``entry`` out, wherever it is."""
         del self.entries[entry]
+        if not self.entries:
+            self._sequencer.woken.pop(self._number, None)
 
     def clear(self) -> list[Entry]:
         """Take everything out, in order."""
         entries = list(self.entries)
         self.entries.clear()
+        self._sequencer.woken.pop(self._number, None)
         return entries
