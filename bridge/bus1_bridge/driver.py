@@ -9,7 +9,7 @@ Methods of the interfaces that older clients know work on every path; Properties
 driver's own. A reply is left out only if the caller wants none and the method returns nothing.
 
 Invariants. 1. The signals that a call causes are queued before its reply (Hello: after it). 2. Before
-Hello nothing but Hello and Peer is answered.
+Hello no other call to the driver is answered.
 
 Not here: activation, monitoring, statistics, reloading: not methods of this bus yet.
 """
@@ -109,10 +109,9 @@ class Driver:
         if header.type != CALL:
             return
         try:
-            method = _look_up(header)
-            if not sender.unique and method.answer is not _hello and method.interface != PEER_INTERFACE:
+            if not sender.unique and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
                 raise Denied("Client tried to send a message other than Hello without being registered")
-            self._answer(sender, incoming, method)
+            self._answer(sender, incoming, _look_up(header))
         except Bus1Error as error:
             self._delivery.send_error(sender, header, error_name(error), str(error))
 

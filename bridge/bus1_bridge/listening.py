@@ -13,7 +13,6 @@ Not here: accepting (the Switch), addresses as clients use them (``bus1.addresse
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import stat
 import string
@@ -27,7 +26,6 @@ BACKLOG = 128
 _MAX_NAME = 107
 """Bytes of a socket's name."""
 _PLAIN = frozenset(b"-_/.\\*" + string.ascii_letters.encode() + string.digits.encode())
-_RANDOM = string.ascii_letters + string.digits
 
 
 class AddressError(Exception):
@@ -126,7 +124,7 @@ def _abstract(value: str, environment: Mapping[str, str]) -> Listening:
 
 
 def _directory(value: str, environment: Mapping[str, str]) -> Listening:
-    name = "dbus-" + "".join(secrets.choice(_RANDOM) for _ in range(10))
+    name = "dbus-" + os.urandom(6).hex()
     return _path(os.path.join(value, name), environment)
 
 

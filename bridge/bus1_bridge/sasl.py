@@ -45,7 +45,7 @@ class ServerAuth:
         self.takes_fds = False
         """The client asked for descriptors and got them."""
         self.closed = False
-        """Too many rejections: send what ``feed`` returned, then close."""
+        """BEGIN without OK, or too many rejections: send what ``feed`` returned, then close."""
         self.rejected = 0
         self.has_begun = False
         """The NUL has come."""
@@ -131,7 +131,9 @@ class ServerAuth:
         return b""
 
     def _too_early(self, argument: bytes) -> bytes:
-        raise RemoteProtocolError("BEGIN without authentication")
+        # what was answered before is still to be sent
+        self.closed = True
+        return b""
 
 
 def _cut(line: bytes) -> tuple[bytes, bytes]:

@@ -108,7 +108,7 @@ class _Field:
     code: int
     name: str
     signature: str
-    check: Callable[[str], bool] | None = None
+    check: Callable[[Any], bool] | None = None
 
 
 FIELDS: dict[int, _Field] = {
@@ -118,7 +118,7 @@ FIELDS: dict[int, _Field] = {
         _Field(2, "interface", "s", lambda name: name != LOCAL_INTERFACE and is_interface_name(name)),
         _Field(3, "member", "s", is_member_name),
         _Field(4, "error_name", "s", is_error_name),
-        _Field(5, "reply_serial", "u"),
+        _Field(5, "reply_serial", "u", bool),
         _Field(6, "destination", "s", is_bus_name),
         _Field(7, "sender", "s", is_bus_name),
         _Field(8, "signature", "g"),

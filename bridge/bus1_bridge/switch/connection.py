@@ -33,6 +33,7 @@ CHUNK = 64 << 10
 LARGE_CHUNK = 1 << 20
 """The most to ask for in one go within a large message."""
 _FIXED_HEADER = 16
+_ANY_INDEX = 1 << 32
 
 
 @dataclass(slots=True)
@@ -61,6 +62,8 @@ class Connection:
         self.fds: list[int] = []
         self.fds_since = 0.0
         """When the oldest of ``fds`` came."""
+        self.fds_are_timed = False
+        """The router has a deadline for them."""
         self.lines = bytearray()
         """Answers of the authentication, not yet written."""
         self.notice = b""
@@ -124,10 +127,6 @@ class Connection:
             return CHUNK
         return min(length - available, LARGE_CHUNK)
 
-    def is_within_message(self) -> bool:
-        """Some bytes of an incomplete message are here."""
-        return len(self._buffer) > self._start
-
     def take_descriptors(self) -> list[int]:
         """All descriptors that are still here; the caller owns them."""
         fds, self.fds = self.fds, []
@@ -175,7 +174,8 @@ class Connection:
             raise RemoteProtocolError(f"{n_fds} descriptors announced, {len(self.fds)} came")
         fds = tuple(self.fds[:n_fds])
         incoming = Incoming(message, header, fds, None)
-        incoming.check = BodyCheck(header.signature, incoming.body, header.endian, n_fds)
+        # as the reference: an index that names none of the descriptors is the receiver's business
+        incoming.check = BodyCheck(header.signature, incoming.body, header.endian, _ANY_INDEX)
         del self.fds[:n_fds]
         return incoming
 

@@ -22,7 +22,6 @@ import socket
 import struct
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 
 from bus1.broker import Broker
@@ -112,6 +111,9 @@ class PythonSwitch:
         """A defect showed while this connection was served: it pays for it."""
         if isinstance(sys.exc_info()[1], InternalError):
             raise
+        # rarely needed, and dear to import
+        import traceback
+
         self._punts.append(Failed(endpoint.pid, traceback.format_exc()))
         self._drop(endpoint)
 

@@ -113,13 +113,16 @@ class Router:
         if c.lines:
             self.delivery.wake(connection)
         if c.auth is not None:
-            c.is_ending = c.auth.closed
+            if c.auth.closed:
+                c.is_ending = True
+                self._close_if_done(c)
         elif c.party.credentials.uid != self.tables.bus_credentials.uid:
             self._end(c, f"user {c.party.credentials.uid} may not connect")
             return
-        if c.fds:
-            heapq.heappush(self._deadlines, (c.fds_since + self.limits.pending_fd_timeout, connection))
         self._advance(c)
+        if c.fds and not c.fds_are_timed:
+            c.fds_are_timed = True
+            heapq.heappush(self._deadlines, (c.fds_since + self.limits.pending_fd_timeout, connection))
 
     def end_of_input(self, connection: int, now: float) -> None:
         """EOF: what is complete is executed, the output drained, then the connection closed."""
@@ -319,11 +322,12 @@ class Router:
         peer = c.party.peer
         if peer in self._incomplete and now >= c.accepted + self.limits.auth_timeout:
             self._end(c, "no Hello in time")
-        elif c.fds:
+        elif c.fds_are_timed:
+            c.fds_are_timed = bool(c.fds)
             due = c.fds_since + self.limits.pending_fd_timeout
-            if now >= due:
+            if c.fds and now >= due:
                 self._end(c, "descriptors without their message")
-            else:
+            elif c.fds:
                 heapq.heappush(self._deadlines, (due, peer))
 
     def _close_if_done(self, c: Connection) -> None:
