@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 
 import anyio
-from bus1.peer import Peer
 from bus1_services import Interface, Service, UnixFd, connect, method, seed, signal
 from bus1_services import call as envelopes
 from bus1_services.hints import UInt32
@@ -19,6 +18,8 @@ from bus1_services.proxy import SignalStream
 from dbus_client import CALL, SIGNAL, Client
 
 from bus1.core.api import HANDLE_INVALID, MessageType, SendFlag
+from bus1.peer import Peer
+from bus1.received import ReceivedMessage
 
 PATH = "/org/example/Party"
 INTERFACE = "org.example.Party1"
@@ -92,29 +93,23 @@ def native_echo(name: str) -> None:
         )
         peer.send([registry], [envelopes.encode(publish), document], [reply, root, node])
         while True:
-            message = peer.recv(install_fds=True)
-            if message.type is MessageType.DATA and message.destination == reply:
-                assert envelopes.decode(message.payload)[0].kind == envelopes.Kind.RETURN
-                tell("ready")
-            elif message.type is MessageType.DATA:
-                echo(peer, message)
-            if message.type is MessageType.DATA:
-                message.release()
+            with peer.recv(wait=True) as message:
+                if message.type is MessageType.DATA and message.destination == reply:
+                    assert envelopes.decode(message.payload)[0].kind == envelopes.Kind.RETURN
+                    tell("ready")
+                elif message.type is MessageType.DATA:
+                    echo(peer, message)
 
 
-def echo(peer: Peer, message: object) -> None:
+def echo(peer: Peer, message: ReceivedMessage) -> None:
     """The answer to one call."""
-    call, start = envelopes.decode(message.payload)  # type: ignore[attr-defined]
+    call, start = envelopes.decode(message.payload)
     answer = envelopes.Envelope(
         envelopes.Kind.RETURN, 0, call.endian, call.serial, "", "", call.signature, (), call.body_length
     )
-    handles = message.handles  # type: ignore[attr-defined]
-    fds = [fd.fileno() for fd in message.fds.take()]  # type: ignore[attr-defined]
-    body = message.payload[start : start + call.body_length]  # type: ignore[attr-defined]
-    peer.send([handles[0]], [envelopes.encode(answer), body], [], fds)
-    for fd in fds:
-        os.close(fd)
-    for handle in handles:
+    with message.payload[start : start + call.body_length] as body:
+        peer.send([message.handles[0]], [envelopes.encode(answer), body], [], list(message.fds))
+    for handle in message.handles:
         if handle != HANDLE_INVALID:
             peer.release(handle)
 

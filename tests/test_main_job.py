@@ -139,11 +139,12 @@ def test_a_body_of_every_type_survives_the_way_through_a_native_service(stage: S
 
 
 def test_a_payload_of_100_mib_passes_through_a_native_service(stage: Stage) -> None:
+    """As two arrays, since one may have 64 MiB."""
     stage.running("native_echo", NATIVE)
     client = stage.bus.connect()
-    payload = os.urandom(1 << 20) * 100
-    answer = client.request(NATIVE, "Echo", "ay", payload, path=PATH, interface=PARTY)
-    assert len(answer.args[0]) == len(payload) and hash(answer.args[0]) == hash(payload)
+    half = os.urandom(1 << 20) * 50
+    answer = client.request(NATIVE, "Echo", "ayay", half, half, path=PATH, interface=PARTY)
+    assert answer.body == marshal("ayay", half, half)
 
 
 @pytest.mark.parametrize("callee", [NATIVE, LEGACY])
