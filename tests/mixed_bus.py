@@ -28,6 +28,7 @@ from dbus_fast._private.unmarshaller import Unmarshaller
 
 from bus1.core.api import Credentials, Limits, Message, MessageType, Parcel
 from bus1.core.bus import Core
+from bus1.errors import RemoteProtocolError
 
 UID = 1000
 REGISTRY = "org.bus1.Registry1"
@@ -58,8 +59,8 @@ class MixedBus:
         self.gateway.settle()
         self.closed += self.core.take_freed_fds()
         for effect in self.delivery.effects:
-            assert isinstance(effect, CloseDescriptors)
-            self.closed += effect.fds
+            if isinstance(effect, CloseDescriptors):
+                self.closed += effect.fds
         self.delivery.effects.clear()
 
     def native(self, *, uid: int = UID, pid: int = 100, limits: Limits | None = None) -> Native:
@@ -240,7 +241,10 @@ class Native:
 def read_native(message: Message, payload: bytes) -> NativeMessage:
     if message.type is not MessageType.DATA:
         return NativeMessage(message.type, message.destination)
-    envelope, offset = call.decode(payload)
+    try:
+        envelope, offset = call.decode(payload)
+    except RemoteProtocolError:
+        return NativeMessage(message.type, message.destination, message.handles, message.fds)
     return NativeMessage(
         message.type, message.destination, message.handles, message.fds, envelope, payload[offset:],
         message.pid,

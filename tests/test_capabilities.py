@@ -91,6 +91,7 @@ def test_a_destroyed_object_looks_as_if_it_never_existed(
     (after_notice,) = holder.receive()
     assert outcome(before_notice) == outcome(after_notice) == outcome(strangers)
     assert not holder.party.grants and not holder.party.held and holder.party.granted == 0
+    assert bus.core.snapshot()["peers"][holder.peer]["handles"].keys() == {0}
 
 
 def test_the_path_works_whatever_name_is_called(bus: MixedBus, service: Native, holder: Legacy) -> None:

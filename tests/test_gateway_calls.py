@@ -15,7 +15,15 @@ from dbus_fast import Variant
 from mixed_bus import DRIVER, ERROR, Legacy, MixedBus, Native, as_dbus_fast_reads_it, pack
 
 from bus1.core.api import Credentials, MessageType
-from bus1.errors import Denied, InvalidArgument, NodeDestroyed, NoSuchHandle, NotSupported, QuotaExceeded
+from bus1.errors import (
+    Denied,
+    InvalidArgument,
+    NodeDestroyed,
+    NoSuchHandle,
+    NotSupported,
+    NotUnique,
+    QuotaExceeded,
+)
 
 NAME = "org.example.Service"
 IFACE = "org.example.Thing"
@@ -352,6 +360,19 @@ def test_a_native_caller_that_gives_up_frees_the_call(bus: MixedBus, legacy_serv
     assert native.receive() == []
 
 
+def test_a_call_whose_reply_node_is_dead_is_forgotten_once_written(
+    bus: MixedBus, legacy_service: Legacy
+) -> None:
+    native = bus.native()
+    handle, reply = native.derive(legacy_service.unique, "/p"), native.new_node()
+    bus.core.handle_transfer(native.peer, reply, native.peer)
+    native.destroy(reply)
+    native.send((handle,), pack(Kind.CALL, IFACE, "Frob"), (reply,))
+    (call,) = legacy_service.receive()
+    assert not legacy_service.party.native_calls and not legacy_service.party.held
+    legacy_service.answer(call)
+
+
 def test_a_derived_node_ends_when_nobody_holds_it(bus: MixedBus, legacy_service: Legacy) -> None:
     native = bus.native()
     handle = native.derive(legacy_service.unique, "/p")
@@ -421,13 +442,25 @@ def test_a_mandatory_destination_that_fails_leaves_everything_as_it_was(
     payload = pack(Kind.CALL, IFACE, "Frob", "s", "x")
     for destinations, error in (
         ((handle, native_handle), NodeDestroyed), ((native_handle, handle), NodeDestroyed),
-        ((handle, 0x7FFB), NoSuchHandle),
+        ((handle, 0x7FFB), NoSuchHandle), ((handle, handle), NotUnique),
     ):
         with pytest.raises(error):
             a.send(destinations, payload, (1 << 30,), (60,))
     assert bus.core.snapshot() == before
     assert bus.closed == []
+    path = "/org/bus1/cap/" + "0" * 32
+    with pytest.raises(NodeDestroyed):
+        a.send(
+            (handle, native_handle), pack(Kind.CALL, IFACE, "Frob", "o", path, caps=((0, 1),)), (1 << 30, 64)
+        )
+    with pytest.raises(NodeDestroyed):
+        a.send(
+            (handle, native_handle), pack(Kind.CALL, "org.bus1.Signals1", "Subscribe", "ss", "", ""),
+            (1 << 30, 64),
+        )
+    assert bus.core.snapshot() == before
     assert not legacy_service.party.notes and not legacy_service.party.native_calls
+    assert legacy_service.party.granted == 0 and not bus.gateway.registry.subjects
     slots = a.send((handle,), payload, (1 << 30,), (61,), optional=(native_handle, 0x7FFB))
     assert slots == [0, -113, -6]
     assert len(legacy_service.receive()) == 1

@@ -133,6 +133,14 @@ def test_an_emitter_ends_with_its_last_handle_and_a_new_one_comes_with_the_next_
     assert len(client.receive()) == 1
 
 
+def test_an_emitter_dies_with_its_publisher_whoever_holds_it(bus: MixedBus, service: Emitting) -> None:
+    other = bus.native()
+    passed = bus.core.handle_transfer(service.native.peer, service.emitter, other.peer)
+    service.native.kill()
+    assert not bus.tables.emitters
+    assert [(m.type, m.node) for m in other.receive()] == [(MessageType.NODE_DESTROY, passed)]
+
+
 def test_a_signal_with_descriptors_skips_legacy_clients_that_take_none(
     bus: MixedBus, service: Emitting
 ) -> None:
@@ -195,6 +203,7 @@ def test_a_node_that_subscribed_twice_hears_a_signal_once_with_its_source_as_han
             handle, "org.bus1.Signals1", "Subscribe", "ss", IFACE, "Tick", handles=(node,)
         )
         assert answer.envelope and answer.envelope.kind is Kind.RETURN
+    assert [sum(uses.values()) for uses in emitter.party.held.values()] == [2]
     emitter.signal("/obj", IFACE, "Tick", "h", 0, fds=(40,))
     (signal,) = native.receive()
     assert signal.handles == (handle,)
@@ -268,6 +277,16 @@ def test_a_unicast_signal_goes_to_its_destinations_subscribers_or_to_its_root(bu
     emitter.signal("/obj", IFACE, "Tick", "s", "node", destination=listener.unique)
     assert [(m.node, m.values) for m in listener.receive() if m.envelope] == [(node, ("node",))]
     assert signals(bystander) == []
+
+
+def test_a_signal_that_is_not_delivered_leaves_no_derived_node(bus: MixedBus) -> None:
+    emitter, listener = bus.legacy(), bus.native()
+    listener.publish(NAME)
+    bus.core.peer_reset(listener.peer, max_slices=0)
+    emitter.signal("/obj", IFACE, "Tick", "h", 0, destination=NAME, fds=(40,))
+    assert listener.receive() == [] and bus.closed == [40]
+    emitter.receive()
+    assert not emitter.party.derived and not emitter.party.nodes
 
 
 def test_a_native_peer_sends_a_signal_to_one_legacy_client(bus: MixedBus, service: Emitting) -> None:

@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .introspection import DOCTYPE
 from .switch.tables import PublishedObject
 
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 PEER = "org.freedesktop.DBus.Peer"
 PROPERTIES = "org.freedesktop.DBus.Properties"
 
-_DOCTYPE = (
-    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
-    '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
-)
 _STANDARD = {
     INTROSPECTABLE: """\
   <interface name="org.freedesktop.DBus.Introspectable">
@@ -83,4 +80,4 @@ def introspect(objects: Mapping[str, PublishedObject], path: str) -> str | None:
     interfaces = [_STANDARD[name] for name in standard if f'name="{name}"' not in own]
     nodes = [f'  <node name="{name}"/>\n' for name in names]
     separator = "\n" if own and not own.endswith("\n") else ""
-    return "".join((_DOCTYPE, "<node>\n", *interfaces, own, separator, *nodes, "</node>\n"))
+    return "".join((DOCTYPE, "<node>\n", *interfaces, own, separator, *nodes, "</node>\n"))
