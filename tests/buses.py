@@ -44,9 +44,8 @@ class Bus:
     address: str
     path: str
     folder: Path
-    cleanup: ExitStack
-    clients: list[Wire] = field(default_factory=list)
-    tools: list[subprocess.Popen[str]] = field(default_factory=list)
+    cleanup: ExitStack = field(default_factory=ExitStack)
+    """What the test at hand has opened and started."""
 
     @property
     def is_reference(self) -> bool:
@@ -62,6 +61,10 @@ class Bus:
         """Of the printed address."""
         return self.address.partition("guid=")[2]
 
+    def log(self) -> str:
+        """What it wrote to its standard error."""
+        return (self.folder / "log").read_text()
+
     @property
     def environment(self) -> dict[str, str]:
         """For a program that shall find this bus and no other."""
@@ -69,15 +72,11 @@ class Bus:
 
     def connect(self, **options: Any) -> Client:
         """A client with a name; closed with the bus at the latest."""
-        client = Client(self.path, **options)
-        self.clients.append(client)
-        return client
+        return self.cleanup.enter_context(Client(self.path, **options))
 
     def wire(self) -> Wire:
         """A connection that has not said anything."""
-        wire = Wire(self.path)
-        self.clients.append(wire)
-        return wire
+        return self.cleanup.enter_context(Wire(self.path))
 
     def run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a stock tool against this bus."""
@@ -92,7 +91,6 @@ class Bus:
             command, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, **options,
         )
-        self.tools.append(process)
         self.cleanup.callback(reap, process)
         return process
 
@@ -119,35 +117,62 @@ def start_bus(kind: str, folder: Path, cleanup: ExitStack) -> Bus:
     readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
     address = process.stdout.readline().decode().strip() if readable else ""
     assert address.startswith("unix:"), (command, address, (folder / "log").read_text())
-    return Bus(kind, process, address, path, folder, cleanup)
+    return Bus(kind, process, address, path, folder)
+
+
+def stop_bus(bus: Bus) -> None:
+    """SIGTERM ends a bus; ours with status 0."""
+    bus.process.send_signal(signal.SIGTERM)
+    status = bus.process.wait(PATIENCE)
+    assert bus.is_reference or status == 0, (status, bus.log())
 
 
 def check_nothing_is_left(bus: Bus, fds: int) -> None:
     """All clients gone: no name and no descriptor of theirs is left, and the bus still serves."""
-    for client in bus.clients:
-        client.close()
-    for tool in bus.tools:
-        reap(tool)
-    assert bus.process.poll() is None, (bus.folder / "log").read_text()
+    assert bus.process.poll() is None, bus.log()
     with Client(bus.path) as probe:
         eventually(lambda: probe.ask("ListNames")[0] == [BUS, probe.name], lambda: probe.ask("ListNames"))
     eventually(lambda: open_fds(bus.pid) <= fds, lambda: (fds, os.listdir(f"/proc/{bus.pid}/fd")))
+    assert "Traceback" not in bus.log(), bus.log()
 
 
-def running_bus(kind: str, folder: Path) -> Iterator[Bus]:
-    """A bus for one test; when the test is over, nothing may be left behind, and SIGTERM ends it."""
+def lend(bus: Bus) -> Iterator[Bus]:
+    """One test's use of a bus; when it is over, nothing may be left behind."""
+    with Client(bus.path):
+        fds = open_fds(bus.pid) - 1
+    with ExitStack() as bus.cleanup:
+        yield bus
+    check_nothing_is_left(bus, fds)
+
+
+def fresh_bus(kind: str, folder: Path) -> Iterator[Bus]:
+    """A bus that only one test sees."""
     with ExitStack() as cleanup:
         bus = start_bus(kind, folder, cleanup)
-        with Client(bus.path):
-            fds = open_fds(bus.pid) - 1
+        yield from lend(bus)
+        stop_bus(bus)
+
+
+class Pool:
+    """Buses that tests share, one of each kind; one that a test has spoilt is replaced."""
+
+    def __init__(self, folder: Callable[[], Path]) -> None:
+        self._folder = folder
+        self._running: dict[str, tuple[Bus, ExitStack]] = {}
+
+    def lend(self, kind: str) -> Iterator[Bus]:
+        """A bus for one test."""
+        if kind not in self._running:
+            cleanup = ExitStack()
+            self._running[kind] = (start_bus(kind, self._folder(), cleanup), cleanup)
         try:
-            yield bus
-            check_nothing_is_left(bus, fds)
-        finally:
-            for client in bus.clients:
-                client.close()
-        bus.process.send_signal(signal.SIGTERM)
-        status = bus.process.wait(PATIENCE)
-        log = (folder / "log").read_text()
-        assert status == (0 if not bus.is_reference else status), log
-        assert "Traceback" not in log, log
+            yield from lend(self._running[kind][0])
+        except BaseException:
+            self._running.pop(kind)[1].close()
+            raise
+
+    def close(self) -> None:
+        """Stop them all."""
+        for bus, cleanup in self._running.values():
+            with cleanup:
+                stop_bus(bus)

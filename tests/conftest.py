@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from buses import COMMANDS, Bus, running_bus
+from buses import COMMANDS, Bus, Pool, fresh_bus
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None, database=None, derandomize=True)
@@ -16,17 +16,31 @@ settings.load_profile("default")
 
 @pytest.fixture
 def reference_bus(tmp_path: Path) -> Iterator[Bus]:
-    """The real dbus-daemon."""
-    yield from running_bus("dbus-daemon", tmp_path)
+    """The real dbus-daemon, started for this test."""
+    yield from fresh_bus("dbus-daemon", tmp_path)
 
 
 @pytest.fixture
 def bus1_bus(tmp_path: Path) -> Iterator[Bus]:
-    """The installed bus1-bridge."""
-    yield from running_bus("bus1-bridge", tmp_path)
+    """The installed bus1-bridge, started for this test."""
+    yield from fresh_bus("bus1-bridge", tmp_path)
 
 
 @pytest.fixture(params=list(COMMANDS))
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
-    """Each of the two in turn."""
-    yield from running_bus(request.param, tmp_path)
+def new_bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
+    """Each of the two in turn, started for this test."""
+    yield from fresh_bus(request.param, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_buses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """The buses behind ``bus``."""
+    pool = Pool(lambda: tmp_path_factory.mktemp("bus"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(params=list(COMMANDS))
+def bus(request: pytest.FixtureRequest, shared_buses: Pool) -> Iterator[Bus]:
+    """Each of the two in turn: shared by tests, each of which must leave it as it was."""
+    yield from shared_buses.lend(request.param)

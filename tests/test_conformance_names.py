@@ -46,11 +46,11 @@ def test_hello_is_answered_then_announced_then_acquired(bus: Bus) -> None:
     assert watcher.heard() == [("NameOwnerChanged", name, "", name)]
 
 
-def test_unique_names_count_up_from_zero_at_hello(bus: Bus) -> None:
-    silent = bus.connect(hello=False)
-    first = bus.connect()
-    bus.wire()
-    second = bus.connect()
+def test_unique_names_count_up_from_zero_at_hello(new_bus: Bus) -> None:
+    silent = new_bus.connect(hello=False)
+    first = new_bus.connect()
+    new_bus.wire()
+    second = new_bus.connect()
     hello(silent)
     numbers = [int(name.removeprefix(":1.")) for name in (first.name, second.name, silent.receive().args[0])]
     assert numbers == [1, 2, 3], "number 0 was the fixture's own probe"

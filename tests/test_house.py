@@ -29,7 +29,7 @@ DECLARED = {
     "bus1": {"sortedcontainers"},
     "bus1_services": {"bus1"},
     "bus1_bridge": {"bus1", "bus1_services", "sortedcontainers"},
-    "benchmarks": {"benchmarks", "bus1", "bus1_services", "bus1_bridge"},
+    "benchmarks": {"bus1", "bus1_services", "bus1_bridge"},
     "examples": {"anyio", "bus1", "bus1_services", "dbus_fast"},
 }
 """What each room may import beside the standard library and itself."""
@@ -38,22 +38,22 @@ CLIENT_FACES = {
     "bus1/aio.py": {"anyio"},
     "services/bus1_services/app.py": {"anyio"},
     "services/bus1_services/body.py": {"dbus_fast"},
-    "services/bus1_services/export.py": {"anyio"},
+    "services/bus1_services/connection.py": {"anyio"},
     "services/bus1_services/proxy.py": {"anyio"},
-    "services/bus1_services/registry.py": {"anyio"},
 }
 """Files that may import more: what only clients and services load (architecture §2)."""
 
+EDGES = {
+    "bridge/bus1_bridge/cli.py", "bridge/bus1_bridge/daemon.py", "bridge/bus1_bridge/listening.py",
+    "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",
+}
+"""The files of the bridge that touch the world."""
+
 PURE = (
-    "bus1/errors.py", "bus1/core", "bus1/frames.py",
+    "bus1/errors.py", "bus1/core", "bus1/frames.py", "bridge/bus1_bridge",
     "services/bus1_services/call.py", "services/bus1_services/types.py", "services/bus1_services/seed.py",
-    "bridge/bus1_bridge/wire.py", "bridge/bus1_bridge/walk.py", "bridge/bus1_bridge/sasl.py",
-    "bridge/bus1_bridge/names.py", "bridge/bus1_bridge/match.py",
-    "bridge/bus1_bridge/switch/tables.py", "bridge/bus1_bridge/switch/router.py",
-    "bridge/bus1_bridge/switch/flow.py", "bridge/bus1_bridge/switch/replies.py",
-    "bridge/bus1_bridge/switch/connection.py",
 )
-"""What decides (architecture §3)."""
+"""What decides (architecture §3), the edges apart."""
 
 WORLD = {
     "asyncio", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "random", "secrets",
@@ -138,6 +138,8 @@ def undocumented(path: Path, contracts: set[str]) -> Iterator[str]:
     if tree.body and not ast.get_docstring(tree):
         yield f"{named(path)}: module"
     for member in public_members(tree):
+        if isinstance(member, Function) and is_variant(member):
+            continue
         if not ast.get_docstring(member):
             yield f"{named(path)}:{member.lineno} {member.name}"
         if isinstance(member, ast.ClassDef):
@@ -189,7 +191,7 @@ def test_what_decides_imports_nothing_that_acts() -> None:
     for start in PURE:
         assert (ROOT / start).exists(), start
         for path in [ROOT / start] if start.endswith(".py") else sorted((ROOT / start).rglob("*.py")):
-            if acting := imported_roots(path) & WORLD:
+            if (acting := imported_roots(path) & WORLD) and named(path) not in EDGES:
                 worldly[named(path)] = sorted(acting)
     assert worldly == {}
 
