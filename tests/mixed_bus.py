@@ -72,6 +72,8 @@ class MixedBus:
     def end(self) -> None:
         """Everybody goes; the bus must be as it began (asserted): charges, tables, descriptors."""
         for party in list(self.tables.parties.values()):
+            if isinstance(party, LegacyParty):
+                self.check_references(party)
             if isinstance(party, NativeParty):
                 self.gateway.peer_disconnect(party.peer)
             else:
@@ -82,6 +84,12 @@ class MixedBus:
         assert not (tables.parties or tables.unique or tables.emitters or tables.watchers)
         assert not (tables.names.names() or self.gateway.registry.subjects)
         assert len(self.closed) == len(set(self.closed))
+
+    def check_references(self, party: LegacyParty) -> None:
+        """What the hosted peer holds in Core is what the party says it does."""
+        for handle, (node, count) in self.core.snapshot()["peers"][party.peer]["handles"].items():
+            own = node[0] == party.peer
+            assert count == sum(party.held.get(handle, {}).values()) + own
 
     def charges(self) -> dict[str, Any]:
         """What is charged to the user and to every peer; comparable."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
 from bus1_bridge import wire
-from bus1_bridge.switch.tables import LegacyParty
+from bus1_bridge.switch.tables import LegacyParty, NativeParty
 from bus1_services import seed
 from bus1_services.call import Kind
 from bus1_services.seed import SeedDocument
@@ -167,6 +168,14 @@ def test_random_commands_raise_contract_errors_alone_and_leave_nothing_behind(se
 def check(bus: MixedBus) -> None:
     """What holds between any two commands."""
     snapshot = bus.core.snapshot()
+    kept = Counter(list(bus.tables.watchers))
+    for native in bus.tables.parties.values():
+        if isinstance(native, NativeParty):
+            kept.update(entry.handle for entry in native.objects.values())
+            kept.update(() if native.root_handle is None else (native.root_handle,))
+    held_by_bus = snapshot["peers"][bus.tables.bus_peer]["handles"]
+    bus_nodes = dict.fromkeys((bus.gateway.registry.node[1], *bus.tables.emitters), 1)
+    assert {handle: count for handle, (_, count) in held_by_bus.items()} == dict(kept) | bus_nodes
     for party in bus.tables.parties.values():
         peer = snapshot["peers"][party.peer]
         if not isinstance(party, LegacyParty):
@@ -182,6 +191,7 @@ def check(bus: MixedBus) -> None:
                 header = wire.parse(data)
                 assert entry.destination == 0 and wire.frame_length(data) == len(data)
                 assert header.serial and (header.destination in (None, party.unique))
+        bus.check_references(party)
         pending = sum(len(note.grants) for note in party.notes.values())
         uses = [use for uses in party.held.values() for use in uses.items()]
         held = sum(count for use, count in uses if isinstance(use, str))
