@@ -1,7 +1,7 @@
 # Each target prepares what it needs: Debian's tools and .venv.
 PYTHON_IN_VENV := .venv/bin/python
 READY := .venv/.ready
-MYPY_PATHS := bus1 bridge/bus1_bridge services/bus1_services
+MYPY_PATHS := bus1 bridge/bus1_bridge services/bus1_services benchmarks examples tests
 
 .DEFAULT_GOAL := help
 .PHONY: help test demo bench deep lint tools

@@ -53,7 +53,7 @@ async def main() -> None:
     bus.export("/org/freedesktop/Notifications", Notifications())
     await bus.request_name("org.freedesktop.Notifications")
     print("org.freedesktop.Notifications is served over D-Bus", flush=True)
-    await bus.wait_for_disconnect()
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -154,8 +154,7 @@ class BodyCheck:
                     left = self._text(start, at - 1, left)
                     continue
                 text = whole[start:at]
-                # the first NUL is the last byte, and that exists
-                if text.find(0) != at - start - 1:
+                if text.find(0) != at - start - 1:  # the first NUL is the last byte, and that exists
                     raise RemoteProtocolError("a string is cut off, or has a NUL inside or none behind")
                 if not text.isascii():
                     _check_utf8(text)
