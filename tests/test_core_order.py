@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from core_bus import BusPeer, CoreBus
 from hypothesis import given
@@ -41,7 +43,7 @@ def test_messages_and_destructions_keep_their_order(bus: CoreBus, message_first:
     one, two = bus.peer(), bus.peer()
     one.transfer(0x100, two)
     to_two = two.transfer(0x10, one)
-    actions = [lambda: one.send([to_two]), lambda: one.destroy(0x100)]
+    actions: list[Callable[[], object]] = [lambda: one.send([to_two]), lambda: one.destroy(0x100)]
     for action in actions if message_first else reversed(actions):
         action()
     kinds = [m.type for m in drain(two)]
