@@ -172,6 +172,7 @@ def test_descriptors_pass_in_all_four_directions(stage: Stage, caller: str, call
 # ---- one order -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(240)
 def test_a_legacy_and_a_native_client_see_the_signals_of_both_worlds_in_one_order(stage: Stage) -> None:
     """10,000 signals of two services at once: G-5 across the bridge."""
     half = 5000
