@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 
 from .broker import DbusBroker
@@ -45,6 +46,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure and print; 1 if any bus that is installed could not be measured."""
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the buses are stopped, too
     wanted = [kind for kind in BUSES if options.bus is None or kind.name in options.bus]
     kinds = [kind for kind in wanted if kind.executable() is not None]
     scenarios = [scenario for scenario in SCENARIOS if options.only is None or scenario.name in options.only]
