@@ -28,7 +28,7 @@ from dbus_fast._private.unmarshaller import Unmarshaller
 
 from bus1.core.api import Credentials, Limits, Message, MessageType, Parcel
 from bus1.core.bus import Core
-from bus1.errors import RemoteProtocolError
+from bus1.errors import NotSupported, RemoteProtocolError
 
 UID = 1000
 REGISTRY = "org.bus1.Registry1"
@@ -49,7 +49,7 @@ class MixedBus:
             replies=ReplyTable(), machine_id="m" * 32,
         )
         self.delivery = Delivery(self.tables, limits)
-        self.gateway = Gateway(self.delivery)
+        self.gateway = Gateway(self.delivery, self.check_descriptors)
         self.closed: list[int] = []
         """Descriptors that the edge would have closed."""
         self._before = self.charges()
@@ -68,6 +68,11 @@ class MixedBus:
 
     def legacy(self, *, takes_fds: bool = True) -> Legacy:
         return Legacy(self, takes_fds)
+
+    def check_descriptors(self, fds: Sequence[int]) -> None:
+        """Numbers from 900 on stand for unix sockets; no descriptor here is a real one."""
+        if any(fd >= 900 for fd in fds):
+            raise NotSupported("a unix socket")
 
     def end(self) -> None:
         """Everybody goes; the bus must be as it began (asserted): charges, tables, descriptors."""

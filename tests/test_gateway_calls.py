@@ -522,6 +522,22 @@ def test_descriptors_pass_four_ways_and_none_is_left_behind(
     assert sorted(bus.closed) == [40, 41, 42, 43, 44, 45]
 
 
+def test_unix_sockets_travel_to_and_from_legacy_clients_but_not_between_native_peers(
+    bus: MixedBus, service: Native, client: Legacy
+) -> None:
+    """T-30."""
+    other = bus.native()
+    handle, own = other.derive(NAME, "/obj"), other.derive(client.unique, "/p")
+    payload = pack(Kind.CALL, IFACE, "Frob", "h", 0, flags=1)
+    for destinations, optional, flags in (((handle,), (), 0), ((own,), (handle,), 0), ((), (), 2)):
+        with pytest.raises(NotSupported):
+            other.send(destinations, payload, (), (900,), optional=optional, flags=flags)
+    client.call(NAME, "/obj", IFACE, "Frob", "h", 0, fds=(901,), flags=1)
+    other.send((own,), payload, (), (902,))
+    assert [m.fds for m in service.receive()] == [(901,)]
+    assert [m.fds for m in client.receive()] == [(902,)]
+
+
 def test_descriptors_are_refused_for_a_client_that_takes_none(bus: MixedBus, service: Native) -> None:
     client = bus.legacy(takes_fds=False)
     client.call(NAME, "/obj", IFACE, "Frob")

@@ -35,6 +35,7 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
+from bus1.descriptors import refuse_unix_sockets
 from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, QuotaExceeded, Rejected
 
 from . import capabilities, hosted, published, subscriptions, wire
@@ -58,8 +59,12 @@ CALLEE_SILENT = "Message recipient dropped the call without replying"
 class Gateway:
     """The mapping, both directions."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(
+        self, delivery: Delivery, check_descriptors: Callable[[Sequence[int]], None] = refuse_unix_sockets
+    ) -> None:
+        """``check_descriptors`` raises for what may not travel between two native peers (T-30)."""
         self._delivery = delivery
+        self._check_descriptors = check_descriptors
         self._tables = delivery.tables
         self.core = delivery.tables.core
         self.registry = Registry(delivery)
@@ -94,7 +99,10 @@ class Gateway:
     ) -> list[int]:
         """As ``Core.send``; destinations may be nodes of D-Bus connections."""
         targets = [(handle, self.core.node_of(peer, handle)) for handle in (*destinations, *optional)]
-        if flags & ~SendFlag.CONTINUE or not any(self._is_mapped(node) for _, node in targets):
+        mapped = [self._is_mapped(node) for _, node in targets]
+        if fds and not (mapped and all(mapped)) and isinstance(self._tables.parties.get(peer), NativeParty):
+            self._check_descriptors(fds)
+        if flags & ~SendFlag.CONTINUE or not any(mapped):
             return self.core.send(
                 peer, destinations, parts, handles, fds, flags=flags, optional=optional,
                 credentials=credentials,
