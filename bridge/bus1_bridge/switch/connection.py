@@ -77,6 +77,8 @@ class Connection:
         self.is_ending = False
         """Closed by the bus as soon as the output is written."""
         self._limits = limits
+        self._whole = b""
+        """What came last if nothing waited: mostly exactly one message, which needs no copy then."""
         self._buffer = bytearray()
         self._start = 0
 
@@ -89,7 +91,11 @@ class Connection:
             if len(self.fds) > self._limits.max_message_unix_fds:
                 raise RemoteProtocolError(f"{len(self.fds)} descriptors are pending")
         if self.auth is None:
-            self._buffer += data
+            if self._buffer or self._whole:
+                self._buffer += self._whole + data
+                self._whole = b""
+            else:
+                self._whole = data
         else:
             self._authenticate(self.auth, data)
         if self.fds and self.auth is None and not self.party.takes_fds:
@@ -143,6 +149,11 @@ class Connection:
             self._buffer += auth.rest
 
     def _next_frame(self) -> Incoming | None:
+        whole, self._whole = self._whole, b""
+        if whole:
+            if wire.frame_length(whole) == len(whole) <= self._limits.max_message_size:
+                return self._check(whole)
+            self._buffer += whole
         start = self._start
         length = wire.frame_length(bytes(self._buffer[start : start + _FIXED_HEADER]))
         if length is None:

@@ -216,12 +216,12 @@ class Flow:
         waiting = _weight(self._core.waiting(reader))
         if not waiting:
             return True
+        if waiting + size > self._hard_bound:
+            return False
         mine = _weight(self._core.queued(sender, reader))
         if mine and mine + size > PAIR_MARK:
             return False
-        if waiting + size <= READER_MARK:
-            return True
-        return waiting + size <= self._hard_bound and self.makes_progress(reader, now)
+        return waiting + size <= READER_MARK or self.makes_progress(reader, now)
 
     def _waited(self, sender: int, reader: int, now: float) -> bool:
         """The patience with this reader is over: for this sender, or for all until it moves."""
