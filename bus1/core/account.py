@@ -156,9 +156,8 @@ class Flow:
         for counts in (account.used, user.used, self.user_share, self.peer_share):
             counts[SLICES] += 1
             counts[BYTES] += size
-            if handles:
+            if handles or fds:
                 counts[HANDLES] += handles
-            if fds:
                 counts[FDS] += fds
         for totals in (undelivered, account.undelivered):
             totals[0] += size
@@ -172,9 +171,8 @@ class Flow:
         for counts in (self.user_share, self.peer_share):
             counts[SLICES] -= 1
             counts[BYTES] -= size
-            if handles:
+            if handles or fds:
                 counts[HANDLES] -= handles
-            if fds:
                 counts[FDS] -= fds
         for totals in (undelivered, account.undelivered):
             totals[0] -= size

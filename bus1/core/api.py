@@ -27,6 +27,9 @@ Invariants. 1. A method that raises has changed nothing that ``snapshot()`` show
 3. ``snapshot()`` is plain data (dict, list, int, str, bytes, bool, None) and covers the whole state
 apart from the descriptors themselves.
 
+What crosses the waist once per message is a NamedTuple: immutable, and made in half the time of a
+frozen dataclass.
+
 Not here: readiness descriptors, frames, credentials look-up, T-30's check of socket descriptors
 (rules of the native link).
 """
@@ -36,7 +39,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Buffer = bytes | bytearray | memoryview
 NodeRef = tuple[int, int]
@@ -132,8 +135,7 @@ class Credentials:
     secctx: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What ``recv`` returns, for data and notifications alike (R-7 … R-9, N-2).
 
     ``handles`` are ids of the receiver, HANDLE_INVALID for dead nodes (R-45). ``fds`` are numbers of
@@ -156,8 +158,7 @@ class Message:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(NamedTuple):
     """A look at a deliverable queue entry that changes nothing (privileged).
 
     ``parts`` are the payload's buffers as they lie in a heap pool (empty for other memories).
@@ -177,8 +178,7 @@ class Ahead:
     note: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """One destination of ``route``, with its own payload.
 
     ``handles`` are ids of the *sender*, created on demand as in ``send``. ``with_fds`` says whether
@@ -194,8 +194,7 @@ class Parcel:
     note: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """What is queued (undelivered) at one reader: allocated bytes, messages, descriptors."""
 
     bytes: int = 0

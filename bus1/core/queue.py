@@ -106,6 +106,8 @@ class Queue:
 
     def second(self) -> Entry | None:
         """The entry behind the front."""
+        if len(self.entries) < 2:
+            return None
         entries = iter(self.entries)
         next(entries, None)
         return next(entries, None)

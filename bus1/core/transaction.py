@@ -42,7 +42,8 @@ class Transaction:
 
     def resolve(self, number: int) -> Node:
         """The node that the sender names ``number``, made up if need be; see ``resolve``."""
-        return resolve(self._sender, number, self.fresh)
+        handle = self._sender.ids.handles.get(number)
+        return handle.node if handle is not None else resolve(self._sender, number, self.fresh)
 
     def stage(
         self, node: Node, parts: Sequence[Buffer], n_bytes: int, nodes: tuple[Node, ...],
