@@ -27,6 +27,7 @@ from bus1.errors import (
     InvalidArgument,
     NoSuchHandle,
     PeerShutdown,
+    QuotaExceeded,
     WouldBlock,
 )
 
@@ -86,6 +87,14 @@ def test_transfer_gives_a_managed_remote_id(bus: CoreBus) -> None:
         ids.append(one.transfer(0x100, two))
     assert ids == [0xB, 0x13, 0x1B]
     assert all(handle & (MANAGED | REMOTE) == 3 for handle in ids)
+
+
+def test_a_transfer_that_the_source_cannot_pay_charges_nobody(bus: CoreBus) -> None:
+    """H-52: the destination's limit, then the source's for a new node."""
+    one, two = bus.peer(), bus.peer()
+    one.reset(max_handles=0)
+    with Unchanged(bus, QuotaExceeded):
+        one.transfer(0x100, two)
 
 
 def test_owner_references_beyond_the_pinned_one(bus: CoreBus) -> None:
@@ -255,10 +264,12 @@ def test_destroy_with_release_frees_the_id_at_once(bus: CoreBus) -> None:
 
 
 def test_destroy_with_release_keeps_what_has_more_references(bus: CoreBus) -> None:
+    """H-65: a queued message to it is still delivered."""
     one = bus.peer()
     one.transfer(0x100)
+    one.send([0x100])
     one.destroy(0x100, flags=DestroyFlag.RELEASE_HANDLES)
-    assert drain(one) == [("NODE_DESTROY", 0, 0x100)]
+    assert drain(one) == [("DATA", 0, 0x100), ("NODE_DESTROY", 0, 0x100)]
     assert one.references(0x100) == 1
 
 
@@ -334,6 +345,16 @@ def test_dropping_the_seed_alone_releases_its_nodes(bus: CoreBus) -> None:
     one.reset(ResetFlag.FLUSH_SEED)
     assert drain(one) == [("NODE_RELEASE", 0, 0x300)]
     assert drain(two) == [("NODE_RELEASE", 0, 0x10)]
+
+
+def test_a_look_at_the_seed_changes_nothing(bus: CoreBus) -> None:
+    peer = bus.peer()
+    assert bus.core.seed_ahead(peer.number) is None
+    peer.send([], b"seed", handles=[0x300], fds=[8], flags=SendFlag.SEED)
+    before = bus.snapshot()
+    seed = bus.core.seed_ahead(peer.number)
+    assert seed is not None and bus.snapshot() == before
+    assert (seed.destination, seed.n_bytes, seed.n_handles, seed.fds) == (HANDLE_INVALID, 4, 1, (8,))
 
 
 def test_seed_handles_are_judged_at_fetch(bus: CoreBus) -> None:

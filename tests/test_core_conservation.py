@@ -189,22 +189,32 @@ def check_books(state: dict[str, Any]) -> None:
 def check_references(state: dict[str, Any]) -> None:
     """U(node) is what N-11 says; holders hold; NODE_RELEASE is queued only where nobody else is left."""
     uses: Counter[tuple[int, int]] = Counter()
+    carriers: dict[tuple[int, int], Counter[int]] = {}
+    died = {
+        (number, node): known["died"]
+        for number, peer in state["peers"].items() for node, known in peer["nodes"].items()
+    }
     for number, peer in state["peers"].items():
         for (owner, node), references in peer["handles"].values():
             uses[owner, node] += references
             if owner in state["peers"] and node is not None:
                 assert number in state["peers"][owner]["nodes"][node]["holders"]
         for entry in entries(peer):
-            uses.update((owner, node) for owner, node in entry["handles"])
+            for owner, node in entry["handles"]:
+                death = died.get((owner, node))
+                if death is None or entry["stamp"] < death:
+                    uses[owner, node] += 1
+                    if entry["node"] is not None:
+                        carriers.setdefault((owner, node), Counter())[number] += 1
         destroyed = [tuple(e["node"]) for e in peer["queue"] if e["type"] == "NODE_DESTROY" and e["node"][1]]
         assert len(set(destroyed)) == len(destroyed)
     for number, peer in state["peers"].items():
         released = Counter(e["node"][1] for e in peer["queue"] if e["type"] == "NODE_RELEASE")
         for node, known in peer["nodes"].items():
             assert released[node] == known["release_queued"] <= 1
-            if known["died"] is None:
-                assert known["uses"] == uses[number, node]
-                assert not known["release_queued"] or known["uses"] == 1
+            assert known["uses"] == uses[number, node]
+            assert known["carriers"] == carriers.get((number, node), {})
+            assert not known["release_queued"] or (known["uses"], known["died"]) == (1, None)
             addressed = [e for e in peer["queue"] if e["type"] == "DATA" and e["node"] == [number, node]]
             assert known["addressed"] == len(addressed)
         assert released.keys() <= peer["nodes"].keys()

@@ -225,6 +225,18 @@ def test_a_notification_goes_with_the_undelivered_message_that_was_its_reason(bu
     assert not two.is_readable()
 
 
+def test_a_later_message_with_the_dead_node_does_not_keep_the_notification(bus: CoreBus) -> None:
+    """N-3, T-26: what it brings is INVALID."""
+    one, two = bus.peer(), bus.peer()
+    to_two = two.transfer(0x10, one)
+    theirs = one.transfer(0x100, two)
+    one.destroy(0x100)
+    one.send([to_two], handles=[0x100])
+    two.release(theirs)
+    assert two.recv().handles == (HANDLE_INVALID,)
+    assert not two.is_readable()
+
+
 def test_a_dropped_notification_returns_with_the_message_that_carries_the_handle(bus: CoreBus) -> None:
     """N-4: released, but an older message still brings it; then NODE_DESTROY has a meaning again."""
     one, two = bus.peer(), bus.peer()
