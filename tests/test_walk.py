@@ -110,6 +110,7 @@ def test_a_step_does_no_more_than_its_budget_allows() -> None:
         ("av", marshal("av", [("y", 1)] * many), 2 * many * VALUE_COST),
         ("a(y)", marshal("a(y)", [(1,)] * many), 2 * many * VALUE_COST),
         ("s", marshal("s", "x" * (8 * CHUNK)), 8 * CHUNK),
+        ("as", marshal("as", ["x" * (CHUNK - 1)] * 8), 8 * (CHUNK - 1)),
         ("ab", marshal("ab", [True] * (2 * CHUNK)), 8 * CHUNK),
     ):
         count = steps(BodyCheck(signature, body, "l", 0), CHUNK)
@@ -212,6 +213,14 @@ def test_arguments_are_the_first_strings_and_paths(
     pairs = list(zip(parse(signature), values, strict=True))[:limit]
     assert got == [value if type_.code in kinds else None for type_, value in pairs]
     assert [type(value) for value in got] == [kinds.get(type_.code, type(None)) for type_, _ in pairs]
+
+
+def test_containers_before_an_argument_are_skipped_with_their_padding() -> None:
+    for endian in "lB":
+        for signature, value in (("ax", []), ("ax", [1]), ("a{yx}", {1: 2}), ("a(yy)", []), ("yv", ("d", 1.5))):
+            values = (7, value) if signature == "yv" else (value,)
+            body = marshal(signature + "s", *values, "x", endian=endian)
+            assert arguments(signature + "s", body, endian)[-1] == "x"
 
 
 def test_a_bad_signature_is_refused_before_the_first_step() -> None:

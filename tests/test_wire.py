@@ -227,10 +227,10 @@ def test_unknown_fields_may_be_many_but_not_without_end() -> None:
     def with_unknown(count: int) -> bytes:
         return message(CALL, 1, [(PATH, "o", "/a"), (MEMBER, "s", "M"), *[(60, "y", 1)] * count])
 
-    raw = with_unknown(1000)
+    raw = with_unknown(400)
     assert len(stamp(raw, wire.parse(raw), ":1.1")) < 100
     with pytest.raises(RemoteProtocolError):
-        wire.parse(with_unknown(40000))
+        wire.parse(with_unknown(4000))
 
 
 def test_a_long_path_is_no_obstacle() -> None:

@@ -120,6 +120,7 @@ HEADERS: dict[str, Callable[[str], bytes]] = {
     "reply serial as a signed number": lambda to: with_fields(to, RETURN, reply_serial=("i", 3)),
     "descriptors as a byte": lambda to: with_fields(to, unix_fds=("y", 0)),
     "reply serial 0": lambda to: with_fields(to, RETURN, reply_serial=0),
+    "reply serial 0 in a call": lambda to: with_fields(to, reply_serial=0),
     "call without path": lambda to: with_fields(to, path=None),
     "call without member": lambda to: with_fields(to, member=None),
     "return without reply serial": lambda to: with_fields(to, RETURN),

@@ -50,7 +50,7 @@ VERSION = 1
 # a client library talks to itself under these; no message of the bus has them
 LOCAL_INTERFACE = "org.freedesktop.DBus.Local"
 LOCAL_PATH = "/org/freedesktop/DBus/Local"
-UNKNOWN_FIELDS_BUDGET = 1 << 20
+UNKNOWN_FIELDS_BUDGET = 1 << 16
 """Header fields from code 10 on are checked and cut out; this is what the check may cost."""
 
 _FIXED_PART = {endian: struct.Struct(f"{order}BBBBIII") for endian, order in ORDER.items()}
