@@ -28,6 +28,7 @@ from bus1.errors import (
     NoSuchHandle,
     PeerShutdown,
     QuotaExceeded,
+    TooLarge,
     WouldBlock,
 )
 
@@ -409,3 +410,19 @@ def test_a_set_of_more_nodes_than_the_user_may_hold_is_refused_unread() -> None:
         peer.send([1] * 9)
     peer.destroy()
     assert not peer.is_readable()
+
+
+def test_payload_bounds() -> None:
+    """T-10, T-11: 1024 parts, 2 GiB - 4 KiB in all, told before any quota."""
+    bus = CoreBus()
+    peer = bus.peer()
+    piece = bytes(4 << 20)
+    fits = [piece] * 511 + [piece[4096:]]
+    for parts, error in (
+        ([b""] * 1025, TooLarge), ([piece] * 512, TooLarge), ([*fits, b"x"], TooLarge), (fits, QuotaExceeded),
+    ):
+        with Unchanged(bus, error):
+            bus.core.send(peer.number, [0x100], parts, credentials=peer.credentials)
+    mixed = [b"ab", bytearray(3), memoryview(b"cdef")[::2], b""]
+    bus.core.send(peer.number, [0x100], mixed, credentials=peer.credentials)
+    assert peer.recv().n_bytes == 7
