@@ -98,7 +98,9 @@ class Peer:
         return peer
 
     def fileno(self) -> int:
-        """The peer's descriptor; present it to ``transfer`` of another peer."""
+        """The peer's descriptor: poll it, present it to ``transfer`` of another peer.
+
+        It does not show a message that a cancelled ``recv`` has left for the next one."""
         return -1 if self._descriptor is None else self._descriptor.fileno()
 
     # ---- messages --------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ class Peer:
         if stray and not flags & RecvFlag.SEED:
             await checkpoint()
             if stray:
-                return await self._message(stray.popleft())
+                return await self._message(stray.pop(0))
         request = self._client.recv(flags, max_offset, options)
         return await self._message(await self._wait(request))
 
@@ -275,7 +277,7 @@ class Peer:
             try:
                 await self._run(first)
             except BaseException:
-                self._client.exchange.stray.appendleft(answer)
+                self._client.exchange.stray.insert(0, answer)
                 raise
         return self._client.message(answer)
 
@@ -305,6 +307,8 @@ class Peer:
             self._waiting.pop(tag, None)
             if is_reader:
                 self._is_read = False
+            if not self._is_read:
+                # Whoever is woken has its answer, and wakes the next, or reads from now on.
                 self._wake(list(self._waiting)[:1])
 
     async def _read(self) -> None:
@@ -338,8 +342,10 @@ class Peer:
             transmit(self._sock, writer)
         except BlockingIOError:
             return False
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             writer.close()  # reading finds out why
+        except OSError as error:
+            self._client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
         return True
 
     async def _flush(self) -> None:

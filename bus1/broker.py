@@ -89,11 +89,13 @@ class PlainHub:
 class BrokerLimits:
     """Bounds of the native side; times in seconds."""
 
-    channels_per_user: int = 4096
-    peers_per_user: int = 4096
+    channels_per_user: int = 1024
+    peers_per_user: int = 1024
     arena_bytes: int = 1 << 28
     """One arena, hence the largest payload."""
     arena_bytes_per_user: int = 1 << 31
+    stray_fds_per_user: int = 1024
+    """Descriptors of requests that have not arrived completely."""
     unsent_bytes: int = 1 << 20
     """While more answers than this wait for a client to read, its requests wait, too."""
     requests_per_turn: int = 64
@@ -152,6 +154,7 @@ class Broker:
         self._n_channels: Counter[int] = Counter()
         self._n_peers: Counter[int] = Counter()
         self._arena_bytes: Counter[int] = Counter()
+        self._stray_fds: Counter[int] = Counter()
 
     # ---- listening -------------------------------------------------------------------------------
 
@@ -166,7 +169,11 @@ class Broker:
 
     def accept(self, connection: socket.socket) -> None:
         """A new client; one channel too many of its user is closed in words."""
-        channel = Channel(self, connection)
+        try:
+            channel = Channel(self, connection)
+        except OSError:  # nothing left to watch it with
+            connection.close()
+            return
         uid = channel.accepted.uid
         self._channels[channel] = None
         self._n_channels[uid] += 1
@@ -183,6 +190,12 @@ class Broker:
         if size > 0 and self._arena_bytes[uid] + size > self.limits.arena_bytes_per_user:
             raise QuotaExceeded(f"user {uid} has too many bytes of arenas")
         _decrease(self._arena_bytes, uid, -size)
+
+    def charge_stray_fds(self, uid: int, n: int) -> None:
+        """Charge or give back descriptors of incomplete requests; QuotaExceeded changes nothing."""
+        if n > 0 and self._stray_fds[uid] + n > self.limits.stray_fds_per_user:
+            raise QuotaExceeded(f"user {uid} has too many descriptors in incomplete requests")
+        _decrease(self._stray_fds, uid, -n)
 
     # ---- peers -----------------------------------------------------------------------------------
 

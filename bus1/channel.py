@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from .core.api import Credentials
 from .descriptors import Fds
-from .errors import Bus1Error, ProtocolError, RemoteProtocolError, TooManyDescriptors
+from .errors import Bus1Error, ProtocolError, QuotaExceeded, RemoteProtocolError, TooManyDescriptors
 from .frames import Frame, FrameReader, FrameWriter, refusal
 from .requests import execute
 from .transport import receive, transmit
@@ -67,6 +67,7 @@ class Channel:
         """Who sent the request that is being executed."""
         self._reader = FrameReader()
         self._writer = FrameWriter()
+        self._n_stray_fds = 0
         self._is_working = False
         self._is_ended = False
         self._is_closed = False
@@ -174,11 +175,22 @@ class Channel:
 
     def _mind_stray_fds(self) -> None:
         # A client that stops in mid-frame must not keep descriptors of the bus for ever.
+        if self._reader.n_stray_fds == self._n_stray_fds == 0:
+            return
         key, reactor = (self, "descriptors"), self.broker.reactor
-        if self._reader.has_stray_fds:
+        try:
+            self._charge_stray_fds(self._reader.n_stray_fds)
+        except QuotaExceeded as error:
+            self.refuse(error)
+            return
+        if self._reader.n_stray_fds:
             reactor.call_at(reactor.clock() + self.broker.limits.handshake_timeout, key, self._give_up)
         else:
             reactor.cancel(key)
+
+    def _charge_stray_fds(self, n: int) -> None:
+        self.broker.charge_stray_fds(self.accepted.uid, n - self._n_stray_fds)
+        self._n_stray_fds = n
 
     # ---- output ----------------------------------------------------------------------------------
 
@@ -201,7 +213,11 @@ class Channel:
         except BlockingIOError:
             return
         except OSError:
-            self._writer.close()  # nobody reads any more
+            # Nobody reads any more, or the kernel takes no more descriptors: close, but not in the middle.
+            self._writer.close()
+            self._is_ended = True
+            reactor = self.broker.reactor
+            reactor.call_at(reactor.clock(), (self, "turn"), self._turn)
 
     # ---- binding and the end ---------------------------------------------------------------------
 
@@ -245,6 +261,7 @@ class Channel:
         self._sock.close()
         self._reader.close()
         self._writer.close()
+        self._charge_stray_fds(0)
         if self.arena is not None:
             self.broker.charge_arena(self.accepted.uid, -self.arena[1])
             self._drop_arena()

@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
@@ -101,12 +100,19 @@ def is_path_only(fd: int) -> bool:
 
 def unix_socket_cookie(fd: int) -> int | None:
     """The kernel's number of the unix socket behind ``fd``; None for anything else."""
-    if is_path_only(fd) or not stat.S_ISSOCK(os.fstat(fd).st_mode):
+    if is_path_only(fd):
         return None
-    with socket.socket(fileno=os.dup(fd)) as probe:
+    try:
+        # Not fstat: it can block on a file whose file system does not answer.
+        probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
+    except OSError:
+        return None
+    try:
         if probe.getsockopt(socket.SOL_SOCKET, _SO_DOMAIN) != socket.AF_UNIX:
             return None
         return int(struct.unpack("=Q", probe.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))[0])
+    finally:
+        probe.detach()
 
 
 def refuse_unix_sockets(fds: Iterable[int]) -> None:

@@ -3,7 +3,7 @@
 Theory. Requests go in and get a tag; bytes come out for the socket. Bytes from the socket go in; answers can
 be taken by tag, in any order. An offer of descriptors is confirmed as soon as it has arrived. A request that
 nobody waits for any more is *abandoned*: its answer is dropped, but a message that a cancelled RECV brings
-along after all is kept for the next one.
+along after all is kept for the next one, so that messages come out in the order in which they came in.
 
 Invariants. 1. Every request has exactly one outcome: an answer, or the failure of the whole channel.
 2. Descriptors of answers that nobody takes are closed. 3. After a failure every request fails with it.
@@ -13,12 +13,12 @@ Not here: what requests contain (client), sockets (links, aio).
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass
 
-from .core.api import HANDLE_INVALID
+from .core.api import RecvFlag
 from .descriptors import Fds
-from .errors import Bus1Error, BusGone, LocalProtocolError, RemoteProtocolError, from_errno
+from .errors import Bus1Error, BusGone, LocalProtocolError, RemoteProtocolError, WouldBlock, from_errno
 from .frames import (
     ANSWER,
     ANSWER_PREFIX,
@@ -49,6 +49,10 @@ class Answer:
     tail: bytes
     fds: Fds
     offered: Fds
+    arrival: int
+    """Counts answers as they arrive."""
+    is_from_queue: bool
+    """It is about the next message of the queue (and not the seed, which can be fetched again)."""
 
 
 class Exchange:
@@ -57,16 +61,18 @@ class Exchange:
     def __init__(self) -> None:
         self.reader = FrameReader()
         self.writer = FrameWriter()
-        self.stray: deque[Answer] = deque()
-        """Messages that cancelled RECVs brought along."""
+        self.stray: list[Answer] = []
+        """Messages that cancelled RECVs brought along, in order of arrival."""
         self.retired: list[int] = []
         """Segments that the bus wants back."""
         self.n_drained = 0
         """Bytes to take from the peer's descriptor."""
         self._failure: Bus1Error | None = None
         self._last_tag = 0
+        self._n_answers = 0
         self._outstanding: dict[int, int] = {}
         self._abandoned: set[int] = set()
+        self._seeds: set[int] = set()
         self._answers: dict[int, Answer] = {}
         self._offers: dict[int, Fds] = {}
 
@@ -77,6 +83,8 @@ class Exchange:
         self._last_tag += 1
         tag = self._last_tag
         self._outstanding[tag] = operation
+        if operation == Operation.RECV and fields(REQUESTS, operation, body)[0] & RecvFlag.SEED:
+            self._seeds.add(tag)
         self.writer.push(encode(operation, tag, body, len(fds or ())), fds)
         return tag
 
@@ -103,7 +111,17 @@ class Exchange:
         answer = self._answers.pop(tag, None)
         if answer is None and self._failure is not None:
             raise self._failure
+        if answer is not None and self.stray and answer.is_from_queue:
+            return self._first_of(answer)
         return answer
+
+    def _first_of(self, answer: Answer) -> Answer:
+        """The message that arrived first: this one, or one that was kept."""
+        if answer.error is None:
+            insort(self.stray, answer, key=lambda kept: kept.arrival)
+        elif not isinstance(answer.error, WouldBlock):
+            return answer
+        return self.stray.pop(0)
 
     def answered(self) -> list[int]:
         """Tags whose answers wait to be taken."""
@@ -128,6 +146,7 @@ class Exchange:
             self._failure = error or BusGone("the bus has closed the connection")
         self._outstanding.clear()
         self._abandoned.clear()
+        self._seeds.clear()
         for fds in self._offers.values():
             fds.close()
         self._offers.clear()
@@ -173,14 +192,19 @@ class Exchange:
         code, done, notes = ANSWER_PREFIX.unpack_from(frame.body)
         offered = self._offers.pop(frame.tag, None) or Fds()
         self.n_drained += bool(notes & Note.DRAINED)
+        self._n_answers += 1
+        is_seed = frame.tag in self._seeds
+        self._seeds.discard(frame.tag)
+        which = self._n_answers, operation in RECEIVING and not is_seed
         if code:
             offered.close()
             text = frame.body[ANSWER_PREFIX.size :].decode("utf-8", "replace")
-            answer = Answer(operation, from_errno(code, text), done, (), b"", frame.fds, offered)
+            error = from_errno(code, text)
+            answer = Answer(operation, error, done, (), b"", frame.fds, offered, *which)
         else:
             values = fields(RESULTS, operation, frame.body, ANSWER_PREFIX.size)
             tail = frame.body[ANSWER_PREFIX.size + RESULTS[operation].size :]
-            answer = Answer(operation, None, done, values, tail, frame.fds, offered)
+            answer = Answer(operation, None, done, values, tail, frame.fds, offered, *which)
         if frame.tag in self._abandoned:
             self._abandoned.discard(frame.tag)
             self._keep_or_drop(answer)
@@ -188,9 +212,8 @@ class Exchange:
             self._answers[frame.tag] = answer
 
     def _keep_or_drop(self, answer: Answer) -> None:
-        is_message = answer.error is None and answer.operation in RECEIVING
-        if is_message and answer.values[2] != HANDLE_INVALID:  # the seed can be fetched again
-            self.stray.append(answer)
+        if answer.is_from_queue and answer.error is None:
+            insort(self.stray, answer, key=lambda kept: kept.arrival)
         else:
             answer.fds.close()
             answer.offered.close()

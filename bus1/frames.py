@@ -224,9 +224,9 @@ class FrameReader:
         self._is_short = False
 
     @property
-    def has_stray_fds(self) -> bool:
-        """Descriptors have arrived whose frame is not complete."""
-        return bool(self._fds)
+    def n_stray_fds(self) -> int:
+        """How many descriptors have arrived whose frame is not complete."""
+        return len(self._fds)
 
     def feed(self, data: bytes | memoryview, fds: Iterable[int] = (), *, truncated: bool = False) -> None:
         """What one recvmsg gave; takes the descriptors. ``truncated``: some could not be installed."""

@@ -206,9 +206,11 @@ class SocketLink:
             transmit(self._sock, exchange.writer, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return  # goes on as soon as somebody waits for an answer
-        except OSError:
+        except (BrokenPipeError, ConnectionResetError):
             # What the bus said before it closed is still to be read; without it, reading finds the end.
             exchange.writer.close()
+        except OSError as error:
+            exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
 
     # ---- operations ------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class SocketLink:
         self._mind_fork()
         if not flags & RecvFlag.SEED:
             with self._state:
-                stray = self._client.exchange.stray.popleft() if self._client.exchange.stray else None
+                stray = self._client.exchange.stray.pop(0) if self._client.exchange.stray else None
             if stray is not None:
                 return self._message(stray)
         options = RecvOption.PARK if wait else 0
@@ -318,7 +320,7 @@ class SocketLink:
                 self._exchange(first)
             except BaseException:
                 with self._state:
-                    client.exchange.stray.appendleft(answer)
+                    client.exchange.stray.insert(0, answer)
                 raise
         with self._state:
             return client.message(answer)

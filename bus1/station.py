@@ -5,9 +5,10 @@ uses it for two things: a byte is in flight while the peer is readable, so that 
 polled; and when the last copy of the client's end closes, the kernel hangs up and the peer is over.
 The answer to RECV that empties the queue says DRAINED, and the client that got it takes the byte out.
 
-All RECVs of the peer, from whichever channel, pass through one line. A parked one waits there until there
-is a message. A message with descriptors is first *offered*: they are installed in the client while the
-message stays queued; the client confirms, and only then the message is taken. Meanwhile the line waits.
+All RECVs of the peer, from whichever channel, pass through one line, those of the seed through another. A
+parked one waits there until there is a message. A message with descriptors is first *offered*: they are
+installed in the client while the message stays queued; the client confirms, and only then the message is
+taken. Meanwhile the line waits, so at most one set of descriptors per line is on offer.
 
 A segment that is retired is announced to the channels that were sent it; its charge returns when
 each of them has unmapped it or is gone.
@@ -24,7 +25,7 @@ from __future__ import annotations
 import select
 import socket
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .core.api import OFFSET_INVALID, Message, RecvFlag
@@ -76,6 +77,24 @@ class PendingRecv:
     offered: tuple[int, ...] = ()
 
 
+@dataclass(slots=True, eq=False)
+class Line:
+    """RECVs in the order in which they came; nobody is served while an offer is open."""
+
+    waiting: deque[PendingRecv] = field(default_factory=deque)
+    offer: PendingRecv | None = None
+
+    def all(self) -> list[PendingRecv]:
+        """Everybody who has not been answered."""
+        return [*([self.offer] if self.offer else []), *self.waiting]
+
+    def leave(self, channel: Channel) -> None:
+        """Forget the RECVs of a channel."""
+        self.waiting = deque(request for request in self.waiting if request.channel is not channel)
+        if self.offer is not None and self.offer.channel is channel:
+            self.offer = None
+
+
 class PeerStation:
     """One native peer as the broker sees it: its pair, its line of RECVs, who maps what."""
 
@@ -86,9 +105,8 @@ class PeerStation:
         self.is_live = True
         self.channels: dict[Channel, None] = {}
         self._memory = memory
-        self._line: deque[PendingRecv] = deque()
-        self._offer: PendingRecv | None = None
-        self._seed_offers: list[PendingRecv] = []
+        self._queue_line = Line()
+        self._seed_line = Line()
         self._is_signalled = False
         self._is_blocked = False
         self._holders: dict[int, set[Channel]] = {}
@@ -98,7 +116,12 @@ class PeerStation:
         cookie = unix_socket_cookie(self.client_end.fileno())
         assert cookie is not None
         self.cookie = cookie
-        broker.reactor.add(self, 0)
+        try:
+            broker.reactor.add(self, 0)
+        except OSError:
+            self._end.close()
+            self.client_end.close()
+            raise
         broker.reactor.station(peer, self)
 
     # ---- the pair --------------------------------------------------------------------------------
@@ -117,7 +140,7 @@ class PeerStation:
             self._signal()
 
     def _signal(self) -> None:
-        if self._is_signalled or self._is_blocked or self._offer or not self.is_live:
+        if self._is_signalled or self._is_blocked or self._queue_line.offer or not self.is_live:
             return
         if not self.broker.hub.core.is_readable(self.peer):
             return
@@ -144,10 +167,8 @@ class PeerStation:
         self.broker.reactor.remove(self)
         self._end.close()
         self.client_end.close()
-        waiting = [*self._line, *self._seed_offers]
-        self._line.clear()
-        self._seed_offers.clear()
-        self._offer = None
+        waiting = self._queue_line.all() + self._seed_line.all()
+        self._queue_line, self._seed_line = Line(), Line()
         for request in waiting:
             self._fail(request, PeerShutdown("the peer has been disconnected"))
 
@@ -155,32 +176,33 @@ class PeerStation:
 
     def woken(self) -> None:
         """The peer turned readable."""
-        self._serve()
+        self._serve(self._queue_line)
 
     def recv(self, request: PendingRecv) -> None:
-        """Answer a RECV, now or when its turn comes. The seed has no place in the line."""
-        if request.flags & RecvFlag.SEED:
-            self._answer_or_fail(request)
-            return
-        if len(self._line) >= _MAX_WAITING:
+        """Answer a RECV, now or when its turn comes."""
+        line = self._line_of(request)
+        if len(line.waiting) >= _MAX_WAITING:
             self._fail(request, QuotaExceeded("too many RECVs wait at this peer"))
             return
-        self._line.append(request)
-        self._serve()
+        line.waiting.append(request)
+        self._serve(line)
+
+    def _line_of(self, request: PendingRecv) -> Line:
+        return self._seed_line if request.flags & RecvFlag.SEED else self._queue_line
 
     def cancel(self, channel: Channel, tag: int) -> None:
         """Answer a parked RECV with EAGAIN; one that is on offer goes on."""
-        for request in self._line:
+        for request in self._queue_line.waiting:
             if request.channel is channel and request.tag == tag:
-                self._line.remove(request)
+                self._queue_line.waiting.remove(request)
                 self._fail(request, WouldBlock("cancelled"))
                 return
 
-    def _serve(self) -> None:
+    def _serve(self, line: Line) -> None:
         parked: list[PendingRecv] = []
         core = self.broker.hub.core
-        while self._line and self._offer is None:
-            request = self._line.popleft()
+        while line.waiting and line.offer is None:
+            request = line.waiting.popleft()
             if request.options & RecvOption.PARK and self.is_live and not core.is_readable(self.peer):
                 parked.append(request)
                 continue
@@ -193,23 +215,14 @@ class PeerStation:
                     self._fail(request, nothing)
             except Bus1Error as error:
                 self._fail(request, error)
-        self._line.extendleft(reversed(parked))
+        line.waiting.extendleft(reversed(parked))
         self._signal()
-
-    def _answer_or_fail(self, request: PendingRecv) -> None:
-        try:
-            self._answer(request)
-        except Bus1Error as error:
-            self._fail(request, error)
 
     def _answer(self, request: PendingRecv) -> None:
         if request.flags & RecvFlag.INSTALL_FDS and (fds := self._fds_in_front(request)):
             request.channel.push(encode(Event.OFFER, request.tag, b"", len(fds)), duplicate(fds))
             request.offered = fds
-            if request.flags & RecvFlag.SEED:
-                self._seed_offers.append(request)
-            else:
-                self._offer = request
+            self._line_of(request).offer = request
         else:
             self._take(request)
 
@@ -227,24 +240,20 @@ class PeerStation:
 
     def installed(self, channel: Channel, tag: int, is_installed: bool) -> None:
         """The client confirms an offer: the message is taken; or it could not: the message stays (R-33)."""
-        request = self._offer
-        if request is not None and request.channel is channel and request.tag == tag:
-            self._offer = None
+        for line in (self._queue_line, self._seed_line):
+            request = line.offer
+            if request is not None and request.channel is channel and request.tag == tag:
+                break
         else:
-            seeds = (seed for seed in self._seed_offers if seed.channel is channel and seed.tag == tag)
-            request = next(seeds, None)
-            if request is None:
-                raise RemoteProtocolError(f"no descriptors are on offer for tag {tag}")
-            self._seed_offers.remove(request)
+            raise RemoteProtocolError(f"no descriptors are on offer for tag {tag}")
+        line.offer = None
         if not is_installed:
             self._fail(request, TooManyDescriptors("the client could not take the descriptors"))
         elif request.offered and request.offered == self._still_in_front(request):
             self._confirm(request)
-        elif request.flags & RecvFlag.SEED:
-            self._answer_or_fail(request)
         else:
-            self._line.appendleft(request)
-        self._serve()
+            line.waiting.appendleft(request)
+        self._serve(line)
 
     def _still_in_front(self, request: PendingRecv) -> tuple[int, ...]:
         try:
@@ -260,9 +269,9 @@ class PeerStation:
 
     def withdraw_offers(self) -> None:
         """The queue and the seed may have been flushed: look again before taking what was offered."""
-        for request in [self._offer, *self._seed_offers]:
-            if request is not None:
-                request.offered = ()
+        for line in (self._queue_line, self._seed_line):
+            if line.offer is not None:
+                line.offer.offered = ()
 
     def _take(self, request: PendingRecv) -> None:
         message = self.broker.hub.core.recv(self.peer, request.flags, request.max_offset)
@@ -360,13 +369,12 @@ class PeerStation:
     def channel_gone(self, channel: Channel) -> None:
         """A channel is closed: its RECVs are cancelled, its offers have failed, it maps nothing."""
         self.channels.pop(channel, None)
-        self._line = deque(request for request in self._line if request.channel is not channel)
-        self._seed_offers = [request for request in self._seed_offers if request.channel is not channel]
-        if self._offer is not None and self._offer.channel is channel:
-            self._offer = None
+        for line in (self._queue_line, self._seed_line):
+            line.leave(channel)
         if not self.is_live:
             return
         for table in (self._holders, self._retiring):
             for generation in [number for number, holders in table.items() if channel in holders]:
                 self.segment_unmapped(channel, generation)
-        self._serve()
+        self._serve(self._seed_line)
+        self._serve(self._queue_line)

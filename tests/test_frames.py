@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from bus1.core.api import FD_MAX
 from bus1.descriptors import Fds
-from bus1.errors import BY_ERRNO, LocalProtocolError, NotSupported, PeerShutdown, RemoteProtocolError
+from bus1.errors import (
+    BY_ERRNO,
+    LocalProtocolError,
+    NotSupported,
+    PeerShutdown,
+    RemoteProtocolError,
+    WouldBlock,
+)
 from bus1.exchange import Exchange
 from bus1.frames import (
     ANSWER,
@@ -115,13 +122,13 @@ def test_descriptors_come_with_the_frame_that_announced_them() -> None:
     first, second = null(), null()
     reader = FrameReader()
     reader.feed(encode(1, 1, b"abc", 1)[:10], [first])
-    assert reader.next() is None and reader.has_stray_fds
+    assert reader.next() is None and reader.n_stray_fds
     reader.feed(encode(1, 1, b"abc", 1)[10:])
     reader.feed(encode(2, 2, b""))
     reader.feed(encode(3, 3, b"", 1), [second])
     found = all_of(reader)
     assert [list(frame.fds) for frame in found] == [[first], [], [second]]
-    assert not reader.has_stray_fds
+    assert not reader.n_stray_fds
     for frame in found:
         frame.fds.close()
     assert not is_open(first) and not is_open(second)
@@ -286,6 +293,17 @@ def test_a_cancelled_recv_that_brings_a_message_after_all_keeps_it() -> None:
     exchange.process()
     assert [found.values[2] for found in exchange.stray] == [0x20, 0x30]
     assert exchange.answered() == []
+    next_one = exchange.request(Operation.RECV, bytes(24))
+    exchange.reader.feed(message_answer(next_one, 0x40))
+    exchange.process()
+    found = exchange.take(next_one)
+    assert found is not None and found.values[2] == 0x20
+    assert [kept.values[2] for kept in exchange.stray] == [0x30, 0x40]
+    empty = exchange.request(Operation.RECV, bytes(24))
+    exchange.reader.feed(error_answer(Operation.RECV, empty, WouldBlock("nothing")))
+    exchange.process()
+    found = exchange.take(empty)
+    assert found is not None and found.values[2] == 0x30
 
 
 def test_descriptors_of_an_answer_that_nobody_takes_are_closed() -> None:

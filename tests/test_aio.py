@@ -1,0 +1,310 @@
+"""The anyio face: the same peers, awaited, on both event loops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+from native_bus import NativeBus
+
+from bus1 import aio
+from bus1.core.api import Limits, MessageType, RecvFlag
+from bus1.errors import BusGone, Disconnected, NodeDestroyed, NoSuchHandle, QuotaExceeded, WouldBlock
+from bus1.peer import Peer
+
+MIB = 1 << 20
+Test = Callable[[aio.Peer, aio.Peer, int], Coroutine[Any, Any, None]]
+Run = Callable[[Test], None]
+
+
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
+    bus = NativeBus(tmp_path_factory.mktemp("bus"), Limits(inflight_bytes=1 << 30))
+    yield bus
+    bus.close()
+
+
+@pytest.fixture
+def run(bus: NativeBus) -> Iterator[Run]:
+    """Runs a test with two peers and the first one's handle to the other; nothing is left behind."""
+    n_fds, own = bus.n_fds(), len(os.listdir("/proc/self/fd"))
+
+    async def with_peers(test: Test) -> None:
+        with anyio.fail_after(30):
+            async with aio.connect(bus.address) as p, aio.connect(bus.address) as q:
+                await test(p, q, await q.transfer(0x10, p))
+
+    yield lambda test: anyio.run(partial(with_peers, test))
+    bus.wait_until_idle(n_fds)
+    assert len(os.listdir("/proc/self/fd")) == own
+
+
+async def payload_of(peer: aio.Peer) -> bytes:
+    with await peer.recv() as message:
+        return bytes(message.payload)
+
+
+def test_messages_handles_and_descriptors_arrive(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        read, write = os.pipe()
+        assert await p.send([to_q], [b"one ", b"two"], [0x300], [read]) == [0]
+        os.close(read)
+        with await q.recv() as message:
+            assert (message.type, message.destination) == (MessageType.DATA, 0x10)
+            assert bytes(message.payload) == b"one two" and message.pid == os.getpid()
+            os.write(write, b"x")
+            assert os.read(message.fds[0], 1) == b"x"
+            await q.send([message.handles[0]], b"back")
+            await q.release(message.handles[0])
+        os.close(write)
+        assert await payload_of(p) == b"back"
+        assert (await p.recv()).type is MessageType.NODE_RELEASE
+
+    run(test)
+
+
+@pytest.mark.parametrize("size", [0, 4000, 5000, 70_000, 3 * MIB, 100 * MIB])
+def test_a_payload_of_any_size_arrives_as_it_was(run: Run, size: int) -> None:
+    payload = os.urandom(MIB) * (size // MIB) + os.urandom(size % MIB)
+
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        await p.send([to_q], payload)
+        with await q.recv() as message:
+            assert message.payload == payload
+
+    run(test)
+
+
+def test_many_tasks_use_one_peer_at_once(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        got: list[bytes] = []
+
+        async def receive() -> None:
+            for _ in range(50):
+                got.append(await payload_of(q))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(receive)
+            for number in range(100):
+                tasks.start_soon(p.send, [to_q], b"%d" % number)
+                tasks.start_soon(p.query)
+        assert sorted(map(int, got)) == list(range(100))
+
+    run(test)
+
+
+def test_large_payloads_of_several_tasks_do_not_mix(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(p.send, [to_q], bytes([number]) * MIB)
+        seen = set()
+        for _ in range(8):
+            content = await payload_of(q)
+            assert content == content[:1] * MIB
+            seen.add(content[0])
+        assert seen == set(range(8))
+
+    run(test)
+
+
+def test_more_requests_than_the_sockets_hold_go_through(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async def one() -> None:
+            slots = await p.send([to_q], bytes(60_000))
+            assert slots == [0]
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(one)
+        for _ in range(100):
+            assert len(await payload_of(q)) == 60_000
+
+    run(test)
+
+
+def test_a_cancelled_recv_loses_nothing_and_keeps_the_order(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        got: list[int] = []
+        sent = 0
+        while len(got) < 40:
+            with anyio.move_on_after(0.0005 * (sent % 5)):
+                got.append(int(await payload_of(q)))
+            await p.send([to_q], b"%d" % sent)
+            sent += 1
+        while len(got) < sent:
+            got.append(int(await payload_of(q)))
+        assert got == list(range(sent))
+        with pytest.raises(WouldBlock):
+            await q.recv_nowait()
+
+    run(test)
+
+
+def test_cancelling_whoever_reads_leaves_no_other_task_waiting(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        got: list[bytes] = []
+
+        async def receive() -> None:
+            got.append(await payload_of(q))
+
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as cancelled:
+                    cancelled.start_soon(receive)
+                    await anyio.wait_all_tasks_blocked()
+                    tasks.start_soon(receive)
+                    await anyio.wait_all_tasks_blocked()
+                    scope.cancel()
+            await p.send([to_q], b"for the other")
+        assert got == [b"for the other"]
+
+    run(test)
+
+
+def test_a_peer_may_wait_and_be_polled_in_turns(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        for _ in range(5):
+            await p.send([to_q], b"x")
+            await anyio.wait_readable(q)
+            await payload_of(q)
+            with anyio.move_on_after(0) as scope:
+                await anyio.wait_readable(q)
+            assert scope.cancelled_caught
+
+    run(test)
+
+
+def test_errors_are_those_of_the_contract_and_cost_nothing_else(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        with pytest.raises(NoSuchHandle):
+            await p.release(0xB + 8 * 100)
+        await q.reset(max_inflight_bytes=1000)
+        with pytest.raises(QuotaExceeded):
+            await p.send([to_q], bytes(2000))
+        assert (await q.query()).limits.inflight_bytes == 1000
+        await q.destroy([0x10])
+        with pytest.raises(NodeDestroyed):
+            await p.send([to_q])
+        with pytest.raises(NodeDestroyed):
+            await p.call([to_q], b"call")
+
+    run(test)
+
+
+def test_calls_and_replies_in_one_exchange_each(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async def serve() -> None:
+            request = await q.recv()
+            for _ in range(20):
+                to = request.handles[0]
+                request = await q.reply([to], bytes(request.payload).upper(), answered=request, release=to)
+            request.release()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve)
+            for number in range(21):
+                if number == 20:
+                    await p.send([to_q], b"end")
+                    break
+                with await p.call([to_q], b"call %d" % number, [0x300]) as answer:
+                    assert bytes(answer.payload) == b"CALL %d" % number
+                assert (await p.recv()).type is MessageType.NODE_RELEASE
+
+    run(test)
+
+
+def test_a_slice_that_is_not_detached_goes_back_without_waiting(run: Run, bus: NativeBus) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        for _ in range(10):
+            await p.send([to_q], bytes(100_000))
+            (await q.recv()).release()
+        await q.query()
+        slices = [user["used"]["slices"] for user in bus.snapshot()["users"].values()]
+        assert slices == [0]
+
+    run(test)
+
+
+def test_a_queued_release_drops_the_reference(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        p.release_soon(to_q)
+        with await q.recv() as message:
+            assert (message.type, message.destination) == (MessageType.NODE_RELEASE, 0x10)
+        p.release_soon(to_q)  # what goes wrong is not reported
+        await p.query()
+
+    run(test)
+
+
+def test_seeds_are_set_and_fetched(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        await p.set_seed(b"seed", [0x300])
+        for flags in (RecvFlag.SEED | RecvFlag.PEEK, RecvFlag.SEED):
+            with await p.recv_nowait(flags=flags) as seed:
+                assert bytes(seed.payload) == b"seed" and seed.handles == (0x300,)
+        with pytest.raises(WouldBlock):
+            await p.recv_nowait(flags=RecvFlag.SEED)
+
+    run(test)
+
+
+def test_both_faces_are_the_same_peer(run: Run, bus: NativeBus) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        with Peer.from_descriptor(q.fileno(), bus.address) as synchronous:
+            await p.send([to_q], b"1")
+            with synchronous.recv() as message:
+                assert bytes(message.payload) == b"1"
+            again = await aio.Peer.from_descriptor(synchronous.fileno(), bus.address)
+            await p.send([to_q], b"2")
+            assert await payload_of(again) == b"2"
+            again.close()
+
+    run(test)
+
+
+def test_whoever_waits_when_the_peer_ends_is_told(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async def wait() -> None:
+            with pytest.raises(Disconnected):
+                await q.recv()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await q.disconnect()
+
+    run(test)
+
+
+def test_closing_wakes_whoever_waits(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async def wait() -> None:
+            with pytest.raises(BusGone):
+                await q.recv()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await q.aclose()
+        q.close()
+        with pytest.raises(BusGone):
+            await q.query()
+
+    run(test)
+
+
+def test_without_a_bus_there_is_no_peer(tmp_path: os.PathLike[str]) -> None:
+    async def attempt() -> None:
+        with pytest.raises(BusGone):
+            async with aio.connect(os.path.join(tmp_path, "nothing")):
+                pytest.fail("connected")
+
+    anyio.run(attempt)

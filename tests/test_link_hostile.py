@@ -1,0 +1,431 @@
+"""Clients that break the native protocol, die or stop: the bus goes on, and nothing is left behind."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+import pytest
+from native_bus import NativeBus, RawChannel
+
+from bus1.core.api import HANDLE_INVALID, NO_LIMIT, Limits, MessageType, RecvFlag
+from bus1.descriptors import Fds
+from bus1.errors import BY_ERRNO, LocalProtocolError, QuotaExceeded
+from bus1.frames import (
+    ANSWER,
+    ANSWER_PREFIX,
+    EVENTS,
+    HEADER,
+    MAGIC,
+    MAX_FRAME,
+    MAX_INLINE_PAYLOAD,
+    REQUESTS,
+    VERSION,
+    Event,
+    Frame,
+    Operation,
+    RecvOption,
+    encode,
+)
+from bus1.peer import Peer
+
+QUERY = encode(Operation.QUERY, 99, struct.pack("<Q", 0))
+EXTREMES = {
+    "H": (0, 1, 0x7FFF, 0xFFFF), "I": (0, 1, 2**31, 2**32 - 1), "Q": (0, 1, 7, 2**32, 2**63, 2**64 - 1),
+}
+
+
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
+    bus = NativeBus(
+        tmp_path_factory.mktemp("bus"), Limits(inflight_bytes=1 << 28), handshake_timeout=0.3,
+        channels_per_user=40, stray_fds_per_user=300,
+    )
+    yield bus
+    bus.close()
+
+
+@pytest.fixture(autouse=True)
+def bystanders(bus: NativeBus) -> Iterator[None]:
+    """Two peers that notice nothing; afterwards the bus is as it was before."""
+    n_fds = bus.n_fds()
+    with bus.peer() as p, bus.peer() as q:
+        to_q = q.transfer(0x10, p)
+        p.send([to_q], b"before")
+        yield
+        p.send([to_q], b"after")
+        for text in (b"before", b"after"):
+            with q.recv() as message:
+                assert bytes(message.payload) == text
+    bus.wait_until_idle(n_fds)
+
+
+def frames_until_the_end(channel: RawChannel) -> list[Frame]:
+    """Everything that the bus answers after the client has closed its sending side."""
+    channel.sock.shutdown(socket.SHUT_WR)
+    found: list[Frame] = []
+    while True:
+        try:
+            frame = channel.frame()
+        except EOFError:
+            return found
+        frame.fds.close()
+        found.append(frame)
+
+
+def errno_of(frame: Frame) -> int:
+    return int(ANSWER_PREFIX.unpack_from(frame.body)[0])
+
+
+def is_refused(found: list[Frame]) -> bool:
+    """The last frame says why, in words."""
+    return bool(found) and found[-1].operation == Event.REFUSED and len(found[-1].body) > 4
+
+
+def valid_requests() -> dict[str, bytes]:
+    """One well-formed request of each kind."""
+    sending, receiving = (0, 1, 0, 1, 3, 0, 0), (0, NO_LIMIT, 0)
+    lists = struct.pack("<QQ", 0x10, 0x20) + b"abc"
+    bodies: dict[Operation, bytes] = {
+        Operation.ARENA: struct.pack("<Q", 4096),
+        Operation.SEGMENT: struct.pack("<Q", 1),
+        Operation.SEGMENT_UNMAPPED: struct.pack("<Q", 1),
+        Operation.INSTALLED: struct.pack("<Q", 1),
+        Operation.CANCEL: b"",
+        Operation.DISCONNECT: struct.pack("<Q", 0),
+        Operation.QUERY: struct.pack("<Q", 0),
+        Operation.RESET: struct.pack("<6Q", 0, *[NO_LIMIT] * 5),
+        Operation.RELEASE: struct.pack("<Q", 0xB),
+        Operation.TRANSFER: struct.pack("<3Q", 0, 0x30, HANDLE_INVALID),
+        Operation.DESTROY: struct.pack("<QQQ", 0, 1, 0x40),
+        Operation.SLICE_RELEASE: struct.pack("<QQ", 0, 0),
+        Operation.SEND: REQUESTS[Operation.SEND].pack(*sending) + lists,
+        Operation.RECV: struct.pack("<3Q", 0, NO_LIMIT, 0),
+        Operation.CALL: REQUESTS[Operation.CALL].pack(*sending, *receiving) + lists,
+        Operation.REPLY: REQUESTS[Operation.REPLY].pack(*sending, *receiving, NO_LIMIT, 0, NO_LIMIT) + lists,
+    }
+    return {operation.name: encode(operation, 7, body) for operation, body in bodies.items()}
+
+
+def spoilt(frame: bytes) -> Iterator[bytes]:
+    """The frame with each of its fields wrong in turn, and cut or lengthened."""
+    operation = HEADER.unpack_from(frame)[1]
+    layout = HEADER.format[1:] + REQUESTS[operation].format.lstrip("<")
+    codes = "".join(code * int(count or 1) for count, code in _runs(layout) if code != "s")
+    sizes = [struct.calcsize(f"<{code}") for code in codes]
+    for (start, end), code in zip(pairwise([0, *accumulate(sizes)]), codes, strict=True):
+        for value in EXTREMES[code]:
+            yield frame[:start] + struct.pack(f"<{code}", value) + frame[end:]
+    for body in (frame[HEADER.size : -1], frame[HEADER.size :] + b"\0", b""):
+        yield encode(operation, 7, body)
+
+
+def _runs(layout: str) -> Iterator[tuple[str, str]]:
+    digits = ""
+    for character in layout:
+        if character.isdigit():
+            digits += character
+        else:
+            yield digits, character
+            digits = ""
+
+
+@pytest.mark.parametrize("name", valid_requests())
+def test_a_request_with_any_field_wrong_is_answered_or_costs_its_channel(bus: NativeBus, name: str) -> None:
+    for frame in spoilt(valid_requests()[name]):
+        with bus.channel().open() as channel:
+            channel.sock.sendall(frame)
+            for answer in frames_until_the_end(channel):
+                if answer.operation & ANSWER:
+                    assert errno_of(answer) in {0, *BY_ERRNO}
+                else:
+                    assert answer.operation == Event.REFUSED
+                    assert EVENTS[Event.REFUSED].unpack_from(answer.body)[0] in BY_ERRNO
+
+
+@pytest.mark.parametrize("name", valid_requests())
+def test_a_request_as_it_should_be_keeps_its_channel(bus: NativeBus, name: str) -> None:
+    with bus.channel().open() as channel:
+        channel.sock.sendall(valid_requests()[name] + QUERY)
+        found = frames_until_the_end(channel)
+    if name == "INSTALLED":  # nothing is on offer: out of place
+        assert is_refused(found)
+    else:
+        assert found[-1].tag == 99
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\0", b"\0AUTH EXTERNAL 30\r\n", b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\xff" * 100,
+        QUERY, encode(Operation.OPEN, 1, bytes(8)),
+        encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(b"dbus", VERSION, 0)),
+        encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(MAGIC, VERSION + 1, 0)),
+        encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(MAGIC, 0, 0)),
+        encode(Operation.HELLO, 1, b"bus1"),
+    ],
+)
+def test_whoever_does_not_greet_properly_is_refused_in_words(bus: NativeBus, start: bytes) -> None:
+    with bus.channel() as channel:
+        channel.sock.sendall(start)
+        found = frames_until_the_end(channel)
+        assert is_refused(found) or (len(start) < HEADER.size and not found)
+
+
+def test_an_unknown_version_is_named(bus: NativeBus) -> None:
+    with bus.channel() as channel:
+        channel.sock.sendall(encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(MAGIC, 77, 0)))
+        assert b"77" in frames_until_the_end(channel)[-1].body
+
+
+@pytest.mark.parametrize("operation", [Operation.HELLO, Operation.OPEN, Operation.ATTACH])
+def test_a_channel_is_bound_once(bus: NativeBus, operation: Operation) -> None:
+    with bus.channel().open() as channel:
+        channel.sock.sendall(encode(operation, 3, bytes(REQUESTS[operation].size)))
+        assert is_refused(frames_until_the_end(channel))
+
+
+def test_an_unknown_operation_is_enotty_and_on_a_dead_peer_eshutdown(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        disconnect = encode(Operation.DISCONNECT, 4, bytes(8))
+        channel.sock.sendall(encode(0x7777, 3, b"?") + disconnect + encode(0x7777, 5, b"?") + QUERY)
+        found = frames_until_the_end(channel)
+        assert [errno_of(frame) for frame in found] == [25, 0, 108, 108]
+
+
+@pytest.mark.parametrize("fd", ["pipe", "socket", "other bus's peer", "none", "two"])
+def test_only_a_peers_descriptor_attaches(bus: NativeBus, fd: str, tmp_path: Path) -> None:
+    left, right = socket.socketpair()
+    with left, right, open(os.devnull) as null, bus.channel().greet() as channel:
+        numbers = {"pipe": [null.fileno()], "none": [], "two": [null.fileno()] * 2}.get(fd, [left.fileno()])
+        fds = Fds([os.dup(number) for number in numbers])
+        channel.write(encode(Operation.ATTACH, 3, bytes(8), len(fds)), fds)
+        found = frames_until_the_end(channel)
+        assert is_refused(found) if len(numbers) != 1 else errno_of(found[-1]) == 95
+
+
+def test_descriptors_where_none_belong_cost_the_channel(bus: NativeBus) -> None:
+    for frame in (QUERY, QUERY[:6] + b"\1\0" + QUERY[8:]):
+        with bus.channel().open() as channel, open(os.devnull) as null:
+            channel.write(frame, Fds([os.dup(null.fileno())]))
+            assert is_refused(frames_until_the_end(channel))
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 40, 59])
+def test_a_client_that_dies_in_mid_frame_leaves_nothing(bus: NativeBus, n: int) -> None:
+    for abandoned in valid_requests().values():
+        with bus.channel().open() as channel:
+            channel.sock.sendall(QUERY + abandoned[: min(n, len(abandoned) - 1)])
+            assert [frame.tag for frame in frames_until_the_end(channel)] == [99]
+
+
+def test_a_client_that_stops_in_mid_frame_with_descriptors_loses_them_and_its_channel(bus: NativeBus) -> None:
+    with bus.channel().open() as channel, open(os.devnull) as null:
+        frame = valid_requests()["SEND"]
+        frame = frame[:6] + b"\2\0" + frame[8:]
+        part = Fds([os.dup(null.fileno()), os.dup(null.fileno())])
+        channel.write(frame[:-1], part)
+        assert channel.frame().operation == Event.REFUSED
+        with pytest.raises(EOFError):
+            channel.frame()
+
+
+def test_a_client_that_never_goes_on_after_connecting_is_refused(bus: NativeBus) -> None:
+    with bus.channel() as silent, bus.channel().greet() as greeted:
+        for channel in (silent, greeted):
+            assert channel.frame().operation == Event.REFUSED
+
+
+def test_a_user_cannot_fill_the_bus_with_descriptors_of_incomplete_requests(bus: NativeBus) -> None:
+    with open(os.devnull) as null, bus.channel().open() as first, bus.channel().open() as second:
+        for channel in (first, second):
+            fds = Fds([os.dup(null.fileno()) for _ in range(200)])
+            channel.write(encode(Operation.SEND, 1, bytes(100), 200)[:-1], fds)
+        with pytest.raises(EOFError):
+            while second.frame().operation == Event.REFUSED:
+                continue
+
+
+def test_a_user_cannot_have_too_many_channels(bus: NativeBus) -> None:
+    channels = [bus.channel().greet() for _ in range(38)]
+    with bus.channel() as extra:
+        refused = extra.frame()
+        assert refused.operation == Event.REFUSED
+        assert EVENTS[Event.REFUSED].unpack_from(refused.body)[0] == QuotaExceeded.errno
+    for channel in channels:
+        channel.close()
+
+
+def test_a_client_that_does_not_read_stops_itself_alone(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        channel.sock.setblocking(False)
+        sent = 0
+        while True:
+            writable = select.select([], [channel.sock], [], 0.3)[1]
+            if not writable:
+                break
+            try:
+                sent += channel.sock.send(QUERY * 500)
+            except BlockingIOError:
+                continue
+        assert sent < 16 << 20
+        with bus.peer() as p:  # everybody else is served
+            p.send([0x10], b"x")
+            p.recv().release()
+        channel.sock.setblocking(True)
+        n_answers = 0
+        for _ in range(sent // len(QUERY)):
+            assert channel.frame().tag == 99
+            n_answers += 1
+        assert n_answers == sent // len(QUERY)
+
+
+def test_a_flood_of_requests_holds_nobody_up(bus: NativeBus) -> None:
+    with bus.channel().open() as channel, bus.peer() as p:
+        channel.sock.sendall(QUERY * 3000)
+        p.send([0x10], b"x")
+        p.recv().release()
+        for _ in range(3000):
+            assert channel.frame().tag == 99
+
+
+def test_requests_that_were_complete_are_executed_when_the_client_dies(bus: NativeBus) -> None:
+    with bus.peer() as p:
+        channel = bus.channel().open()
+        handle = p.transfer(0x10, channel.descriptor)
+        body = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 4, 0, 0) + struct.pack("<Q", handle) + b"last"
+        channel.sock.sendall(encode(Operation.SEND, 1, body) * 50)
+        channel.close()
+        for _ in range(50):
+            with p.recv(wait=True) as message:
+                assert bytes(message.payload) == b"last"
+        assert p.recv(wait=True).type is MessageType.NODE_RELEASE
+
+
+def test_a_stopped_client_holds_nobody_up(bus: NativeBus) -> None:
+    code = (
+        "import sys; from bus1.peer import Peer\n"
+        "p = Peer.connect(sys.argv[1]); print(flush=True); p.recv(wait=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, bus.address], stdout=subprocess.PIPE) as stopped:
+        assert stopped.stdout is not None and stopped.stdout.readline()
+        stopped.send_signal(signal.SIGSTOP)
+        with bus.peer() as p:
+            p.send([0x10], b"x")
+            p.recv().release()
+        stopped.kill()
+
+
+def test_payload_outside_the_arena_is_refused(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        def send(start: int, size: int) -> bytes:
+            return encode(Operation.SEND, 5, REQUESTS[Operation.SEND].pack(0, 0, 0, 0, 0, start, size))
+
+        arena = encode(Operation.ARENA, 4, struct.pack("<Q", 8192))
+        channel.sock.sendall(send(0, 1) + arena + send(0, 8192))
+        channel.sock.sendall(send(1, 8192) + send(2**64 - 1, 2) + send(8192, 1))
+        codes = [errno_of(frame) for frame in frames_until_the_end(channel)]
+        assert codes == [22, 0, 0, 22, 22, 22]
+
+
+def test_an_arena_that_loses_its_pages_is_read_as_zeros(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        channel.sock.sendall(encode(Operation.ARENA, 4, struct.pack("<Q", 1 << 20)))
+        answer = channel.frame()
+        with pytest.raises(PermissionError):
+            os.ftruncate(answer.fds[0], 0)
+        with answer.fds, mmap.mmap(answer.fds[0], 1 << 20) as arena:
+            arena[:] = b"x" * (1 << 20)
+            arena.madvise(mmap.MADV_REMOVE)
+            body = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 0, 0, 1 << 20) + struct.pack("<Q", 0x10)
+            channel.sock.sendall(encode(Operation.SEND, 5, body))
+            assert errno_of(channel.frame()) == 0
+        with Peer.from_descriptor(channel.descriptor, bus.address) as peer, peer.recv() as message:
+            assert not any(message.payload)
+
+
+def test_too_much_inline_payload_and_too_large_an_arena_are_emsgsize(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        n = MAX_INLINE_PAYLOAD + 1
+        send = encode(Operation.SEND, 5, REQUESTS[Operation.SEND].pack(0, 0, 0, 0, n, 0, 0) + bytes(n))
+        channel.sock.sendall(send + encode(Operation.ARENA, 6, struct.pack("<Q", 1 << 40)))
+        assert [errno_of(frame) for frame in frames_until_the_end(channel)] == [90, 90]
+
+
+def test_a_frame_of_the_largest_size_is_taken_and_a_larger_one_refused(bus: NativeBus) -> None:
+    n = (MAX_FRAME - HEADER.size - 16) // 8
+    largest = encode(Operation.DESTROY, 5, struct.pack(f"<QQ{n}Q", 0, n, *[0xB] * n))
+    with bus.channel().open() as channel:
+        channel.sock.sendall(largest)
+        assert errno_of(frames_until_the_end(channel)[0]) == 22
+    with bus.channel().open() as channel:
+        channel.sock.sendall(struct.pack("<I", MAX_FRAME + 1) + largest[4 : HEADER.size])
+        assert is_refused(frames_until_the_end(channel))
+
+
+def test_an_offer_that_is_never_confirmed_ends_with_its_channel(bus: NativeBus) -> None:
+    recv = encode(Operation.RECV, 8, struct.pack("<3Q", RecvFlag.INSTALL_FDS, NO_LIMIT, 0))
+    with (
+        bus.channel().open() as channel, open(os.devnull) as null,
+        Peer.from_descriptor(channel.descriptor, bus.address) as peer,
+    ):
+        peer.send([0x10], b"m", fds=[null.fileno()])
+        channel.sock.sendall(recv)
+        offer = channel.frame()
+        assert offer.operation == Event.OFFER and len(offer.fds) == 1
+        offer.fds.close()
+        channel.sock.close()
+        with peer.recv(wait=True) as message:
+            assert bytes(message.payload) == b"m" and len(message.fds) == 1
+
+
+def test_a_failed_installation_leaves_the_message_for_the_next(bus: NativeBus) -> None:
+    recv = encode(Operation.RECV, 8, struct.pack("<3Q", RecvFlag.INSTALL_FDS, NO_LIMIT, RecvOption.PARK))
+    with bus.channel().open() as channel, open(os.devnull) as null:
+        with Peer.from_descriptor(channel.descriptor, bus.address) as peer:
+            peer.send([0x10], b"m", fds=[null.fileno()])
+        channel.sock.sendall(recv)
+        channel.frame().fds.close()
+        channel.sock.sendall(recv[:8] + struct.pack("<Q", 9) + recv[16:])  # waits behind the offer
+        channel.sock.sendall(encode(Operation.INSTALLED, 8, struct.pack("<Q", 0)))
+        failed, offer = channel.frame(), channel.frame()
+        assert (failed.tag, errno_of(failed)) == (8, 24)
+        assert (offer.tag, offer.operation) == (9, Event.OFFER)
+        offer.fds.close()
+        channel.sock.sendall(encode(Operation.INSTALLED, 9, struct.pack("<Q", 1)))
+        assert errno_of(channel.frame()) == 0
+
+
+def test_a_bus_out_of_descriptors_goes_on_and_accepts_again(tmp_path: Path) -> None:
+    bus = NativeBus(tmp_path, accept_pause=0.01)
+    with bus.peer() as p:
+        p.send([0x10], b"the pool has its first segment")
+        p.recv().release()
+        n_fds = bus.n_fds()
+        resource.prlimit(bus.process.pid, resource.RLIMIT_NOFILE, (n_fds + 2, n_fds + 4096))
+        waiting = [bus.channel() for _ in range(8)]
+        for _ in range(5):
+            p.send([0x10], b"x")
+            p.recv().release()
+        resource.prlimit(bus.process.pid, resource.RLIMIT_NOFILE, (n_fds + 4096, n_fds + 4096))
+        for channel in waiting:
+            channel.greet().close()
+    bus.close()
+
+
+def test_a_client_that_is_told_of_its_fault_raises_it(bus: NativeBus) -> None:
+    with bus.peer() as peer:
+        link = peer._link
+        link._sock.send(b"\xff" * 64)  # type: ignore[attr-defined]
+        with pytest.raises(LocalProtocolError):
+            peer.query()
