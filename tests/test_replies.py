@@ -86,8 +86,8 @@ def test_the_table_behaves_like_a_list_of_slots(operations: list[tuple[str, int,
             assert table.awaited_from(peer) == sum(b == peer for _, b, _ in model)
 
 
-def test_the_reference_answers_the_latest_call_first_too(reference_bus: Bus) -> None:
-    caller, callee = reference_bus.connect(), reference_bus.connect()
+def test_a_bus_answers_the_latest_call_first(bus: Bus) -> None:
+    caller, callee = bus.connect(), bus.connect()
     serials = [caller.call(callee.name, "M") for _ in range(3)]
     for _ in serials:
         callee.receive()

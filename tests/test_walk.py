@@ -217,9 +217,12 @@ def test_arguments_are_the_first_strings_and_paths(
 
 def test_containers_before_an_argument_are_skipped_with_their_padding() -> None:
     for endian in "lB":
-        for signature, value in (("ax", []), ("ax", [1]), ("a{yx}", {1: 2}), ("a(yy)", []), ("yv", ("d", 1.5))):
-            values = (7, value) if signature == "yv" else (value,)
-            body = marshal(signature + "s", *values, "x", endian=endian)
+        containers: list[tuple[str, Any]] = [
+            ("ax", []), ("ax", [1]), ("a{yx}", {1: 2}), ("a(yy)", []), ("v", ("d", 1.5)),
+            ("(yv)", (1, ("x", 2))),
+        ]  # fmt: skip
+        for signature, value in containers:
+            body = marshal(signature + "s", value, "x", endian=endian)
             assert arguments(signature + "s", body, endian)[-1] == "x"
 
 

@@ -234,7 +234,7 @@ def malformed(to: str) -> Iterator[tuple[str, bytes]]:
 
 
 def without_descriptors(to: str) -> Iterator[tuple[str, bytes]]:
-    """Bodies that name descriptors which did not come: refused by us, not looked at by the reference."""
+    """Bodies that name descriptors which did not come: no bus looks, but the check can refuse them."""
     for name, (signature, body) in DESCRIPTORS.items():
         yield name, call(to, signature, body)
 

@@ -39,6 +39,8 @@ from bus1.core.api import Buffer
 from bus1.errors import RemoteProtocolError
 
 VALUE_COST = 16
+ANY_FD = 1 << 32
+"""As ``n_fds``: any index of a descriptor will do."""
 CHUNK = 1 << 16
 _COPIED = 1 << 20
 """A body up to this size is copied into bytes, which are faster to cut than views."""
@@ -329,11 +331,8 @@ def object_paths(signature: str, body: Buffer, endian: str) -> list[str]:
     """Every object path of a valid body in marshalling order, those in containers and variants too."""
     paths: list[str] = []
     if "o" in signature or "v" in signature:
-        BodyCheck(signature, body, endian, _ANY_FD, paths).step(_UNLIMITED)
+        BodyCheck(signature, body, endian, ANY_FD, paths).step(_UNLIMITED)
     return paths
-
-
-_ANY_FD = 1 << 32
 
 
 def arguments(signature: str, body: Buffer, endian: str, limit: int = 64) -> list[str | ObjectPath | None]:

@@ -41,7 +41,7 @@ from bus1_services.types import parse as parse_signature
 from bus1.core.api import Buffer
 from bus1.errors import RemoteProtocolError, TooLarge
 
-from .walk import ORDER, U32, BodyCheck, skip
+from .walk import ANY_FD, ORDER, U32, BodyCheck, skip
 
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 NO_REPLY_EXPECTED, NO_AUTO_START, ALLOW_INTERACTIVE_AUTHORIZATION = 1, 2, 4
@@ -245,7 +245,7 @@ def _padding(fields: bytes, at: int) -> int:
 def _check_unknown(fields: bytes, endian: str) -> None:
     # the fields as the array they are, at the distance from a multiple of 8 that they have in a header
     array = struct.pack(f"{ORDER[endian]}II", 0, len(fields)) + fields
-    if not BodyCheck("ua(yv)", array, endian, n_fds=1 << 32).step(UNKNOWN_FIELDS_BUDGET):
+    if not BodyCheck("ua(yv)", array, endian, ANY_FD).step(UNKNOWN_FIELDS_BUDGET):
         raise RemoteProtocolError("the unknown header fields are too many to check")
 
 
