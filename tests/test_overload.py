@@ -51,9 +51,10 @@ def flood(to: str, type: int = CALL) -> bytes:
 
 def say_if_read(client: Client, data: bytes) -> bool:
     """Send, if the bus reads from this client once it has done what it can do at once."""
-    client.bus.turns()
     if not client.bus.router.wants_input(client.connection):
-        return False
+        client.bus.turns()
+        if not client.bus.router.wants_input(client.connection):
+            return False
     client.say(data)
     return True
 

@@ -19,7 +19,7 @@ Not here: the delivery itself, and what the refused sender is told (delivery, ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from bus1.core.api import CoreApi, Limits, Usage
@@ -124,6 +124,9 @@ class _Reader:
     """A sender has waited in vain, and nothing moved since."""
     expected: int = 0
     """Of a native reader: bytes that wait if it has taken nothing."""
+    is_native: bool = False
+    waiting: dict[int, Pause] = field(default_factory=dict)
+    """Paused senders that wait for this reader, the longest first."""
 
 
 class Flow:
@@ -133,6 +136,12 @@ class Flow:
         self._core = core
         self._hard_bound = limits.max_outgoing_bytes
         self._readers: dict[int, _Reader] = {}
+        self._awaited: dict[int, None] = {}
+        """Readers that somebody waits for."""
+        self._changed: set[int] = set()
+        """Those of them that took something since the last look."""
+        self._freed: list[int] = []
+        """Senders whose reader is gone."""
         self.pauses: dict[int, Pause] = {}
 
     def admits(
@@ -145,11 +154,13 @@ class Flow:
             return Verdict.DELIVER
         verdict = self._judge(sender, reader, size, kind, now, pausable)
         pause = self.pauses.get(sender)
-        if verdict is Verdict.PAUSE:
-            if pause is None or pause.reader != reader:
-                self.pauses[sender] = Pause(reader, now, size)
-        elif pause is not None and pause.reader == reader:
-            del self.pauses[sender]
+        if pause is not None and (verdict is not Verdict.PAUSE) == (pause.reader == reader):
+            self._end_pause(sender)
+            pause = None
+        if verdict is Verdict.PAUSE and pause is None:
+            pace = self._readers.setdefault(reader, _Reader(now))
+            self.pauses[sender] = pace.waiting[sender] = Pause(reader, now, size)
+            self._awaited[reader] = None
         return verdict
 
     def delivering(self, reader: int, size: int, now: float) -> None:
@@ -166,11 +177,19 @@ class Flow:
         pace = self._readers.get(reader)
         if pace is not None:
             pace.moved, pace.gave_up = now, False
+            if pace.waiting:
+                self._changed.add(reader)
 
     def forget(self, peer: int) -> None:
         """The peer is gone, as a reader and as a sender; who waited for it is due at once."""
-        self._readers.pop(peer, None)
-        self.pauses.pop(peer, None)
+        self._end_pause(peer)
+        pace = self._readers.pop(peer, None)
+        if pace is not None:
+            self._freed += pace.waiting
+            for sender in pace.waiting:
+                del self.pauses[sender]
+            self._awaited.pop(peer, None)
+            self._changed.discard(peer)
 
     def makes_progress(self, reader: int, now: float) -> bool:
         """True while the reader's queue moves, or has just become non-empty."""
@@ -182,21 +201,45 @@ class Flow:
         pace = self._readers.get(reader)
         if pace is None:
             return
+        pace.is_native = True
         waiting = self._core.waiting(reader).bytes
         if waiting < pace.expected:
-            pace.moved, pace.gave_up = now, False
+            self.progressed(reader, now)
         pace.expected = waiting
 
     def retries(self, now: float) -> list[int]:
         """Paused senders whose message should be tried again now."""
-        return [
-            sender for sender, pause in self.pauses.items()
-            if now >= self._expires(pause) or self._fits(sender, pause.reader, pause.size, now)
-        ]
+        due, self._freed = self._freed, []
+        for reader in self._awaited:
+            pace = self._readers[reader]
+            if pace.is_native:
+                self.look_at_native(reader, now)
+            has_changed = reader in self._changed
+            for sender, pause in pace.waiting.items():
+                if now >= _expiry(pace, pause) or (
+                    has_changed and self._fits(sender, reader, pause.size, now)
+                ):
+                    due.append(sender)
+                elif not has_changed:
+                    break
+        self._changed.clear()
+        return due
 
     def next_deadline(self) -> float | None:
-        """When the first pause ends by itself."""
-        return min((self._expires(pause) for pause in self.pauses.values()), default=None)
+        """When the first pause ends by itself; a time that has passed if something is due."""
+        if self._freed or self._changed:
+            return float("-inf")
+        first = (self._readers[reader] for reader in self._awaited)
+        return min((_expiry(pace, next(iter(pace.waiting.values()))) for pace in first), default=None)
+
+    def _end_pause(self, sender: int) -> None:
+        pause = self.pauses.pop(sender, None)
+        if pause is not None:
+            pace = self._readers[pause.reader]
+            del pace.waiting[sender]
+            if not pace.waiting:
+                del self._awaited[pause.reader]
+                self._changed.discard(pause.reader)
 
     def _judge(
         self, sender: int, reader: int, size: int, kind: Kind, now: float, pausable: bool
@@ -233,11 +276,9 @@ class Flow:
             pace.gave_up = True
         return pace.gave_up
 
-    def _expires(self, pause: Pause) -> float:
-        pace = self._readers.get(pause.reader)
-        if pace is None:
-            return pause.since
-        return max(pause.since, pace.moved) + PATIENCE
+
+def _expiry(pace: _Reader, pause: Pause) -> float:
+    return max(pause.since, pace.moved) + PATIENCE
 
 
 def _weight(usage: Usage) -> int:
