@@ -1,4 +1,4 @@
-"""The server's side of SASL: every command in every state, on the reference daemon and on ours (dbus-bus §2)."""
+"""The server's side of SASL: every command in every state, on the reference too (dbus-bus §2)."""
 
 from __future__ import annotations
 
