@@ -61,7 +61,8 @@ class Connection:
         self.incoming: Incoming | None = None
         self.fds: list[int] = []
         self.fds_since = 0.0
-        """When the oldest of ``fds`` came."""
+        """When the oldest of ``fds`` came, or a later one."""
+        self._fds_came = 0.0
         self.fds_are_timed = False
         """The router has a deadline for them."""
         self.lines = bytearray()
@@ -87,6 +88,7 @@ class Connection:
         if fds:
             if not self.fds:
                 self.fds_since = now
+            self._fds_came = now
             self.fds.extend(fds)
             if len(self.fds) > self._limits.max_message_unix_fds:
                 raise RemoteProtocolError(f"{len(self.fds)} descriptors are pending")
@@ -187,7 +189,9 @@ class Connection:
         incoming = Incoming(message, header, fds, None)
         # as the reference: an index that names none of the descriptors is the receiver's business
         incoming.check = BodyCheck(header.signature, incoming.body, header.endian, _ANY_INDEX)
-        del self.fds[:n_fds]
+        if n_fds:
+            del self.fds[:n_fds]
+            self.fds_since = self._fds_came
         return incoming
 
     def _compact(self) -> None:
