@@ -1,0 +1,404 @@
+"""The command: flags in all their shapes, addresses, what is printed, forking, the end.
+
+The yardstick is spec/dbus-bus.md §1, §11 and §14."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bus1_bridge.cli import UsageError, main, parse
+from buses import BRIDGE, Bus, eventually, open_fds, reap
+from dbus_client import PATIENCE, Client, Wire
+
+from bus1 import __version__
+from bus1.addresses import native_address, socket_name
+
+
+@dataclass
+class Starter:
+    """Starts bus1-bridge the way a program would; ends what it started."""
+
+    folder: Path
+    cleanup: ExitStack = field(default_factory=ExitStack)
+
+    def start(self, *flags: str, program: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.folder)} | options.pop("environment", {})
+        process = subprocess.Popen(
+            [*(program or [str(BRIDGE)]), *flags], env=environment, cwd=self.folder,
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+        )
+        self.cleanup.callback(reap, process)
+        return process
+
+    def serve(self, *flags: str, **options: Any) -> tuple[subprocess.Popen[bytes], str]:
+        """A bus that listens, and its address."""
+        process = self.start("--session", "--print-address", *flags, **options)
+        return process, line(process.stdout)
+
+    def fails(self, *flags: str, **options: Any) -> str:
+        """What it says on stderr; it must end with status 1 and print nothing else."""
+        output, complaint = (process := self.start(*flags, **options)).communicate(timeout=PATIENCE)
+        assert (process.returncode, output) == (1, b""), complaint
+        return complaint.decode()
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(tmp_path)
+    with starter.cleanup:
+        yield starter
+
+
+def line(stream: Any) -> str:
+    readable, _, _ = select.select([stream], [], [], PATIENCE)
+    assert readable
+    text: str = stream.readline().decode()
+    assert text.endswith("\n"), text
+    return text.rstrip("\n")
+
+
+def path_of(address: str) -> str:
+    kind, _, rest = address.partition(",guid=")[0].partition("=")
+    return ("\0" if kind == "unix:abstract" else "") + rest
+
+
+def serves(address: str) -> bool:
+    with Client(path_of(address)) as client:
+        return bool(client.name.startswith(":1."))
+
+
+# ---- flags ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "given"),
+    [
+        (["--session"], {"--session": ""}),
+        (["--address=unix:path=/x=y"], {"--address": "unix:path=/x=y"}),
+        (["--address", "unix:path=/x"], {"--address": "unix:path=/x"}),
+        (["--print-address"], {"--print-address": "1"}),
+        (["--print-address=3"], {"--print-address": "3"}),
+        (["--print-address", "3"], {"--print-address": "3"}),
+        (["--print-address", "--session"], {"--print-address": "1", "--session": ""}),
+        (["--print-pid", "4", "--print-address=5"], {"--print-pid": "4", "--print-address": "5"}),
+        (["--nofork", "-h", "-?"], {"--nofork": "", "-h": "", "-?": ""}),
+    ],
+)
+def test_values_follow_in_either_shape(flags: list[str], given: dict[str, str]) -> None:
+    assert parse(flags).given == given
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ([], "No configuration file specified."),
+        (["--address=unix:tmpdir=/tmp"], "No configuration file specified."),
+        (["--session", "--system"], "unknown option --system"),
+        (["--config-file=/x"], "unknown option --config-file=/x"),
+        (["--session", "--systemd-activation"], "unknown option --systemd-activation"),
+        (["--session=yes"], "unknown option --session=yes"),
+        (["--session", "stray"], "unknown option stray"),
+        (["--session", "--session"], "--session is given twice"),
+        (["--session", "--address"], "--address needs a value"),
+        (["--session", "--fork", "--nofork"], "--fork and --nofork exclude each other"),
+        (["--session", "--print-address=x"], 'Invalid file descriptor: "x"'),
+        (["--session", "--print-address=-1"], 'Invalid file descriptor: "-1"'),
+        (["--session", "--print-pid", "987654"], "--print-pid: file descriptor 987654 is not open"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error_in_words(
+    capfd: pytest.CaptureFixture[str], flags: list[str], complaint: str
+) -> None:
+    assert main(flags) == 1
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.splitlines()[0] == f"bus1-bridge: {complaint}"
+
+
+def test_the_version_s_first_line_is_what_packagers_look_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"D-Bus Message Bus Daemon {__version__} (bus1-bridge)"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "-?"])
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert main([flag]) == 0
+    usage = capsys.readouterr().out
+    for name in ("session", "address", "print-address", "print-pid", "fork", "nofork", "version", "help"):
+        assert f"[--{name}" in usage
+
+
+def test_bad_values_are_usage_errors() -> None:
+    with pytest.raises(UsageError):
+        parse(["--nonsense"])
+
+
+# ---- addresses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("unix:path=bus", "unix:path=bus"),
+        ("unix:path=%62us%2dx", "unix:path=bus-x"),
+        ("unix:path=a%20b~", None),
+        ("unix:path=a%20b%7e", "unix:path=a%20b%7e"),
+        ("unix:abstract=bus1-test-{pid}", "unix:abstract=bus1-test-{pid}"),
+        ("unix:runtime=yes", "unix:path={folder}/bus"),
+        ("unix:path=/nonexistent/x;unix:path=second", "unix:path=second"),
+        ("tcp:host=localhost;unix:path=third;unix:path=fourth", "unix:path=third"),
+    ],
+)
+def test_the_bus_listens_on_the_first_entry_that_works(
+    bridge: Starter, address: str, expected: str | None
+) -> None:
+    address = address.format(pid=os.getpid())
+    if expected is None:
+        assert "must be escaped" in bridge.fails("--session", "--address", address)
+        return
+    expected = expected.format(pid=os.getpid(), folder=bridge.folder)
+    _, printed = bridge.serve("--address", address)
+    shown, _, guid = printed.partition(",guid=")
+    assert shown == expected
+    assert len(bytes.fromhex(guid)) == 16
+
+
+@pytest.mark.parametrize("key", ["dir", "tmpdir"])
+def test_a_directory_gets_a_socket_of_a_random_name(bridge: Starter, key: str) -> None:
+    addresses = [bridge.serve(f"--address=unix:{key}={bridge.folder}")[1] for _ in range(2)]
+    assert len(set(addresses)) == 2
+    for address in addresses:
+        name = Path(path_of(address))
+        assert name.parent == bridge.folder
+        assert name.name.startswith("dbus-")
+        assert stat.S_IMODE(name.stat().st_mode) == 0o777
+        assert serves(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("foo:bar=1", "Unknown address type 'foo'"),
+        ("tcp:host=localhost", "Unknown address type 'tcp'"),
+        ("nonsense", "does not contain a colon"),
+        ("unix:", "takes exactly one of"),
+        ("unix:path=x,dir=y", "takes exactly one of"),
+        ("unix:path=x,guid=00", "takes exactly one of"),
+        ("unix:path=x,path=y", "given twice"),
+        ("unix:path", "'=' character not found"),
+        ("unix:path=%zz", "two hex digits"),
+        ("unix:runtime=no", "only the value yes"),
+        ("unix:path=/nonexistent/dir/bus", "No such file or directory"),
+        ("unix:path=" + "x" * 108, "Socket name too long"),
+        (";", "is empty"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_an_error_in_words(
+    bridge: Starter, address: str, complaint: str
+) -> None:
+    said = bridge.fails("--session", "--print-address", f"--address={address}")
+    assert said.startswith("bus1-bridge: Failed to start message bus: ")
+    assert complaint in said
+
+
+def test_runtime_needs_the_directory(bridge: Starter) -> None:
+    said = bridge.fails("--session", "--address=unix:runtime=yes", environment={"XDG_RUNTIME_DIR": ""})
+    assert "XDG_RUNTIME_DIR is not set" in said
+
+
+def test_a_stale_socket_is_replaced_and_anything_else_is_not(bridge: Starter) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as stale:
+        stale.bind(str(bridge.folder / "bus"))
+    _, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    assert serves(address)
+    (bridge.folder / "file").write_text("precious")
+    assert "Address already in use" in bridge.fails("--session", f"--address=unix:path={bridge.folder}/file")
+    assert (bridge.folder / "file").read_text() == "precious"
+
+
+def test_the_guid_is_that_of_the_authentication(bridge: Starter) -> None:
+    _, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    with Wire(path_of(address)) as wire:
+        wire.write(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
+        assert wire.line() == f"OK {address.partition('guid=')[2]}"
+
+
+def test_native_clients_find_their_socket_beside(bridge: Starter) -> None:
+    for kind, where in (("path", f"{bridge.folder}/bus"), ("abstract", f"bus1-beside-{os.getpid()}")):
+        process, printed = bridge.serve(f"--address=unix:{kind}={where}")
+        name = native_address(printed)
+        assert name is not None
+        with closing(socket.socket(socket.AF_UNIX)) as probe:
+            probe.connect(socket_name(name))
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def test_a_socket_name_without_room_for_a_native_one_serves_d_bus_alone(bridge: Starter) -> None:
+    name = "x" * 107
+    process, address = bridge.serve(f"--address=unix:path={name}")
+    assert address.startswith(f"unix:path={name},guid=")
+    process.terminate()
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert b"no room for a native one" in errors
+
+
+# ---- what is printed -----------------------------------------------------------------------------
+
+
+def test_the_descriptor_is_closed_once_the_address_is_printed(bridge: Starter) -> None:
+    for shape in (["--print-address={}"], ["--print-address", "{}"]):
+        reading, writing = os.pipe()
+        with open(reading, "rb") as stream:
+            process = bridge.start(
+                "--session", *(part.format(writing) for part in shape), f"--address=unix:dir={bridge.folder}",
+                pass_fds=(writing,), stdout=subprocess.DEVNULL,
+            )
+            os.close(writing)
+            printed = stream.read()  # until everybody has closed the other end
+        assert process.poll() is None
+        assert printed.endswith(b"\n") and printed.count(b"\n") == 1
+        assert serves(printed.decode().strip())
+
+
+def test_address_and_pid_may_share_a_descriptor(bridge: Starter) -> None:
+    address = f"--address=unix:dir={bridge.folder}"
+    process = bridge.start("--session", "--print-address", "--print-pid", address, bufsize=0)
+    assert serves(line(process.stdout))
+    assert line(process.stdout) == str(process.pid)
+
+
+def test_nothing_is_printed_unasked(bridge: Starter) -> None:
+    process = bridge.start("--session", "--nofork", f"--address=unix:path={bridge.folder}/bus")
+    eventually(lambda: (bridge.folder / "bus1").exists(), lambda: process.poll())
+    eventually(lambda: serves(f"unix:path={bridge.folder}/bus"), lambda: process.poll())
+    process.terminate()
+    assert process.communicate(timeout=PATIENCE) == (b"", b"")
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_bus_with_status_0_and_without_a_trace(bridge: Starter, number: int) -> None:
+    process, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    with Client(path_of(address)) as client:
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+        client.rest()  # the bus has closed the connection
+    assert list(bridge.folder.iterdir()) == []
+
+
+def test_sighup_does_not_end_the_bus(bridge: Starter) -> None:
+    process, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    process.send_signal(signal.SIGHUP)
+    assert serves(address)
+    assert process.poll() is None
+
+
+# ---- fork ----------------------------------------------------------------------------------------
+
+
+def test_the_parent_of_a_fork_leaves_when_the_bus_listens(bridge: Starter) -> None:
+    process = bridge.start(
+        "--session", "--fork", "--print-address", "--print-pid", f"--address=unix:path={bridge.folder}/bus"
+    )
+    output, errors = process.communicate(timeout=PATIENCE)  # until the child has let go of both, too
+    assert (process.returncode, errors) == (0, b"")
+    address, pid = output.decode().split()
+    child = int(pid)
+    try:
+        assert serves(address)
+        assert child != process.pid
+        assert os.getsid(child) == child
+        for fd in range(3):
+            assert os.readlink(f"/proc/{child}/fd/{fd}") == "/dev/null"
+    finally:
+        os.kill(child, signal.SIGTERM)
+    eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))
+
+
+def test_a_fork_works_without_standard_descriptors(bridge: Starter) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stream:
+        bridge.start(
+            "-c", 'fd=$1; shift; exec 0<&- 1>&- 2>&-; exec "$@" --print-pid=$fd', "sh", str(writing),
+            str(BRIDGE), "--session", "--fork", f"--address=unix:path={bridge.folder}/bus",
+            program=["/bin/sh"], pass_fds=(writing,),
+        )
+        os.close(writing)
+        child = int(stream.read())
+    try:
+        assert serves(f"unix:path={bridge.folder}/bus")
+    finally:
+        os.kill(child, signal.SIGTERM)
+    eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))
+
+
+def test_a_fork_that_cannot_listen_fails_in_the_parent(bridge: Starter) -> None:
+    assert "No such file" in bridge.fails("--session", "--fork", "--address=unix:path=/nonexistent/bus")
+
+
+# ---- the process ---------------------------------------------------------------------------------
+
+
+def test_standard_input_is_replaced(bridge: Starter) -> None:
+    process, _ = bridge.serve(f"--address=unix:dir={bridge.folder}", stdin=subprocess.PIPE)
+    assert os.readlink(f"/proc/{process.pid}/fd/0") == "/dev/null"
+    assert process.stdin is not None
+
+
+def test_as_many_descriptors_as_allowed_are_taken(bridge: Starter) -> None:
+    process, _ = bridge.serve(
+        f"--address=unix:dir={bridge.folder}",
+        program=["/bin/sh", "-c", f'ulimit -Sn 100; exec {BRIDGE} "$@"', "sh"],
+    )
+    limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    [(soft, hard)] = [entry.split()[3:5] for entry in limits if entry.startswith("Max open files")]
+    assert soft == hard
+
+
+def test_too_many_connections_for_the_descriptors_stop_nobody(bridge: Starter) -> None:
+    process, address = bridge.serve(
+        f"--address=unix:path={bridge.folder}/bus",
+        program=["/bin/sh", "-c", f'ulimit -n 40; exec {BRIDGE} "$@"', "sh"],
+    )
+    path = path_of(address)
+    with Client(path) as first, ExitStack() as crowd:
+        before = open_fds(process.pid)
+        for _ in range(60):
+            crowd.enter_context(Wire(path))
+        eventually(lambda: open_fds(process.pid) >= 39, lambda: open_fds(process.pid))
+        assert first.ask("NameHasOwner", "s", first.name) == [True]
+        crowd.close()
+        assert serves(address), "accepting goes on once there is room"
+        eventually(lambda: open_fds(process.pid) <= before, lambda: open_fds(process.pid))
+
+
+def test_the_daemon_imports_nothing_asynchronous() -> None:
+    code = (
+        "import sys; import bus1_bridge.cli, bus1_bridge.daemon; "
+        "print(*sorted({'anyio', 'asyncio', 'dbus_fast', 'argparse', 'logging', 'trio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_what_a_client_did_wrong_is_logged_with_who_it_was(bus1_bus: Bus) -> None:
+    with Wire(bus1_bus.path) as wire:
+        wire.write(b"\0BEGIN\r\n")
+        wire.rest()
+    eventually(lambda: f"pid {os.getpid()}" in bus1_bus.log(), bus1_bus.log)
+    assert "authentication failed" in bus1_bus.log()
