@@ -161,7 +161,8 @@ class PureSwitch:
         assert self.charges() == self._at_first
         assert not self.tables.parties
         assert not self.tables.unique
-        assert self.router.next_deadline() is None or self.router.next_deadline() > self.now
+        due = self.router.next_deadline()
+        assert due is None or due > self.now
         assert not self.delivery.flow.pauses
 
 

@@ -25,6 +25,9 @@ from dbus_client import PATIENCE, Client, Wire
 from bus1 import __version__
 from bus1.addresses import native_address, socket_name
 
+Popen: Any = subprocess.Popen
+"""Untyped: which overload is meant shows only in the options."""
+
 
 @dataclass
 class Starter:
@@ -35,9 +38,10 @@ class Starter:
 
     def start(self, *flags: str, program: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.folder)} | options.pop("environment", {})
-        process = subprocess.Popen(
-            [*(program or [str(BRIDGE)]), *flags], env=environment, cwd=self.folder,
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+        pipe = subprocess.PIPE
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe}
+        process: subprocess.Popen[bytes] = Popen(
+            [*(program or [str(BRIDGE)]), *flags], env=environment, cwd=self.folder, **streams | options
         )
         self.cleanup.callback(reap, process)
         return process

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
-from bus1_bridge.driver import DRIVER_NAME, ERROR_NAMES, METHODS, DriverError, Method, error_name
+from bus1_bridge.driver import ERROR_NAMES, METHODS, DriverError, Method, error_name
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.wire import Variant
 from pure_switch import DRIVER, ERROR, FAULT, NO_REPLY_EXPECTED, RETURN, UID, Client, PureSwitch
@@ -223,6 +223,6 @@ def test_every_error_of_the_contract_has_a_name() -> None:
 
 def test_properties_are_what_this_bus_can_do(bus: PureSwitch) -> None:
     client = bus.client()
-    assert client.call("GetAll", "s", DRIVER_NAME, interface=PROPERTIES).args == (
+    assert client.call("GetAll", "s", DRIVER, interface=PROPERTIES).args == (
         {"Features": Variant("as", ["HeaderFiltering"]), "Interfaces": Variant("as", [])},
     )

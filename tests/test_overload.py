@@ -291,9 +291,9 @@ def test_replies_that_do_not_fit_become_no_reply(bus: PureSwitch) -> None:
         bus.pass_time(STEP)
     assert service.take_all() == []
     assert waiting(bus, caller, of_clients=True) <= PAIR_MARK
-    got = caller.take_all()
-    assert [g.reply_serial for g in got] == calls
-    outcomes = Counter(g.error or "return" for g in got)
+    answers = caller.take_all()
+    assert [answer.reply_serial for answer in answers] == calls
+    outcomes = Counter(answer.error or "return" for answer in answers)
     assert outcomes["return"] > 0
     assert outcomes == {"return": outcomes["return"], ERROR + "NoReply": 200 - outcomes["return"]}
     assert outcomes[ERROR + "NoReply"] > 0

@@ -151,6 +151,25 @@ def test_who_does_not_read_its_answers_is_not_read(bus: PureSwitch) -> None:
     assert bus.router.wants_input(client.connection)
 
 
+def test_who_never_reads_its_answers_and_goes_has_its_messages_carried_out(bus: PureSwitch) -> None:
+    client, other = bus.client(), bus.client()
+    introspect = message(
+        CALL, 9, path=DRIVER_PATH, interface="org.freedesktop.DBus.Introspectable", member="Introspect",
+        destination=DRIVER,
+    )
+    last = message(
+        CALL, 10, path="/", member="Last", destination=other.name, flags=NO_REPLY_EXPECTED,
+    )
+    client.say(introspect * 1000 + last)
+    bus.turns()
+    bus.router.end_of_input(client.connection, bus.now)
+    assert other.take_all() == []
+    bus.router.hang_up(client.connection, bus.now)
+    bus.turns()
+    assert [got.member for got in other.take_all()] == ["Last"]
+    assert bus.close_reason(client.connection) == ""
+
+
 # ---- output --------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,8 @@ class Connection:
         """The client sends nothing more."""
         self.is_deaf = False
         """The client receives nothing more."""
+        self.is_over_mark = False
+        """Its messages wait until it has read more of the bus's answers."""
         self.is_ending = False
         """Closed by the bus as soon as the output is written."""
         self._limits = limits

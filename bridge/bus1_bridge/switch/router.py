@@ -139,6 +139,9 @@ class Router:
         c = self._connections.get(connection)
         if c is not None:
             c.is_deaf = True
+            if c.is_over_mark:
+                c.is_over_mark = False
+                self._busy.setdefault(connection)
             self._close_if_done(c)
 
     def disconnect(self, connection: int, now: float) -> None:
@@ -211,12 +214,16 @@ class Router:
             return []
         if c.lines:
             return [((bytes(c.lines),), ())]
-        items: list[Outgoing] = []
-        self._take_notifications(c)
+        entries = [] if c.notice else self._core.ahead(connection, _AHEAD)
+        while entries and entries[0].type is not MessageType.DATA and not c.notice:
+            message = self._core.recv(connection)
+            c.notice = self._natives.notified(c.party, entries[0], message) or b""
+            entries = self._core.ahead(connection, _AHEAD)
         if c.notice:
             return [((memoryview(c.notice)[c.offset :],), ())]
+        items: list[Outgoing] = []
         skip = c.offset
-        for entry in self._core.ahead(connection, _AHEAD):
+        for entry in entries:
             if entry.type is not MessageType.DATA:
                 break
             items.append((entry.parts, entry.fds) if not skip else (_behind(entry.parts, skip), ()))
@@ -246,7 +253,6 @@ class Router:
 
     def _dequeue(self, c: Connection, n: int) -> None:
         peer = c.party.peer
-        was_full = self._is_over_bus_mark(peer)
         c.offset += n
         while c.offset:
             entry = self._core.ahead(peer)[0]
@@ -257,18 +263,9 @@ class Router:
             if entry.note or message.handles:
                 self._natives.delivered(c.party, entry.note, message)
             self._core.slice_release(peer, message.offset)
-        if was_full and not self._is_over_bus_mark(peer):
+        if c.is_over_mark and not self._is_over_bus_mark(peer):
+            c.is_over_mark = False
             self._busy.setdefault(peer)
-
-    def _take_notifications(self, c: Connection) -> None:
-        """Dequeue notifications at the front; stop at one that becomes a message."""
-        peer = c.party.peer
-        while not c.notice and not c.offset and self._core.is_readable(peer):
-            entries = self._core.ahead(peer)
-            if not entries or entries[0].type is MessageType.DATA:
-                return
-            message = self._core.recv(peer)
-            c.notice = self._natives.notified(c.party, entries[0], message) or b""
 
     # ---- one connection --------------------------------------------------------------------------
 
@@ -277,7 +274,10 @@ class Router:
         peer, budget = c.party.peer, BYTES_PER_TURN
         try:
             for _ in range(MESSAGES_PER_TURN):
-                if peer not in self._connections or (not c.is_deaf and self._is_over_bus_mark(peer)):
+                if peer not in self._connections:
+                    return
+                if not c.is_deaf and self._is_over_bus_mark(peer):
+                    c.is_over_mark = True
                     return
                 incoming, used = c.advance(budget)
                 budget -= used
