@@ -390,6 +390,7 @@ def test_a_reply_sends_gives_back_and_takes_the_next_message(
     reply_to = request.handles[0]
     with q.reply([reply_to], b"answer", answered=request, release=reply_to) as following:
         assert bytes(following.payload) == b"two"
+    assert sorted(peer["pool"]["slices"] for peer in bus.snapshot()["peers"].values()) == [0, 1]
     with p.recv() as message:
         assert bytes(message.payload) == b"answer"
     assert p.recv().type is MessageType.NODE_RELEASE

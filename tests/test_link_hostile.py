@@ -304,12 +304,29 @@ def test_requests_that_were_complete_are_executed_when_the_client_dies(bus: Nati
         channel = bus.channel().open()
         handle = p.transfer(0x10, channel.descriptor)
         body = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 4, 0, 0) + struct.pack("<Q", handle) + b"last"
-        channel.sock.sendall(encode(Operation.SEND, 1, body) * 50)
-        channel.close()
-        for _ in range(50):
+        channel.sock.sendall(encode(Operation.SEND, 1, body) * 300)  # more than one turn takes
+        os.close(channel.descriptor)
+        channel.descriptor = -1
+        for _ in range(300):
             with p.recv(wait=True) as message:
                 assert bytes(message.payload) == b"last"
         assert p.recv(wait=True).type is MessageType.NODE_RELEASE
+        channel.close()
+
+
+def test_credentials_are_those_of_whoever_wrote_the_request(bus: NativeBus) -> None:
+    with bus.peer() as p, bus.channel().open() as channel:
+        handle = p.transfer(0x10, channel.descriptor)
+        body = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 0, 0, 0) + struct.pack("<Q", handle)
+        child = os.fork()
+        if not child:
+            try:
+                channel.sock.sendall(encode(Operation.SEND, 1, body))
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        channel.sock.sendall(encode(Operation.SEND, 2, body))
+        assert [p.recv(wait=True).pid for _ in range(2)] == [child, os.getpid()]
 
 
 def test_a_stopped_client_holds_nobody_up(bus: NativeBus) -> None:
