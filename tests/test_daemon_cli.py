@@ -391,6 +391,22 @@ def test_too_many_connections_for_the_descriptors_stop_nobody(bridge: Starter) -
         eventually(lambda: open_fds(process.pid) <= before, lambda: open_fds(process.pid))
 
 
+def test_who_sends_descriptors_that_the_bus_cannot_take_loses_its_connection_alone(bridge: Starter) -> None:
+    process, address = bridge.serve(
+        f"--address=unix:path={bridge.folder}/bus",
+        program=["/bin/sh", "-c", f'ulimit -n 40; exec {BRIDGE} "$@"', "sh"],
+    )
+    path = path_of(address)
+    with Client(path) as reader, Client(path) as sender, ExitStack() as crowd:
+        for _ in range(60):
+            crowd.enter_context(Wire(path))
+        eventually(lambda: open_fds(process.pid) >= 40, lambda: open_fds(process.pid))
+        sender.call(reader.name, "Take", "h", 0, fds=[0])
+        sender.rest()  # ends only if the bus closes the connection
+        crowd.close()
+        assert reader.ask("NameHasOwner", "s", sender.name) == [False]
+
+
 def test_the_daemon_imports_nothing_asynchronous() -> None:
     code = (
         "import sys; import bus1_bridge.cli, bus1_bridge.daemon; "

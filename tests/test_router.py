@@ -405,6 +405,14 @@ def test_eavesdroppers_get_copies_of_what_is_addressed_to_others(bus: PureSwitch
     assert [got.member for got in other.take_all()] == ["Secret"]
 
 
+def test_an_eavesdropper_that_is_addressed_gets_one_copy(bus: PureSwitch) -> None:
+    one, other = bus.client(), bus.client()
+    other.call("AddMatch", "s", "eavesdrop='true'")
+    other.take_all()
+    one.ask(other.name, "Secret")
+    assert [got.member for got in other.take_all()] == ["Secret"]
+
+
 def test_a_type_that_nobody_knows_is_refused_and_never_delivered(bus: PureSwitch) -> None:
     one, other = bus.client(), bus.client()
     one.send(7, path="/x", interface="a.b", member="M", destination=other.name)
