@@ -15,32 +15,33 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import string
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from bus1.addresses import native_address, socket_name
+from bus1.addresses import escape, native_address, socket_name, unescape
 
 BACKLOG = 128
 _MAX_NAME = 107
 """Bytes of a socket's name."""
-_PLAIN = frozenset(b"-_/.\\*" + string.ascii_letters.encode() + string.digits.encode())
+_PLAIN = frozenset(b"-_/.\\*0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_HEX = b"0123456789abcdefABCDEF"
 
 
 class AddressError(Exception):
     """The bus can't listen there; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
 class Listening:
-    """A listening socket, and what clients are told of it."""
+    """A listening socket, and what clients are told of it.
 
-    sock: socket.socket
-    address: str
-    """In D-Bus's syntax, without guid."""
-    path: str | None
-    """The file to remove at the end; None for an abstract name."""
+    ``address`` is in D-Bus's syntax, without guid; ``path`` is the file to remove at the end, None for an
+    abstract name."""
+
+    __slots__ = ("address", "path", "sock")
+
+    def __init__(self, sock: socket.socket, address: str, path: str | None) -> None:
+        self.sock = sock
+        self.address = address
+        self.path = path
 
     def remove_file(self) -> None:
         """Remove the socket's file; nothing if it is gone."""
@@ -88,21 +89,12 @@ def _parse(address: str) -> list[tuple[str, dict[str, str]]]:
                 raise AddressError("'=' character not found or has no value following it")
             if key in values:
                 raise AddressError(f"key '{key}' is given twice in '{entry}'")
-            values[key] = os.fsdecode(_unescape(value))
+            try:
+                values[key] = os.fsdecode(unescape(value))
+            except ValueError as error:
+                raise AddressError(str(error)) from error
         entries.append((transport, values))
     return entries
-
-
-def _unescape(value: str) -> bytes:
-    raw = value.encode()
-    for i, byte in enumerate(raw):
-        if byte == ord("%"):
-            digits = raw[i + 1 : i + 3]
-            if len(digits) != 2 or not all(digit in string.hexdigits.encode() for digit in digits):
-                raise AddressError(f"'%' without two hex digits in address value '{value}'")
-        elif byte not in _PLAIN:
-            raise AddressError(f"character {chr(byte)!r} must be escaped in address value '{value}'")
-    return unquote_to_bytes(raw)
 
 
 def _listen_on(transport: str, values: dict[str, str], environment: Mapping[str, str]) -> Listening:
@@ -161,8 +153,7 @@ def _bind(name: str, shown: str) -> Listening:
         sock.close()
         raise AddressError(f"Failed to bind socket \"{shown}\": {error.strerror}") from error
     key = "abstract" if is_abstract else "path"
-    escaped = quote_from_bytes(raw[is_abstract:], safe="/*\\").replace("~", "%7e")
-    return Listening(sock, f"unix:{key}={escaped}", None if is_abstract else name)
+    return Listening(sock, f"unix:{key}={escape(raw[is_abstract:])}", None if is_abstract else name)
 
 
 def _remove_stale(path: str) -> None:
