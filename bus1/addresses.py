@@ -11,9 +11,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from urllib.parse import unquote_to_bytes
 
 SYSTEM_ADDRESS = "/run/bus1/bus"
+_PLAIN = frozenset(b"-_/.\\*0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+"""Bytes that stand for themselves in the values of a D-Bus address."""
+
+
+def escape(value: bytes) -> str:
+    """A value as a D-Bus address has it."""
+    return "".join(chr(byte) if byte in _PLAIN else f"%{byte:02x}" for byte in value)
+
+
+def unescape(value: str) -> bytes:
+    """The value behind its form in a D-Bus address; ValueError says what is wrong with it."""
+    plain, *escaped = value.split("%")
+    for char in value:
+        if char != "%" and not (char.isascii() and ord(char) in _PLAIN):
+            raise ValueError(f"character {char!r} must be escaped in address value '{value}'")
+    out = plain.encode()
+    for piece in escaped:
+        digits = piece[:2]
+        if len(digits) != 2 or digits.strip("0123456789abcdefABCDEF"):
+            raise ValueError(f"'%' without two hex digits in address value '{value}'")
+        out += bytes([int(digits, 16)]) + piece[2:].encode()
+    return out
 
 
 def native_address(dbus_address: str) -> str | None:
@@ -24,7 +45,10 @@ def native_address(dbus_address: str) -> str | None:
     values = dict(pair.partition("=")[::2] for pair in rest.split(","))
     for key, prefix in (("path", ""), ("abstract", "@")):
         if values.get(key):
-            return prefix + os.fsdecode(unquote_to_bytes(values[key])) + "1"
+            try:
+                return prefix + os.fsdecode(unescape(values[key])) + "1"
+            except ValueError:
+                return None
     return None
 
 

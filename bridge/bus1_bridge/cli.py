@@ -4,7 +4,7 @@ Theory. Programs that start a bus know dbus-daemon's flags in all their shapes: 
 as the next argument, and where a descriptor is optional the next argument counts only if it is no
 flag. ``_FLAGS`` is the table of what this bus takes; anything else is an error in words.
 
-Not here: what the options do (daemon).
+Not here: what the options do (process).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 
 from bus1 import __version__
@@ -55,11 +54,13 @@ _FLAGS: dict[str, Takes] = {
 _HELP = ("--help", "-h", "-?")
 
 
-@dataclass(slots=True)
 class Arguments:
     """The flags that were given, each once, with their values."""
 
-    given: dict[str, str] = field(default_factory=dict)
+    __slots__ = ("given",)
+
+    def __init__(self) -> None:
+        self.given: dict[str, str] = {}
 
     def descriptor(self, flag: str) -> int | None:
         """The open descriptor to print to; None if the flag wasn't given."""
@@ -120,16 +121,16 @@ def _run(arguments: Arguments) -> int:
     if "--session" not in given:
         raise UsageError("No configuration file specified.")
     # only now: what has nothing to serve should be quick
-    from . import daemon
+    from . import process
     from .listening import AddressError
 
-    options = daemon.Options(
-        address=given.get("--address", daemon.SESSION_ADDRESS),
+    options = process.Options(
+        given.get("--address", process.SESSION_ADDRESS),
         address_fd=arguments.descriptor("--print-address"),
         pid_fd=arguments.descriptor("--print-pid"),
         forks="--fork" in given,
     )
     try:
-        return daemon.run(options)
+        return process.run(options)
     except (AddressError, OSError) as error:
         raise UsageError(f"Failed to start message bus: {error}") from error
