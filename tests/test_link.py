@@ -296,7 +296,10 @@ def test_a_large_message_that_somebody_still_reads_stays_charged(
     message = q.recv()
     reader = memoryview(message.payload)
     message.release()
+    q.query()
     assert reader == payload
+    if isinstance(bus, NativeBus):  # on the heap it is not the pool that is read
+        assert sum(user["used"]["bytes"] for user in bus.snapshot()["users"].values()) >= 2 * MIB
     reader.release()
     q.query()  # with any request the link confirms what is unmapped by now
     q.query()
@@ -511,6 +514,23 @@ def test_the_pool_of_a_peer_cannot_be_written(tmp_path_factory: pytest.TempPathF
                     attempt(pools[0])
     finally:
         bus.close()
+
+
+def test_the_hub_decides_about_unix_sockets_and_the_broker_about_peers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    bus = NativeBus(tmp_path_factory.mktemp("lenient"), hub="lenient")
+    left, right = socket.socketpair()
+    with left, right, bus.peer() as p, bus.peer() as q:
+        to_q = q.transfer(0x10, p)
+        p.send([to_q], fds=[left.fileno()])
+        with q.recv() as message, socket.socket(fileno=message.fds.take()) as passed:
+            right.send(b"x")
+            assert passed.recv(1) == b"x"
+        for fd in (p.fileno(), q.fileno()):
+            with pytest.raises(NotSupported):
+                p.send([to_q], fds=[fd])
+    bus.close()
 
 
 def _target(fd: str) -> str:
