@@ -85,7 +85,7 @@ class PureSwitch:
             MatchIndex(), ReplyTable(), machine_id="c" * 32,
         )
         self.delivery = Delivery(self.tables, self.limits)
-        self.gateway = Gateway(self.delivery)
+        self.gateway = Gateway(self.delivery, lambda fds: None)
         self.router = Router(self.delivery, self.gateway)
         self.now = 0.0
         self.effects: list[Effect] = []

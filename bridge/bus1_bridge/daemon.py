@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from bus1.core.api import Credentials
 from bus1.core.bus import Core
+from bus1.descriptors import refuse_unix_sockets
 
 from .gateway import Gateway
 from .log import Log
@@ -52,7 +53,7 @@ def new_switch(guid: str) -> PythonSwitch:
         Core(), limits, guid=guid, bus_id=os.urandom(16).hex(), machine_id=_read_machine_id()
     )
     delivery = Delivery(tables, limits)
-    gateway = Gateway(delivery)
+    gateway = Gateway(delivery, refuse_unix_sockets)
     return PythonSwitch(Router(delivery, gateway), gateway)
 
 

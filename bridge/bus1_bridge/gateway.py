@@ -35,7 +35,6 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
-from bus1.descriptors import refuse_unix_sockets
 from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, QuotaExceeded, Rejected
 
 from . import capabilities, hosted, published, subscriptions, wire
@@ -60,7 +59,7 @@ class Gateway:
     """The mapping, both directions."""
 
     def __init__(
-        self, delivery: Delivery, check_descriptors: Callable[[Sequence[int]], None] = refuse_unix_sockets
+        self, delivery: Delivery, check_descriptors: Callable[[Sequence[int]], None]
     ) -> None:
         """``check_descriptors`` raises for what may not travel between two native peers (T-30)."""
         self._delivery = delivery
