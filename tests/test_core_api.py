@@ -22,6 +22,7 @@ from bus1.core.api import (
 )
 from bus1.errors import (
     AlreadyDestroyed,
+    Bus1Error,
     Busy,
     ForeignNode,
     InvalidArgument,
@@ -418,9 +419,10 @@ def test_payload_bounds() -> None:
     peer = bus.peer()
     piece = bytes(4 << 20)
     fits = [piece] * 511 + [piece[4096:]]
-    for parts, error in (
+    cases: list[tuple[list[bytes], type[Bus1Error]]] = [
         ([b""] * 1025, TooLarge), ([piece] * 512, TooLarge), ([*fits, b"x"], TooLarge), (fits, QuotaExceeded),
-    ):
+    ]
+    for parts, error in cases:
         with Unchanged(bus, error):
             bus.core.send(peer.number, [0x100], parts, credentials=peer.credentials)
     mixed = [b"ab", bytearray(3), memoryview(b"cdef")[::2], b""]
