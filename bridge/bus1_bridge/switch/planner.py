@@ -21,13 +21,12 @@ from bus1.core.api import Buffer, Parcel
 from bus1.errors import NotUnique, Overloaded, RemoteProtocolError, TooLarge
 
 from .. import wire
+from ..capabilities import is_capability
 from .connection import Incoming
 from .delivery import CALL, DRIVER_NAME, NO_REPLY_EXPECTED, SIGNAL, Delivery
 from .flow import Kind, Verdict, allocated
 from .tables import LegacyParty, NativeParty, Party
 
-CAPABILITY_PREFIX = "/org/bus1/cap/"
-NO_AUTO_START = 2
 _SMALL_BODY = 4096
 """Bodies up to this size are copied behind their header: one buffer less in each queue."""
 _KINDS = {1: Kind.CALL, 2: Kind.REPLY, 3: Kind.REPLY, 4: Kind.SIGNAL}
@@ -45,7 +44,7 @@ class NativeEnds(Protocol):
     def from_legacy(
         self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int], now: float
     ) -> bool:
-        """A unicast whose end is native or a granted path; False: not mine. True: owns the fds."""
+        """A unicast whose end is native or a capability; False: it has to wait. True: owns the fds."""
 
     def subscribers(self, sender: LegacyParty, header: wire.Header, body: Buffer) -> list[Parcel]:
         """Native subscribers of a client's signal."""
@@ -110,13 +109,11 @@ class Planner:
         if target is not None and header.type > SIGNAL:
             self._refuse_type(sender, incoming)
             return True
-        path = header.path
-        if isinstance(target, NativeParty) or (path is not None and path.startswith(CAPABILITY_PREFIX)):
-            if self._natives.from_legacy(sender, header, incoming.message, incoming.fds, now):
-                incoming.fds = ()
-                return True
-            if sender.peer in self._delivery.flow.pauses:
+        if isinstance(target, NativeParty) or (header.type == CALL and is_capability(header.path or "")):
+            if not self._natives.from_legacy(sender, header, incoming.message, incoming.fds, now):
                 return False
+            incoming.fds = ()
+            return True
         if not isinstance(target, LegacyParty):
             self._refuse_destination(sender, header, destination)
             return True
@@ -228,7 +225,7 @@ class Planner:
         )
 
     def _refuse_destination(self, sender: LegacyParty, header: wire.Header, destination: str) -> None:
-        if header.flags & NO_AUTO_START:
+        if header.flags & wire.NO_AUTO_START:
             name, text = NAME_HAS_NO_OWNER, f'Name "{destination}" does not exist'
         else:
             name = SERVICE_UNKNOWN
