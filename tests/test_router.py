@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bus1_bridge.switch.flow import BUS_MARK
+from bus1_bridge.switch.flow import BUS_MARK, PATIENCE
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.router import MESSAGES_PER_TURN
 from pure_switch import (
@@ -95,6 +95,14 @@ def test_the_last_rejection_is_sent_before_the_end(bus: PureSwitch) -> None:
     assert bus.close_reason(client.connection) is None
     assert client.raw() == b"REJECTED EXTERNAL\r\n" * 6
     assert bus.close_reason(client.connection) == "authentication failed"
+
+
+def test_who_does_not_read_the_answers_to_its_authentication_is_closed(bus: PureSwitch) -> None:
+    client = Client(bus, bus.connect())
+    client.say(b"\0" + b"X\r\n" * 500)
+    assert bus.close_reason(client.connection) is None
+    client.say(b"X\r\n" * 500)
+    assert bus.close_reason(client.connection) is not None
 
 
 def test_malformed_bytes_end_their_connection_alone(bus: PureSwitch) -> None:
@@ -403,6 +411,25 @@ def test_eavesdroppers_get_copies_of_what_is_addressed_to_others(bus: PureSwitch
     one.call("GetId")
     assert [got.member for got in spy.take_all()] == ["GetId"]
     assert [got.member for got in other.take_all()] == ["Secret"]
+
+
+@pytest.mark.parametrize("type", [CALL, SIGNAL])
+def test_a_path_that_only_looks_like_a_capability_waits_no_longer_than_others(
+    bus: PureSwitch, type: int
+) -> None:
+    """docs/design.md §7: at most 100 ms for a reader that stands still."""
+    sender, reader = bus.client(), bus.client()
+    large = (8 << 20).to_bytes(4, "little") + bytes(8 << 20)
+    for _ in range(2):
+        sender.send(
+            type, "ay", body=large, destination=reader.name, path="/org/bus1/cap/x", interface="a.b.C",
+            member="Do",
+        )
+    assert not bus.router.wants_input(sender.connection)
+    bus.pass_time(PATIENCE)
+    bus.turns()
+    assert bus.router.wants_input(sender.connection)
+    assert [got.error for got in sender.take_all()] == [ERROR + "LimitsExceeded"]
 
 
 def test_an_eavesdropper_that_is_addressed_gets_one_copy(bus: PureSwitch) -> None:
