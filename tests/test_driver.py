@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
 from bus1_bridge.driver import ERROR_NAMES, METHODS, DriverError, Method, error_name
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.wire import Variant
-from pure_switch import DRIVER, ERROR, FAULT, NO_REPLY_EXPECTED, RETURN, UID, Client, PureSwitch
+from bus1_bridge.wire import Variant, marshal
+from pure_switch import (
+    CALL,
+    DRIVER,
+    DRIVER_PATH,
+    ERROR,
+    FAULT,
+    NO_REPLY_EXPECTED,
+    RETURN,
+    UID,
+    Client,
+    PureSwitch,
+)
 
 from bus1 import errors
 from bus1.core.api import Credentials
@@ -226,3 +238,18 @@ def test_properties_are_what_this_bus_can_do(bus: PureSwitch) -> None:
     assert client.call("GetAll", "s", DRIVER, interface=PROPERTIES).args == (
         {"Features": Variant("as", ["HeaderFiltering"]), "Interfaces": Variant("as", [])},
     )
+
+
+def test_a_value_that_nothing_can_be_set_to_is_not_unpacked(bus: PureSwitch) -> None:
+    """However large it is: these numbers would cost ten times their bytes."""
+    client, numbers = bus.client(), list(range(1 << 18))
+    body = marshal("ssv", DRIVER, "Features", Variant("au", numbers))
+    tracemalloc.start()
+    client.send(
+        CALL, "ssv", body=body, destination=DRIVER, path=DRIVER_PATH, interface=PROPERTIES, member="Set"
+    )
+    bus.turns()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * len(body)
+    assert client.take().error == ERROR + "PropertyReadOnly"

@@ -95,6 +95,8 @@ class Method:
     returns: str
     answer: Callable[..., tuple[Any, ...]]
     on_every_path: bool = True
+    reads: str | None = None
+    """Signature of the first arguments, which are all that ``answer`` gets; None for all of them."""
 
 
 class Driver:
@@ -134,7 +136,8 @@ class Driver:
         self, sender: LegacyParty, incoming: Incoming, method: Method, *, anonymous: bool = False
     ) -> None:
         header, delivery = incoming.header, self._delivery
-        arguments = wire.unmarshal(header.signature, incoming.body, header.endian)
+        reads = method.takes if method.reads is None else method.reads
+        arguments = wire.unmarshal(reads, incoming.body, header.endian)
         values = method.answer(Call(delivery, sender, header.path or ""), *arguments)
         if header.flags & NO_REPLY_EXPECTED and not method.returns:
             return
@@ -369,7 +372,7 @@ def _get_all(call: Call, interface: str) -> tuple[Any, ...]:
     return (_properties_of(interface),)
 
 
-def _set(call: Call, interface: str, name: str, value: Variant) -> tuple[Any, ...]:
+def _set(call: Call, interface: str, name: str) -> tuple[Any, ...]:
     _get(call, interface, name)
     raise DriverError("PropertyReadOnly", f"Property '{interface}.{name}' cannot be set")
 
@@ -424,7 +427,8 @@ METHODS: tuple[Method, ...] = (
     Method(DRIVER_NAME, "GetConnectionCredentials", "s", "a{sv}", _credentials),
     Method(PROPERTIES_INTERFACE, "Get", "ss", "v", _get, on_every_path=False),
     Method(PROPERTIES_INTERFACE, "GetAll", "s", "a{sv}", _get_all, on_every_path=False),
-    Method(PROPERTIES_INTERFACE, "Set", "ssv", "", _set, on_every_path=False),
+    # the value may be anything of any size, and nothing can be set
+    Method(PROPERTIES_INTERFACE, "Set", "ssv", "", _set, on_every_path=False, reads="ss"),
     Method(INTROSPECTABLE_INTERFACE, "Introspect", "", "s", _introspect),
     Method(PEER_INTERFACE, "GetMachineId", "", "s", _machine_id),
     Method(PEER_INTERFACE, "Ping", "", "", _ping),
