@@ -38,7 +38,7 @@ from .router import Router
 _ACCEPTS_PER_TURN = 16
 _SO_PEERSEC = 31
 _SO_PEERGROUPS = 59
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("iII")
 _FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
 _LABEL = 4096
 
