@@ -10,6 +10,7 @@ from bus1.core.api import (
     KEEP,
     MANAGED,
     REMOTE,
+    Buffer,
     DestroyFlag,
     Limits,
     MessageFlag,
@@ -43,7 +44,7 @@ def bus() -> CoreBus:
 
 def drain(peer: BusPeer) -> list[Seen]:
     """Everything queued: type, flags, destination."""
-    seen = []
+    seen: list[Seen] = []
     while True:
         try:
             message = peer.recv()
@@ -418,13 +419,13 @@ def test_payload_bounds() -> None:
     bus = CoreBus()
     peer = bus.peer()
     piece = bytes(4 << 20)
-    fits = [piece] * 511 + [piece[4096:]]
-    cases: list[tuple[list[bytes], type[Bus1Error]]] = [
+    fits: list[Buffer] = [piece] * 511 + [piece[4096:]]
+    cases: list[tuple[list[Buffer], type[Bus1Error]]] = [
         ([b""] * 1025, TooLarge), ([piece] * 512, TooLarge), ([*fits, b"x"], TooLarge), (fits, QuotaExceeded),
     ]
     for parts, error in cases:
         with Unchanged(bus, error):
             bus.core.send(peer.number, [0x100], parts, credentials=peer.credentials)
-    mixed = [b"ab", bytearray(3), memoryview(b"cdef")[::2], b""]
+    mixed: list[Buffer] = [b"ab", bytearray(3), memoryview(b"cdef")[::2], b""]
     bus.core.send(peer.number, [0x100], mixed, credentials=peer.credentials)
     assert peer.recv().n_bytes == 7
