@@ -27,7 +27,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from .addresses import default_address, socket_name
 from .client import Client, Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
-from .errors import BusGone
+from .errors import Bus1Error, BusGone
 from .exchange import Answer
 from .frames import REQUESTS, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
@@ -89,11 +89,10 @@ class Peer:
                 await peer._run(peer._client.attach(fd))
                 number = os.dup(fd)
             peer._descriptor = socket.socket(fileno=number)
-        except OSError as error:
+        except BaseException as error:
             peer.close()
-            raise BusGone(f"no bus at {name}: {error.strerror}") from error
-        except BaseException:
-            peer.close()
+            if isinstance(error, OSError) and not isinstance(error, Bus1Error):
+                raise BusGone(f"no bus at {name}: {error.strerror}") from error
             raise
         return peer
 

@@ -121,11 +121,10 @@ class SocketLink:
             sock.connect(socket_name(self._address))
             self._sock, self._client = sock, Client(self._give_back)
             self._exchange(self._client.hello())
-        except OSError as error:
+        except BaseException as error:
             sock.close()
-            raise BusGone(f"no bus at {self._address}: {error.strerror}") from error
-        except BaseException:
-            sock.close()
+            if isinstance(error, OSError) and not isinstance(error, Bus1Error):
+                raise BusGone(f"no bus at {self._address}: {error.strerror}") from error
             raise
         return sock, self._client
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,9 +15,12 @@ import pytest
 from native_bus import NativeBus
 
 from bus1 import aio
-from bus1.core.api import Limits, MessageType, RecvFlag
-from bus1.errors import BusGone, Disconnected, NodeDestroyed, NoSuchHandle, QuotaExceeded, WouldBlock
+from bus1.broker import Broker, PlainHub
+from bus1.core.api import Credentials, Limits, MessageType, RecvFlag
+from bus1.core.bus import Core
+from bus1.errors import BusGone, Denied, Disconnected, NodeDestroyed, NoSuchHandle, QuotaExceeded, WouldBlock
 from bus1.peer import Peer
+from bus1.reactor import Reactor
 
 MIB = 1 << 20
 Test = Callable[[aio.Peer, aio.Peer, int], Coroutine[Any, Any, None]]
@@ -308,3 +314,39 @@ def test_without_a_bus_there_is_no_peer(tmp_path: os.PathLike[str]) -> None:
                 pytest.fail("connected")
 
     anyio.run(attempt)
+
+
+class Selective(PlainHub):
+    """A bus that lets nobody open a peer."""
+
+    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
+        raise Denied("not you")
+
+
+def test_who_may_not_open_a_peer_is_told_so(tmp_path: Path) -> None:
+    """Denied is an OSError, but none of the socket's: the bus is there."""
+    address, over = str(tmp_path / "bus"), threading.Event()
+    hub = Selective(Core())
+    reactor = Reactor(hub)
+    broker = Broker(reactor, hub)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(address)
+    listener.listen()
+    broker.listen(listener)
+
+    def serve() -> None:
+        while not over.is_set():
+            reactor.run_once(reactor.clock() + 0.01)
+        broker.close()
+        reactor.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        with pytest.raises(Denied, match="not you"):
+            anyio.run(aio.Peer.open, address)
+        with pytest.raises(Denied, match="not you"):
+            Peer.connect(address)
+    finally:
+        over.set()
+        thread.join()
