@@ -275,6 +275,13 @@ def test_the_number_of_objects_is_limited(bus: MixedBus, monkeypatch: pytest.Mon
     assert error_of(publish(native, document, (0, 4, 8))) == "LimitsExceeded"
 
 
+def test_a_body_of_a_call_to_the_bus_is_limited(bus: MixedBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bus1_bridge.busobject.BODY_MAX", 64)
+    native = bus.native()
+    assert error_of(native.ask("Resolve", "s", "a" * 64)) == "LimitsExceeded"
+    assert error_of(native.ask("Resolve", "s", "a" * 48)) == "NameHasNoOwner"
+
+
 def test_a_caller_that_cannot_take_the_answer_sees_its_reply_node_released(bus: MixedBus) -> None:
     native = bus.native()
     bus.core.peer_reset(native.peer, max_slices=0)

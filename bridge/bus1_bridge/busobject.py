@@ -25,6 +25,8 @@ from . import walk, wire
 from .switch.tables import LegacyParty, NativeParty
 
 ERROR_PREFIX = "org.freedesktop.DBus.Error."
+BODY_MAX = 4 << 20
+"""Bytes of a call's body: it is checked and read within one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def serve(
     try:
         envelope, offset = call.decode(payload)
         body = memoryview(payload)[offset:]
-        walk.check_body(envelope.signature, body, envelope.endian, 0)
+        if len(body) <= BODY_MAX:
+            walk.check_body(envelope.signature, body, envelope.endian, 0)
     except RemoteProtocolError:
         return Served(releases=received)
     if envelope.kind is not Kind.CALL or (envelope.expects_reply and not handles):
@@ -115,6 +118,8 @@ def _carry_out(
     methods: Methods, caller: NativeParty, envelope: Envelope, body: memoryview,
     handles: tuple[int, ...], subject: tuple[LegacyParty, str] | None,
 ) -> tuple[Answer | Failure, str]:
+    if len(body) > BODY_MAX:
+        return Failure("LimitsExceeded", f"A call to the bus has at most {BODY_MAX} bytes"), ""
     interface = envelope.interface or next(iter(methods))[0]
     method = methods.get((interface, envelope.member))
     if method is None:
