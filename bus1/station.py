@@ -59,6 +59,11 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .channel import Channel
 
+# As plain numbers: enum members cost on every message.
+SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
+PARK, DETACH = int(RecvOption.PARK), int(RecvOption.DETACH)
+DRAINED = int(Note.DRAINED)
+SEGMENT, DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _MAX_WAITING = 64
 """RECVs that may wait at one peer, all channels together."""
 
@@ -154,11 +159,11 @@ class PeerStation:
         except (BrokenPipeError, ConnectionResetError):
             return  # the hang-up is on its way
 
-    def _drained(self) -> Note:
+    def _drained(self) -> int:
         if self._is_signalled and not self.broker.hub.core.is_readable(self.peer):
             self._is_signalled = False
-            return Note.DRAINED
-        return Note(0)
+            return DRAINED
+        return 0
 
     def end(self) -> None:
         """The peer is gone: hang up, answer whoever waits."""
@@ -167,6 +172,8 @@ class PeerStation:
         self.broker.reactor.remove(self)
         self._end.close()
         self.client_end.close()
+        for channel in self.channels:
+            channel.peer_gone()
         waiting = self._queue_line.all() + self._seed_line.all()
         self._queue_line, self._seed_line = Line(), Line()
         for request in waiting:
@@ -188,7 +195,7 @@ class PeerStation:
         self._serve(line)
 
     def _line_of(self, request: PendingRecv) -> Line:
-        return self._seed_line if request.flags & RecvFlag.SEED else self._queue_line
+        return self._seed_line if request.flags & SEED else self._queue_line
 
     def cancel(self, channel: Channel, tag: int) -> None:
         """Answer a parked RECV with EAGAIN; one that is on offer goes on."""
@@ -203,13 +210,13 @@ class PeerStation:
         core = self.broker.hub.core
         while line.waiting and line.offer is None:
             request = line.waiting.popleft()
-            if request.options & RecvOption.PARK and self.is_live and not core.is_readable(self.peer):
+            if request.options & PARK and self.is_live and not core.is_readable(self.peer):
                 parked.append(request)
                 continue
             try:
                 self._answer(request)
             except WouldBlock as nothing:
-                if request.options & RecvOption.PARK:
+                if request.options & PARK:
                     parked.append(request)
                 else:
                     self._fail(request, nothing)
@@ -219,7 +226,7 @@ class PeerStation:
         self._signal()
 
     def _answer(self, request: PendingRecv) -> None:
-        if request.flags & RecvFlag.INSTALL_FDS and (fds := self._fds_in_front(request)):
+        if request.flags & INSTALL_FDS and (fds := self._fds_in_front(request)):
             request.channel.push(encode(Event.OFFER, request.tag, b"", len(fds)), duplicate(fds))
             request.offered = fds
             self._line_of(request).offer = request
@@ -228,7 +235,7 @@ class PeerStation:
 
     def _fds_in_front(self, request: PendingRecv) -> tuple[int, ...]:
         core = self.broker.hub.core
-        if request.flags & RecvFlag.SEED:
+        if request.flags & SEED:
             front = core.seed_ahead(self.peer)
         else:
             front = next(iter(core.ahead(self.peer, 1)), None)
@@ -278,29 +285,29 @@ class PeerStation:
         notes = self._drained()
         segment = None if message.offset == OFFSET_INVALID else self._memory.segment_at(message.offset)
         if segment is None:
-            self._push(request, message, notes, b"", SliceNote(0), None)
+            self._push(request, message, notes, b"", 0, None)
             return
         inline = b""
         if message.size <= MAX_INLINE_SLICE:
             inline = self._memory.contents(message.offset, message.size)
-            if request.options & RecvOption.DETACH:
+            if request.options & DETACH:
                 self.slice_release(request.channel, message.offset)
-                self._push(request, message, notes, inline, SliceNote.DETACHED, segment)
+                self._push(request, message, notes, inline, DETACHED, segment)
                 return
-        slice_note = SliceNote(0)
+        slice_note = 0
         fds: Fds | None = None
         holders = self._holders.setdefault(segment.generation, set())
         if request.channel not in holders:
             try:
                 fds = duplicate([segment.fd])
                 holders.add(request.channel)
-                slice_note = SliceNote.SEGMENT
+                slice_note = SEGMENT
             except TooManyDescriptors:
                 fds = None  # the client asks for it with SEGMENT
         self._push(request, message, notes, inline, slice_note, segment, fds)
 
     def _push(
-        self, request: PendingRecv, message: Message, notes: Note, inline: bytes, slice_note: SliceNote,
+        self, request: PendingRecv, message: Message, notes: int, inline: bytes, slice_note: int,
         segment: Segment | None, fds: Fds | None = None,
     ) -> None:
         where = (segment.generation, segment.base, segment.size) if segment else (0, 0, 0)
@@ -317,7 +324,7 @@ class PeerStation:
         request.channel.push(frame, fds)
 
     def _fail(self, request: PendingRecv, error: Bus1Error) -> None:
-        notes = self._drained() if self.is_live else Note(0)
+        notes = self._drained() if self.is_live else 0
         request.channel.push(
             error_answer(request.operation, request.tag, error, done=request.done, notes=notes)
         )
