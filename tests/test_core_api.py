@@ -23,6 +23,7 @@ from bus1.core.api import (
 )
 from bus1.errors import (
     AlreadyDestroyed,
+    Bus1Error,
     Busy,
     ForeignNode,
     InvalidArgument,
@@ -419,8 +420,9 @@ def test_payload_bounds() -> None:
     peer = bus.peer()
     piece: Buffer = bytes(4 << 20)
     fits: list[Buffer] = [piece] * 511 + [piece[4096:]]
-    cases: list[tuple[list[Buffer], type[Exception]]] = [
-        ([piece[:0]] * 1025, TooLarge), ([piece] * 512, TooLarge), ([*fits, b"x"], TooLarge), (fits, QuotaExceeded),
+    cases: list[tuple[list[Buffer], type[Bus1Error]]] = [
+        ([piece[:0]] * 1025, TooLarge), ([piece] * 512, TooLarge), ([*fits, b"x"], TooLarge),
+        (fits, QuotaExceeded),
     ]
     for parts, error in cases:
         with Unchanged(bus, error):
