@@ -77,6 +77,33 @@ def test_a_legacy_client_reads_and_sets_properties_of_a_native_object(bus1_bus: 
     anyio.run(main)
 
 
+def test_an_object_that_the_next_publication_leaves_out_ends_unless_somebody_holds_it(
+    bus1_bus: Bus,
+) -> None:
+    class Mortal(Lamp):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ended = anyio.Event()
+
+        def unreferenced(self) -> None:
+            self.ended.set()
+
+    async def main() -> None:
+        async with connect(native(bus1_bus)) as service, connect(native(bus1_bus)) as client:
+            forgotten, held = Mortal(), Mortal()
+            await service.registry.publish("Lamps", {NAME: 0}, {"/forgotten": forgotten, "/held": held})
+            proxy = await client.registry.proxy(Lamp, NAME, "/held")
+            await service.registry.publish("Lamps", {}, {"/other": Lamp()})
+            await forgotten.ended.wait()
+            assert await proxy.label("a ") == "a lamp"
+            assert not held.ended.is_set()
+            del proxy
+            await client.swept()
+            await held.ended.wait()
+
+    anyio.run(main)
+
+
 def test_native_peers_call_read_set_and_listen_over_the_socket(bus1_bus: Bus) -> None:
     lamp = Lamp()
 

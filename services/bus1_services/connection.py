@@ -170,6 +170,11 @@ class Connection:
         if not mourners:
             self._mourners.pop(handle, None)
 
+    def doubt(self, node: int) -> None:
+        """Hear again whether nobody else holds an own node."""
+        self._doubted.append(node)
+        self._wake()
+
     async def swept(self) -> None:
         """Wait until everything that was given up has been given back."""
         self._wake()
@@ -289,8 +294,7 @@ class Connection:
 
     def _unreferenced(self, node: int, receiver: Receiver) -> None:
         if node in self._sending or self._handed_out.get(node) == self._turn:
-            self._doubted.append(node)
-            self._wake()
+            self.doubt(node)
         else:
             receiver.released()
 

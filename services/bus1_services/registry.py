@@ -124,6 +124,9 @@ class Registry:
         for export in self._connection.published:
             export.emitter = None
             export.is_published = export in keep
+            if not export.is_published:
+                # its NODE_RELEASE may have come before the answer that ended its publication
+                self._connection.doubt(export.node)
         self._connection.published.clear()
 
     async def _call(
