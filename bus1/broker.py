@@ -7,7 +7,7 @@ socket cookie of their descriptor, which the kernel never gives to another socke
 
 Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
 2. A shortage of descriptors pauses accepting and nothing else. 3. When a peer's descriptor hangs up, its
-complete requests are executed before it is disconnected.
+complete requests are executed before it is disconnected, unless they take too long (``drained_turns``).
 
 Not here: frames (channel, requests), D-Bus (the bridge).
 """
@@ -47,8 +47,11 @@ class Hub(Protocol):
     def send(
         self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+        progress: object = None,
     ) -> list[int]:
-        """As ``Core.send``; also decides whether unix sockets may travel (T-30)."""
+        """As ``Core.send``; also decides whether unix sockets may travel (T-30).
+
+        May raise Unfinished, with the ``progress`` for the same call in the next turn."""
 
     def peer_disconnect(self, peer: int) -> None:
         """As ``Core.peer_disconnect``, with whatever depends on the peer."""
@@ -70,8 +73,9 @@ class PlainHub:
     def send(
         self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+        progress: object = None,
     ) -> list[int]:
-        """``Core.send``, without unix sockets."""
+        """``Core.send``, without unix sockets; always finished at once."""
         refuse_unix_sockets(fds)
         return self.core.send(
             peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials
@@ -95,12 +99,14 @@ class BrokerLimits:
     """One arena, hence the largest payload."""
     arena_bytes_per_user: int = 1 << 31
     stray_fds_per_user: int = 1024
-    """Descriptors of requests that have not arrived completely."""
+    """Descriptors of requests that have not arrived completely, or go on in the next turn."""
     unsent_bytes: int = 1 << 20
     """While more answers than this wait for a client to read, its requests wait, too."""
     requests_per_turn: int = 64
     drained_bytes: int = 1 << 22
     """What is still read from each channel of a peer whose descriptor has been closed."""
+    drained_turns: int = 16
+    """How often a request that is not finished still goes on there; after that it fails with its peer."""
     handshake_timeout: float = 30.0
     accepts_per_turn: int = 16
     accept_pause: float = 0.2

@@ -3,8 +3,9 @@
 Theory. A channel reads frames, lets ``requests`` execute them one after the other, and writes the answers.
 It is bound to one peer by OPEN or ATTACH and does not keep it alive. Per turn it reads once and executes a
 bounded number of requests; what is left goes on by a timer that is due at once, after everybody else had
-a turn. While answers pile up unsent, it executes and reads nothing: a client that does not read stops
-itself alone.
+a turn. A request that is ``Unfinished`` ends the turn, too: it stays in front, parsed, with its descriptors,
+and those behind it wait. While answers pile up unsent, the channel executes and reads nothing: a client
+that does not read stops itself alone.
 
 Invariants. 1. Effects of a request are settled before its answer is written. 2. Malformed bytes close this
 channel, in words, and touch nothing else. 3. Requests that are complete when the client closes its sending
@@ -26,8 +27,9 @@ from .core.api import Credentials
 from .descriptors import Fds
 from .errors import Bus1Error, ProtocolError, QuotaExceeded, RemoteProtocolError, TooManyDescriptors
 from .frames import Frame, FrameReader, FrameWriter, refusal
-from .requests import execute
+from .requests import Sending, execute
 from .transport import receive, transmit
+from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -65,6 +67,10 @@ class Channel:
         """Who connected; its uid is what a peer opened here is charged to."""
         self.credentials = self.accepted
         """Who sent the request that is being executed."""
+        self.sending: Sending | None = None
+        """What the request in front sends, if it goes on in the next turn."""
+        self._front: Frame | None = None
+        """That request; it owns its descriptors."""
         self._reader = FrameReader()
         self._writer = FrameWriter()
         self._n_stray_fds = 0
@@ -94,15 +100,23 @@ class Channel:
 
     def drain(self, now: float) -> None:
         """Execute what the client has sent completely so far: its peer is about to go."""
-        budget = self.broker.limits.drained_bytes
+        budget, turns = self.broker.limits.drained_bytes, self.broker.limits.drained_turns
         self._work(_ALL)
-        while budget > 0 and (size := self._read()):
-            budget -= size
+        while True:
+            if self._front is not None and turns > 0 and not self._is_clogged:
+                turns -= 1
+            elif self._front is None and budget > 0 and (size := self._read()):
+                budget -= size
+            else:
+                break
             self._work(_ALL)
-        self._turn(now)
+        self._end_turn(now)
 
     def _turn(self, now: float) -> None:
         self._work(self.broker.limits.requests_per_turn)
+        self._end_turn(now)
+
+    def _end_turn(self, now: float) -> None:
         self._flush()
         if self._is_closed:
             return
@@ -154,11 +168,13 @@ class Channel:
                 if budget == 0 or self._is_clogged:
                     self._has_more = True
                     break
-                frame = self._reader.next()
+                frame, self._front = self._front or self._reader.next(), None
                 if frame is None:
                     break
                 budget -= 1
-                self._execute(frame)
+                if not self._execute(frame):
+                    self._has_more = True
+                    break
         except ProtocolError as error:
             self.refuse(error)
         finally:
@@ -166,24 +182,40 @@ class Channel:
         if not self._is_closed:
             self._mind_stray_fds()
 
-    def _execute(self, frame: Frame) -> None:
-        with frame.fds:
+    def _execute(self, frame: Frame) -> bool:
+        """False: the request goes on in the next turn."""
+        try:
             reply = execute(self, frame)
+        except Unfinished:
+            self._front = frame
+            return False
+        finally:
+            if self._front is not frame:
+                frame.fds.close()
         self.broker.reactor.settle()
         if reply is not None:
             self.push(*reply)
+        return True
+
+    def peer_gone(self) -> None:
+        """The peer is over: the request in front can only fail, and needs nothing of what it holds."""
+        self.sending = None
+        if self._front is not None:
+            self._front.fds.close()
+            self._mind_stray_fds()
 
     def _mind_stray_fds(self) -> None:
         # A client that stops in mid-frame must not keep descriptors of the bus for ever.
-        if self._reader.n_stray_fds == self._n_stray_fds == 0:
+        n_fds = self._reader.n_stray_fds + (0 if self._front is None else len(self._front.fds))
+        if n_fds == self._n_stray_fds == 0:
             return
         key, reactor = (self, "descriptors"), self.broker.reactor
         try:
-            self._charge_stray_fds(self._reader.n_stray_fds)
+            self._charge_stray_fds(n_fds)
         except QuotaExceeded as error:
             self.refuse(error)
             return
-        if self._reader.n_stray_fds:
+        if n_fds:
             reactor.call_at(reactor.clock() + self.broker.limits.handshake_timeout, key, self._give_up)
         else:
             reactor.cancel(key)
@@ -259,6 +291,10 @@ class Channel:
             reactor.cancel((self, key))
         reactor.remove(self)
         self._sock.close()
+        self.sending = None
+        if self._front is not None:
+            self._front.fds.close()
+            self._front = None
         self._reader.close()
         self._writer.close()
         self._charge_stray_fds(0)

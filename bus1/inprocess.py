@@ -32,6 +32,7 @@ from .descriptors import Fds, duplicate
 from .errors import BadDescriptor, Disconnected, NoSuchHandle, NotSupported, WouldBlock
 from .memory import HeapMemory
 from .received import ReceivedMessage
+from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from .broker import Hub
@@ -108,13 +109,24 @@ class InProcessLink:
                 if _event_number(fd) in self._peers:
                     raise NotSupported("a peer's descriptor cannot be sent")
             frozen = [part if isinstance(part, bytes) else bytes(part) for part in parts]
-            slots = self._hub.send(
-                self.peer, destinations, frozen, handles, tuple(copies), flags=flags, optional=optional,
-                credentials=self._credentials,
-            )
+            slots = self._send(destinations, frozen, handles, tuple(copies), flags, optional)
             copies.take_all()
         self._settle()
         return slots
+
+    def _send(
+        self, destinations: Sequence[int], parts: Sequence[bytes], handles: Sequence[int],
+        fds: Sequence[int], flags: int, optional: Sequence[int],
+    ) -> list[int]:
+        progress: object = None
+        while True:
+            try:
+                return self._hub.send(
+                    self.peer, destinations, parts, handles, fds, flags=flags, optional=optional,
+                    credentials=self._credentials, progress=progress,
+                )
+            except Unfinished as unfinished:
+                progress = unfinished.progress
 
     def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
         """The next message, or the seed; ``wait`` runs the bus until there is one."""

@@ -52,6 +52,7 @@ from .frames import (
 )
 from .memory import make_arena
 from .station import PendingRecv
+from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -72,7 +73,9 @@ class Interrupted(Exception):
 
 
 def execute(channel: Channel, frame: Frame) -> Reply | None:
-    """Execute one request; contract errors become the answer, a ProtocolError closes the channel."""
+    """Execute one request; contract errors become the answer, a ProtocolError closes the channel.
+
+    Unfinished: nothing has happened, execute the same frame again in the next turn."""
     try:
         return _look_up(channel, frame)(channel, frame)
     except ProtocolError:
@@ -267,7 +270,7 @@ def _segment_unmapped(channel: Channel, frame: Frame) -> Reply:
 
 
 @dataclass(slots=True)
-class _Sending:
+class Sending:
     """SEND's part of a request, checked; ``rest`` are the fixed fields behind it."""
 
     flags: int
@@ -276,9 +279,16 @@ class _Sending:
     handles: tuple[int, ...]
     parts: tuple[bytes, ...]
     rest: tuple[int, ...]
+    progress: object = None
+    """The hub's own, if this send was not finished in an earlier turn."""
 
 
-def _sending(channel: Channel, frame: Frame) -> _Sending:
+def _sending(channel: Channel, frame: Frame) -> Sending:
+    begun, channel.sending = channel.sending, None
+    return begun or _parse_sending(channel, frame)
+
+
+def _parse_sending(channel: Channel, frame: Frame) -> Sending:
     flags, n_destinations, n_optional, n_handles, n_inline, start, size, *rest = fields(
         REQUESTS, frame.operation, frame.body
     )
@@ -293,7 +303,7 @@ def _sending(channel: Channel, frame: Frame) -> _Sending:
     if size:
         parts += (_read_arena(channel, start, size),)
     optional_at = n_destinations + n_optional
-    return _Sending(
+    return Sending(
         flags, tail[:n_destinations], tail[n_destinations:optional_at], tail[optional_at:], parts, tuple(rest)
     )
 
@@ -308,15 +318,21 @@ def _read_arena(channel: Channel, start: int, size: int) -> bytes:
     return data
 
 
-def _send_now(channel: Channel, frame: Frame, sending: _Sending) -> list[int]:
+def _send_now(channel: Channel, frame: Frame, sending: Sending) -> list[int]:
     broker = channel.broker
     for fd in frame.fds:
         if broker.is_peer_descriptor(fd):
             raise NotSupported("a peer's descriptor cannot be sent")
-    slots = broker.hub.send(
-        _station(channel).peer, sending.destinations, sending.parts, sending.handles, tuple(frame.fds),
-        flags=sending.flags, optional=sending.optional, credentials=channel.credentials,
-    )
+    try:
+        slots = broker.hub.send(
+            _station(channel).peer, sending.destinations, sending.parts, sending.handles, tuple(frame.fds),
+            flags=sending.flags, optional=sending.optional, credentials=channel.credentials,
+            progress=sending.progress,
+        )
+    except Unfinished as unfinished:
+        # Parsed once: what lies in the arena may be something else by then.
+        sending.progress, channel.sending = unfinished.progress, sending
+        raise
     frame.fds.take_all()
     return slots
 

@@ -29,6 +29,7 @@ from dbus_fast._private.unmarshaller import Unmarshaller
 from bus1.core.api import Credentials, Limits, Message, MessageType, Parcel
 from bus1.core.bus import Core
 from bus1.errors import NotSupported, RemoteProtocolError
+from bus1.unfinished import Unfinished
 
 UID = 1000
 REGISTRY = "org.bus1.Registry1"
@@ -50,6 +51,8 @@ class MixedBus:
         )
         self.delivery = Delivery(self.tables, limits)
         self.gateway = Gateway(self.delivery, self.check_descriptors)
+        self.turns = 0
+        """How often a native peer had to go on in its next turn."""
         self.closed: list[int] = []
         """Descriptors that the edge would have closed."""
         self._before = self.charges()
@@ -161,12 +164,19 @@ class Native:
         self, destinations: Sequence[int], payload: bytes, handles: Sequence[int] = (),
         fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (),
     ) -> list[int]:
-        slots = self.bus.gateway.send(
-            self.peer, destinations, (payload,), handles, fds, flags=flags, optional=optional,
-            credentials=self.credentials,
-        )
-        self.bus.settle()
-        return slots
+        progress: object = None
+        while True:
+            try:
+                slots = self.bus.gateway.send(
+                    self.peer, destinations, (payload,), handles, fds, flags=flags, optional=optional,
+                    credentials=self.credentials, progress=progress,
+                )
+            except Unfinished as unfinished:
+                progress = unfinished.progress
+                self.bus.turns += 1
+            else:
+                self.bus.settle()
+                return slots
 
     def start_call(
         self, handle: int, interface: str, member: str, signature: str = "", *values: Any,

@@ -198,6 +198,7 @@ class LenientHub(PlainHub):
     def send(
         self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+        progress: object = None,
     ) -> list[int]:
         return self.core.send(
             peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bus1_bridge import translate, wire
-from bus1_bridge.translate import Address, read_native, to_envelope, to_header
+from bus1_bridge.translate import Address, NativeCheck, read_native, to_envelope, to_header
 from bus1_services import call
 from bus1_services.call import Kind
 from dbus_fast import MessageType
@@ -94,18 +94,31 @@ def test_sizes_beyond_dbus_are_too_large(monkeypatch: pytest.MonkeyPatch) -> Non
         read_native([pack(Kind.CALL, "a.b", "C")], translate.FDS_MAX + 1)
 
 
-def test_a_body_that_would_keep_the_bus_busy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translate, "CHECK_BUDGET", 1000)
+def test_a_check_takes_as_many_steps_as_its_budget_makes_it() -> None:
     body = wire.marshal("as", ["x"] * 1000)
-    with pytest.raises(TooLarge):
-        read_native([pack(Kind.CALL, "a.b", "C", "as", body=body)], 0)
+    check = NativeCheck([pack(Kind.CALL, "a.b", "C", "as", body=body)], 0)
+    n_steps = 1
+    while (left := check.step(1000)) is None:
+        n_steps += 1
+    assert n_steps > len(body) // 1000
+    assert left < 1000
+    assert check.message == read_native([check.message.payload], 0)
 
 
-def test_only_a_message_with_capabilities_collects_its_paths() -> None:
+def test_what_is_found_bad_in_a_later_step_is_refused_then() -> None:
+    body = wire.marshal("as", ["x"] * 1000)[:-1] + b"!"
+    check = NativeCheck([pack(Kind.CALL, "a.b", "C", "as", body=body)], 0)
+    assert check.step(1000) is None
+    with pytest.raises(InvalidArgument):
+        while check.step(1000) is None:
+            continue
+
+
+def test_only_the_paths_that_capabilities_name_are_kept() -> None:
     body = wire.marshal("oao", "/a", ["/b", "/c"])
-    assert read_native([pack(Kind.CALL, "a.b", "C", "oao", body=body)], 0).paths == []
-    with_caps = read_native([pack(Kind.CALL, "a.b", "C", "oao", body=body, caps=((1, 0),))], 0)
-    assert with_caps.paths == ["/a", "/b", "/c"]
+    assert read_native([pack(Kind.CALL, "a.b", "C", "oao", body=body)], 0).paths == {}
+    with_caps = read_native([pack(Kind.CALL, "a.b", "C", "oao", body=body, caps=((1, 0), (7, 0)))], 0)
+    assert with_caps.paths == {1: "/b"}
 
 
 def test_an_envelope_of_an_answer_drops_what_dbus_allows_beside_it() -> None:

@@ -57,14 +57,14 @@ def granting(
     caps = message.envelope.caps
     if not caps:
         return (), ()
-    paths = message.paths
     granted: dict[str, int] = {}
     for ordinal, index in caps:
-        if ordinal >= len(paths) or index >= len(handles):
+        path = message.paths.get(ordinal)
+        if path is None or index >= len(handles):
             raise InvalidArgument(f"no object path {ordinal} or no handle {index} in the message")
-        if is_capability(paths[ordinal]):
+        if is_capability(path):
             _check_target(tables, sender, handles[index])
-            granted[paths[ordinal]] = handles[index]
+            granted[path] = handles[index]
     if reader.granted + len(granted) > GRANTS_MAX:
         raise QuotaExceeded(f"{reader.unique} holds {GRANTS_MAX} capabilities")
     return tuple(granted), tuple(granted.values())

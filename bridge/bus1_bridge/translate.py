@@ -28,9 +28,6 @@ from .walk import BodyCheck
 
 FDS_MAX = 253
 """What one sendmsg carries."""
-CHECK_BUDGET = 160 << 20
-"""A native body is checked within one command, so a body with more than some ten million values, which
-only an attack has, is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +50,67 @@ class NativeMessage:
     """The whole of it, as native receivers get it."""
     body: memoryview
     n_fds: int
-    paths: list[str]
-    """Every object path of the body, in order; empty if the envelope has no capabilities."""
+    paths: dict[int, str]
+    """The object paths that the envelope's capabilities name, by ordinal."""
+
+
+class _NamedPaths:
+    """Keeps of a body's object paths those that the envelope names: a hostile body has millions."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._wanted = {ordinal for ordinal, _ in envelope.caps}
+        self._count = 0
+        self.found: dict[int, str] = {}
+
+    def append(self, path: str, /) -> None:
+        if self._count in self._wanted:
+            self.found[self._count] = path
+        self._count += 1
+
+
+class NativeCheck:
+    """The check of one message of a native peer; ``step`` until it is done."""
+
+    def __init__(self, parts: Sequence[Buffer], n_fds: int) -> None:
+        """Raises InvalidArgument or TooLarge if D-Bus cannot carry it, and so does ``step``."""
+        payload = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+        try:
+            envelope, offset = call.decode(payload)
+        except RemoteProtocolError as error:
+            raise _not_carried(error) from error
+        if wire.LOCAL_INTERFACE in (envelope.interface, envelope.member):
+            raise InvalidArgument(f"{wire.LOCAL_INTERFACE} is reserved")
+        if n_fds > FDS_MAX:
+            raise TooLarge(f"{n_fds} descriptors, D-Bus carries {FDS_MAX}")
+        body = memoryview(payload)[offset:]
+        paths = _NamedPaths(envelope)
+        self._check = BodyCheck(
+            envelope.signature, body, envelope.endian, n_fds, paths if envelope.caps else None
+        )
+        self.message = NativeMessage(envelope, payload, body, n_fds, paths.found)
+        """Not to be used before the check is done."""
+
+    def step(self, budget: int) -> int | None:
+        """Go on for about ``budget`` bytes; None if it is not done, else what is left of them."""
+        try:
+            return self._check.left if self._check.step(budget) else None
+        except RemoteProtocolError as error:
+            raise _not_carried(error) from error
+
+
+def _not_carried(error: RemoteProtocolError) -> InvalidArgument:
+    return InvalidArgument(f"not a message that D-Bus can carry: {error}")
 
 
 def read_native(parts: Sequence[Buffer], n_fds: int) -> NativeMessage:
-    """The message in ``parts``; raises InvalidArgument or TooLarge if D-Bus cannot carry it."""
-    payload = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
-    try:
-        envelope, offset = call.decode(payload)
-        body = memoryview(payload)[offset:]
-        paths: list[str] = []
-        _check_body(envelope, body, n_fds, paths)
-    except RemoteProtocolError as error:
-        raise InvalidArgument(f"not a message that D-Bus can carry: {error}") from error
-    if wire.LOCAL_INTERFACE in (envelope.interface, envelope.member):
-        raise InvalidArgument(f"{wire.LOCAL_INTERFACE} is reserved")
-    if n_fds > FDS_MAX:
-        raise TooLarge(f"{n_fds} descriptors, D-Bus carries {FDS_MAX}")
-    return NativeMessage(envelope, payload, body, n_fds, paths)
+    """The message in ``parts``, checked at once; InvalidArgument or TooLarge."""
+    check = NativeCheck(parts, n_fds)
+    while check.step(_UNLIMITED) is None:
+        pass
+    return check.message
 
 
-def _check_body(envelope: Envelope, body: memoryview, n_fds: int, paths: list[str]) -> None:
-    collected = paths if envelope.caps else None
-    check = BodyCheck(envelope.signature, body, envelope.endian, n_fds, collected)
-    if not check.step(CHECK_BUDGET):
-        raise TooLarge("the body has more values than can be checked within one command")
+_UNLIMITED = 1 << 62
 
 
 def to_header(message: NativeMessage, address: Address, *, with_fds: bool) -> bytes:

@@ -24,6 +24,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from bus1_services.types import (
     MAX_ARRAY,
@@ -111,15 +112,26 @@ class _Bulk:
     end: int
 
 
+class Paths(Protocol):
+    """Where the object paths of a body go, in marshalling order."""
+
+    def append(self, path: str, /) -> None:
+        """The next one."""
+
+
 class BodyCheck:
     """The check of one body against its signature; ``step`` until it is done."""
 
-    __slots__ = ("_at", "_bulk", "_data", "_frame", "_length", "_n_fds", "_order", "_paths", "_stack", "_u32")
+    __slots__ = (
+        "_at", "_bulk", "_data", "_frame", "_length", "_n_fds", "_order", "_paths", "_stack", "_u32", "left",
+    )
 
     def __init__(
-        self, signature: str, body: Buffer, endian: str, n_fds: int, paths: list[str] | None = None
+        self, signature: str, body: Buffer, endian: str, n_fds: int, paths: Paths | None = None
     ) -> None:
         """RemoteProtocolError for a bad signature. ``paths`` collects the object paths on the way."""
+        self.left = 0
+        """Of the budget of the last step, once the check is done."""
         self._data: bytes | memoryview = bytes(body) if len(body) <= _COPIED else memoryview(body)
         self._length = len(body)
         self._order = ORDER[endian]
@@ -134,11 +146,15 @@ class BodyCheck:
     def step(self, budget: int) -> bool:
         """Go on for about ``budget`` bytes; True once the body is found valid. RemoteProtocolError."""
         try:
-            return self._run(budget)
+            left = self._run(budget)
         except (struct.error, IndexError) as error:
             raise RemoteProtocolError("the body ends within a value") from error
+        if left is None:
+            return False
+        self.left = left
+        return True
 
-    def _run(self, left: int) -> bool:
+    def _run(self, left: int) -> int | None:
         data, length, u32, stack, at = self._data, self._length, self._u32, self._stack, self._at
         whole = data if isinstance(data, bytes) else None
         steps, index, end, outside = self._frame
@@ -152,10 +168,10 @@ class BodyCheck:
             if kind == _TEXT:
                 start = at + 4
                 at = start + u32(data, at)[0] + 1
-                if at - start > CHUNK or whole is None:
+                if at - start > CHUNK:
                     left = self._text(start, at - 1, left)
                     continue
-                text = whole[start:at]
+                text = bytes(data[start:at]) if whole is None else whole[start:at]
                 if text.find(0) != at - start - 1:  # the first NUL is the last byte, and that exists
                     raise RemoteProtocolError("a string is cut off, or has a NUL inside or none behind")
                 if not text.isascii():
@@ -175,7 +191,7 @@ class BodyCheck:
                 elif at != length:
                     raise RemoteProtocolError(f"the body has {length} bytes, its signature gives {at}")
                 else:
-                    return True
+                    return left
             elif kind > _VARIANT:
                 at, cost = _CHECKS[kind](self, at, kind, size)
                 left = self._look_on(left - cost)
@@ -193,7 +209,7 @@ class BodyCheck:
                     stack.append((steps, index, end, outside))
                     steps, index, end = inside, 0, stop
         self._frame, self._at = (steps, index, end, outside), at
-        return False
+        return None
 
     def _padding(self, at: int, mask: int) -> int:
         stop = (at | mask) + 1
@@ -214,7 +230,7 @@ class BodyCheck:
         return at, at + size
 
     def _text(self, start: int, stop: int, left: int) -> int:
-        """A string that is long, or in a view."""
+        """A string that is long."""
         self._look_at(_TEXT, start, stop)
         return self._look_on(left)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+BYTES_PER_TURN = 256 << 10
+"""Of the bodies of one client, as many are checked in one turn; a longer check goes on in the next."""
 MESSAGE_SIZE_CEILING = 134_217_728
 """The D-Bus protocol's own maximum of one message, header included."""
 

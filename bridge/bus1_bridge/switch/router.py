@@ -32,12 +32,12 @@ from .connection import Connection, Incoming
 from .delivery import Delivery
 from .effects import Close, Effect
 from .flow import BUS_MARK, OVERHEAD, hosted_limits
+from .limits import BYTES_PER_TURN
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
 
 MESSAGES_PER_TURN = 64
-BYTES_PER_TURN = 256 << 10
-"""The budget of one connection: messages, and bytes of them that are checked."""
+"""The budget of one connection, beside ``BYTES_PER_TURN``."""
 _AHEAD = 64
 """Queue entries that are looked at for one call of ``outgoing``."""
 

@@ -17,6 +17,7 @@ from bus1.core.api import CoreApi, Credentials, NodeRef
 
 from ..match import MatchIndex
 from ..names import NameTable
+from .limits import BYTES_PER_TURN
 from .replies import ReplyTable
 
 
@@ -133,6 +134,8 @@ class NativeParty(Party):
     """Node id on the bus peer that stands for "everybody whose match rules fit"."""
     next_serial: int = 1
     """For signals on its behalf."""
+    unchecked: int = BYTES_PER_TURN
+    """Bytes of its bodies that may still be checked before its turn ends."""
 
 
 @dataclass(slots=True)
