@@ -38,9 +38,9 @@ from . import match, wire
 from .introspection import DriverInterface, describe
 from .match import MatchRuleInvalid
 from .switch.connection import Incoming
-from .switch.delivery import CALL, DRIVER_NAME, DRIVER_PATH, NO_REPLY_EXPECTED, RETURN, Delivery
+from .switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
 from .switch.tables import LegacyParty, Party
-from .wire import Variant
+from .wire import CALL, NO_REPLY_EXPECTED, RETURN, Variant
 
 PEER_INTERFACE = "org.freedesktop.DBus.Peer"
 PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"

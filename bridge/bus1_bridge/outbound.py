@@ -121,8 +121,7 @@ class Outbound:
     def commit(self, slots: list[int], fds: Sequence[int], credentials: Credentials) -> list[int]:
         """Send what was collected, in one transaction; raises if a mandatory parcel fails."""
         if self._speaks and self._sender is not None:
-            self._tables.unique[self._sender.unique] = self._sender
-            self._delivery.announce(self._sender)
+            self._registry.announce(self._sender)
         results = self._delivery.transmit(self._sender, self._parcels, fds, credentials=credentials)
         for piece, result in zip(self._pieces, results, strict=True):
             if result:

@@ -44,7 +44,7 @@ from bus1.errors import RemoteProtocolError, TooLarge
 from .walk import ANY_FD, ORDER, U32, BodyCheck, skip
 
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
-NO_REPLY_EXPECTED, NO_AUTO_START, ALLOW_INTERACTIVE_AUTHORIZATION = 1, 2, 4
+NO_REPLY_EXPECTED, NO_AUTO_START = 1, 2
 MAX_MESSAGE = 1 << 27
 VERSION = 1
 # a client library talks to itself under these; no message of the bus has them

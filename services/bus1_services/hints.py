@@ -39,7 +39,6 @@ Int64 = Annotated[int, Signature("x")]
 UInt64 = Annotated[int, Signature("t")]
 Double = Annotated[float, Signature("d")]
 Str = Annotated[str, Signature("s")]
-TypeText = Annotated[str, Signature("g")]
 Bytes = Annotated[bytes, Signature("ay")]
 VariantDict = Annotated[dict[str, Variant], Signature("a{sv}")]
 

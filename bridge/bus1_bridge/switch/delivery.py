@@ -24,6 +24,7 @@ from bus1.core.api import Buffer, Credentials, Parcel
 from .. import walk, wire
 from ..match import MatchInput
 from ..names import Change
+from ..wire import ERROR, NO_REPLY_EXPECTED, SIGNAL
 from .effects import CloseDescriptors, Effect, Refused, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .limits import BusLimits
@@ -31,8 +32,6 @@ from .tables import LegacyParty, NativeParty, Party, Tables
 
 DRIVER_NAME = "org.freedesktop.DBus"
 DRIVER_PATH = "/org/freedesktop/DBus"
-CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
-NO_REPLY_EXPECTED = 1
 NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 GONE = "Message recipient disconnected from message bus without replying"
 NOT_REGISTERED = ":not.active.yet"

@@ -22,8 +22,9 @@ from bus1.errors import NotUnique, Overloaded, RemoteProtocolError, TooLarge
 
 from .. import wire
 from ..capabilities import is_capability
+from ..wire import CALL, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
-from .delivery import CALL, DRIVER_NAME, NO_REPLY_EXPECTED, SIGNAL, Delivery
+from .delivery import DRIVER_NAME, Delivery
 from .flow import Kind, Verdict, allocated
 from .tables import LegacyParty, NativeParty, Party
 
@@ -225,7 +226,7 @@ class Planner:
         )
 
     def _refuse_destination(self, sender: LegacyParty, header: wire.Header, destination: str) -> None:
-        if header.flags & wire.NO_AUTO_START:
+        if header.flags & NO_AUTO_START:
             name, text = NAME_HAS_NO_OWNER, f'Name "{destination}" does not exist'
         else:
             name = SERVICE_UNKNOWN
