@@ -171,8 +171,10 @@ class Reactor:
 
     # ---- the loop --------------------------------------------------------------------------------
 
-    def run_once(self, deadline: float | None) -> None:
-        """One turn: wait until something is ready or due, or ``deadline`` has come (None: for ever)."""
+    def run_once(self, deadline: float | None) -> int:
+        """One turn: wait until something is ready or due, or ``deadline`` has come (None: for ever).
+
+        Returns how many sources were ready."""
         self.settle()
         due = self._next_due()
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
@@ -187,6 +189,7 @@ class Reactor:
             source.ready(mask, now)
             self.settle()
         self._run_timers(now, last)
+        return len(events)
 
     def close(self) -> None:
         """Forget everything and close the epoll descriptor; sources stay open."""

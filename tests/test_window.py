@@ -6,6 +6,7 @@ at Core in between.
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -15,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bus1_bridge.daemon import new_switch
+from bus1_bridge.daemon import new_tables
+from bus1_bridge.gateway import Gateway
 from bus1_bridge.switch.api import Listen, Shutdown
+from bus1_bridge.switch.delivery import Delivery
+from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.loop import PythonSwitch
-from dbus_client import PATIENCE, Client
+from bus1_bridge.switch.router import Router
+from dbus_client import BUS, BUS_PATH, PATIENCE, Client
 
+from bus1.core.bus import Core
+from bus1.descriptors import refuse_unix_sockets
 from bus1.peer import Peer
 
 CALLS, SIZE = 40, 64 << 10
@@ -28,14 +35,21 @@ CALLS, SIZE = 40, 64 << 10
 class Crank:
     """A bus that lives only while it is turned."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = str(folder / "bus")
-        self.switch: PythonSwitch = new_switch("0" * 32)
+        delivery = Delivery(new_tables(Core(), BusLimits(), guid="0" * 32, bus_id="1" * 32), BusLimits())
+        gateway = Gateway(delivery, refuse_unix_sockets)
+        self.switch = PythonSwitch(Router(delivery, gateway), gateway, clock)
+        self._clock = clock
         for path, native in ((self.path, False), (self.path + "1", True)):
             listening = socket.socket(socket.AF_UNIX)
             listening.bind(path)
             listening.listen()
             self.switch.apply([Listen(listening.detach(), native)])
+
+    def turn(self) -> None:
+        """One turn of the bus."""
+        self.switch.poll(self._clock() + 0.01)
 
     def during(self, action: Callable[[], Any]) -> Any:
         """Do something as a client, with the bus running until it is done."""
@@ -44,7 +58,7 @@ class Crank:
             deadline = time.monotonic() + PATIENCE
             while not future.done():
                 assert time.monotonic() < deadline
-                self.switch.poll(time.monotonic() + 0.01)
+                self.turn()
             return future.result()
 
     def turn_until(self, claim: Callable[[], bool]) -> None:
@@ -52,7 +66,7 @@ class Crank:
         deadline = time.monotonic() + PATIENCE
         while not claim():
             assert time.monotonic() < deadline
-            self.switch.poll(time.monotonic() + 0.01)
+            self.turn()
 
     def peer(self, number: int) -> dict[str, Any]:
         """One peer in Core's snapshot."""
@@ -123,3 +137,41 @@ def test_charges_return_when_the_callee_dies_without_reading(crank: Crank) -> No
         assert {answer.error_name for answer in answers} == {"org.freedesktop.DBus.Error.NoReply"}
         caller.close()
         crank.turn_until(lambda: len(core.snapshot()["peers"]) == 2)
+
+
+
+def test_a_sender_whose_broadcasts_are_dropped_is_read_when_others_are_idle(tmp_path: Path) -> None:
+    """docs/design.md §7; the clock stands still unless the test moves it."""
+    now = [1000.0]
+    crank = Crank(tmp_path, lambda: now[0])
+    stuck, waster, other = (crank.during(lambda: Client(crank.path)) for _ in range(3))
+    crank.during(lambda: stuck.match("member='Flood'"))
+    flow = crank.switch.router.delivery.flow
+    numbers = {client: crank.number(client.name) for client in (waster, other)}
+
+    def flood() -> None:
+        waster.emit("Flood", "ay", bytes(1 << 20))
+        waster.sync()
+
+    while not flow.comes_last(numbers[waster], now[0]):
+        now[0] += 0.05
+        crank.during(flood)
+    serials = {}
+    for client in (waster, other):
+        serials[client] = client.call(BUS, "GetId", path=BUS_PATH, interface=BUS)
+    crank.turn()
+    assert answered(other) and not answered(waster), "one turn: the others come first"
+    crank.turn()
+    assert answered(waster), "nobody else had anything"
+    for client in (waster, other):
+        assert client.reply(serials[client]).serial
+    now[0] += 0.2
+    assert not flow.comes_last(numbers[waster], now[0]), "it is forgiven after a while"
+    for client in (stuck, waster, other):
+        client.close()
+    crank.switch.apply([Shutdown()])
+
+
+def answered(client: Client) -> bool:
+    """Something for the client is in its socket."""
+    return bool(select.select([client.socket], [], [], 0)[0])

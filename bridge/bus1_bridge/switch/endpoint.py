@@ -50,6 +50,9 @@ class Turns(Protocol):
     def was_used(self, endpoint: Endpoint) -> None:
         """What the endpoint wants may have changed."""
 
+    def postpone(self, endpoint: Endpoint) -> None:
+        """To be read in this turn only if nobody else has anything."""
+
     def broke(self, endpoint: Endpoint) -> None:
         """An exception that is no contract: a defect; called within the handler."""
 
@@ -78,11 +81,24 @@ class Endpoint:
     def ready(self, events: int, now: float) -> None:
         """Epoll has news."""
         try:
-            if events & _READ and self._turns.router.wants_input(self.connection):
-                self._read(now)
+            router = self._turns.router
+            if events & _READ and router.wants_input(self.connection):
+                if router.delivery.flow.comes_last(self.connection, now):
+                    self._turns.postpone(self)
+                else:
+                    self._read(now)
             if events & ~select.EPOLLIN:
                 self._is_full = False
                 self._turns.has_output(self)
+        except Exception:
+            self._turns.broke(self)
+        self._turns.was_used(self)
+
+    def read(self, now: float) -> None:
+        """Read after all: nobody else had anything."""
+        try:
+            if self._turns.router.wants_input(self.connection):
+                self._read(now)
         except Exception:
             self._turns.broke(self)
         self._turns.was_used(self)

@@ -143,6 +143,8 @@ class Flow:
         self._freed: list[int] = []
         """Senders whose reader is gone."""
         self.pauses: dict[int, Pause] = {}
+        self._wasteful: dict[int, float] = {}
+        """Senders of broadcasts that were dropped, and until when they come last."""
 
     def admits(
         self, sender: int, reader: int, size: int, kind: Kind, now: float, *, pausable: bool = False
@@ -161,7 +163,17 @@ class Flow:
             pace = self._readers.setdefault(reader, _Reader(now))
             self.pauses[sender] = pace.waiting[sender] = Pause(reader, now, size)
             self._awaited[reader] = None
+        if verdict is Verdict.DROP and kind is Kind.BROADCAST:
+            self._wasteful[sender] = now + PATIENCE
         return verdict
+
+    def comes_last(self, sender: int, now: float) -> bool:
+        """What ``sender`` says is being dropped: it is to be read only when others are idle."""
+        until = self._wasteful.get(sender)
+        if until is not None and now >= until:
+            del self._wasteful[sender]
+            until = None
+        return until is not None
 
     def delivering(self, reader: int, size: int, now: float) -> None:
         """A message of ``size`` is about to be queued at ``reader``."""
@@ -183,6 +195,7 @@ class Flow:
     def forget(self, peer: int) -> None:
         """The peer is gone, as a reader and as a sender; who waited for it is due at once."""
         self._end_pause(peer)
+        self._wasteful.pop(peer, None)
         pace = self._readers.pop(peer, None)
         if pace is not None:
             self._freed += pace.waiting

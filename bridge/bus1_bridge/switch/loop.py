@@ -60,6 +60,8 @@ class PythonSwitch:
         """Endpoints with output, in order."""
         self._used: dict[Endpoint, None] = {}
         """Endpoints whose wants may have changed."""
+        self._postponed: list[Endpoint] = []
+        """Endpoints to read in this turn only if nobody else has anything."""
         self._punts: list[Punt] = []
 
     # ---- the waist -------------------------------------------------------------------------------
@@ -71,8 +73,9 @@ class PythonSwitch:
             deadline = due if deadline is None else min(due, deadline)
         if self._writing:
             deadline = self.router.delivery.now
-        self.reactor.run_once(deadline)
+        n_ready = self.reactor.run_once(deadline)
         now = self._now()
+        self._read_postponed(n_ready, now)
         self.router.resume(now)
         self.reactor.settle()
         self._carry_out(self.router.take_effects())
@@ -106,6 +109,10 @@ class PythonSwitch:
     def was_used(self, endpoint: Endpoint) -> None:
         """What the endpoint wants may have changed."""
         self._used[endpoint] = None
+
+    def postpone(self, endpoint: Endpoint) -> None:
+        """To be read in this turn only if nobody else has anything."""
+        self._postponed.append(endpoint)
 
     def broke(self, endpoint: Endpoint) -> None:
         """A defect showed while this connection was served: it pays for it."""
@@ -143,6 +150,13 @@ class PythonSwitch:
         now = self._clock()
         self.router.delivery.now = now
         return now
+
+    def _read_postponed(self, n_ready: int, now: float) -> None:
+        postponed, self._postponed = self._postponed, []
+        if len(postponed) == n_ready:
+            for endpoint in postponed:
+                endpoint.read(now)
+                self.reactor.settle()
 
     def _flush(self, now: float) -> None:
         writing, self._writing = self._writing, {}
