@@ -85,7 +85,8 @@ def _padded_field(to: str) -> bytes:
 
 
 def _padded_header(to: str) -> bytes:
-    raw = call(to)
+    # the last field decides whether there is padding, so it is one that does not depend on ``to``
+    raw = message(CALL, SERIAL, [*fields_of(to, member=None), (MEMBER, "s", "M")])
     length = int.from_bytes(raw[12:16], "little")
     assert length % 8
     return patched(raw, 16 + length, b"\1")
