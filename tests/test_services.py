@@ -37,6 +37,7 @@ from bus1_services.errors import (
     UnknownMethod,
     UnknownProperty,
 )
+from bus1_services.export import MAX_CALLS, MAX_REFUSALS
 from bus1_services.proxy import PendingCall
 from bus1_services.standard import Properties
 from core_peer import CoreBus, CorePeer, connections, introduce
@@ -306,6 +307,32 @@ async def test_a_waiting_method_does_not_hold_up_others(service: Connection, cli
         await kitchen.entered.wait()
         assert await proxy.add(1, 1) == 2
         kitchen.may_leave.set()
+
+
+@on_a_bus()
+async def test_calls_beyond_the_bounds_are_refused_and_then_dropped(
+    service: Connection, client: Connection
+) -> None:
+    kitchen, proxy, _ = await meet(service, client)
+    export, started = service.export(kitchen), service.start
+    tasks = 0
+
+    def start(*work: Any) -> object:
+        nonlocal tasks
+        tasks += 1
+        return started(*work)
+
+    service.start = start
+    export._running = MAX_CALLS
+    with pytest.raises(LimitsExceeded):
+        await proxy.add(1, 1)
+    await proxy.shout(1)
+    export._running = MAX_CALLS + MAX_REFUSALS
+    with pytest.raises(NoReply):
+        await proxy.add(1, 1)
+    assert (tasks, kitchen.order) == (1, [])
+    export._running = 0
+    assert await proxy.add(1, 1) == 2
 
 
 @on_a_bus()

@@ -12,7 +12,8 @@ destroyed, and its ``unreferenced`` is called. It is written in bodies as a path
 
 Invariants. 1. Every call that expects an answer gets one, or its reply handle is released. 2. What a method
 raises beside DBusError is answered as Failed and logged. 3. A subscriber whose node is destroyed is
-forgotten. 4. At most ``MAX_CALLS`` run at a time, and at most ``MAX_SUBSCRIBERS`` wait for signals.
+forgotten. 4. At most ``MAX_CALLS`` run at a time and ``MAX_REFUSALS`` more are refused, each a task;
+the rest is dropped. At most ``MAX_SUBSCRIBERS`` wait for signals.
 
 Not here: nodes and messages (``connection``), declarations (``interface``).
 """
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 MAX_CALLS = 4096
 """Running at a time, of one object. Callers beyond it are told LimitsExceeded."""
+MAX_REFUSALS = 256
+"""Being told so at a time. Calls beyond it are dropped, so that their callers see NoReply."""
 MAX_SUBSCRIBERS = 4096
 
 log = logging.getLogger("bus1.services")
@@ -110,21 +113,23 @@ class Export:
     def arrived(self, arrival: Arrival) -> None:
         """A message for the object: a call is run, anything else is not for objects."""
         envelope = arrival.envelope
+        if envelope.kind is not Kind.CALL or self._running >= MAX_CALLS + MAX_REFUSALS:
+            arrival.discard()
+            return
         reply: Handle | None = None
         handles = arrival.handles
         if envelope.expects_reply:
             reply, handles = (handles[0] if handles else None), handles[1:]
-        if envelope.kind is not Kind.CALL:
-            arrival.discard()
-            return
         work: tuple[Interface, MethodSpec, list[Any]] | DBusError
         try:
             work = self._resolve(arrival)
         except DBusError as error:
-            work = error
-        if isinstance(work, DBusError):
+            if reply is None:
+                arrival.discard()
+                return
             for fd in arrival.fds:
                 fd.close()
+            work = error
         caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
         self._running += 1
         self.connection.start(self._serve, envelope, reply, caller, work)
