@@ -18,7 +18,7 @@ from bus1_services.handle import Handle
 from bus1.aio import Peer
 from bus1.core.api import Buffer, Credentials, Message, RecvFlag
 from bus1.core.bus import Core
-from bus1.descriptors import Fds
+from bus1.descriptors import Fds, duplicate
 from bus1.errors import BusGone, WouldBlock
 from bus1.memory import HeapMemory
 from bus1.received import ReceivedMessage
@@ -71,7 +71,7 @@ class CorePeer:
         fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (),
     ) -> list[int]:
         await self._turn()
-        copies = [os.dup(fd) for fd in fds]
+        copies = duplicate(fds).take_all()
         self.sent.append((list(destinations), list(optional)))
         parts = [payload] if isinstance(payload, bytes) else list(payload)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import anyio
@@ -42,7 +42,7 @@ from bus1_services.proxy import PendingCall
 from bus1_services.standard import Properties
 from core_peer import CoreBus, CorePeer, connections, introduce
 
-from bus1.errors import BusGone, Disconnected, InvalidArgument, NodeDestroyed, QuotaExceeded
+from bus1.errors import BadDescriptor, BusGone, Disconnected, InvalidArgument, NodeDestroyed, QuotaExceeded
 
 
 class NoTea(DBusError, name="org.example.Error.NoTea"):
@@ -243,6 +243,104 @@ def test_a_bug_in_a_method_is_answered_as_failed_and_logged(caplog: pytest.LogCa
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
         ValueError, NodeDestroyed, InvalidArgument,
     ]
+
+
+class Unspeakable(Exception):
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Sour:
+    """A value that fails while it is written."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise RuntimeError("gone off")
+
+
+def closed() -> UnixFd:
+    fd = UnixFd(os.open("/dev/null", os.O_RDONLY))
+    fd.close()
+    return fd
+
+
+def throw(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(("gives", "act"), [
+    ("h", closed),
+    ("h", lambda: -1),
+    ("h", lambda: 1 << 40),
+    ("h", lambda: "fd"),
+    ("ah", lambda: [closed()]),
+    ("i", lambda: None),
+    ("ii", lambda: 1),
+    ("ii", lambda: (1, 2, 3)),
+    ("s", lambda: "a\0b"),
+    ("s", lambda: "\ud800"),
+    ("v", lambda: 1),
+    ("ai", Sour),
+    ("", lambda: throw(Unspeakable())),
+    ("", lambda: throw(ValueError("a\0b\ud800"))),
+    ("", lambda: throw(ExceptionGroup("two", [ValueError()]))),
+    ("", lambda: throw(DBusError("a\0b", name="org.example.Error.NoTea"))),
+    ("", lambda: throw(DBusError("text", name="no name"))),
+    ("", lambda: throw(DBusError(cast(str, 5)))),
+])
+def test_whatever_a_method_does_its_caller_hears_and_the_service_lives_on(
+    caplog: pytest.LogCaptureFixture, gives: str, act: Callable[[], object]
+) -> None:
+    class Odd(Interface, name="org.example.Odd1"):
+        @method(gives=gives)
+        def act(self) -> object:
+            return act()
+
+        @method
+        def live(self) -> Int32:
+            return 1
+
+    @on_a_bus()
+    async def run(service: Connection, client: Connection) -> None:
+        proxy = client.proxy(Odd, await introduce(service, client, Odd()))
+        with pytest.raises(DBusError) as caught:
+            await proxy.act()
+        assert caught.value.name == "org.freedesktop.DBus.Error.Failed"
+        assert await proxy.live() == 1
+
+    run()
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+@pytest.mark.parametrize("value", [closed(), -1, 1 << 40, "fd"])
+def test_an_argument_that_is_no_open_descriptor_is_not_sent(value: object) -> None:
+    @on_a_bus()
+    async def run(service: Connection, client: Connection) -> None:
+        _, proxy, _ = await meet(service, client)
+        with pytest.raises((InvalidArgument, BadDescriptor)):
+            await proxy.copy(cast(UnixFd, value))
+        assert await proxy.add(1, 1) == 2
+        await quiet(client)
+        assert nodes_of(client) == []
+
+    run()
+
+
+def test_an_object_that_fails_at_its_end_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Fragile(Interface, name="org.example.Fragile1"):
+        def unreferenced(self) -> None:
+            raise RuntimeError("broke")
+
+    @on_a_bus()
+    async def run(service: Connection, client: Connection) -> None:
+        _, proxy, _ = await meet(service, client)
+        (await introduce(service, client, Fragile())).release()
+        await quiet(client, service)
+        assert await proxy.add(1, 1) == 2
+
+    run()
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [RuntimeError]
 
 
 @pytest.mark.parametrize(("interface", "member", "signature", "values", "error"), [

@@ -29,7 +29,14 @@ import anyio
 
 from bus1 import aio
 from bus1.core.api import HANDLE_INVALID, DestroyFlag, MessageType
-from bus1.errors import Bus1Error, BusGone, PeerShutdown, RemoteProtocolError, TooManyDescriptors
+from bus1.errors import (
+    Bus1Error,
+    BusGone,
+    InvalidArgument,
+    PeerShutdown,
+    RemoteProtocolError,
+    TooManyDescriptors,
+)
 from bus1.received import ReceivedMessage
 
 from .body import Reference, encode
@@ -200,7 +207,7 @@ class Connection:
         head = encode_envelope(Envelope(
             kind, flags, "l", serial, interface, member, signature, caps, len(encoded.data)
         ))
-        fds = [fd if isinstance(fd, int) else fd.fileno() for fd in encoded.fds]
+        fds = [_descriptor_of(owner) for owner in encoded.fds]
         shared = [number for number in (*handles, *granted) if number in self._receivers]
         for node in shared:
             self._sending[node] = self._sending.get(node, 0) + 1
@@ -307,6 +314,17 @@ def _held(value: object) -> Handle | None:
     if isinstance(value, Reference) and value.startswith(CAPABILITY_PREFIX):
         held.path = value.path
     return held
+
+
+def _descriptor_of(owner: Any) -> int:
+    """The number of an open descriptor, or of its owner; InvalidArgument."""
+    try:
+        number = owner if isinstance(owner, int) else owner.fileno()
+    except (AttributeError, TypeError, ValueError, OSError) as error:
+        raise InvalidArgument(f"a {type(owner).__name__} is no open descriptor: {error}") from error
+    if not isinstance(number, int) or number < 0:
+        raise InvalidArgument(f"a {type(owner).__name__} is no open descriptor")
+    return number
 
 
 @asynccontextmanager

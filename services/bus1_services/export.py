@@ -11,9 +11,9 @@ An object that nobody published lives as long as somebody holds it: at NODE_RELE
 destroyed, and its ``unreferenced`` is called. It is written in bodies as a path that cannot be guessed.
 
 Invariants. 1. Every call that expects an answer gets one, or its reply handle is released. 2. What a method
-raises beside DBusError is answered as Failed and logged. 3. A subscriber whose node is destroyed is
-forgotten. 4. At most ``MAX_CALLS`` run at a time and ``MAX_REFUSALS`` more are refused, each a task;
-the rest is dropped. At most ``MAX_SUBSCRIBERS`` wait for signals.
+raises beside DBusError, or gives that cannot be sent, is answered as Failed and logged, once; others go
+on. 3. A subscriber whose node is destroyed is forgotten. 4. At most ``MAX_CALLS`` run at a time, and
+``MAX_REFUSALS`` more are refused; the rest is dropped. At most ``MAX_SUBSCRIBERS`` wait for signals.
 
 Not here: nodes and messages (``connection``), declarations (``interface``).
 """
@@ -44,6 +44,7 @@ from .interface import Interface, interfaces_of
 from .introspection import interfaces_xml, node_xml
 from .members import Arg, InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
+from .types import is_error_name
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -53,6 +54,8 @@ MAX_CALLS = 4096
 MAX_REFUSALS = 256
 """Being told so at a time. Calls beyond it are dropped, so that their callers see NoReply."""
 MAX_SUBSCRIBERS = 4096
+MAX_TEXT = 1024
+"""Characters about a bug that its caller is told."""
 
 log = logging.getLogger("bus1.services")
 
@@ -138,7 +141,10 @@ class Export:
         """Nobody holds the object any more: unless it is published, this is its end."""
         if not self.is_published:
             self.withdraw()
-            self.target.unreferenced()
+            try:
+                self.target.unreferenced()
+            except Exception:
+                log.exception("the end of a %s failed", type(self.target).__qualname__)
 
     def lost(self, error: Bus1Error) -> None:
         """The bus is gone."""
@@ -219,17 +225,22 @@ class Export:
             log.debug("nobody waits for the answer of %s any more", envelope.member)
         except Overloaded as error:
             await self._refuse(reply, envelope, LimitsExceeded(f"the answer does not fit: {error}"))
-        except Bus1Error as error:
+        except Exception as error:
+            # Beside what the bus refuses: code of the values themselves, run while they are written.
             await self._fail(reply, envelope, error)
 
     async def _fail(self, reply: Handle | None, envelope: Envelope, error: Exception) -> None:
         """A bug of the service; called where ``error`` is handled."""
         log.exception("%s of %s failed", envelope.member, type(self.target).__qualname__)
-        await self._refuse(reply, envelope, DBusError(f"{type(error).__name__}: {error}"))
+        await self._refuse(reply, envelope, DBusError(_words(error)))
 
     async def _refuse(self, reply: Handle | None, envelope: Envelope, error: DBusError) -> None:
         if reply is None:
             return
+        if not _can_travel(error):
+            log.error("%s of %s raised what is no D-Bus error", envelope.member,
+                      type(self.target).__qualname__, exc_info=error)
+            error = DBusError(_words(error))
         try:
             await self.connection.transmit(
                 [reply.id], Kind.ERROR, "s", (error.text,), member=error.name, serial=envelope.serial
@@ -329,3 +340,25 @@ async def _perform(interface: Interface, spec: MethodSpec, args: list[Any], call
     if not spec.outputs:
         return ()
     return (result,) if len(spec.outputs) == 1 else tuple(result)
+
+
+def _can_travel(error: DBusError) -> bool:
+    """Name and text are what an ERROR can carry; a subclass may have left them out."""
+    name, text = getattr(error, "name", None), getattr(error, "text", None)
+    if not isinstance(name, str) or not isinstance(text, str) or not is_error_name(name):
+        return False
+    return text == _plain(text)
+
+
+def _words(error: Exception) -> str:
+    """Class and text of any exception, short enough and clean enough for a D-Bus string."""
+    kind = type(error).__name__
+    try:
+        return _plain(f"{kind}: {error}"[:MAX_TEXT])
+    except Exception:
+        # The text is code of the exception, which may fail, too; the log has its traceback.
+        return _plain(kind[:MAX_TEXT])
+
+
+def _plain(text: str) -> str:
+    return text.replace("\0", "?").encode("utf-8", "replace").decode()
