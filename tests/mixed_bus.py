@@ -90,7 +90,7 @@ class MixedBus:
         assert self.charges() == self._before
         tables = self.tables
         assert not (tables.parties or tables.unique or tables.emitters or tables.watchers)
-        assert not (tables.names.names() or self.gateway.registry.subjects)
+        assert not (tables.names.names() or self.gateway.registry.subjects or len(tables.bindings))
         assert len(self.closed) == len(set(self.closed))
 
     def check_references(self, party: LegacyParty) -> None:

@@ -10,7 +10,7 @@ from bus1_services.call import Kind
 from mixed_bus import ERROR, Legacy, LegacyMessage, MixedBus, Native, pack
 
 from bus1.core.api import HANDLE_INVALID, MessageType
-from bus1.errors import InvalidArgument, QuotaExceeded
+from bus1.errors import InvalidArgument, NotUnique, QuotaExceeded
 
 NAME = "org.example.Service"
 IFACE = "org.example.Thing"
@@ -214,19 +214,141 @@ def test_the_death_of_the_holder_releases_its_capabilities(
     assert [(m.type, m.node) for m in service.receive()] == [(MessageType.NODE_RELEASE, NODE)]
 
 
-def test_a_grant_cannot_be_replaced_by_another_object_under_the_same_path(
+def grant(sender: Native, to: Legacy, path: str, handle: int) -> None:
+    """A call to the client that carries a capability."""
+    root = sender.derive(to.unique, "/p")
+    try:
+        sender.send((root,), pack(Kind.CALL, IFACE, "Take", "o", path, flags=1, caps=((0, 0),)), (handle,))
+    finally:
+        sender.release(root)
+
+
+def called(holder: Legacy, path: str, *natives: Native) -> list[tuple[str, int]]:
+    """Where a call to the path goes: unique name and node of each native peer that sees it."""
+    holder.call("org.example.Nobody", path, IFACE, "Frob", flags=1)
+    return [
+        (native.unique, message.node)
+        for native in natives for message in native.receive() if message.type is MessageType.DATA
+    ]
+
+
+def test_a_path_stands_for_one_object_on_the_whole_bus(
+    bus: MixedBus, service: Native, holder: Legacy
+) -> None:
+    rogue, victim = bus.native(), bus.legacy()
+    hand_out(service, holder)
+    for client in (holder, victim):
+        root = rogue.derive(client.unique, "/p")
+        before = bus.core.snapshot()
+        with pytest.raises(InvalidArgument):
+            rogue.send(
+                (root,), pack(Kind.CALL, IFACE, "Take", "o", PATH, flags=1, caps=((0, 0),)), (NODE,)
+            )
+        assert bus.core.snapshot() == before
+    grant(service, victim, PATH, NODE)
+    victim.receive()
+    assert called(victim, PATH, service, rogue) == [(service.unique, NODE)]
+    assert (holder.party.granted, victim.party.granted) == (1, 1)
+
+
+def test_a_path_stays_taken_while_the_object_lives_though_nobody_holds_a_grant(
     bus: MixedBus, service: Native, holder: Legacy
 ) -> None:
     rogue = bus.native()
     hand_out(service, holder)
-    rogue.start_call(
-        rogue.derive(holder.unique, "/p"), IFACE, "Take", "o", PATH, handles=(NODE,), caps=((0, 1),)
-    )
+    holder.call(NAME, PATH, capabilities.INTERFACE, "Release")
     holder.receive()
-    holder.call(rogue.unique, PATH, IFACE, "Frob", flags=1)
-    assert [m.node for m in service.receive() if m.type is MessageType.DATA] == [NODE]
-    assert (MessageType.NODE_RELEASE, NODE) in [(m.type, m.node) for m in rogue.receive()]
-    assert holder.party.granted == 1
+    with pytest.raises(InvalidArgument):
+        grant(rogue, holder, PATH, NODE)
+    service.destroy(NODE)
+    grant(rogue, holder, PATH, NODE)
+    holder.receive()
+    assert called(holder, PATH, service, rogue) == [(rogue.unique, NODE)]
+    rogue.kill()
+    grant(service, holder, PATH, NODE + 4)
+    assert len(bus.tables.bindings) == 1
+
+
+def test_a_holder_passes_a_bound_path_on_but_invents_none(
+    bus: MixedBus, service: Native, holder: Legacy
+) -> None:
+    friend = bus.native()
+    friend.publish("org.example.Friend")
+    hand_out(service, holder)
+    holder.call("org.example.Friend", "/obj", IFACE, "Take", "o", PATH, flags=1)
+    (call,) = friend.receive()
+    other = bus.legacy()
+    grant(friend, other, PATH, call.handles[0])
+    other.receive()
+    assert called(other, PATH, service, friend) == [(service.unique, NODE)]
+    with pytest.raises(InvalidArgument):
+        grant(friend, other, OTHER, call.handles[0])
+    grant(service, other, OTHER, NODE)  # its owner may
+    other.receive()
+    assert called(other, OTHER, service, friend) == [(service.unique, NODE)]
+
+
+def test_a_holder_binds_the_first_path_of_an_object_that_no_client_has_seen(
+    bus: MixedBus, service: Native, holder: Legacy
+) -> None:
+    friend = bus.native()
+    reply = friend.start_call(friend.derive(NAME, "/obj"), IFACE, "Open")
+    (call,) = service.receive()
+    service.answer(call, "o", PATH, handles=(NODE,), caps=((0, 0),))
+    (answer, *_) = friend.receive()
+    assert answer.node == reply
+    with pytest.raises(InvalidArgument):  # both at once, of which the second would be invented
+        handle = friend.derive(holder.unique, "/p")
+        friend.send(
+            (handle,), pack(Kind.CALL, IFACE, "Take", "oo", PATH, OTHER, flags=1, caps=((0, 0), (1, 0))),
+            (answer.handles[0],),
+        )
+    grant(friend, holder, PATH, answer.handles[0])
+    holder.receive()
+    assert called(holder, PATH, service, friend) == [(service.unique, NODE)]
+
+
+def test_a_message_that_is_not_queued_binds_nothing(
+    bus: MixedBus, service: Native, holder: Legacy
+) -> None:
+    gone = service.derive(bus.legacy().unique, "/q")
+    handle = service.derive(holder.unique, "/p")
+    payload = pack(Kind.CALL, IFACE, "Take", "o", PATH, flags=1, caps=((0, 0),))
+    with pytest.raises(NotUnique):
+        service.send((handle, gone, handle), payload, (NODE,))
+    assert len(bus.tables.bindings) == 0
+
+
+def test_one_path_for_two_objects_in_one_message_is_refused(
+    bus: MixedBus, service: Native, holder: Legacy
+) -> None:
+    handle = service.derive(holder.unique, "/p")
+    payload = pack(Kind.CALL, IFACE, "Take", "oo", PATH, PATH, flags=1, caps=((0, 0), (1, 1)))
+    with pytest.raises(InvalidArgument):
+        service.send((handle,), payload, (NODE, NODE + 4))
+    assert service.send((handle,), payload, (NODE, NODE)) == [0]
+
+
+def test_the_paths_of_one_owner_are_limited_and_dead_objects_make_room(
+    bus: MixedBus, service: Native, holder: Legacy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus1_bridge.bindings.BINDINGS_MAX", 3)
+    paths = [f"/org/bus1/cap/{n:032x}" for n in range(4)]
+    for number, path in enumerate(paths[:3]):
+        grant(service, holder, path, NODE + 4 * number)
+    with pytest.raises(QuotaExceeded):
+        grant(service, holder, paths[3], NODE + 12)
+    service.destroy(NODE)
+    grant(service, holder, paths[3], NODE + 12)
+    assert len(bus.tables.bindings) == 3
+
+
+def test_paths_of_dead_objects_do_not_pile_up(bus: MixedBus, service: Native, holder: Legacy) -> None:
+    for number in range(1000):
+        grant(service, holder, f"/org/bus1/cap/{number:032x}", NODE + 4 * number)
+        service.destroy(NODE + 4 * number)
+        holder.receive()
+    assert len(bus.tables.bindings) <= 64
 
 
 def test_only_paths_of_the_reserved_form_are_granted(bus: MixedBus, service: Native, holder: Legacy) -> None:

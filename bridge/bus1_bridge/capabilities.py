@@ -3,8 +3,8 @@
 Theory. An object that a native service made for one client has an unguessable path from its creation,
 ``/org/bus1/cap/<32 hex digits>``. A legacy client holds a capability if its hosted peer holds a handle
 under that path: ``LegacyParty.grants``. The path itself is worth nothing, so telling it to somebody
-gives nothing. Grants are counted by reference: a path that came twice is given back twice, as every
-handle of bus1.
+gives nothing, and it stands for one object on the whole bus (``bindings``), so granting it for another one
+fails. Grants are counted by reference: a path that came twice is given back twice, as every handle of bus1.
 
 Invariants. 1. Only paths of the reserved form are ever granted: no grant can shadow an object of
 another name. 2. A granted handle leads to a node of a native peer: nothing but finished D-Bus
@@ -17,9 +17,9 @@ Not here: the answer for paths that are not granted (``gateway``: one routine fo
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from bus1.core.api import HANDLE_INVALID, Buffer, CoreApi
+from bus1.core.api import HANDLE_INVALID, MANAGED, REMOTE, Buffer, CoreApi, NodeRef
 from bus1.errors import InvalidArgument, QuotaExceeded
 
 from . import hosted, walk
@@ -52,8 +52,8 @@ def granting(
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The paths that this message grants to ``reader``, and their handles (ids of ``sender``).
 
-    Raises InvalidArgument for entries that point nowhere, QuotaExceeded at the limit. An entry whose
-    path is an ordinary one grants nothing: such objects are reached by name."""
+    Raises InvalidArgument for entries that point nowhere and for paths of other objects, QuotaExceeded at
+    the limit. An entry whose path is an ordinary one grants nothing: such objects are reached by name."""
     caps = message.envelope.caps
     if not caps:
         return (), ()
@@ -62,31 +62,45 @@ def granting(
         path = message.paths.get(ordinal)
         if path is None or index >= len(handles):
             raise InvalidArgument(f"no object path {ordinal} or no handle {index} in the message")
-        if is_capability(path):
-            _check_target(tables, sender, handles[index])
-            granted[path] = handles[index]
+        if is_capability(path) and granted.setdefault(path, handles[index]) != handles[index]:
+            raise InvalidArgument(f"{path} stands for two objects in one message")
+    _check_targets(tables, sender, granted)
     if reader.granted + len(granted) > GRANTS_MAX:
         raise QuotaExceeded(f"{reader.unique} holds {GRANTS_MAX} capabilities")
     return tuple(granted), tuple(granted.values())
 
 
-def _check_target(tables: Tables, sender: int, handle: int) -> None:
-    # None: a new node of the sender, or a dead one that will arrive as HANDLE_INVALID
-    node = tables.core.node_of(sender, handle)
-    if node is not None and not isinstance(tables.parties.get(node[0]), NativeParty):
-        raise InvalidArgument("a capability for a D-Bus client must be an object of a native peer")
+def _check_targets(tables: Tables, sender: int, granted: Mapping[str, int]) -> None:
+    fresh: set[NodeRef] = set()
+    for path, handle in granted.items():
+        node = tables.core.node_of(sender, handle)
+        if node is None:
+            if handle & (MANAGED | REMOTE):
+                continue  # dead: it will arrive as HANDLE_INVALID
+            node = (sender, handle)  # new with this message
+        elif not isinstance(tables.parties.get(node[0]), NativeParty):
+            raise InvalidArgument("a capability for a D-Bus client must be an object of a native peer")
+        if tables.bindings.check(sender, path, node, len(fresh)):
+            if node in fresh and node[0] != sender:
+                raise InvalidArgument("only its owner gives an object another path")
+            fresh.add(node)
+
+
+def bind(tables: Tables, sender: int, paths: Iterable[str], handles: Iterable[int]) -> None:
+    """A message with these grants of ``granting`` was queued: its paths stand for their objects."""
+    for path, handle in zip(paths, handles, strict=True):
+        node = tables.core.node_of(sender, handle)
+        if node is not None:
+            tables.bindings.bind(path, node)
 
 
 def grant(core: CoreApi, party: LegacyParty, path: str, handle: int) -> None:
-    """The message that carries ``path`` has been written: the client may use it from now on.
-
-    A path that is granted already, for another object, stays what it was."""
-    if handle != HANDLE_INVALID and party.grants.get(path, handle) != handle:
-        core.handle_release(party.peer, handle)
-        handle = HANDLE_INVALID
+    """The message that carries ``path`` has been written: the client may use it from now on."""
     if handle == HANDLE_INVALID:
         party.granted -= 1
         return
+    # the loss of an object that had the path before stood earlier in the client's queue
+    assert party.grants.get(path, handle) == handle
     party.grants[path] = handle
     hosted.hold(party, handle, path)
 

@@ -67,6 +67,8 @@ class _Piece:
     slot: int | None
     reader: LegacyParty | None = None
     note: int = 0
+    granted: tuple[int, ...] = ()
+    """Handles of the capabilities that the note lists."""
     subject: int = 0
     """The registry's note of a subscription."""
 
@@ -124,7 +126,9 @@ class Outbound:
             self._registry.announce(self._sender)
         results = self._delivery.transmit(self._sender, self._parcels, fds, credentials=credentials)
         for piece, result in zip(self._pieces, results, strict=True):
-            if result:
+            if not result:
+                self._bind(piece)
+            else:
                 self._give_back(piece)
                 if piece.slot is not None:
                     slots[piece.slot] = result
@@ -138,6 +142,11 @@ class Outbound:
         """Nothing was sent: give back what was reserved."""
         for piece in self._pieces:
             self._give_back(piece)
+
+    def _bind(self, piece: _Piece) -> None:
+        if piece.reader is not None and piece.granted:
+            paths = piece.reader.notes[piece.note].grants
+            capabilities.bind(self._tables, self._peer, paths, piece.granted)
 
     def _give_back(self, piece: _Piece) -> None:
         if piece.subject:
@@ -229,7 +238,7 @@ class Outbound:
         if self._sender is None or self._verdict(reader, len(header), flow.Kind.REPLY) is Verdict.DELIVER:
             note = self._note(reader, 0, paths)
             parcel = self._add(
-                self._parcel(reader, header, handles, False, note), _Piece(None, reader, note)
+                self._parcel(reader, header, handles, False, note), _Piece(None, reader, note, handles)
             )
         self._answers.append(_Answer(reader, node[1], parcel))
 
@@ -268,7 +277,10 @@ class Outbound:
         )
         note = self._note(reader, serial if reply else 0, paths)
         self._speaks = True
-        self._add(self._parcel(reader, header, reply + handles, mandatory, note), _Piece(slot, reader, note))
+        self._add(
+            self._parcel(reader, header, reply + handles, mandatory, note),
+            _Piece(slot, reader, note, handles),
+        )
 
     def _parcel(
         self, reader: LegacyParty, header: bytes, handles: tuple[int, ...], mandatory: bool, note: int

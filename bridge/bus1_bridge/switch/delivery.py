@@ -206,6 +206,7 @@ class Delivery:
         del tables.parties[peer]
         tables.unique.pop(party.unique, None)
         self.flow.forget(peer)
+        tables.bindings.forget(peer)
         tables.core.peer_disconnect(peer)
         for caller, serial in tables.replies.drop(peer)[1]:
             waiting = tables.parties.get(caller)

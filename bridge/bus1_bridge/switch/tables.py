@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from bus1.core.api import CoreApi, Credentials, NodeRef
 
+from ..bindings import Bindings
 from ..match import MatchIndex
 from ..names import NameTable
 from .limits import BYTES_PER_TURN
@@ -162,6 +163,11 @@ class Tables:
     emitters: dict[int, int] = field(default_factory=dict)
     """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
     machine_id: str = ""
+    bindings: Bindings = field(init=False)
+    """What each capability path stands for (gateway's own)."""
+
+    def __post_init__(self) -> None:
+        self.bindings = Bindings(self.core)
 
     def party_of(self, name: str) -> Party | None:
         """The party behind a unique name, or the primary owner of a well-known one."""
