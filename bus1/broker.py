@@ -8,6 +8,8 @@ socket cookie of their descriptor, which the kernel never gives to another socke
 Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
 2. A shortage of descriptors pauses accepting and nothing else. 3. When a peer's descriptor hangs up, its
 complete requests are executed before it is disconnected, unless they take too long (``drained_turns``).
+4. A defect that shows while a channel is served costs that channel, and is reported to whoever wants to
+know; without anybody it ends the loop. A broken invariant of Core always does.
 
 Not here: frames (channel, requests), D-Bus (the bridge).
 """
@@ -17,15 +19,16 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import sys
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from .channel import Channel
 from .core.api import Buffer, CoreApi, Credentials
 from .descriptors import refuse_unix_sockets, unix_socket_cookie
-from .errors import BadDescriptor, NotSupported, OutOfMemory, PeerShutdown, QuotaExceeded
+from .errors import BadDescriptor, InternalError, NotSupported, OutOfMemory, PeerShutdown, QuotaExceeded
 from .memory import SealedMemory
 from .reactor import Reactor
 from .station import PeerStation
@@ -148,10 +151,15 @@ class _Listener:
 class Broker:
     """Listeners, channels and stations of one bus process."""
 
-    def __init__(self, reactor: Reactor, hub: Hub, limits: BrokerLimits | None = None) -> None:
+    def __init__(
+        self, reactor: Reactor, hub: Hub, limits: BrokerLimits | None = None,
+        report: Callable[[int, str], None] | None = None,
+    ) -> None:
+        """``report`` is told of defects: the pid of the client, and the traceback."""
         self.reactor = reactor
         self.hub = hub
         self.limits = limits or BrokerLimits()
+        self._report = report
         self._listeners: list[_Listener] = []
         self._channels: dict[Channel, None] = {}
         self._stations: dict[int, PeerStation] = {}
@@ -190,6 +198,16 @@ class Broker:
         """A channel has been closed."""
         del self._channels[channel]
         _decrease(self._n_channels, channel.accepted.uid, 1)
+
+    def broke(self, channel: Channel) -> None:
+        """A defect showed while this channel was served: it pays for it; called within the handler."""
+        channel.close()
+        if self._report is None or isinstance(sys.exc_info()[1], InternalError):
+            raise
+        # rarely needed, and dear to import
+        import traceback
+
+        self._report(channel.accepted.pid, traceback.format_exc())
 
     def charge_arena(self, uid: int, size: int) -> None:
         """Charge or give back bytes of arenas; QuotaExceeded changes nothing."""

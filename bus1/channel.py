@@ -10,7 +10,7 @@ that does not read stops itself alone.
 Invariants. 1. Effects of a request are settled before its answer is written. 2. Malformed bytes close this
 channel, in words, and touch nothing else. 3. Requests that are complete when the client closes its sending
 side are executed, and the answers written, before the channel is closed. 4. A closed channel owns no
-descriptor, no timer, no place in any table.
+descriptor, no timer, no place in any table. 5. A defect that shows in a channel's turn costs that channel.
 
 Not here: the peer's own descriptor and its RECVs (station), the meaning of requests (requests).
 """
@@ -91,15 +91,24 @@ class Channel:
 
     def ready(self, events: int, now: float) -> None:
         """Epoll: read once, execute, write."""
-        if events & _HANG_UP:
-            # Nobody reads answers any more; what was requested completely still counts.
-            self._writer.close()
-        if events & _INPUT and not self._has_more:
-            self._read()
-        self._turn(now)
+        try:
+            if events & _HANG_UP:
+                # Nobody reads answers any more; what was requested completely still counts.
+                self._writer.close()
+            if events & _INPUT and not self._has_more:
+                self._read()
+            self._take_turn(now)
+        except Exception:
+            self.broker.broke(self)
 
     def drain(self, now: float) -> None:
         """Execute what the client has sent completely so far: its peer is about to go."""
+        try:
+            self._drain(now)
+        except Exception:
+            self.broker.broke(self)
+
+    def _drain(self, now: float) -> None:
         budget, turns = self.broker.limits.drained_bytes, self.broker.limits.drained_turns
         self._work(_ALL)
         while True:
@@ -113,6 +122,12 @@ class Channel:
         self._end_turn(now)
 
     def _turn(self, now: float) -> None:
+        try:
+            self._take_turn(now)
+        except Exception:
+            self.broker.broke(self)
+
+    def _take_turn(self, now: float) -> None:
         self._work(self.broker.limits.requests_per_turn)
         self._end_turn(now)
 

@@ -24,6 +24,7 @@ from .core.api import HANDLE_INVALID, OFFSET_INVALID, RecvFlag
 from .descriptors import Fds, duplicate
 from .errors import (
     Bus1Error,
+    InternalError,
     InvalidArgument,
     NotSupported,
     OutOfMemory,
@@ -78,10 +79,10 @@ def execute(channel: Channel, frame: Frame) -> Reply | None:
     Unfinished: nothing has happened, execute the same frame again in the next turn."""
     try:
         return _look_up(channel, frame)(channel, frame)
-    except ProtocolError:
+    except (ProtocolError, InternalError):
         raise
     except Interrupted as interrupted:
-        if isinstance(interrupted.error, ProtocolError):
+        if isinstance(interrupted.error, (ProtocolError, InternalError)):
             raise interrupted.error from interrupted
         return error_answer(frame.operation, frame.tag, interrupted.error, done=interrupted.done), None
     except Bus1Error as error:

@@ -236,7 +236,7 @@ class Core:
                 except tolerated as error:
                     slots.append(-error.errno)
             transaction.charge_fresh()
-        except Bus1Error:
+        except BaseException:
             transaction.cancel()
             raise
         transaction.commit()
@@ -272,7 +272,7 @@ class Core:
                         raise
                     slots.append(-error.errno)
             transaction.charge_fresh()
-        except Bus1Error:
+        except BaseException:
             transaction.cancel()
             raise
         transaction.commit()

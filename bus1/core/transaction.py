@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import Bus1Error, NodeDestroyed, NoSuchHandle, TooLarge
+from ..errors import NodeDestroyed, NoSuchHandle, TooLarge
 from .account import HANDLES, SEED_SENDER
 from .api import FD_MAX, VEC_MAX, Buffer, Credentials, PeerFlag
 from .ids import may_name_node
@@ -105,7 +105,7 @@ class Transaction:
         )
         try:
             slice_ = reader.pool.allocate(size or 8, charge.size)
-        except Bus1Error:
+        except BaseException:
             charge.cancel()
             raise
         if fds is not None:

@@ -52,7 +52,7 @@ class PythonSwitch:
         self.router = router
         self._clock = clock
         self.reactor = Reactor(gateway, self._now)
-        self.broker = Broker(self.reactor, gateway)
+        self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[_Listener] = []
         self._signals: _SignalPipe | None = None
