@@ -19,7 +19,7 @@ from bus1.aio import Peer
 from bus1.core.api import Buffer, Credentials, Message, RecvFlag
 from bus1.core.bus import Core
 from bus1.descriptors import Fds, duplicate
-from bus1.errors import BusGone, WouldBlock
+from bus1.errors import Bus1Error, BusGone, WouldBlock
 from bus1.memory import HeapMemory
 from bus1.received import ReceivedMessage
 
@@ -65,6 +65,8 @@ class CorePeer:
         """Mandatory and optional destinations of every send."""
         self.hold: anyio.Event | None = None
         """If set, what was received is handed over only after this event."""
+        self.failure: Bus1Error | None = None
+        """What the next ``recv`` raises, in place of a message."""
 
     async def send(
         self, destinations: Sequence[int], payload: Sequence[Buffer] = (), handles: Sequence[int] = (),
@@ -88,6 +90,8 @@ class CorePeer:
     async def recv(self, *, install_fds: bool = True, flags: int = 0) -> ReceivedMessage:
         while True:
             await self._turn()
+            if self.failure is not None:
+                raise self.failure
             try:
                 message = self.bus.core.recv(self.number, RecvFlag.INSTALL_FDS | flags)
             except WouldBlock:
@@ -123,6 +127,15 @@ class CorePeer:
             self.bus.core.peer_disconnect(self.number)
             self.readable.set()
             self.bus.settle()
+
+    def fail(self, error: Bus1Error) -> None:
+        """From now on nothing can be received; everything else still works."""
+        self.failure = error
+        self.readable.set()
+
+    def close(self) -> None:
+        """This test's peers have one holder each."""
+        self.disconnect()
 
     async def _turn(self) -> None:
         await anyio.sleep(0)

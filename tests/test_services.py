@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 from bus1_services import (
     NOBODY,
@@ -42,7 +43,18 @@ from bus1_services.proxy import PendingCall
 from bus1_services.standard import Properties
 from core_peer import CoreBus, CorePeer, connections, introduce
 
-from bus1.errors import BadDescriptor, BusGone, Disconnected, InvalidArgument, NodeDestroyed, QuotaExceeded
+from bus1.errors import (
+    BadDescriptor,
+    Bus1Error,
+    BusGone,
+    Disconnected,
+    InvalidArgument,
+    NodeDestroyed,
+    OutOfMemory,
+    PeerShutdown,
+    QuotaExceeded,
+    RemoteProtocolError,
+)
 
 
 class NoTea(DBusError, name="org.example.Error.NoTea"):
@@ -518,6 +530,76 @@ async def test_all_who_wait_hear_of_the_end_of_the_bus(service: Connection, clie
         core_peer(client).disconnect()
     with pytest.raises(BusGone):
         await client.ended()
+
+
+class Witness:
+    """A receiver that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.losses: list[Bus1Error] = []
+
+    def arrived(self, arrival: Any) -> None:
+        arrival.discard()
+
+    def released(self) -> None: ...
+
+    def lost(self, error: Bus1Error) -> None:
+        self.losses.append(error)
+
+
+FAILURES = [
+    BusGone("gone"), PeerShutdown("disconnected"), RemoteProtocolError("not a frame"),
+    QuotaExceeded("too many connections"), OutOfMemory("cannot map a segment"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_each_receiver_hears_once_why_nothing_more_arrives(error: Bus1Error) -> None:
+    @on_a_bus()
+    async def run(service: Connection, client: Connection) -> None:
+        kitchen, proxy, _ = await meet(service, client)
+        witness = Witness()
+        client.node(witness)
+        outcomes: list[BaseException] = []
+
+        async def call() -> None:
+            with pytest.raises(Bus1Error) as caught:
+                await proxy.wait()
+            outcomes.append(caught.value)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await kitchen.entered.wait()
+            core_peer(client).fail(error)
+        with pytest.raises(type(error)):
+            await client.ended()
+        assert (witness.losses, outcomes) == ([error], [error])
+        with pytest.raises(Bus1Error):
+            await proxy.add(1, 1)
+        await client.swept()
+        assert core_peer(client).is_gone
+
+    run()
+
+
+@on_a_bus()
+async def test_a_sweeper_that_fails_ends_the_connection_in_order(
+    service: Connection, client: Connection
+) -> None:
+    witness = Witness()
+    service.node(witness)
+    error = QuotaExceeded("no handle is left")
+
+    async def destroy(nodes: Any, flags: int = 0) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    core_peer(service).destroy = destroy  # type: ignore[method-assign]
+    service.retire(service.node(Witness()))
+    with pytest.raises(QuotaExceeded):
+        await service.ended()
+    await service.swept()
+    assert witness.losses == [error]
 
 
 @on_a_bus()

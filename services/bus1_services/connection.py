@@ -12,8 +12,8 @@ doubted: the node's count is raised and lowered once (H-31), and the bus says it
 true (N-10, N-15).
 
 Invariants. 1. Each message's slice, descriptors and references are given back, or belong to the value
-that carries them. 2. Receivers see messages in the order of the queue. 3. When the bus is gone, every
-receiver is told so, once.
+that carries them. 2. Receivers see messages in the order of the queue. 3. When nothing can arrive any more,
+for whatever reason, every receiver is told, once, and the peer is closed: nobody waits for it in vain.
 
 Not here: what messages mean (``export``, ``proxy``), names (``registry``).
 """
@@ -63,7 +63,7 @@ class Receiver(Protocol):
         """Nobody else holds the node any more (NODE_RELEASE)."""
 
     def lost(self, error: Bus1Error) -> None:
-        """The bus is gone: nothing will arrive any more."""
+        """Nothing will arrive any more: the bus is gone, or the way to it."""
 
 
 class Connection:
@@ -238,12 +238,8 @@ class Connection:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
                     message = await self.peer.recv(install_fds=False)
                 self._dispatch(message)
-        except (BusGone, PeerShutdown) as error:
-            self._error = error
-            receivers, self._receivers = list(self._receivers.values()), {}
-            for receiver in receivers:
-                receiver.lost(error)
-            self._ended.set()
+        except Bus1Error as error:
+            self._end(error)
 
     async def run_sweeper(self) -> None:
         """Give back what was given up; the task that ``connect`` starts."""
@@ -255,6 +251,20 @@ class Connection:
                 self._work, self._rested = anyio.Event(), anyio.Event()
         except (BusGone, PeerShutdown):
             self._rested.set()
+        except Bus1Error as error:
+            self._end(error)
+            self._rested.set()
+
+    def _end(self, error: Bus1Error) -> None:
+        """Nothing can be received, or given back, any more."""
+        if self._error is not None:
+            return
+        self._error = error
+        receivers, self._receivers = list(self._receivers.values()), {}
+        for receiver in receivers:
+            receiver.lost(error)
+        self._ended.set()
+        self.peer.close()
 
     async def _sweep(self) -> None:
         while self._retired or self._released or self._doubted:
