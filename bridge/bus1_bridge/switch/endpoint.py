@@ -8,7 +8,8 @@ Epoll reports a hang-up whether one asks for it or not, so an endpoint that want
 write is not registered at all.
 
 Invariants. 1. Descriptors that come in are close-on-exec, and owned by the router once it has their bytes.
-2. One call of ``flush`` writes a bounded amount.
+2. One call of ``flush`` writes a bounded amount. 3. While the kernel lacks something, an endpoint waits
+for a timer, not for epoll.
 
 Not here: accepting, the order in which endpoints have their turn (loop).
 """
@@ -129,21 +130,33 @@ class Endpoint:
 
     def watch(self) -> None:
         """Ask epoll for what is wanted now, and for nothing if that is nothing."""
-        router, reactor = self._turns.router, self._turns.reactor
-        wants = 0
-        if router.wants_input(self.connection):
-            wants |= select.EPOLLIN
-        if self._is_full and not self._is_short and router.has_output(self.connection):
-            wants |= select.EPOLLOUT
+        wants = self._wants()
         self.is_muted = not wants & select.EPOLLIN
-        if wants != self._watched:
+        if wants == self._watched:
+            return
+        reactor = self._turns.reactor
+        try:
             if not wants:
                 reactor.remove(self)
             elif self._watched:
                 reactor.modify(self, wants)
             else:
                 reactor.add(self, wants)
+        except OSError:
+            # ENOSPC or ENOMEM: a connection that cannot be watched is of no use
+            self._turns.broke(self)
+        else:
             self._watched = wants
+
+    def _wants(self) -> int:
+        if self._is_short:
+            return 0
+        router, wants = self._turns.router, 0
+        if router.wants_input(self.connection):
+            wants |= select.EPOLLIN
+        if self._is_full and router.has_output(self.connection):
+            wants |= select.EPOLLOUT
+        return wants
 
     def close(self) -> None:
         """Close the socket."""
@@ -165,6 +178,7 @@ class Endpoint:
             return
         except OSError as error:
             if error.errno in SHORTAGE:
+                self._wait(now)
                 return
             router.end_of_input(self.connection, now)
             router.hang_up(self.connection, now)
@@ -188,11 +202,14 @@ class Endpoint:
             pass
         except OSError as error:
             if error.errno in SHORTAGE:
-                self._is_short = True
-                self._turns.reactor.call_at(now + SHORTAGE_PAUSE, self, self._try_again)
+                self._wait(now)
             else:
                 self._turns.router.hang_up(self.connection, now)
         return 0
+
+    def _wait(self, now: float) -> None:
+        self._is_short = True
+        self._turns.reactor.call_at(now + SHORTAGE_PAUSE, self, self._try_again)
 
     def _try_again(self, now: float) -> None:
         self._is_short = self._is_full = False

@@ -77,11 +77,11 @@ class PythonSwitch:
         now = self._now()
         self._read_postponed(n_ready, now)
         self.router.resume(now)
-        self.reactor.settle()
-        self._carry_out(self.router.take_effects())
+        self._settle()
         self._flush(now)
-        self._carry_out(self.router.take_effects())
+        self._settle()
         self._watch()
+        self._settle()
         punts, self._punts = self._punts, []
         return punts
 
@@ -182,6 +182,13 @@ class PythonSwitch:
         for listener in self._listeners:
             listener.pause(not accepts)
 
+    def _settle(self) -> None:
+        """Carry out everything, and what comes of that: nothing of it may wait for the next event."""
+        self.reactor.settle()
+        while effects := self.router.take_effects():
+            self._carry_out(effects)
+            self.reactor.settle()
+
     def _carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
@@ -214,12 +221,11 @@ class PythonSwitch:
         self._listeners.clear()
         for endpoint in list(self._endpoints.values()):
             self._drop(endpoint)
-        self._carry_out(self.router.take_effects())
+        self._settle()
         self.broker.close()
         if self._signals is not None:
             self._signals.close()
-        self.reactor.settle()
-        self._carry_out(self.router.take_effects())
+        self._settle()
         self.reactor.close()
 
 
