@@ -120,6 +120,11 @@ class CorePeer:
         self.bus.core.node_destroy(self.number, nodes, flags)
         self.bus.settle()
 
+    async def reset(self, flags: int = 0) -> None:
+        await self._turn()
+        self.bus.core.peer_reset(self.number, flags)
+        self.bus.settle()
+
     def disconnect(self) -> None:
         """End the peer; who waits on it sees the bus gone."""
         if not self.is_gone:

@@ -16,8 +16,8 @@ from bus1_services.registry import NameOwnerChanged
 from core_peer import CoreBus, CorePeer, connections
 
 from bus1.aio import Peer
-from bus1.core.api import MessageType, RecvFlag, ResetFlag
-from bus1.errors import Bus1Error, RemoteProtocolError
+from bus1.core.api import Message, MessageType, RecvFlag, ResetFlag
+from bus1.errors import Bus1Error, LocalProtocolError, RemoteProtocolError, WouldBlock
 
 
 class Clock(Interface, name="org.example.Clock1"):
@@ -26,6 +26,28 @@ class Clock(Interface, name="org.example.Clock1"):
     @method
     def now(self) -> Str:
         return "noon"
+
+
+class Lamp(Interface, name="org.example.Lamp1"):
+    """Notes its end."""
+
+    def __init__(self) -> None:
+        self.was_dropped = anyio.Event()
+
+    def unreferenced(self) -> None:
+        self.was_dropped.set()
+
+
+def seed_of(connection: Connection) -> Message:
+    peer = cast(CorePeer, connection.peer)
+    message = peer.bus.core.recv(peer.number, RecvFlag.SEED | RecvFlag.PEEK)
+    for handle in message.handles:
+        peer.bus.core.handle_release(peer.number, handle)
+    return message
+
+
+def refuse(values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+    raise LookupError("no")
 
 
 class HandRegistry:
@@ -179,6 +201,76 @@ async def test_publishing_again_replaces_the_objects(
     exports = [service.export(clock) for clock in (first, second, third)]
     assert [export.is_published for export in exports] == [False, True, True]
     assert [export.emitter is not None for export in exports] == [False, True, True]
+
+
+@with_a_registry
+async def test_a_first_publication_that_fails_leaves_nothing_published(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    registry.answers["Publish"] = refuse
+    lamp = Lamp()
+    with pytest.raises(NameHasNoOwner):
+        await service.registry.publish("A lamp", {}, {"/lamp": lamp})
+    with pytest.raises(WouldBlock):
+        seed_of(service)
+    assert not service.published
+    await lamp.was_dropped.wait()
+
+
+@pytest.mark.parametrize("path", ["/new", "no path"])
+def test_a_publication_that_fails_leaves_the_one_before(path: str) -> None:
+    @with_a_registry
+    async def run(registry: HandRegistry, service: Connection, client: Connection) -> None:
+        old, new = Lamp(), Lamp()
+        await service.registry.publish("Old", {}, {"/old": old})
+        earlier = seed_of(service)
+        registry.answers["Publish"] = refuse
+        with pytest.raises((NameHasNoOwner, LocalProtocolError)):
+            await service.registry.publish("New", {}, {"/old": old, path: new})
+        assert seed_of(service).handles == earlier.handles
+        await new.was_dropped.wait()
+        (export,) = service.published
+        assert (export.target, export.is_published, export.emitter is None) == (old, True, False)
+        assert not old.was_dropped.is_set()
+
+    run()
+
+
+@with_a_registry
+async def test_an_object_ends_when_its_publication_is_withdrawn(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    """S-11: the seed pins the object no longer."""
+    lamp = Lamp()
+    await service.registry.publish("A lamp", {"org.example.Lamp": 4}, {"/lamp": lamp})
+    await service.registry.withdraw("org.example.Lamp")
+    assert seed_of(service).handles
+    for handle in registry.held:
+        handle.release()
+    await service.registry.withdraw()
+    with pytest.raises(WouldBlock):
+        seed_of(service)
+    await lamp.was_dropped.wait()
+
+
+@with_a_registry
+async def test_a_cancelled_publication_is_ended_by_a_withdrawal(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    """Nobody knows whether the registry took it."""
+    lamp, asked = Lamp(), anyio.Event()
+
+    def publish(values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        asked.set()
+        tasks.cancel_scope.cancel()
+        return "", [], []
+
+    registry.answers["Publish"] = publish
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(service.registry.publish, "A lamp", {}, {"/lamp": lamp})
+    assert asked.is_set() and not lamp.was_dropped.is_set()
+    await service.registry.withdraw()
+    await lamp.was_dropped.wait()
 
 
 @with_a_registry

@@ -76,7 +76,9 @@ class Connection:
         self.start = start
         """Run an async function with arguments as a task of this connection."""
         self.published: list[Export] = []
-        """Objects of the last publication."""
+        """Objects of the last publication; while one is under way, of both."""
+        self.pinned: tuple[bytes, tuple[int, ...]] | None = None
+        """The seed that publishing has set: document and nodes."""
         self._root: Export | None = None
         self._receivers: dict[int, Receiver] = {}
         self._mourners: dict[int, set[Export]] = {}

@@ -9,13 +9,13 @@ Not here: the registry itself (the bridge has it).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from bus1.core.api import SendFlag
-from bus1.errors import RemoteProtocolError
+from bus1.core.api import ResetFlag, SendFlag
+from bus1.errors import Bus1Error, RemoteProtocolError
 
 from . import seed
 from .handle import Handle
@@ -66,30 +66,42 @@ class Registry:
     async def publish(
         self, title: str, names: Mapping[str, int], objects: Mapping[str, Interface]
     ) -> Published:
-        """Pin the seed document (names with RequestName flags, objects by path), and publish it."""
-        exports = {path: self._connection.export(target) for path, target in objects.items()}
-        document = seed.SeedDocument(
-            title, tuple(names.items()), tuple((path, e.interfaces_xml()) for path, e in exports.items())
-        )
-        nodes = [self._connection.root.node, *(export.node for export in exports.values())]
+        """Pin the seed document (names with RequestName flags, objects by path), and publish it.
+
+        An error leaves the publication before; a cancelled call may have had its effect."""
+        connection = self._connection
+        exports = {path: connection.export(target) for path, target in objects.items()}
+        earlier, pinned = tuple(connection.published), connection.pinned
+        # Until the outcome is known, the objects of both publications must live.
+        connection.published.extend(export for export in exports.values() if export not in earlier)
         for export in exports.values():
             export.is_published = True
-        await self._connection.peer.send([], seed.encode(document), nodes, flags=SendFlag.SEED)
-        answer = await self._call(
-            "Publish", "sau", seed.SIGNATURE, (title, document.names, document.objects), handles=nodes
-        )
-        emitter = _handle(answer)
-        self._unpublish(keep=exports.values())
+        try:
+            document = seed.SeedDocument(
+                title, tuple(names.items()), tuple((path, e.interfaces_xml()) for path, e in exports.items())
+            )
+            nodes = (connection.root.node, *(export.node for export in exports.values()))
+            await self._pin((seed.encode(document), nodes))
+            answer = await self._call(
+                "Publish", "sau", seed.SIGNATURE, (title, document.names, document.objects), handles=nodes
+            )
+            emitter = _handle(answer)
+        except Exception:
+            with suppress(Bus1Error):
+                await self._pin(pinned)
+            self._keep(earlier)
+            raise
+        self._keep(tuple(exports.values()))
         for export in exports.values():
             export.emitter = emitter
-            self._connection.published.append(export)
         return Published(answer.values[0], tuple(answer.values[1]), emitter)
 
     async def withdraw(self, *names: str) -> list[int]:
         """Give up names, with a ReleaseName result each; without names, give up all, objects included."""
         results: list[int] = (await self._call("Withdraw", "au", "as", (list(names),))).values[0]
         if not names:
-            self._unpublish()
+            await self._pin(None)
+            self._keep(())
         return results
 
     async def resolve(self, name: str) -> Owner:
@@ -120,14 +132,30 @@ class Registry:
             await self._call("Watch", "", "s", (name,), handles=[stream.share()])
             yield _changes(stream)
 
-    def _unpublish(self, keep: Collection[Export] = ()) -> None:
+    async def _pin(self, wanted: tuple[bytes, tuple[int, ...]] | None) -> None:
+        """Set the seed to this document and nodes, or drop the one that was set here."""
+        peer, pinned = self._connection.peer, self._connection.pinned
+        if wanted is None and pinned is None:
+            return
+        self._connection.pinned = wanted
+        try:
+            if wanted is None:
+                await peer.reset(ResetFlag.FLUSH_SEED)
+            else:
+                await peer.send([], wanted[0], wanted[1], flags=SendFlag.SEED)
+        except Bus1Error:
+            self._connection.pinned = pinned
+            raise
+
+    def _keep(self, exports: Sequence[Export]) -> None:
+        """These are published; the others that were end, unless somebody holds them."""
         for export in self._connection.published:
-            export.emitter = None
-            export.is_published = export in keep
-            if not export.is_published:
+            if export not in exports:
+                export.emitter = None
+                export.is_published = False
                 # its NODE_RELEASE may have come before the answer that ended its publication
                 self._connection.doubt(export.node)
-        self._connection.published.clear()
+        self._connection.published[:] = exports
 
     async def _call(
         self, member: str, result: str, signature: str = "", values: Sequence[object] = (), *,
