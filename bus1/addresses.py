@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from .errors import InvalidArgument
+
 SYSTEM_ADDRESS = "/run/bus1/bus"
 _PLAIN = frozenset(b"-_/.\\*0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 """Bytes that stand for themselves in the values of a D-Bus address."""
@@ -53,10 +55,15 @@ def native_address(dbus_address: str) -> str | None:
 
 
 def default_address(environment: Mapping[str, str] = os.environ) -> str:
-    """The bus of this session: $BUS1_ADDRESS, else beside the D-Bus session bus, else the usual places."""
-    if address := environment.get("BUS1_ADDRESS"):
-        return address
-    if address := native_address(environment.get("DBUS_SESSION_BUS_ADDRESS", "")):
+    """The bus of this session: $BUS1_ADDRESS, else beside the D-Bus session bus, else the usual places.
+
+    InvalidArgument if there is a session bus, but none beside which a native socket could lie."""
+    if chosen := environment.get("BUS1_ADDRESS"):
+        return chosen
+    if session := environment.get("DBUS_SESSION_BUS_ADDRESS"):
+        address = native_address(session)
+        if address is None:
+            raise InvalidArgument(f"no native socket lies beside DBUS_SESSION_BUS_ADDRESS={session!r}")
         return address
     if directory := environment.get("XDG_RUNTIME_DIR"):
         return os.path.join(directory, "bus1")

@@ -10,7 +10,9 @@ import sys
 import time
 
 import anyio
-from bus1_services import Connection, Interface, Service, Str, connect, method, prop, signal
+from bus1_services import Connection, DBusError, Interface, Service, Str, connect, method, prop, signal
+
+from bus1.errors import Bus1Error
 
 NAME, PATH = "org.example.Clock", "/org/example/Clock"
 
@@ -56,7 +58,10 @@ async def tick(connection: Connection) -> None:
 
 
 if sys.argv[1:] == ["call"]:
-    anyio.run(call)
+    try:
+        anyio.run(call)
+    except (Bus1Error, DBusError) as error:
+        sys.exit(f"clock.py: {error}")
 else:
     clock = Clock()
     Service("A clock", NAME, objects={PATH: clock}).run(tick)

@@ -13,6 +13,7 @@ from typing import Annotated
 import anyio
 from bus1_services import (
     Connection,
+    DBusError,
     Int32,
     Interface,
     Service,
@@ -24,6 +25,8 @@ from bus1_services import (
     method,
     signal,
 )
+
+from bus1.errors import Bus1Error
 
 NAME, PATH = "org.freedesktop.Notifications", "/org/freedesktop/Notifications"
 Texts = Annotated[list[str], Signature("as")]
@@ -91,6 +94,9 @@ match sys.argv[1:]:
     case ["serve"]:
         Service("Notifications", NAME, objects={PATH: Notifications()}).run(serve)
     case ["send", title, body]:
-        anyio.run(send, title, body)
+        try:
+            anyio.run(send, title, body)
+        except (Bus1Error, DBusError) as error:
+            sys.exit(f"notify.py: {error}")
     case _:
         sys.exit(__doc__)

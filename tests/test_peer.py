@@ -17,7 +17,7 @@ from native_bus import InProcessBus, NativeBus
 from bus1.addresses import default_address, native_address
 from bus1.core.api import Limits, MessageType, RecvFlag
 from bus1.descriptors import Fds
-from bus1.errors import BusGone, Disconnected, NodeDestroyed, WouldBlock
+from bus1.errors import BusGone, Disconnected, InvalidArgument, NodeDestroyed, WouldBlock
 from bus1.peer import Peer
 
 MIB = 1 << 20
@@ -343,6 +343,12 @@ def test_the_environment_says_where_the_bus_is() -> None:
     del everything["DBUS_SESSION_BUS_ADDRESS"]
     assert default_address(everything) == "/run/user/7/bus1"
     assert default_address({}) == "/run/bus1/bus"
+
+
+@pytest.mark.parametrize("address", ["garbage", "tcp:host=localhost", "unix:path=/a%2"])
+def test_a_session_without_a_native_socket_is_not_taken_for_the_system(address: str) -> None:
+    with pytest.raises(InvalidArgument, match="DBUS_SESSION_BUS_ADDRESS"):
+        default_address({"DBUS_SESSION_BUS_ADDRESS": address, "XDG_RUNTIME_DIR": "/run/user/7"})
 
 
 def test_in_process_a_recv_that_waits_drives_the_bus() -> None:

@@ -16,6 +16,8 @@ from enum import IntFlag
 
 import anyio
 
+from bus1.errors import BusGone, Denied
+
 from .connection import Connection, connect
 from .errors import DBusError
 from .interface import Interface
@@ -62,8 +64,13 @@ class Service:
             yield connection
 
     def run(self, main: Callable[[Connection], Awaitable[object]] = Connection.ended) -> None:
-        """Serve until ``main`` returns or a signal says to stop; without ``main``, until the bus is gone."""
-        anyio.run(self._run, main)
+        """Serve until ``main`` returns or a signal says to stop; without ``main``, until the bus is gone.
+
+        SystemExit with a line of why, if there is no bus, or the bus or a name is not to be had."""
+        try:
+            anyio.run(self._run, main)
+        except (BusGone, Denied, NameTaken) as error:
+            raise SystemExit(f"{self.title}: {error}") from None
 
     async def _run(self, main: Callable[[Connection], Awaitable[object]]) -> None:
         failure: Exception | None = None
