@@ -11,15 +11,18 @@ from io import BytesIO
 from typing import Any
 
 from bus1_bridge import wire
+from bus1_bridge.capabilities import GrantedPaths
 from bus1_bridge.gateway import Gateway
 from bus1_bridge.match import MatchIndex, parse
 from bus1_bridge.names import Change, NameTable
+from bus1_bridge.switch.connection import Incoming
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.effects import CloseDescriptors
 from bus1_bridge.switch.flow import OVERHEAD, hosted_limits, user_limits
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.replies import ReplyTable
 from bus1_bridge.switch.tables import LegacyParty, NativeParty, Tables
+from bus1_bridge.walk import ANY_FD, BodyCheck
 from bus1_services import call, seed
 from bus1_services.call import Envelope, Kind
 from bus1_services.seed import SeedDocument
@@ -335,9 +338,17 @@ class Legacy:
         if header.destination is None:
             self._broadcast(header, message, fds)
         else:
-            assert self.bus.gateway.from_legacy(self.party, header, message, tuple(fds), 0.0)
+            assert self.bus.gateway.from_legacy(self.party, self._incoming(header, message, fds))
         self.bus.settle()
         return serial
+
+    def _incoming(self, header: wire.Header, message: bytes, fds: Sequence[int]) -> Incoming:
+        """As the connection hands it on."""
+        granted = GrantedPaths(self.party)
+        incoming = Incoming(message, header, tuple(fds), None, granted)
+        check = BodyCheck(header.signature, incoming.body, header.endian, ANY_FD, granted)
+        assert check.step(1 << 62)
+        return incoming
 
     def _broadcast(self, header: wire.Header, message: bytes, fds: Sequence[int]) -> None:
         body = memoryview(message)[header.header_length :]

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from bus1_bridge import wire
+from bus1_bridge.switch.limits import BYTES_PER_TURN
 from bus1_bridge.switch.router import Router
 from bus1_bridge.switch.tables import LegacyParty
+from bus1_bridge.walk import BodyCheck
 from bus1_services.call import Kind
 from mixed_bus import DRIVER, ERROR, UID, LegacyMessage, MixedBus, Native, pack, read_legacy
 
@@ -52,6 +54,7 @@ class Wire:
         self, destination: str, path: str, member: str, signature: str = "", *values: object,
         body: bytes | None = None,
     ) -> int:
+        """A call that the client does not wait for; returns its serial."""
         self.write(self.message(
             wire.CALL, signature, *values, body=body, destination=destination, path=path, interface=IFACE,
             member=member,
@@ -214,3 +217,75 @@ def test_an_emission_is_seen_by_router_clients_that_match(service: Native, clien
     service.send((emitter,), pack(Kind.SIGNAL, IFACE, "Tick", "s", "x"), (4,))
     _, signal = client.read()
     assert (signal.header.path, signal.header.sender, signal.values) == ("/obj", service.unique, ("x",))
+
+
+def hold(service: Native, client: Wire) -> None:
+    """The service hands an object to the client."""
+    client.call(NAME, "/obj", "Open")
+    (call,) = service.receive()
+    service.answer(call, "o", PATH, handles=(64,), caps=((0, 0),))
+    client.read()
+
+
+@pytest.fixture
+def budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What each step of a check of a body may cost."""
+    found: list[int] = []
+    step = BodyCheck.step
+
+    def recorded(check: BodyCheck, budget: int) -> bool:
+        found.append(budget)
+        return step(check, budget)
+
+    monkeypatch.setattr(BodyCheck, "step", recorded)
+    return found
+
+
+def test_capabilities_in_a_large_body_are_found_turn_by_turn(
+    bus: MixedBus, router: Router, service: Native, client: Wire, budgets: list[int]
+) -> None:
+    hold(service, client)
+    paths = ["/plain"] * 60_000 + [PATH]
+    body = wire.marshal("ao", paths)
+    budgets.clear()
+    client.call(NAME, "/obj", "Take", "ao", body=body)
+    while not (received := service.receive()):
+        router.resume(bus.delivery.now)
+        bus.settle()
+    assert received[0].envelope and received[0].envelope.caps == ((60_000, 1),)
+    assert bus.core.node_of(service.peer, received[0].handles[1]) == (service.peer, 64)
+    assert max(budgets) <= BYTES_PER_TURN
+    assert len(budgets) > len(body) // BYTES_PER_TURN
+
+
+def test_an_answer_between_two_clients_by_way_of_a_native_peer_is_checked_once(
+    bus: MixedBus, router: Router, service: Native, client: Wire, budgets: list[int]
+) -> None:
+    callee = Wire(bus, router)
+    client.read()
+    hold(service, callee)
+    client.read()
+    client.call(NAME, "/obj", "Ask")
+    (question,) = service.receive()
+    # the native peer lets the callee answer in its place: handle 0 is the first caller's reply node
+    payload = pack(Kind.CALL, IFACE, "Ask")
+    service.send((service.derive(callee.unique, "/p"),), payload, (question.handles[0],))
+    service.release(question.handles[0])
+    asked = callee.read()[-1]
+    budgets.clear()
+    callee.write(callee.message(
+        wire.RETURN, "asvo", ["x"] * 50_000, wire.Variant("o", "/x"), PATH, destination=service.unique,
+        reply_serial=asked.header.serial,
+    ))
+    given: list[LegacyMessage] = []
+    while not given:
+        router.resume(bus.delivery.now)
+        bus.settle()
+        taken = router.outgoing(client.connection, 1 << 24)
+        given = [read_legacy(b"".join(buffers)) for buffers, _ in taken]
+        router.sent(client.connection, sum(len(b) for buffers, _ in taken for b in buffers), 0.0)
+    assert given[-1].values[2] == PATH
+    assert max(budgets) <= BYTES_PER_TURN
+    granted = bus.tables.unique[client.unique]
+    assert isinstance(granted, LegacyParty)
+    assert list(granted.grants) == [PATH]

@@ -19,13 +19,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from bus1.core.api import HANDLE_INVALID, MANAGED, REMOTE, Buffer, CoreApi, NodeRef
+from bus1.core.api import HANDLE_INVALID, MANAGED, REMOTE, CoreApi, NodeRef
 from bus1.errors import InvalidArgument, QuotaExceeded
 
-from . import hosted, walk
+from . import hosted
 from .switch.tables import LegacyParty, NativeParty, Tables
 from .translate import NativeMessage
-from .wire import Header
 
 PREFIX = "/org/bus1/cap"
 GRANTS_MAX = 16384
@@ -118,20 +117,37 @@ def lost(party: LegacyParty, path: str, count: int) -> None:
     party.granted -= count
 
 
+class GrantedPaths:
+    """Keeps of a body's object paths those that are granted: ordinal and path.
+
+    It stops at one more than ``ARGUMENTS_MAX``: a hostile body has millions."""
+
+    def __init__(self, party: LegacyParty) -> None:
+        self._grants = party.grants
+        self._count = 0
+        self.found: list[tuple[int, str]] = []
+
+    def append(self, path: str, /) -> None:
+        """The body's next path."""
+        if path in self._grants and len(self.found) <= ARGUMENTS_MAX:
+            self.found.append((self._count, path))
+        self._count += 1
+
+
 def arguments(
-    party: LegacyParty, header: Header, body: Buffer, first: int
+    party: LegacyParty, granted: GrantedPaths | None, first: int
 ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """The granted paths among a body's object paths: caps entries and handles, numbered from ``first``.
+    """Of a body's granted paths those that still are: caps entries and handles, numbered from ``first``.
 
     Raises QuotaExceeded for more than ``ARGUMENTS_MAX``."""
-    if not party.grants or ("o" not in header.signature and "v" not in header.signature):
+    if granted is None:
         return (), ()
+    if len(granted.found) > ARGUMENTS_MAX:
+        raise QuotaExceeded(f"more than {ARGUMENTS_MAX} capabilities in one message")
     index: dict[int, int] = {}
     caps: list[tuple[int, int]] = []
-    for ordinal, path in enumerate(walk.object_paths(header.signature, body, header.endian)):
+    for ordinal, path in granted.found:
         handle = party.grants.get(path)
         if handle is not None:
             caps.append((ordinal, index.setdefault(handle, first + len(index))))
-    if len(caps) > ARGUMENTS_MAX:
-        raise QuotaExceeded(f"{len(caps)} capabilities in one message, {ARGUMENTS_MAX} are allowed")
     return tuple(caps), tuple(index)

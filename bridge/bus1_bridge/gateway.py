@@ -35,18 +35,19 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
-from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, QuotaExceeded, Rejected
+from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, QuotaExceeded, Rejected, TooLarge
 from bus1.unfinished import Unfinished
 
 from . import capabilities, hosted, published, subscriptions, wire
 from .outbound import Native, Outbound, target_of
 from .registry import Registry
 from .switch import flow
+from .switch.connection import Incoming
 from .switch.delivery import DRIVER_NAME, NO_REPLY, Delivery
 from .switch.flow import Verdict
 from .switch.limits import BYTES_PER_TURN
-from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
-from .translate import NativeCheck, NativeMessage, read_native, to_envelope
+from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Party, Reply
+from .translate import NativeCheck, NativeMessage, checked_message, to_envelope
 
 _ERROR = "org.freedesktop.DBus.Error."
 _STANDARD_INTERFACES = {
@@ -78,9 +79,13 @@ class Gateway:
 
     # ---- the Hub of native peers -----------------------------------------------------------------
 
+    def may_connect(self, credentials: Credentials) -> bool:
+        """The user of the bus, and nobody else."""
+        return credentials.uid == self._tables.bus_credentials.uid
+
     def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
         """A native peer is there: its handle of the registry. Denied to other users."""
-        if credentials.uid != self._tables.bus_credentials.uid:
+        if not self.may_connect(credentials):
             raise Denied(f"user {credentials.uid} may not connect to the bus of another user")
         granted = self.registry.grant(peer)
         limits = flow.hosted_limits(self._delivery.limits)
@@ -100,8 +105,7 @@ class Gateway:
     ) -> list[int]:
         """As ``Core.send``; destinations may be nodes of D-Bus connections.
 
-        Unfinished (native peers alone): the body is not yet checked. The bus itself sends its own bodies,
-        and those that the router has checked: those are read at once."""
+        Unfinished (native peers alone): the body is not yet checked. The bus itself sends its own bodies."""
         targets = [(handle, self.core.node_of(peer, handle)) for handle in (*destinations, *optional)]
         mapped = [self._is_mapped(node) for _, node in targets]
         if fds and not (mapped and all(mapped)) and isinstance(self._tables.parties.get(peer), NativeParty):
@@ -115,11 +119,17 @@ class Gateway:
         if isinstance(sender, NativeParty):
             message = self._checked(sender, parts, len(fds), progress)
         else:
-            message = read_native(parts, len(fds))
+            message = checked_message(parts, len(fds), {})
+        n_mandatory = 0 if flags & SendFlag.CONTINUE else len(destinations)
+        return self._send_out(sender, message, targets, n_mandatory, handles, fds, credentials)
+
+    def _send_out(
+        self, sender: Party | None, message: NativeMessage, targets: Sequence[tuple[int, NodeRef | None]],
+        n_mandatory: int, handles: Sequence[int], fds: Sequence[int], credentials: Credentials,
+    ) -> list[int]:
         outbound = Outbound(self._delivery, self.registry, sender, message, handles)
         try:
-            slots = outbound.collect(targets, 0 if flags & SendFlag.CONTINUE else len(destinations))
-            return outbound.commit(slots, fds, credentials)
+            return outbound.commit(outbound.collect(targets, n_mandatory), fds, credentials)
         except Bus1Error:
             outbound.undo()
             raise
@@ -127,6 +137,9 @@ class Gateway:
     def _checked(
         self, sender: NativeParty, parts: Sequence[Buffer], n_fds: int, progress: object
     ) -> NativeMessage:
+        limit = self._delivery.limits.max_message_unix_fds
+        if n_fds > limit:
+            raise TooLarge(f"{n_fds} descriptors, D-Bus clients take {limit}")
         check = progress if isinstance(progress, NativeCheck) else NativeCheck(parts, n_fds)
         budget, sender.unchecked = sender.unchecked, 0  # a body that is found bad ends the turn, too
         left = check.step(budget)
@@ -162,23 +175,22 @@ class Gateway:
 
     # ---- from D-Bus clients ----------------------------------------------------------------------
 
-    def from_legacy(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int], now: float
-    ) -> bool:
+    def from_legacy(self, sender: LegacyParty, incoming: Incoming) -> bool:
         """A unicast whose end is native, or whose path is that of a capability.
 
         True: done, and the descriptors are taken care of. False: not mine, or it has to wait, which
         ``flow.pauses`` tells."""
+        header = incoming.header
         if header.type == wire.CALL and capabilities.is_capability(header.path or ""):
-            return self._call_capability(sender, header, message, fds)
+            return self._call_capability(sender, incoming)
         party = self._tables.party_of(header.destination or "")
         if not isinstance(party, NativeParty):
             return False
         if header.type == wire.CALL:
-            return self._call(sender, header, message, fds, party)
+            return self._call(sender, incoming, party)
         if header.type == wire.SIGNAL:
-            return self._signal(sender, header, message, fds, party)
-        self._answer(sender, header, message, fds)
+            return self._signal(sender, incoming, party)
+        self._answer(sender, incoming)
         return True
 
     def subscribers(self, sender: LegacyParty, header: wire.Header, body: Buffer) -> list[Parcel]:
@@ -201,10 +213,8 @@ class Gateway:
 
     # ---- calls -----------------------------------------------------------------------------------
 
-    def _call(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int],
-        callee: NativeParty,
-    ) -> bool:
+    def _call(self, sender: LegacyParty, incoming: Incoming, callee: NativeParty) -> bool:
+        header = incoming.header
         assert header.path and header.member
         entry = callee.objects.get(header.path)
         interface = header.interface or _STANDARD_INTERFACES.get(header.member, "")
@@ -212,110 +222,115 @@ class Gateway:
         if standard is not None and (entry is None or interface == published.INTROSPECTABLE):
             if header.signature:
                 text = f"{interface}.{header.member} takes no arguments"
-                return self._refuse(sender, header, fds, "InvalidArgs", text)
+                return self._refuse(sender, incoming, "InvalidArgs", text)
             if standard(sender, header, callee):
-                self._delivery.discard(fds)
+                self._delivery.discard(incoming.fds)
                 return True
         elif entry is not None:
-            return self._deliver(sender, header, message, fds, entry.node, callee)
-        return self._no_such_object(sender, header, fds)
+            return self._deliver(sender, incoming, entry.node, callee)
+        return self._no_such_object(sender, incoming)
 
-    def _call_capability(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int]
-    ) -> bool:
+    def _call_capability(self, sender: LegacyParty, incoming: Incoming) -> bool:
+        header = incoming.header
         assert header.path
         handle = sender.grants.get(header.path)
         node = None if handle is None else self.core.node_of(sender.peer, handle)
         callee = None if node is None else self._tables.parties.get(node[0])
         if node is None or not isinstance(callee, NativeParty):
-            return self._no_such_object(sender, header, fds)
+            return self._no_such_object(sender, incoming)
         if (header.interface, header.member) != (capabilities.INTERFACE, "Release"):
-            return self._deliver(sender, header, message, fds, node, callee)
+            return self._deliver(sender, incoming, node, callee)
         if header.signature:
-            return self._refuse(sender, header, fds, "InvalidArgs", "Release takes no arguments")
-        self._delivery.discard(fds)
+            return self._refuse(sender, incoming, "InvalidArgs", "Release takes no arguments")
+        self._delivery.discard(incoming.fds)
         capabilities.give_back(self.core, sender, header.path)
         self._reply(sender, header, callee)
         return True
 
     def _deliver(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int], node: NodeRef,
-        callee: NativeParty,
+        self, sender: LegacyParty, incoming: Incoming, node: NodeRef, callee: NativeParty
     ) -> bool:
         """A call to a node of a native peer; False if it has to wait."""
+        header = incoming.header
         wants = not header.flags & CallFlag.NO_REPLY_EXPECTED
         if wants and (callee.unique, header.serial) in sender.open_replies:
             text = f"A call with serial {header.serial} is outstanding at {callee.unique}"
-            return self._refuse(sender, header, fds, "AccessDenied", text)
+            return self._refuse(sender, incoming, "AccessDenied", text)
         limit = self._delivery.limits.max_replies_per_connection
         if wants and len(sender.open_replies) + self._tables.replies.outstanding(sender.peer) >= limit:
             text = f"The maximum number of pending replies of {sender.unique}, {limit}, has been reached"
-            return self._refuse(sender, header, fds, "LimitsExceeded", text)
-        verdict = self._verdict(sender, callee, flow.Kind.CALL, message, fds)
+            return self._refuse(sender, incoming, "LimitsExceeded", text)
+        verdict = self._verdict(sender, callee, flow.Kind.CALL, incoming)
         if verdict is Verdict.PAUSE:
             return False
         reply = hosted.next_node(sender)
-        body = memoryview(message)[header.header_length :]
         try:
             if verdict is not Verdict.DELIVER:
                 raise QuotaExceeded("too much of this sender waits there")
-            caps, handles = capabilities.arguments(sender, header, body, int(wants))
+            caps, handles = capabilities.arguments(sender, incoming.granted, int(wants))
             envelope = to_envelope(header, serial=header.serial, caps=caps)
             parcel = Parcel(
-                node, (envelope, body), (reply, *handles) if wants else handles, bool(header.unix_fds)
+                node, (envelope, incoming.body), (reply, *handles) if wants else handles,
+                bool(header.unix_fds),
             )
-            self._delivery.transmit(sender, [parcel], fds)
+            self._delivery.transmit(sender, [parcel], incoming.fds)
         except Disconnected:
-            return self._no_such_object(sender, header, fds)
+            return self._no_such_object(sender, incoming)
         except Overloaded as error:
             text = f"{callee.unique} cannot take the call: {error}"
-            return self._refuse(sender, header, fds, "LimitsExceeded", text)
+            return self._refuse(sender, incoming, "LimitsExceeded", text)
         if wants:
             hosted.open_reply(sender, reply, Reply(header.serial, callee.unique))
         return True
 
     def _verdict(
-        self, sender: LegacyParty, reader: NativeParty, kind: flow.Kind, message: Buffer, fds: Sequence[int]
+        self, sender: LegacyParty, reader: NativeParty, kind: flow.Kind, incoming: Incoming
     ) -> Verdict:
-        size = flow.allocated(len(message), len(fds))
+        size = flow.allocated(len(incoming.message), len(incoming.fds))
         return self._delivery.admits(sender, reader, size, kind, self._delivery.now)
 
     # ---- answers and signals ---------------------------------------------------------------------
 
-    def _answer(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int]
-    ) -> None:
+    def _answer(self, sender: LegacyParty, incoming: Incoming) -> None:
         """To a reply node, whoever's it is; where nobody waits for it, it goes nowhere."""
+        header = incoming.header
         call = sender.native_calls.get(header.reply_serial)
         if call is None or not call.handle:
-            self._delivery.discard(fds)
+            self._delivery.discard(incoming.fds)
             return
         del sender.native_calls[header.reply_serial]
-        body = memoryview(message)[header.header_length :]
-        node = self.core.node_of(sender.peer, call.handle)
-        reader = None if node is None else self._tables.parties.get(node[0])
         try:
-            if isinstance(reader, NativeParty):
-                verdict = self._verdict(sender, reader, flow.Kind.REPLY, message, fds)
-                if verdict is not Verdict.DELIVER:
-                    raise QuotaExceeded(f"{reader.unique} does not read")
-            caps, handles = capabilities.arguments(sender, header, body, 0)
-            self.send(
-                sender.peer, (call.handle,), (to_envelope(header, serial=call.serial, caps=caps), body),
-                handles, fds, credentials=sender.credentials,
-            )
+            self._pass_on(sender, incoming, call)
         except (Rejected, Overloaded, Disconnected):
             # the caller sees its reply node released, which is NoReply
-            self._delivery.discard(fds)
+            self._delivery.discard(incoming.fds)
         hosted.let_go(self.core, sender, call.handle, header.reply_serial)
 
-    def _signal(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int],
-        reader: NativeParty,
-    ) -> bool:
+    def _pass_on(self, sender: LegacyParty, incoming: Incoming, call: NativeCall) -> None:
+        node = self.core.node_of(sender.peer, call.handle)
+        reader = None if node is None else self._tables.parties.get(node[0])
+        if isinstance(reader, NativeParty):
+            verdict = self._verdict(sender, reader, flow.Kind.REPLY, incoming)
+            if verdict is not Verdict.DELIVER:
+                raise QuotaExceeded(f"{reader.unique} does not read")
+        caps, handles = capabilities.arguments(sender, incoming.granted, 0)
+        parts = (to_envelope(incoming.header, serial=call.serial, caps=caps), incoming.body)
+        if self._is_mapped(node):
+            paths = dict(incoming.granted.found) if incoming.granted else {}
+            message = checked_message(parts, len(incoming.fds), paths)
+            self._send_out(
+                sender, message, [(call.handle, node)], 1, handles, incoming.fds, sender.credentials
+            )
+        else:
+            self.core.send(
+                sender.peer, (call.handle,), parts, handles, incoming.fds, credentials=sender.credentials
+            )
+
+    def _signal(self, sender: LegacyParty, incoming: Incoming, reader: NativeParty) -> bool:
         """A signal with a destination: to that peer's subscribers, or else to its root."""
+        header = incoming.header
         assert header.path and header.interface and header.member
-        verdict = self._verdict(sender, reader, flow.Kind.SIGNAL, message, fds)
+        verdict = self._verdict(sender, reader, flow.Kind.SIGNAL, incoming)
         if verdict is Verdict.PAUSE:
             return False
         nodes = [
@@ -325,10 +340,10 @@ class Gateway:
         try:
             if verdict is not Verdict.DELIVER:
                 raise QuotaExceeded(f"{reader.unique} does not read")
-            parcels = self._signal_parcels(sender, header, memoryview(message)[header.header_length :], nodes)
-            self._delivery.transmit(sender, parcels, fds)
+            parcels = self._signal_parcels(sender, header, incoming.body, nodes)
+            self._delivery.transmit(sender, parcels, incoming.fds)
         except Overloaded:
-            self._delivery.discard(fds)
+            self._delivery.discard(incoming.fds)
         return True
 
     def _signal_parcels(
@@ -375,15 +390,15 @@ class Gateway:
         parts = (head, body) if body else (head,)
         self._delivery.transmit(None, [Parcel((to.peer, hosted.ROOT), parts, mandatory=False)])
 
-    def _no_such_object(self, sender: LegacyParty, header: wire.Header, fds: Sequence[int]) -> bool:
+    def _no_such_object(self, sender: LegacyParty, incoming: Incoming) -> bool:
         """Never existed, somebody else's, or gone: one answer."""
-        return self._refuse(sender, header, fds, "UnknownObject", f"No such object path '{header.path}'")
+        text = f"No such object path '{incoming.header.path}'"
+        return self._refuse(sender, incoming, "UnknownObject", text)
 
-    def _refuse(
-        self, sender: LegacyParty, header: wire.Header, fds: Sequence[int], name: str, text: str
-    ) -> bool:
+    def _refuse(self, sender: LegacyParty, incoming: Incoming, name: str, text: str) -> bool:
         """The call is done, with an error; always True."""
-        self._delivery.discard(fds)
+        header = incoming.header
+        self._delivery.discard(incoming.fds)
         if not header.flags & CallFlag.NO_REPLY_EXPECTED:
             self._delivery.send_error(sender, header, _ERROR + name, text)
         return True

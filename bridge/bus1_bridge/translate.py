@@ -6,10 +6,10 @@ dropped, because the node that the envelope is sent to stands for them. Kind, fl
 and signature are carried over as they are, so the body that follows is valid under either header.
 
 Invariants. 1. A header made here is one that every D-Bus library accepts: nothing of the reserved
-Local interface, at most 128 MiB with its body, at most ``FDS_MAX`` descriptors. 2. Going to D-Bus and
-back keeps kind, flags, byte order, names and signature.
+Local interface, at most 128 MiB with its body. 2. Going to D-Bus and back keeps kind, flags, byte order, names and signature.
 
-Not here: bodies (``walk`` checks them), serial numbers and destinations (``hosted``, ``outbound``).
+Not here: bodies (``walk`` checks them), serial numbers and destinations (``hosted``, ``outbound``), how
+many descriptors clients take (``gateway``).
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from bus1.errors import InvalidArgument, RemoteProtocolError, TooLarge
 
 from . import wire
 from .walk import BodyCheck
-
-FDS_MAX = 253
-"""What one sendmsg carries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class NativeCheck:
     """The check of one message of a native peer; ``step`` until it is done."""
 
     def __init__(self, parts: Sequence[Buffer], n_fds: int) -> None:
-        """Raises InvalidArgument or TooLarge if D-Bus cannot carry it, and so does ``step``."""
+        """Raises InvalidArgument if D-Bus cannot carry it, and so does ``step``."""
         payload = parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
         try:
             envelope, offset = call.decode(payload)
@@ -80,8 +77,6 @@ class NativeCheck:
             raise _not_carried(error) from error
         if wire.LOCAL_INTERFACE in (envelope.interface, envelope.member):
             raise InvalidArgument(f"{wire.LOCAL_INTERFACE} is reserved")
-        if n_fds > FDS_MAX:
-            raise TooLarge(f"{n_fds} descriptors, D-Bus carries {FDS_MAX}")
         body = memoryview(payload)[offset:]
         paths = _NamedPaths(envelope)
         self._check = BodyCheck(
@@ -102,15 +97,11 @@ def _not_carried(error: RemoteProtocolError) -> InvalidArgument:
     return InvalidArgument(f"not a message that D-Bus can carry: {error}")
 
 
-def read_native(parts: Sequence[Buffer], n_fds: int) -> NativeMessage:
-    """The message in ``parts``, checked at once; InvalidArgument or TooLarge."""
-    check = NativeCheck(parts, n_fds)
-    while check.step(_UNLIMITED) is None:
-        pass
-    return check.message
-
-
-_UNLIMITED = 1 << 62
+def checked_message(parts: Sequence[Buffer], n_fds: int, paths: dict[int, str]) -> NativeMessage:
+    """A valid message: one that the bus made, or of a D-Bus client's checked body."""
+    payload = b"".join(parts)
+    envelope, offset = call.decode(payload)
+    return NativeMessage(envelope, payload, memoryview(payload)[offset:], n_fds, paths)
 
 
 def to_header(message: NativeMessage, address: Address, *, with_fds: bool) -> bytes:

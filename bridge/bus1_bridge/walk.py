@@ -343,14 +343,6 @@ def check_body(signature: str, body: Buffer, endian: str, n_fds: int) -> None:
 _UNLIMITED = 1 << 62
 
 
-def object_paths(signature: str, body: Buffer, endian: str) -> list[str]:
-    """Every object path of a valid body in marshalling order, those in containers and variants too."""
-    paths: list[str] = []
-    if "o" in signature or "v" in signature:
-        BodyCheck(signature, body, endian, ANY_FD, paths).step(_UNLIMITED)
-    return paths
-
-
 def arguments(signature: str, body: Buffer, endian: str, limit: int = 64) -> list[str | ObjectPath | None]:
     """The first arguments of a valid body as match rules see them: strings, object paths, None for others."""
     values: list[str | ObjectPath | None] = []

@@ -23,8 +23,9 @@ from bus1.core.api import Buffer
 from bus1.errors import RemoteProtocolError
 
 from .. import wire
+from ..capabilities import GrantedPaths
 from ..sasl import ServerAuth
-from ..walk import BodyCheck
+from ..walk import ANY_FD, BodyCheck
 from .limits import BusLimits
 from .tables import LegacyParty
 
@@ -33,7 +34,6 @@ CHUNK = 64 << 10
 LARGE_CHUNK = 1 << 20
 """The most to ask for in one go within a large message."""
 _FIXED_HEADER = 16
-_ANY_INDEX = 1 << 32
 
 
 @dataclass(slots=True)
@@ -44,6 +44,8 @@ class Incoming:
     header: wire.Header
     fds: tuple[int, ...]
     check: BodyCheck | None
+    granted: GrantedPaths | None = None
+    """What the check has found of the sender's capabilities; None if the sender has none."""
 
     @property
     def body(self) -> memoryview:
@@ -189,8 +191,12 @@ class Connection:
             raise RemoteProtocolError(f"{n_fds} descriptors announced, {len(self.fds)} came")
         fds = tuple(self.fds[:n_fds])
         incoming = Incoming(message, header, fds, None)
+        if self.party.grants and ("o" in header.signature or "v" in header.signature):
+            incoming.granted = GrantedPaths(self.party)
         # as the reference: an index that names none of the descriptors is the receiver's business
-        incoming.check = BodyCheck(header.signature, incoming.body, header.endian, _ANY_INDEX)
+        incoming.check = BodyCheck(
+            header.signature, incoming.body, header.endian, ANY_FD, incoming.granted
+        )
         if n_fds:
             del self.fds[:n_fds]
             self.fds_since = self._fds_came

@@ -14,7 +14,6 @@ Not here: budgets and connections (router), what the driver answers (driver), ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from bus1.core.api import Buffer, Parcel
@@ -42,9 +41,7 @@ SERVICE_UNKNOWN = "org.freedesktop.DBus.Error.ServiceUnknown"
 class NativeEnds(Protocol):
     """What a plan needs of the gateway."""
 
-    def from_legacy(
-        self, sender: LegacyParty, header: wire.Header, message: Buffer, fds: Sequence[int], now: float
-    ) -> bool:
+    def from_legacy(self, sender: LegacyParty, incoming: Incoming) -> bool:
         """A unicast whose end is native or a capability; False: it has to wait. True: owns the fds."""
 
     def subscribers(self, sender: LegacyParty, header: wire.Header, body: Buffer) -> list[Parcel]:
@@ -111,7 +108,7 @@ class Planner:
             self._refuse_type(sender, incoming)
             return True
         if isinstance(target, NativeParty) or (header.type == CALL and is_capability(header.path or "")):
-            if not self._natives.from_legacy(sender, header, incoming.message, incoming.fds, now):
+            if not self._natives.from_legacy(sender, incoming):
                 return False
             incoming.fds = ()
             return True
