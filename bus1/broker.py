@@ -28,7 +28,15 @@ from typing import Protocol
 from .channel import Channel
 from .core.api import Buffer, CoreApi, Credentials
 from .descriptors import refuse_unix_sockets, unix_socket_cookie
-from .errors import BadDescriptor, InternalError, NotSupported, OutOfMemory, PeerShutdown, QuotaExceeded
+from .errors import (
+    BadDescriptor,
+    Denied,
+    InternalError,
+    NotSupported,
+    OutOfMemory,
+    PeerShutdown,
+    QuotaExceeded,
+)
 from .memory import SealedMemory
 from .reactor import Reactor
 from .station import PeerStation
@@ -43,6 +51,9 @@ class Hub(Protocol):
     @property
     def core(self) -> CoreApi:
         """The state machine; every operation not named here goes straight to it."""
+
+    def may_connect(self, credentials: Credentials) -> bool:
+        """Whether this client is served at all; asked when it connects, before a byte of it is read."""
 
     def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
         """Handles that the endpoint grants to a new peer (ids of that peer); Denied ends the peer."""
@@ -68,6 +79,10 @@ class PlainHub:
 
     def __init__(self, core: CoreApi) -> None:
         self.core = core
+
+    def may_connect(self, credentials: Credentials) -> bool:
+        """Everybody may."""
+        return True
 
     def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
         """Nothing is granted."""
@@ -182,7 +197,7 @@ class Broker:
         self.reactor.add(listener, _LISTEN)
 
     def accept(self, connection: socket.socket) -> None:
-        """A new client; one channel too many of its user is closed in words."""
+        """A new client; a stranger, and one channel too many of a user, are closed in words."""
         try:
             channel = Channel(self, connection)
         except OSError:  # nothing left to watch it with
@@ -191,7 +206,9 @@ class Broker:
         uid = channel.accepted.uid
         self._channels[channel] = None
         self._n_channels[uid] += 1
-        if self._n_channels[uid] > self.limits.channels_per_user:
+        if not self.hub.may_connect(channel.accepted):
+            channel.refuse(Denied(f"user {uid} may not connect to this bus"))
+        elif self._n_channels[uid] > self.limits.channels_per_user:
             channel.refuse(QuotaExceeded(f"user {uid} has too many channels"))
 
     def channel_gone(self, channel: Channel) -> None:

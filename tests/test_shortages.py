@@ -110,7 +110,12 @@ def test_a_connection_that_cannot_be_watched_is_closed_and_others_learn_of_it(
     assert isinstance(punt, Failed) and "no room to watch it" in punt.traceback
     assert client.socket.recv(1) == b""
     waits: list[float | None] = []
-    monkeypatch.setattr(crank.switch.reactor, "run_once", lambda deadline: waits.append(deadline) or 0)
+
+    def waiting(deadline: float | None) -> int:
+        waits.append(deadline)
+        return 0
+
+    monkeypatch.setattr(crank.switch.reactor, "run_once", waiting)
     crank.switch.poll(None)
     assert waits == [100.0], "NameOwnerChanged waits for another event"
     assert other.receive().member == "NameOwnerChanged"

@@ -1,0 +1,90 @@
+"""Who is not served is told so as soon as it connects, and learns nothing else."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event, Thread
+
+import anyio
+import pytest
+from bus1_bridge.switch.api import Shutdown
+from native_bus import RawChannel
+from test_window import Crank
+
+from bus1 import aio, frames
+from bus1.broker import Broker, PlainHub
+from bus1.core.api import Credentials
+from bus1.core.bus import Core
+from bus1.errors import Denied
+from bus1.frames import EVENTS, REQUESTS, Operation, encode
+from bus1.peer import Peer
+from bus1.reactor import Reactor
+
+
+class ClosedHub(PlainHub):
+    """A bus that serves nobody."""
+
+    def may_connect(self, credentials: Credentials) -> bool:
+        return False
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Where such a bus listens, in a thread of its own."""
+    address, over = str(tmp_path / "bus"), Event()
+    hub = ClosedHub(Core())
+    reactor = Reactor(hub)
+    broker = Broker(reactor, hub)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    broker.listen(listener)
+
+    def serve() -> None:
+        while not over.is_set():
+            reactor.run_once(reactor.clock() + 0.01)
+        broker.close()
+        reactor.close()
+
+    thread = Thread(target=serve)
+    thread.start()
+    yield address
+    over.set()
+    thread.join()
+
+
+def test_a_stranger_is_refused_in_words_before_it_has_said_anything(address: str) -> None:
+    with RawChannel(address) as channel:
+        refusal = channel.frame()
+        assert refusal.operation == frames.Event.REFUSED
+        assert EVENTS[frames.Event.REFUSED].unpack_from(refusal.body) == (Denied.errno,)
+        with pytest.raises(EOFError):
+            channel.frame()
+
+
+def test_both_faces_say_who_may_not_connect(address: str) -> None:
+    for _ in range(10):  # refused before or after the greeting is written
+        with pytest.raises(Denied, match="may not connect"):
+            Peer.connect(address)
+        with pytest.raises(Denied, match="may not connect"):
+            anyio.run(aio.Peer.open, address)
+
+
+def test_a_session_bus_does_not_listen_to_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crank = Crank(tmp_path)
+    tables = crank.switch.router.tables
+    tables.bus_credentials = replace(tables.bus_credentials, uid=tables.bus_credentials.uid + 1)
+    channel = RawChannel(crank.path + "1")
+    hello = REQUESTS[Operation.HELLO].pack(frames.MAGIC, frames.VERSION, 0)
+    channel.sock.sendall(encode(Operation.HELLO, 1, hello))
+    executed: list[object] = []
+    monkeypatch.setattr("bus1.channel.execute", lambda *request: executed.append(request))
+    assert crank.during(channel.frame).operation == frames.Event.REFUSED
+    assert not executed
+    channel.close()
+    crank.switch.apply([Shutdown()])
