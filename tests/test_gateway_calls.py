@@ -23,6 +23,7 @@ from bus1.errors import (
     NotSupported,
     NotUnique,
     QuotaExceeded,
+    TooLarge,
 )
 
 NAME = "org.example.Service"
@@ -549,6 +550,25 @@ def test_descriptors_are_refused_for_a_client_that_takes_none(bus: MixedBus, ser
     assert bus.closed == []
     service.answer(call)
     assert [message.header.type for message in client.receive()] == [wire.RETURN]
+
+
+def test_no_client_gets_more_descriptors_than_the_bus_allows_in_a_message(
+    bus: MixedBus, service: Native, client: Legacy
+) -> None:
+    """libdbus takes max_message_unix_fds (16) and disconnects at more; native peers alone take them all."""
+    most, too_many = tuple(range(40, 56)), tuple(range(60, 77))
+    client.call(NAME, "/obj", IFACE, "Frob")
+    (call,) = service.receive()
+    with pytest.raises(TooLarge, match="17 descriptors, D-Bus clients take 16"):
+        service.send((call.handles[0],), pack(Kind.RETURN, "", "", "h", 0), (), too_many)
+    with pytest.raises(TooLarge):
+        service.start_call(service.derive(client.unique, "/p"), IFACE, "Frob", "h", 0, fds=too_many)
+    assert client.receive() == [] and bus.closed == []
+    service.answer(call, "h", 0, fds=most)
+    assert [message.fds for message in client.receive()] == [most]
+    other = bus.native()
+    other.start_call(other.derive(NAME, "/obj"), IFACE, "Frob", "h", 0, fds=too_many)
+    assert [m.fds for m in service.receive() if m.type is MessageType.DATA] == [too_many]
 
 
 def test_descriptors_of_a_refused_call_are_closed_once(

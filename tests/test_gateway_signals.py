@@ -10,7 +10,7 @@ from bus1_services.call import Kind
 from mixed_bus import DRIVER, ERROR, MixedBus, Native, pack
 
 from bus1.core.api import MessageType
-from bus1.errors import Denied, InvalidArgument, NotSupported
+from bus1.errors import Denied, InvalidArgument, NotSupported, TooLarge
 
 NAME = "org.example.Service"
 IFACE = "org.example.Thing"
@@ -153,6 +153,16 @@ def test_a_signal_with_descriptors_skips_legacy_clients_that_take_none(
     assert bus.closed == [40]
     service.emit("Nobody", fds=(41,))
     assert bus.closed == [40, 41]
+
+
+def test_a_signal_with_more_descriptors_than_a_client_takes_is_refused_whole(
+    bus: MixedBus, service: Emitting
+) -> None:
+    client = bus.legacy()
+    client.match("member='Tick'")
+    with pytest.raises(TooLarge):
+        service.emit("Tick", fds=tuple(range(40, 57)))
+    assert client.receive() == [] and bus.closed == []
 
 
 def test_a_reader_that_is_stuck_loses_a_broadcast_and_nobody_else_does(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from bus1_bridge import translate, wire
+from bus1_bridge import wire
 from bus1_bridge.translate import Address, NativeCheck, NativeMessage, checked_message, to_envelope, to_header
 from bus1_services import call
 from bus1_services.call import Kind

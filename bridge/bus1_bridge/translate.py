@@ -6,7 +6,8 @@ dropped, because the node that the envelope is sent to stands for them. Kind, fl
 and signature are carried over as they are, so the body that follows is valid under either header.
 
 Invariants. 1. A header made here is one that every D-Bus library accepts: nothing of the reserved
-Local interface, at most 128 MiB with its body. 2. Going to D-Bus and back keeps kind, flags, byte order, names and signature.
+Local interface, at most 128 MiB with its body. 2. Going to D-Bus and back keeps kind, flags, byte order,
+names and signature.
 
 Not here: bodies (``walk`` checks them), serial numbers and destinations (``hosted``, ``outbound``), how
 many descriptors clients take (``gateway``).
