@@ -35,7 +35,7 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
-from bus1.errors import Bus1Error, Denied, Disconnected, Overloaded, QuotaExceeded, Rejected, TooLarge
+from bus1.errors import Denied, Disconnected, Overloaded, QuotaExceeded, Rejected, TooLarge
 from bus1.unfinished import Unfinished
 
 from . import capabilities, hosted, published, subscriptions, wire
@@ -46,7 +46,7 @@ from .switch.connection import Incoming
 from .switch.delivery import DRIVER_NAME, NO_REPLY, Delivery
 from .switch.flow import Verdict
 from .switch.limits import BYTES_PER_TURN
-from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Party, Reply
+from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
 from .translate import NativeCheck, NativeMessage, checked_message, to_envelope
 
 _ERROR = "org.freedesktop.DBus.Error."
@@ -121,18 +121,8 @@ class Gateway:
         else:
             message = checked_message(parts, len(fds), {})
         n_mandatory = 0 if flags & SendFlag.CONTINUE else len(destinations)
-        return self._send_out(sender, message, targets, n_mandatory, handles, fds, credentials)
-
-    def _send_out(
-        self, sender: Party | None, message: NativeMessage, targets: Sequence[tuple[int, NodeRef | None]],
-        n_mandatory: int, handles: Sequence[int], fds: Sequence[int], credentials: Credentials,
-    ) -> list[int]:
         outbound = Outbound(self._delivery, self.registry, sender, message, handles)
-        try:
-            return outbound.commit(outbound.collect(targets, n_mandatory), fds, credentials)
-        except Bus1Error:
-            outbound.undo()
-            raise
+        return outbound.send(targets, n_mandatory, fds, credentials)
 
     def _checked(
         self, sender: NativeParty, parts: Sequence[Buffer], n_fds: int, progress: object
@@ -318,9 +308,8 @@ class Gateway:
         if self._is_mapped(node):
             paths = dict(incoming.granted.found) if incoming.granted else {}
             message = checked_message(parts, len(incoming.fds), paths)
-            self._send_out(
-                sender, message, [(call.handle, node)], 1, handles, incoming.fds, sender.credentials
-            )
+            outbound = Outbound(self._delivery, self.registry, sender, message, handles)
+            outbound.send([(call.handle, node)], 1, incoming.fds, sender.credentials)
         else:
             self.core.send(
                 sender.peer, (call.handle,), parts, handles, incoming.fds, credentials=sender.credentials

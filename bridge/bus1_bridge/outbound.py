@@ -3,7 +3,7 @@
 Theory. Behind each destination is a kind of node, and the kind decides what a message may be there:
 a call or a signal for an object of a legacy client (``Derived``), an answer (``Reply``), a signal
 for everybody who matches (emitter); any other node takes the message as it is. Together with the
-message's kind this is the table ``_PLANS``. ``collect`` makes a parcel for every receiver, ``commit``
+message's kind this is the table ``_PLANS``. Collecting makes a parcel for every receiver, committing
 sends them all in one Core transaction, so natives and legacy clients see it at one place of the one
 order. What a D-Bus client has to be remembered for (its serial, its capabilities) is reserved while
 collecting and given back if it comes to nothing.
@@ -24,6 +24,7 @@ from bus1_services.call import Kind
 
 from bus1.core.api import MANAGED, REMOTE, Buffer, Credentials, NodeRef, Parcel
 from bus1.errors import (
+    Bus1Error,
     Denied,
     Disconnected,
     InvalidArgument,
@@ -102,10 +103,23 @@ class Outbound:
         self._speaks = False
         """A legacy client will see the sender's unique name."""
 
+    def send(
+        self, targets: Sequence[tuple[int, NodeRef | None]], n_mandatory: int, fds: Sequence[int],
+        credentials: Credentials,
+    ) -> list[int]:
+        """The whole transaction: ``targets`` are handle and node of each destination, mandatory ones first.
+
+        Returns a slot for each; raises if a mandatory one fails."""
+        try:
+            return self._commit(self._collect(targets, n_mandatory), fds, credentials)
+        except Bus1Error:
+            for piece in self._pieces:
+                self._give_back(piece)
+            raise
+
     # ---- the two halves --------------------------------------------------------------------------
 
-    def collect(self, targets: Sequence[tuple[int, NodeRef | None]], n_mandatory: int) -> list[int]:
-        """Plan every destination (handle and node), mandatory ones first; a slot for each."""
+    def _collect(self, targets: Sequence[tuple[int, NodeRef | None]], n_mandatory: int) -> list[int]:
         slots = [0] * len(targets)
         seen: set[int] = set()
         for slot, (handle, node) in enumerate(targets):
@@ -120,8 +134,7 @@ class Outbound:
                 slots[slot] = -error.errno
         return slots
 
-    def commit(self, slots: list[int], fds: Sequence[int], credentials: Credentials) -> list[int]:
-        """Send what was collected, in one transaction; raises if a mandatory parcel fails."""
+    def _commit(self, slots: list[int], fds: Sequence[int], credentials: Credentials) -> list[int]:
         if self._speaks and self._sender is not None:
             self._registry.announce(self._sender)
         results = self._delivery.transmit(self._sender, self._parcels, fds, credentials=credentials)
@@ -137,11 +150,6 @@ class Outbound:
             if answer.parcel is None or results[answer.parcel]:
                 self._delivery.send_no_reply(answer.reader, reply.serial, TOO_SLOW)
         return slots
-
-    def undo(self) -> None:
-        """Nothing was sent: give back what was reserved."""
-        for piece in self._pieces:
-            self._give_back(piece)
 
     def _bind(self, piece: _Piece) -> None:
         if piece.reader is not None and piece.granted:
