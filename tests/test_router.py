@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from bus1_bridge.sasl import MAX_BUFFER, MAX_LINES
+from bus1_bridge.switch.connection import AUTH_CHUNK, CHUNK
 from bus1_bridge.switch.flow import BUS_MARK, PATIENCE
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.router import MESSAGES_PER_TURN
@@ -97,11 +99,28 @@ def test_the_last_rejection_is_sent_before_the_end(bus: PureSwitch) -> None:
     assert bus.close_reason(client.connection) == "authentication failed"
 
 
-def test_who_does_not_read_the_answers_to_its_authentication_is_closed(bus: PureSwitch) -> None:
+def test_who_does_not_read_the_answers_to_its_authentication_is_read_no_further_and_closed_in_time(
+    bus: PureSwitch,
+) -> None:
     client = Client(bus, bus.connect())
-    client.say(b"\0" + b"X\r\n" * 500)
+    client.say(b"\0" + b"\r\n" * MAX_LINES)
+    assert not bus.router.wants_input(client.connection)
     assert bus.close_reason(client.connection) is None
-    client.say(b"X\r\n" * 500)
+    bus.pass_time(bus.limits.auth_timeout)
+    assert bus.close_reason(client.connection) == "no Hello in time"
+
+
+def test_little_is_read_in_one_go_before_begin_and_much_afterwards(bus: PureSwitch) -> None:
+    client = Client(bus, bus.connect())
+    assert bus.router.wanted(client.connection) == AUTH_CHUNK
+    client.say(SIGN_IN)
+    assert bus.router.wanted(client.connection) == CHUNK
+
+
+def test_more_than_an_authentication_can_need_in_one_arrival_closes(bus: PureSwitch) -> None:
+    client = Client(bus, bus.connect())
+    client.say(b"\0" + b"x" * 1000)
+    client.say(b"\r\n" + b"y" * (MAX_BUFFER - 1001))
     assert bus.close_reason(client.connection) is not None
 
 

@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from bus1_bridge.sasl import MAX_BUFFER, ServerAuth
+from bus1_bridge.sasl import MAX_BUFFER, MAX_LINES, ServerAuth
 from buses import Bus
 from hypothesis import given
 from hypothesis import strategies as st
@@ -190,6 +190,20 @@ def test_nothing_is_answered_after_the_last_rejection() -> None:
     answer = auth.feed(b"\0" + b"AUTH\r\n" * 9 + SIGNED_IN + b"BEGIN\r\n")
     assert answer == b"REJECTED EXTERNAL\r\n" * 6 and auth.closed and not auth.done
     assert auth.feed(SIGNED_IN) == b"" and not auth.done
+
+
+@pytest.mark.parametrize("line", [b"", b"FOO", b"DATA", b"NEGOTIATE_UNIX_FD"])
+def test_an_authentication_has_a_bounded_number_of_lines(line: bytes) -> None:
+    auth = ServerAuth(UID, GUID)
+    answer = auth.feed(b"\0" + (line + b"\r\n") * 3 * MAX_LINES)
+    assert answer.count(b"\r\n") == MAX_LINES and auth.closed
+    assert auth.feed(SIGNED_IN) == b"" and not auth.done
+
+
+def test_begin_may_be_the_last_line_of_all() -> None:
+    auth = ServerAuth(UID, GUID)
+    auth.feed(b"\0" + b"FOO\r\n" * (MAX_LINES - 2) + SIGNED_IN + b"BEGIN\r\n")
+    assert auth.done and not auth.closed
 
 
 WORDS = [b"AUTH", b" ", b"EXTERNAL", b"\r\n", b"DATA", ME, b"BEGIN", b"CANCEL"]

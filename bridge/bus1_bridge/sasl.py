@@ -8,7 +8,8 @@ together; what follows BEGIN are messages, and is kept in ``rest``.
 Invariants. 1. ``done`` only after OK with the kernel's uid, and BEGIN.
 2. ``feed`` raises nothing but RemoteProtocolError, and never holds more than ``MAX_BUFFER`` bytes
 without a line.
-3. After ``MAX_REJECTED`` rejections the last answer is REJECTED, and ``closed`` is set.
+3. After ``MAX_REJECTED`` rejections the last answer is REJECTED, and ``closed`` is set; it is set after
+``MAX_LINES`` lines, too, unless the last of them is BEGIN.
 
 Not here: whether that user may connect (the router), time limits, sockets.
 """
@@ -22,6 +23,8 @@ from bus1.errors import RemoteProtocolError
 
 MAX_BUFFER = 16384
 MAX_REJECTED = 6
+MAX_LINES = 64
+"""What an authentication may take; a client that wants in needs about four."""
 
 
 class AuthState(Enum):
@@ -45,8 +48,10 @@ class ServerAuth:
         self.takes_fds = False
         """The client asked for descriptors and got them."""
         self.closed = False
-        """BEGIN without OK, or too many rejections: send what ``feed`` returned, then close."""
+        """BEGIN without OK, too many rejections or lines: send what ``feed`` returned, then close."""
         self.rejected = 0
+        self.lines = 0
+        """How many have been handled."""
         self.has_begun = False
         """The NUL has come."""
         self.rest = b""
@@ -79,6 +84,9 @@ class ServerAuth:
                 break
             answer = self._line(data[at:end])
             at = end + 2
+            self.lines += 1
+            if self.lines >= MAX_LINES and not self.done:
+                self.closed = True
             if answer:
                 answers.append(answer + b"\r\n")
         self.rest = data[at:]

@@ -24,11 +24,13 @@ from bus1.errors import RemoteProtocolError
 
 from .. import wire
 from ..capabilities import GrantedPaths
-from ..sasl import ServerAuth
+from ..sasl import MAX_BUFFER, ServerAuth
 from ..walk import ANY_FD, BodyCheck
 from .limits import BusLimits
 from .tables import LegacyParty
 
+AUTH_CHUNK = 2 << 10
+"""Bytes to ask the socket for during the authentication, whose lines are short and cost much each."""
 CHUNK = 64 << 10
 """Bytes to ask the socket for when nothing is known of what comes."""
 LARGE_CHUNK = 1 << 20
@@ -133,6 +135,8 @@ class Connection:
 
     def wanted(self) -> int:
         """How many bytes to ask the socket for."""
+        if self.auth is not None:
+            return AUTH_CHUNK
         available = len(self._buffer) - self._start
         length = wire.frame_length(bytes(self._buffer[self._start : self._start + _FIXED_HEADER]))
         if length is None or length <= max(CHUNK, available):
@@ -148,6 +152,8 @@ class Connection:
         return fds
 
     def _authenticate(self, auth: ServerAuth, data: bytes) -> None:
+        if len(auth.rest) + len(data) > MAX_BUFFER:
+            raise RemoteProtocolError(f"more than {MAX_BUFFER} bytes of authentication at once")
         self.lines += auth.feed(data)
         if auth.done:
             self.auth = None

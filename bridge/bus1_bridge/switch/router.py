@@ -27,7 +27,7 @@ from bus1.core.api import Ahead, Buffer, Credentials, Message, MessageType
 from bus1.errors import RemoteProtocolError
 
 from ..driver import Driver
-from ..sasl import MAX_BUFFER, ServerAuth
+from ..sasl import ServerAuth
 from .connection import Connection, Incoming
 from .delivery import Delivery
 from .effects import Close, Effect
@@ -112,9 +112,6 @@ class Router:
             return
         if c.lines:
             self.delivery.wake(connection)
-        if len(c.lines) > MAX_BUFFER:
-            self._end(c, f"more than {MAX_BUFFER} bytes of answers to the authentication are unread")
-            return
         if c.auth is not None:
             if c.auth.closed:
                 c.is_ending = True
