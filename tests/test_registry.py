@@ -275,6 +275,29 @@ def test_the_number_of_objects_is_limited(bus: MixedBus, monkeypatch: pytest.Mon
     assert error_of(publish(native, document, (0, 4, 8))) == "LimitsExceeded"
 
 
+def test_one_call_publishes_or_withdraws_a_bounded_number_of_names(bus: MixedBus) -> None:
+    """Everybody waits for a command; more names come with more calls."""
+    native = bus.native()
+    names = [f"org.example.N{n}" for n in range(65)]
+    document = SeedDocument("t", tuple((name, 0) for name in names))
+    assert error_of(publish(native, document, (0,))) == "LimitsExceeded"
+    assert bus.tables.names.names() == []
+    native.publish(*names[:64])
+    native.publish(names[64])
+    assert bus.tables.names.held(native.peer) == names
+    assert error_of(native.ask("Withdraw", "as", names)) == "LimitsExceeded"
+    assert bus.tables.names.held(native.peer) == names
+    assert native.ask("Withdraw", "as", names[:64]).values == ([1] * 64,)
+
+
+def test_one_call_publishes_a_bounded_number_of_objects(bus: MixedBus) -> None:
+    native = bus.native()
+    for n, answer in ((1025, Kind.ERROR), (1024, Kind.RETURN)):
+        document = SeedDocument("t", (), tuple((f"/a{i}", "") for i in range(n)))
+        envelope = publish(native, document, tuple(range(0, 4 * n + 4, 4))).envelope
+        assert envelope is not None and envelope.kind is answer
+
+
 def test_a_body_of_a_call_to_the_bus_is_limited(bus: MixedBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bus1_bridge.busobject.BODY_MAX", 64)
     native = bus.native()

@@ -24,7 +24,7 @@ from . import capabilities, wire
 from .busobject import Failure
 from .switch.tables import NativeParty, PublishedObject, Tables
 
-OBJECTS_MAX = 4096
+OBJECTS_MAX = 1024
 """Published objects of one native peer."""
 
 

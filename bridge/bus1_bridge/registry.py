@@ -30,6 +30,8 @@ from .watchers import Watchers
 
 INTERFACE = "org.bus1.Registry1"
 SIGNALS_INTERFACE = "org.bus1.Signals1"
+NAMES_MAX = 64
+"""Names in one call: everybody waits until it is done."""
 _REGISTRY_NODE = 4
 _NODE_STEP = 4
 
@@ -125,8 +127,10 @@ class Registry:
             document = seed.decode(call.body)
         except RemoteProtocolError as error:
             return Failure("InvalidArgs", f"Not a seed document: {error}")
+        names = [name for name, _ in document.names]
         failure = (
-            self._complaint_of_names(party, [name for name, _ in document.names])
+            self._complaint_of_names(names)
+            or self._complaint_of_their_number(party, names)
             or self.publications.complaint(party, document, call.handles)
         )
         if failure is not None:
@@ -141,10 +145,15 @@ class Registry:
             results.append(int(result))
         return Answer((party.unique, results), (emitter,), call.handles)
 
-    def _complaint_of_names(self, party: NativeParty, names: list[str]) -> Failure | None:
+    def _complaint_of_names(self, names: list[str]) -> Failure | None:
+        if len(names) > NAMES_MAX:
+            return Failure("LimitsExceeded", f"A call has at most {NAMES_MAX} names")
         for name in names:
             if not is_bus_name(name) or name.startswith(":") or name == DRIVER_NAME:
                 return Failure("InvalidArgs", f"The name '{name}' cannot be owned")
+        return None
+
+    def _complaint_of_their_number(self, party: NativeParty, names: list[str]) -> Failure | None:
         limit = self._delivery.limits.max_names_per_connection
         if len(set(self._tables.names.held(party.peer)) | set(names)) + 1 > limit:
             return Failure("LimitsExceeded", f"A peer has at most {limit} names")
@@ -152,8 +161,8 @@ class Registry:
 
     def _withdraw(self, call: Call) -> Answer | Failure:
         party, names = call.caller, call.values[0]
-        failure = self._complaint_of_names(party, names)
-        if failure is not None and failure.name == "InvalidArgs":
+        failure = self._complaint_of_names(names)
+        if failure is not None:
             return failure
         results = []
         for name in names or self._tables.names.held(party.peer)[::-1]:
