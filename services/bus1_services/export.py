@@ -21,9 +21,10 @@ Not here: nodes and messages (``connection``), declarations (``interface``).
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bus1.errors import Bus1Error, Disconnected, Overloaded, RemoteProtocolError
 
@@ -57,6 +58,10 @@ MAX_SUBSCRIBERS = 4096
 MAX_TEXT = 1024
 """Characters about a bug that its caller is told."""
 
+Resolved: TypeAlias = tuple[Interface, MethodSpec, list[Any]]
+"""A method with its arguments."""
+Work: TypeAlias = tuple[Envelope, Handle | None, Caller, Resolved | DBusError]
+
 log = logging.getLogger("bus1.services")
 
 
@@ -85,6 +90,8 @@ class Export:
         self.is_published = False
         self._path = capability_path()
         self._subscribers: list[Subscriber] = []
+        self._accepted: deque[Work] = deque()
+        """Calls whose tasks have not started yet."""
         self._running = 0
         self._specs = interfaces_of(type(target))
         served: list[Interface] = [target, Introspectable(self), Peer(), Properties(self), Signals(self)]
@@ -123,7 +130,7 @@ class Export:
         handles = arrival.handles
         if envelope.expects_reply:
             reply, handles = (handles[0] if handles else None), handles[1:]
-        work: tuple[Interface, MethodSpec, list[Any]] | DBusError
+        work: Resolved | DBusError
         try:
             work = self._resolve(arrival)
         except DBusError as error:
@@ -135,7 +142,8 @@ class Export:
             work = error
         caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
         self._running += 1
-        self.connection.start(self._serve, envelope, reply, caller, work)
+        self._accepted.append((envelope, reply, caller, work))
+        self.connection.start(self._serve)
 
     def released(self) -> None:
         """Nobody holds the object any more: unless it is published, this is its end."""
@@ -153,7 +161,7 @@ class Export:
 
     # ---- calls -------------------------------------------------------------------------------
 
-    def _resolve(self, arrival: Arrival) -> tuple[Interface, MethodSpec, list[Any]]:
+    def _resolve(self, arrival: Arrival) -> Resolved:
         """Which method is meant, with its arguments; DBusError."""
         if self._running >= MAX_CALLS:
             raise LimitsExceeded(f"{self._running} calls of this object are running")
@@ -190,11 +198,9 @@ class Export:
             raise InvalidArgs(f"{arg.name} is not a live capability")
         return self.connection.proxy(arg.interface, value)
 
-    async def _serve(
-        self, envelope: Envelope, reply: Handle | None, caller: Caller,
-        work: tuple[Interface, MethodSpec, list[Any]] | DBusError,
-    ) -> None:
-        """Run a call to its end, and answer."""
+    async def _serve(self) -> None:
+        """Run the call that came first, whichever task the loop starts first, to its end; and answer."""
+        envelope, reply, caller, work = self._accepted.popleft()
         try:
             if isinstance(work, DBusError):
                 await self._refuse(reply, envelope, work)
