@@ -34,8 +34,8 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
     bus.close()
 
 
-@pytest.fixture
-def run(bus: NativeBus) -> Iterator[Run]:
+@pytest.fixture(params=["asyncio", "trio"])
+def run(bus: NativeBus, request: pytest.FixtureRequest) -> Iterator[Run]:
     """Runs a test with two peers and the first one's handle to the other; nothing is left behind."""
     n_fds, own = bus.n_fds(), len(os.listdir("/proc/self/fd"))
 
@@ -44,7 +44,7 @@ def run(bus: NativeBus) -> Iterator[Run]:
             async with aio.connect(bus.address) as p, aio.connect(bus.address) as q:
                 await test(p, q, await q.transfer(0x10, p))
 
-    yield lambda test: anyio.run(partial(with_peers, test))
+    yield lambda test: anyio.run(partial(with_peers, test), backend=request.param)
     bus.wait_until_idle(n_fds)
     assert len(os.listdir("/proc/self/fd")) == own
 

@@ -104,11 +104,17 @@ def test_an_object_that_the_next_publication_leaves_out_ends_unless_somebody_hol
     anyio.run(main)
 
 
-def test_native_peers_call_read_set_and_listen_over_the_socket(bus1_bus: Bus) -> None:
-    lamp = Lamp()
-
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_native_peers_call_read_set_and_listen_over_the_socket(bus1_bus: Bus, backend: str) -> None:
     async def main() -> None:
-        async with lamp_service(bus1_bus, lamp).running(), connect(native(bus1_bus)) as client:
+        ended = anyio.Event()
+
+        class Mortal(Lamp):
+            def unreferenced(self) -> None:
+                ended.set()
+
+        lamp = Mortal()
+        async with lamp_service(bus1_bus, lamp).running() as service, connect(native(bus1_bus)) as client:
             proxy = await client.registry.proxy(Lamp, NAME, PATH)
             assert await proxy.label("a ") == "a lamp"
             await proxy.level.set(4)
@@ -116,9 +122,12 @@ def test_native_peers_call_read_set_and_listen_over_the_socket(bus1_bus: Bus) ->
             async with proxy.burnt.subscribe() as reasons:
                 await lamp.burnt("age")
                 assert await anext(reasons) == "age"
+            del proxy
             await client.swept()
+            await service.registry.withdraw()
+            await ended.wait()
 
-    anyio.run(main)
+    anyio.run(main, backend=backend)
 
 
 def test_a_native_client_uses_a_legacy_service_through_the_same_proxy(bus1_bus: Bus) -> None:

@@ -121,7 +121,7 @@ class HandRegistry:
 def with_a_registry(
     function: Callable[[HandRegistry, Connection, Connection], Awaitable[None]]
 ) -> Callable[[], None]:
-    """Run a test with a registry, a service and a client, each granted the registry."""
+    """Run a test with a registry, a service and a client, each granted the registry; on both loops."""
 
     async def main() -> None:
         bus = CoreBus()
@@ -137,7 +137,8 @@ def with_a_registry(
         assert bus.charges() == {}
 
     def test() -> None:
-        anyio.run(main)
+        for backend in ("asyncio", "trio"):
+            anyio.run(main, backend=backend)
 
     test.__name__ = function.__name__
     return test

@@ -9,8 +9,8 @@ Not here: the registry itself (the bridge has it).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -130,7 +130,8 @@ class Registry:
         """Changes of the owner of ``name`` (empty: of all names), from now on."""
         async with SignalStream(self._connection) as stream:
             await self._call("Watch", "", "s", (name,), handles=[stream.share()])
-            yield _changes(stream)
+            async with aclosing(_changes(stream)) as changes:
+                yield changes
 
     async def _pin(self, wanted: tuple[bytes, tuple[int, ...]] | None) -> None:
         """Set the seed to this document and nodes, or drop the one that was set here."""
@@ -173,7 +174,7 @@ def _handle(answer: Answer) -> Handle:
     return answer.handles[0]
 
 
-async def _changes(stream: SignalStream) -> AsyncIterator[NameOwnerChanged]:
+async def _changes(stream: SignalStream) -> AsyncGenerator[NameOwnerChanged, None]:
     async for received in stream:
         if received.interface == INTERFACE and received.signature == "sss":
             yield NameOwnerChanged(*received.values)
