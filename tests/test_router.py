@@ -271,6 +271,52 @@ def test_a_client_that_is_gone_still_has_its_last_words_heard(bus: PureSwitch) -
     assert bus.close_reason(client.connection) == ""
 
 
+def test_what_a_client_that_reads_no_more_causes_is_dropped_and_its_requests_still_count(
+    bus: PureSwitch,
+) -> None:
+    """It may go on asking for ever: neither its answers nor what others send it pile up."""
+    client, other = bus.client(), bus.client()
+    at_rest = bus.charges()
+    other.ask(client.name, "Unread", "ay", bytes(3000), flags=NO_REPLY_EXPECTED)
+    bus.router.hang_up(client.connection, bus.now)
+    assert bus.charges() == at_rest
+    for _ in range(100):
+        client.ask(DRIVER, "Introspect", path=DRIVER_PATH, interface="org.freedesktop.DBus.Introspectable")
+        other.ask(client.name, "Unread", "ay", bytes(3000), flags=NO_REPLY_EXPECTED)
+        assert bus.core.waiting(client.connection).bytes < 20_000
+    client.ask(other.name, "Last", flags=NO_REPLY_EXPECTED)
+    assert other.take().member == "Last"
+    bus.turn()
+    assert bus.charges() == at_rest
+    bus.router.end_of_input(client.connection, bus.now)
+    bus.turns()
+    assert bus.close_reason(client.connection) == ""
+
+
+def test_much_that_waits_for_a_client_that_reads_no_more_is_dropped_turn_by_turn(bus: PureSwitch) -> None:
+    client, other = bus.client(), bus.client()
+    for _ in range(5000):
+        other.ask(client.name, "Unread", flags=NO_REPLY_EXPECTED)
+    bus.router.hang_up(client.connection, bus.now)
+    assert 0 < bus.core.waiting(client.connection).messages < 5000
+    assert not bus.router.wants_input(client.connection)
+    bus.turns()
+    assert not bus.core.waiting(client.connection).messages
+    assert bus.router.wants_input(client.connection)
+
+
+def test_a_sender_that_waits_for_a_client_goes_on_when_that_reads_no_more(bus: PureSwitch) -> None:
+    client, other = bus.client(), bus.client()
+    while bus.router.wants_input(other.connection):
+        other.ask(client.name, "Unread", "ay", bytes(1 << 20), flags=NO_REPLY_EXPECTED)
+        bus.turns()
+    assert bus.delivery.flow.pauses
+    bus.router.hang_up(client.connection, bus.now)
+    bus.turns()
+    assert bus.router.wants_input(other.connection)
+    assert other.take_all() == []
+
+
 def test_a_callee_s_end_is_told_in_the_reference_s_order(bus: PureSwitch) -> None:
     caller, callee = bus.client(), bus.client()
     for name in ("a.first", "a.second"):

@@ -40,6 +40,8 @@ MESSAGES_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``."""
 _AHEAD = 64
 """Queue entries that are looked at for one call of ``outgoing``."""
+_DROPPED_AT_ONCE = 1024
+"""Messages that a deaf client does not get, beside the budget of what it sends."""
 
 Outgoing = tuple[tuple[Buffer, ...], tuple[int, ...]]
 """Buffers that are to be written, and the descriptors that go with their first byte."""
@@ -70,6 +72,8 @@ class Router:
         """Connections with work left for the next turn, in order."""
         self._incomplete: set[int] = set()
         """Connections without a name yet."""
+        self._deaf: dict[int, None] = {}
+        """Connections whose output goes nowhere."""
         self._deadlines: list[tuple[float, int]] = []
         """A heap of (when, connection); an entry only says when to look."""
 
@@ -139,9 +143,13 @@ class Router:
         c = self._connections.get(connection)
         if c is not None:
             c.is_deaf = True
+            self._deaf[connection] = None
+            c.lines.clear()
+            c.notice, c.offset = b"", 0
             if c.is_over_mark:
                 c.is_over_mark = False
                 self._busy.setdefault(connection)
+            self._drop_output(c)
             self._close_if_done(c)
 
     def disconnect(self, connection: int, now: float) -> None:
@@ -179,6 +187,8 @@ class Router:
     def resume(self, now: float) -> None:
         """One turn: paused and over-budget connections go on, deadlines are kept."""
         self.delivery.now = now
+        for connection in self._deaf:
+            self._drop_output(self._connections[connection])
         for sender in self.delivery.flow.retries(now):
             self._busy.setdefault(sender)
         busy, self._busy = self._busy, {}
@@ -210,7 +220,10 @@ class Router:
     def outgoing(self, connection: int, limit: int) -> list[Outgoing]:
         """What to write next, in order, about ``limit`` bytes at most (one message at least)."""
         c = self._connections.get(connection)
-        if c is None or c.is_deaf:
+        if c is None:
+            return []
+        if c.is_deaf:
+            self._drop_output(c)
             return []
         if c.lines:
             return [((bytes(c.lines),), ())]
@@ -259,13 +272,32 @@ class Router:
             if c.offset < entry.n_bytes:
                 break
             c.offset -= entry.n_bytes
-            message = self._core.recv(peer)
-            if entry.note or message.handles:
-                self._natives.delivered(c.party, entry.note, message)
-            self._core.slice_release(peer, message.offset)
+            self._take(c, entry)
         if c.is_over_mark and not self._is_over_bus_mark(peer):
             c.is_over_mark = False
             self._busy.setdefault(peer)
+
+    def _take(self, c: Connection, entry: Ahead) -> None:
+        """The message at the front of the queue is the client's."""
+        message = self._core.recv(c.party.peer)
+        if entry.note or message.handles:
+            self._natives.delivered(c.party, entry.note, message)
+        self._core.slice_release(c.party.peer, message.offset)
+
+    def _drop_output(self, c: Connection) -> bool:
+        """What is queued for a deaf client is taken as if it had read it; False if more is left."""
+        peer = c.party.peer
+        for _ in range(_DROPPED_AT_ONCE):
+            entries = self._core.ahead(peer)
+            if not entries:
+                return True
+            if entries[0].type is MessageType.DATA:
+                self._take(c, entries[0])
+            else:
+                self._natives.notified(c.party, entries[0], self._core.recv(peer))
+            self.delivery.flow.progressed(peer, self.delivery.now)
+        self._busy.setdefault(peer)
+        return False
 
     # ---- one connection --------------------------------------------------------------------------
 
@@ -276,7 +308,10 @@ class Router:
             for _ in range(MESSAGES_PER_TURN):
                 if peer not in self._connections:
                     return
-                if not c.is_deaf and self._is_over_bus_mark(peer):
+                if c.is_deaf:
+                    if not self._drop_output(c):
+                        return
+                elif self._is_over_bus_mark(peer):
                     c.is_over_mark = True
                     return
                 incoming, used = c.advance(budget)
@@ -347,6 +382,7 @@ class Router:
         peer = c.party.peer
         del self._connections[peer]
         self._busy.pop(peer, None)
+        self._deaf.pop(peer, None)
         self._incomplete.discard(peer)
         self.delivery.discard(c.take_descriptors())
         self.delivery.forget(c.party)
