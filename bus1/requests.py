@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 Reply = tuple[bytes, Fds | None]
 _RECV_FLAGS = int(RecvFlag.PEEK | RecvFlag.SEED | RecvFlag.INSTALL_FDS)
 _RECV_OPTIONS = int(RecvOption.PARK | RecvOption.DETACH)
+MAX_REFERENCES = 16384
+"""Destinations and handles of one send, or nodes of one DESTROY: everybody waits until it is done."""
 
 
 class Interrupted(Exception):
@@ -113,6 +115,11 @@ def _values(frame: Frame, tail: int = 0) -> tuple[int, ...]:
 def _check_length(frame: Frame, expected: int) -> None:
     if len(frame.body) != expected:
         raise RemoteProtocolError(f"operation {frame.operation:#x}: {len(frame.body)} bytes, not {expected}")
+
+
+def _check_references(count: int) -> None:
+    if count > MAX_REFERENCES:
+        raise TooLarge(f"{count} handles and nodes, a request takes {MAX_REFERENCES}")
 
 
 def _check_zero(value: int, what: str) -> None:
@@ -235,6 +242,7 @@ def _destroy(channel: Channel, frame: Frame) -> Reply:
     fixed = REQUESTS[frame.operation].size
     nodes = words(frame.body, fixed, n_nodes)
     _check_length(frame, fixed + 8 * n_nodes)
+    _check_references(n_nodes)
     channel.broker.hub.core.node_destroy(_station(channel).peer, nodes, flags)
     return _done(frame)
 
@@ -298,6 +306,7 @@ def _parse_sending(channel: Channel, frame: Frame) -> Sending:
     payload_at = fixed + 8 * len(tail)
     _check_length(frame, payload_at + n_inline)
     _station(channel)
+    _check_references(len(tail))
     if n_inline > MAX_INLINE_PAYLOAD:
         raise TooLarge(f"{n_inline} bytes of inline payload")
     parts: tuple[bytes, ...] = (frame.body[payload_at:],) if n_inline else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import resource
@@ -18,9 +19,9 @@ from pathlib import Path
 import pytest
 from native_bus import NativeBus, RawChannel
 
-from bus1.core.api import HANDLE_INVALID, NO_LIMIT, Limits, MessageType, RecvFlag
+from bus1.core.api import HANDLE_INVALID, NO_LIMIT, Limits, MessageType, RecvFlag, SendFlag
 from bus1.descriptors import Fds
-from bus1.errors import BY_ERRNO, LocalProtocolError, QuotaExceeded
+from bus1.errors import BY_ERRNO, LocalProtocolError, QuotaExceeded, TooLarge
 from bus1.frames import (
     ANSWER,
     ANSWER_PREFIX,
@@ -397,10 +398,34 @@ def test_a_frame_of_the_largest_size_is_taken_and_a_larger_one_refused(bus: Nati
     largest = encode(Operation.DESTROY, 5, struct.pack(f"<QQ{n}Q", 0, n, *[0xB] * n))
     with bus.channel().open() as channel:
         channel.sock.sendall(largest)
-        assert errno_of(frames_until_the_end(channel)[0]) == 22
+        assert errno_of(frames_until_the_end(channel)[0]) == errno.EMSGSIZE
     with bus.channel().open() as channel:
         channel.sock.sendall(struct.pack("<I", MAX_FRAME + 1) + largest[4 : HEADER.size])
         assert is_refused(frames_until_the_end(channel))
+
+
+@pytest.mark.parametrize(("operation", "fields"), [
+    (Operation.SEND, (0, 1, 1, 16383, 0, 0, 0)),
+    (Operation.SEND, (0, 0, 16385, 0, 0, 0, 0)),
+    (Operation.CALL, (0, 1, 0, 16384, 0, 0, 0, 0, NO_LIMIT, 0)),
+    (Operation.DESTROY, (0, 16385)),
+])
+def test_a_request_with_more_than_16384_handles_and_nodes_is_too_large(
+    bus: NativeBus, operation: Operation, fields: tuple[int, ...]
+) -> None:
+    """T-24 leaves the number to the receiver's limits; the link has one of its own, as everybody waits."""
+    body = REQUESTS[operation].pack(*fields)
+    with bus.channel().open() as channel:
+        channel.sock.sendall(encode(operation, 5, body + bytes(8 * 16385)))
+        assert errno_of(frames_until_the_end(channel)[0]) == errno.EMSGSIZE
+
+
+def test_up_to_16384_handles_are_the_accounts_business(bus: NativeBus) -> None:
+    with bus.peer() as p:
+        with pytest.raises(QuotaExceeded):
+            p.send([], handles=[0x10] * 16384, flags=SendFlag.SEED)
+        with pytest.raises(TooLarge):
+            p.send([], handles=[0x10] * 16385, flags=SendFlag.SEED)
 
 
 def test_an_offer_that_is_never_confirmed_ends_with_its_channel(bus: NativeBus) -> None:
