@@ -6,9 +6,9 @@ peers alone; the bridge's gateway is a Hub that also knows D-Bus connections. Pe
 socket cookie of their descriptor, which the kernel never gives to another socket.
 
 Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
-2. A shortage of descriptors pauses accepting and nothing else. 3. When a peer's descriptor hangs up, its
+2. When a peer's descriptor hangs up, its
 complete requests are executed before it is disconnected, unless they take too long (``drained_turns``).
-4. A defect that shows while a channel is served costs that channel, and is reported to whoever wants to
+3. A defect that shows while a channel is served costs that channel, and is reported to whoever wants to
 know; without anybody it ends the loop. A broken invariant of Core always does.
 
 Not here: frames (channel, requests), D-Bus (the bridge).
@@ -16,8 +16,6 @@ Not here: frames (channel, requests), D-Bus (the bridge).
 
 from __future__ import annotations
 
-import errno
-import select
 import socket
 import sys
 from collections import Counter, deque
@@ -37,12 +35,10 @@ from .errors import (
     PeerShutdown,
     QuotaExceeded,
 )
+from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
 from .reactor import Reactor
 from .station import PeerStation
-
-_SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_LISTEN = select.EPOLLIN
 
 
 class Hub(Protocol):
@@ -126,41 +122,10 @@ class BrokerLimits:
     drained_turns: int = 16
     """How often a request that is not finished still goes on there; after that it fails with its peer."""
     handshake_timeout: float = 30.0
-    accepts_per_turn: int = 16
-    accept_pause: float = 0.2
+    accept_pause: float = SHORTAGE_PAUSE
     """After a shortage of descriptors."""
     remembered_peers: int = 4096
     """Disconnected peers whose descriptors are still recognised (ESHUTDOWN instead of EOPNOTSUPP)."""
-
-
-class _Listener:
-    """A listening socket of the broker."""
-
-    def __init__(self, broker: Broker, sock: socket.socket) -> None:
-        self._broker = broker
-        self.sock = sock
-
-    def fileno(self) -> int:
-        return self.sock.fileno()
-
-    def ready(self, events: int, now: float) -> None:
-        for _ in range(self._broker.limits.accepts_per_turn):
-            try:
-                connection, _ = self.sock.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                if error.errno not in _SHORTAGE:
-                    raise
-                self._broker.reactor.modify(self, 0)
-                self._broker.reactor.call_at(now + self._broker.limits.accept_pause, self, self._resume)
-                return
-            self._broker.accept(connection)
-
-    def _resume(self, now: float) -> None:
-        self._broker.reactor.modify(self, _LISTEN)
 
 
 class Broker:
@@ -175,7 +140,7 @@ class Broker:
         self.hub = hub
         self.limits = limits or BrokerLimits()
         self._report = report
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._channels: dict[Channel, None] = {}
         self._stations: dict[int, PeerStation] = {}
         self._gone: set[int] = set()
@@ -189,12 +154,9 @@ class Broker:
 
     def listen(self, sock: socket.socket) -> None:
         """Accept native clients on a listening unix socket; the broker closes it."""
-        sock.setblocking(False)
         # What a client writes before it is accepted shall carry its credentials, too.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        listener = _Listener(self, sock)
-        self._listeners.append(listener)
-        self.reactor.add(listener, _LISTEN)
+        self._listeners.append(Listener(self.reactor, sock, self.accept, self.limits.accept_pause))
 
     def accept(self, connection: socket.socket) -> None:
         """A new client; a stranger, and one channel too many of a user, are closed in words."""
@@ -305,9 +267,7 @@ class Broker:
     def close(self) -> None:
         """Stop listening, disconnect every peer, close every channel."""
         for listener in self._listeners:
-            self.reactor.cancel(listener)
-            self.reactor.remove(listener)
-            listener.sock.close()
+            listener.close()
         self._listeners.clear()
         for station in list(self._stations.values()):
             self.disconnect(station)

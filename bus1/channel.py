@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 from typing import TYPE_CHECKING
 
 from .core.api import Credentials
@@ -28,7 +27,7 @@ from .descriptors import Fds
 from .errors import Bus1Error, ProtocolError, QuotaExceeded, RemoteProtocolError, TooManyDescriptors
 from .frames import Frame, FrameReader, FrameWriter, refusal
 from .requests import Sending, execute
-from .transport import receive, transmit
+from .transport import credentials_of, receive, transmit
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -36,17 +35,8 @@ if TYPE_CHECKING:
     from .station import PeerStation
 
 _ALL = -1
-_UCRED = struct.Struct("=iII")
 _HANG_UP = select.EPOLLHUP | select.EPOLLERR
 _INPUT = select.EPOLLIN | select.EPOLLRDHUP | _HANG_UP
-
-
-def peer_label(sock: socket.socket) -> bytes | None:
-    """The security label of the other side, if the kernel has one."""
-    try:
-        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERSEC, 256).rstrip(b"\0")
-    except OSError:
-        return None
 
 
 class Channel:
@@ -61,9 +51,7 @@ class Channel:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock = sock
-        pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        self._label = peer_label(sock)
-        self.accepted = Credentials(uid, gid, pid, 0, self._label)
+        self.accepted = credentials_of(sock)
         """Who connected; its uid is what a peer opened here is charged to."""
         self.credentials = self.accepted
         """Who sent the request that is being executed."""
@@ -172,7 +160,7 @@ class Channel:
         if not arrival.size:
             self._is_ended = True
             return 0
-        self.credentials = Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self._label)
+        self.credentials = Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx)
         return arrival.size
 
     def _work(self, budget: int) -> None:

@@ -1,8 +1,9 @@
-"""transport: frames through a unix stream socket.
+"""transport: frames through a unix stream socket, and what the kernel says of the other side.
 
-Theory. The only file that knows sendmsg, recvmsg and ancillary data of the native protocol. The kernel never
-merges bytes of different senders into one recvmsg while SO_PASSCRED is set, and ends a recvmsg after
-bytes that carry descriptors, so what ``receive`` returns has one sender and at most one group of descriptors.
+Theory. The only file that knows sendmsg and recvmsg of the native protocol, and how the kernel lays out
+descriptors and credentials. The kernel never merges bytes of different senders into one recvmsg while
+SO_PASSCRED is set, and ends a recvmsg after bytes that carry descriptors, so what ``receive`` returns has
+one sender and at most one group of descriptors.
 
 Invariants. 1. Every descriptor that recvmsg installed is handed to the reader, also in the error cases.
 2. With MSG_DONTWAIT neither function blocks.
@@ -15,12 +16,16 @@ from __future__ import annotations
 import array
 import socket
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .core.api import Credentials
 from .frames import SCM_MAX_FD, FrameReader, FrameWriter
 
 RECEIVE_SIZE = 1 << 16
 _UCRED = struct.Struct("=iII")
+_SO_PEERSEC = 31
+_LABEL_MAX = 4096
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
 
 
@@ -39,17 +44,12 @@ def receive(sock: socket.socket, reader: FrameReader, flags: int = 0) -> Arrival
     """One recvmsg into ``reader``; size 0 at the end of input. OSError as recvmsg."""
     flags |= socket.MSG_CMSG_CLOEXEC
     data, ancillary, message_flags, _ = sock.recvmsg(RECEIVE_SIZE, _ANCILLARY, flags)
-    fds = array.array("i")
     pid, uid, gid = 0, 0xFFFF_FFFF, 0xFFFF_FFFF
     for level, kind, content in ancillary:
-        if level != socket.SOL_SOCKET:
-            continue
-        if kind == socket.SCM_RIGHTS:
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        elif kind == socket.SCM_CREDENTIALS:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             pid, uid, gid = _UCRED.unpack_from(content)
     truncated = bool(message_flags & socket.MSG_CTRUNC)
-    reader.feed(data, fds, truncated=truncated)
+    reader.feed(data, rights(ancillary), truncated=truncated)
     return Arrival(len(data), truncated, pid, uid, gid)
 
 
@@ -59,3 +59,25 @@ def transmit(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
         buffers, fds = writer.chunk()
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         writer.sent(sock.sendmsg(buffers, ancillary, flags | socket.MSG_NOSIGNAL))
+
+
+def rights(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors that one recvmsg installed; the caller owns them."""
+    fds = array.array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return fds.tolist()
+
+
+def credentials_of(sock: socket.socket) -> Credentials:
+    """Who connected, as the kernel remembers it; with the security label, if the kernel has any."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Credentials(uid, gid, pid, 0, _label(sock))
+
+
+def _label(sock: socket.socket) -> bytes | None:
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL_MAX).rstrip(b"\0") or None
+    except OSError:
+        return None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bus1_bridge.switch.api import Failed, Shutdown
-from bus1_bridge.switch.endpoint import SHORTAGE_PAUSE, Endpoint
+from bus1_bridge.switch.endpoint import Endpoint
 from dbus_client import BUS, BUS_PATH, Client
 from test_window import Crank
+
+from bus1.listener import SHORTAGE_PAUSE
 
 
 class Clock:
@@ -119,3 +122,24 @@ def test_a_connection_that_cannot_be_watched_is_closed_and_others_learn_of_it(
     crank.switch.poll(None)
     assert waits == [100.0], "NameOwnerChanged waits for another event"
     assert other.receive().member == "NameOwnerChanged"
+
+
+def test_a_bus_that_becomes_full_in_the_middle_of_a_turn_accepts_nobody_else(
+    crank: Crank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = crank.switch.router
+    before = len(crank.switch._endpoints)
+    monkeypatch.setattr(router, "accepts", lambda: len(crank.switch._endpoints) < before + 2)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    for sock in waiting:
+        sock.connect(crank.path)
+    for _ in range(3):
+        crank.switch.poll(100.0)
+        assert len(crank.switch._endpoints) == before + 2
+    for sock in waiting[:2]:
+        sock.close()
+    for _ in range(4):
+        crank.switch.poll(100.0)
+    assert len(crank.switch._endpoints) == before + 2, "the others are let in when there is room"
+    for sock in waiting:
+        sock.close()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
+from typing import cast
 
 import anyio
 import pytest
@@ -22,6 +25,7 @@ from bus1.errors import Denied
 from bus1.frames import EVENTS, REQUESTS, Operation, encode
 from bus1.peer import Peer
 from bus1.reactor import Reactor
+from bus1.transport import credentials_of
 
 
 class ClosedHub(PlainHub):
@@ -88,3 +92,24 @@ def test_a_session_bus_does_not_listen_to_another_user(
     assert not executed
     channel.close()
     crank.switch.apply([Shutdown()])
+
+
+class LabelledSocket:
+    """A socket as a kernel with security labels has it."""
+
+    def __init__(self, label: bytes) -> None:
+        self._label = label
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        value = self._label if option == socket.SO_PEERSEC else struct.pack("=iII", 1, 2, 3)
+        if len(value) > size:
+            raise OSError(errno.ERANGE, "the label is longer")
+        return value
+
+
+@pytest.mark.parametrize(
+    "label, known", [(b"l" * 2000 + b"\0", b"l" * 2000), (b"short", b"short"), (b"\0", None)]
+)
+def test_a_security_label_is_known_whatever_its_length(label: bytes, known: bytes | None) -> None:
+    sock = cast("socket.socket", LabelledSocket(label))
+    assert credentials_of(sock) == Credentials(2, 3, 1, secctx=known)

@@ -17,22 +17,20 @@ Not here: accepting, the order in which endpoints have their turn (loop).
 from __future__ import annotations
 
 import array
-import errno
 import select
 import socket
 from collections.abc import Iterator
 from typing import Protocol
 
 from bus1.core.api import Buffer
+from bus1.listener import SHORTAGE, SHORTAGE_PAUSE
 from bus1.reactor import Reactor
+from bus1.transport import rights
 
 from .router import Outgoing, Router
 
 FLUSH_BYTES = 1 << 20
 """What one endpoint writes per turn, about."""
-SHORTAGE_PAUSE = 0.2
-"""Seconds until another attempt after the kernel ran out of something."""
-SHORTAGE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS}
 _BUFFERS = 512
 _MAX_FDS = 253
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
@@ -183,7 +181,7 @@ class Endpoint:
             router.end_of_input(self.connection, now)
             router.hang_up(self.connection, now)
             return
-        fds = _descriptors(ancillary)
+        fds = rights(ancillary)
         if flags & socket.MSG_CTRUNC:
             # some descriptors of this message are lost, so the stream is of no use any more
             router.delivery.discard(fds)
@@ -195,9 +193,9 @@ class Endpoint:
             router.end_of_input(self.connection, now)
 
     def _write(self, buffers: list[Buffer], fds: tuple[int, ...], now: float) -> int:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            return self._sock.sendmsg(buffers, rights, socket.MSG_NOSIGNAL)
+            return self._sock.sendmsg(buffers, ancillary, socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
@@ -231,11 +229,3 @@ def _batches(items: list[Outgoing]) -> Iterator[tuple[list[Buffer], tuple[int, .
             size += sum(map(len, parts))
     if buffers:
         yield buffers, (), size
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-    return list(fds)

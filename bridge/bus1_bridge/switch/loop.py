@@ -8,8 +8,8 @@ the reactor through the Broker, whose Hub is the gateway.
 The time of a turn is taken when epoll returns, and holds for everything in it: the reactor's clock
 sets it.
 
-Invariants. 1. A shortage of descriptors pauses accepting and nothing else. 2. A defect that shows while
-one connection is served costs that connection; only a broken invariant of Core ends the bus.
+Invariants. 1. A defect that shows while one connection is served costs that connection; only a broken
+invariant of Core ends the bus.
 
 Not here: what messages do (router, gateway), what is decided outside the tables (daemon).
 """
@@ -25,22 +25,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from bus1.broker import Broker
-from bus1.core.api import Credentials
 from bus1.errors import InternalError
+from bus1.listener import Listener
 from bus1.reactor import Reactor
+from bus1.transport import credentials_of
 
 from ..gateway import Gateway
 from .api import Closed, Command, Failed, Listen, Punt, Shutdown, Signalled, WatchSignals
 from .effects import Close, CloseDescriptors, Effect, Refused, Wake
-from .endpoint import SHORTAGE, SHORTAGE_PAUSE, Endpoint
+from .endpoint import Endpoint
 from .router import Router
 
-_ACCEPTS_PER_TURN = 16
-_SO_PEERSEC = 31
 _SO_PEERGROUPS = 59
-_CREDENTIALS = struct.Struct("iII")
 _FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
-_LABEL = 4096
 
 
 class PythonSwitch:
@@ -54,7 +51,7 @@ class PythonSwitch:
         self.reactor = Reactor(gateway, self._now)
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
         self._endpoints: dict[int, Endpoint] = {}
-        self._listeners: list[_Listener] = []
+        self._listeners: list[Listener] = []
         self._signals: _SignalPipe | None = None
         self._writing: dict[Endpoint, None] = {}
         """Endpoints with output, in order."""
@@ -94,7 +91,7 @@ class PythonSwitch:
                     if native:
                         self.broker.listen(listening)
                     else:
-                        self._listeners.append(_Listener(self, listening))
+                        self._listeners.append(Listener(self.reactor, listening, self.accept))
                 case WatchSignals(descriptor):
                     self._signals = _SignalPipe(self, descriptor)
                 case Shutdown():
@@ -127,18 +124,15 @@ class PythonSwitch:
     def accept(self, connection: socket.socket) -> None:
         """A new D-Bus connection."""
         connection.setblocking(False)
-        pid, uid, gid = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        label = _label(connection)
+        who = credentials_of(connection)
         peer = self.router.connect(
-            Credentials(uid, gid, pid, secctx=label), self.router.delivery.now,
-            groups=_groups(connection), label=label,
+            who, self.router.delivery.now, groups=_groups(connection), label=who.secctx
         )
-        endpoint = Endpoint(self, connection, peer, pid, uid)
+        endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
         self._endpoints[peer] = endpoint
         self.reactor.station(peer, endpoint)
         self.was_used(endpoint)
+        self._mind_accepting()
 
     def report(self, punt: Punt) -> None:
         """Something for the control plane."""
@@ -178,6 +172,9 @@ class PythonSwitch:
                 if endpoint.is_muted:
                     # looked at again in every turn until it is read
                     self._used[endpoint] = None
+        self._mind_accepting()
+
+    def _mind_accepting(self) -> None:
         accepts = self.router.accepts()
         for listener in self._listeners:
             listener.pause(not accepts)
@@ -229,62 +226,6 @@ class PythonSwitch:
         self.reactor.close()
 
 
-class _Listener:
-    """A listening socket for D-Bus clients."""
-
-    def __init__(self, switch: PythonSwitch, sock: socket.socket) -> None:
-        self._switch = switch
-        self._sock = sock
-        self._is_paused = False
-        self._is_short = False
-        sock.setblocking(False)
-        switch.reactor.add(self, select.EPOLLIN)
-
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        return self._sock.fileno()
-
-    def ready(self, events: int, now: float) -> None:
-        """Connections wait."""
-        for _ in range(_ACCEPTS_PER_TURN):
-            if not self._switch.router.accepts():
-                return
-            try:
-                connection, _ = self._sock.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                if error.errno not in SHORTAGE:
-                    raise
-                self._is_short = True
-                self._switch.reactor.modify(self, 0)
-                self._switch.reactor.call_at(now + SHORTAGE_PAUSE, self, self._try_again)
-                return
-            self._switch.accept(connection)
-
-    def pause(self, is_paused: bool) -> None:
-        """Accept nothing, or go on."""
-        if is_paused != self._is_paused:
-            self._is_paused = is_paused
-            self._set()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._switch.reactor.cancel(self)
-        self._switch.reactor.remove(self)
-        self._sock.close()
-
-    def _try_again(self, now: float) -> None:
-        self._is_short = False
-        self._set()
-
-    def _set(self) -> None:
-        idle = self._is_paused or self._is_short
-        self._switch.reactor.modify(self, 0 if idle else select.EPOLLIN)
-
-
 class _SignalPipe:
     """Where signal numbers arrive as bytes."""
 
@@ -318,11 +259,3 @@ def _groups(connection: socket.socket) -> tuple[int, ...]:
             continue
         return struct.unpack(f"{len(data) // 4}I", data)
     return ()
-
-
-def _label(connection: socket.socket) -> bytes | None:
-    """Security label of the process that connected, if this kernel has any."""
-    try:
-        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL).rstrip(b"\0") or None
-    except OSError:
-        return None
