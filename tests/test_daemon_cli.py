@@ -256,7 +256,49 @@ def test_a_socket_name_without_room_for_a_native_one_serves_d_bus_alone(bridge: 
     assert address.startswith(f"unix:path={name},guid=")
     process.terminate()
     _, errors = process.communicate(timeout=PATIENCE)
-    assert b"no room for a native one" in errors
+    assert b"no native socket: Socket name too long" in errors
+
+
+def test_a_native_socket_that_somebody_serves_is_left_alone(bridge: Starter) -> None:
+    for kind, where in (("path", f"{bridge.folder}/bus"), ("abstract", f"bus1-taken-{os.getpid()}")):
+        name = native_address(f"unix:{kind}={where}")
+        assert name is not None
+        with closing(socket.socket(socket.AF_UNIX)) as other:
+            other.bind(socket_name(name))
+            other.listen()
+            process, address = bridge.serve(f"--address=unix:{kind}={where}")
+            assert serves(address)
+            process.terminate()
+            _, errors = process.communicate(timeout=PATIENCE)
+            assert b"no native socket" in errors and b"already in use" in errors
+            assert process.returncode == 0
+            with closing(socket.socket(socket.AF_UNIX)) as probe:
+                probe.connect(socket_name(name))
+
+
+@pytest.mark.parametrize("thing", ["file", "directory", "link"])
+def test_what_is_no_socket_is_never_removed_for_the_native_one(bridge: Starter, thing: str) -> None:
+    place = bridge.folder / "bus1"
+    if thing == "file":
+        place.write_text("precious")
+    elif thing == "directory":
+        place.mkdir()
+    else:
+        place.symlink_to(bridge.folder / "elsewhere")
+    process, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    assert serves(address)
+    process.terminate()
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert b"no native socket" in errors and process.returncode == 0
+    assert [entry.name for entry in bridge.folder.iterdir()] == ["bus1"]
+
+
+def test_a_native_socket_that_nobody_serves_any_more_is_replaced(bridge: Starter) -> None:
+    with closing(socket.socket(socket.AF_UNIX)) as stale:
+        stale.bind(str(bridge.folder / "bus1"))
+    bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    with closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.connect(str(bridge.folder / "bus1"))
 
 
 # ---- what is printed -----------------------------------------------------------------------------
@@ -303,6 +345,18 @@ def test_a_signal_ends_the_bus_with_status_0_and_without_a_trace(bridge: Starter
         assert process.wait(PATIENCE) == 0
         client.rest()  # the bus has closed the connection
     assert list(bridge.folder.iterdir()) == []
+
+
+def test_the_end_removes_no_socket_that_this_bus_has_not_made(bridge: Starter) -> None:
+    process, _ = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    with ExitStack() as others:
+        for name in ("bus", "bus1"):
+            (bridge.folder / name).unlink()
+            other = others.enter_context(closing(socket.socket(socket.AF_UNIX)))
+            other.bind(str(bridge.folder / name))
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        assert {entry.name for entry in bridge.folder.iterdir()} == {"bus", "bus1"}
 
 
 def test_sighup_does_not_end_the_bus(bridge: Starter) -> None:

@@ -4,14 +4,18 @@ Theory. A server address is a list of entries, separated by ``;``, of the form
 ``transport:key=value,…``. They are tried in order, and the first that works is the one: that is how
 ``unix:runtime=yes;unix:tmpdir=/tmp`` falls back. What is printed for clients has the socket's real name,
 escaped. Native clients find their socket under the same name with ``1`` behind it (``bus1.addresses``).
+Whoever names a D-Bus socket wants it, as with dbus-daemon, so it replaces the one that is there. Nobody
+named the native one, so it takes only the place of a socket that refuses connections.
 
-Invariants. 1. A socket is listening when it is returned. 2. ``close`` leaves no file behind.
+Invariants. 1. A socket is listening when it is returned. 2. ``close`` leaves no file of this bus behind,
+and removes no other.
 
 Not here: accepting (the Switch), addresses as clients use them (``bus1.addresses``).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -33,21 +37,23 @@ class AddressError(Exception):
 class Listening:
     """A listening socket, and what clients are told of it.
 
-    ``address`` is in D-Bus's syntax, without guid; ``path`` is the file to remove at the end, None for an
-    abstract name."""
+    ``address`` is in D-Bus's syntax, without guid; ``path`` is the file to remove at the end, which exists;
+    None for an abstract name."""
 
-    __slots__ = ("address", "path", "sock")
+    __slots__ = ("_identity", "address", "path", "sock")
 
     def __init__(self, sock: socket.socket, address: str, path: str | None) -> None:
         self.sock = sock
         self.address = address
         self.path = path
+        self._identity = None if path is None else _identity(path)
 
     def remove_file(self) -> None:
-        """Remove the socket's file; nothing if it is gone."""
+        """Remove the socket's file; nothing if it is gone, or another one by now."""
         if self.path is not None:
             try:
-                os.unlink(self.path)
+                if _identity(self.path) == self._identity:
+                    os.unlink(self.path)
             except FileNotFoundError:
                 return
 
@@ -68,12 +74,12 @@ def listen(address: str, environment: Mapping[str, str] = os.environ) -> Listeni
     raise complaint
 
 
-def listen_natively(dbus: Listening) -> Listening | None:
-    """The native socket beside a D-Bus socket; None if its name would be too long. AddressError."""
+def listen_natively(dbus: Listening) -> Listening:
+    """The native socket beside a D-Bus socket; AddressError."""
     name = native_address(dbus.address)
-    if name is None or len(os.fsencode(name)) > _MAX_NAME:
-        return None
-    return _bind(socket_name(name), name)
+    if name is None:
+        raise AddressError(f"nothing lies beside {dbus.address}")
+    return _bind(socket_name(name), name, _is_dead_socket)
 
 
 def _parse(address: str) -> list[tuple[str, dict[str, str]]]:
@@ -134,8 +140,24 @@ _UNIX: dict[str, Callable[[str, Mapping[str, str]], Listening]] = {
 }
 
 
-def _bind(name: str, shown: str) -> Listening:
-    """``shown`` is the name for people, with @ for abstract ones."""
+def _identity(path: str) -> tuple[int, int]:
+    about = os.lstat(path)
+    return about.st_dev, about.st_ino
+
+
+def _is_socket(path: str) -> bool:
+    return stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+def _is_dead_socket(path: str) -> bool:
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(os.fsencode(path)) == errno.ECONNREFUSED
+
+
+def _bind(name: str, shown: str, gives_way: Callable[[str], bool] = _is_socket) -> Listening:
+    """``shown`` is the name for people, with @ for abstract ones; a file that ``gives_way`` is replaced."""
     is_abstract = name.startswith("\0")
     raw = os.fsencode(name)
     if len(raw) > _MAX_NAME + is_abstract:
@@ -143,7 +165,7 @@ def _bind(name: str, shown: str) -> Listening:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         if not is_abstract:
-            _remove_stale(name)
+            _clear(name, gives_way)
         sock.bind(raw)
         if not is_abstract:
             # who may use the bus is a matter of credentials, not of the file's mode
@@ -156,9 +178,9 @@ def _bind(name: str, shown: str) -> Listening:
     return Listening(sock, f"unix:{key}={escape(raw[is_abstract:])}", None if is_abstract else name)
 
 
-def _remove_stale(path: str) -> None:
+def _clear(path: str, gives_way: Callable[[str], bool]) -> None:
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
+        if gives_way(path):
             os.unlink(path)
     except FileNotFoundError:
         return

@@ -48,14 +48,9 @@ def run(options: Options) -> int:
     _prepare()
     sockets = [listen(options.address)]
     try:
-        native = listen_natively(sockets[0])
-        if native is not None:
-            sockets.append(native)
-    except AddressError:
-        sockets[0].close()
-        raise
-    if native is None:
-        write_line("the name of the socket leaves no room for a native one beside it")
+        sockets.append(listen_natively(sockets[0]))
+    except AddressError as error:
+        write_line(f"no native socket: {error}")
     guid = os.urandom(16).hex()
     address = f"{sockets[0].address},guid={guid}"
     if options.forks:
