@@ -188,33 +188,34 @@ def check_books(state: dict[str, Any]) -> None:
 
 def check_references(state: dict[str, Any]) -> None:
     """U(node) is what N-11 says; holders hold; NODE_RELEASE is queued only where nobody else is left."""
-    uses: Counter[tuple[int, int]] = Counter()
-    carriers: dict[tuple[int, int], Counter[int]] = {}
-    died = {
-        (number, node): known["died"]
+    uses: Counter[tuple[int | None, int]] = Counter()
+    carriers: dict[tuple[int | None, int], Counter[int]] = {}
+    nodes: dict[tuple[int | None, int], dict[str, Any]] = {
+        (number, node): known
         for number, peer in state["peers"].items() for node, known in peer["nodes"].items()
-    }
+    } | {(None, i): known for i, known in enumerate(state["let_go"])}
     for number, peer in state["peers"].items():
         for (owner, node), references in peer["handles"].values():
             uses[owner, node] += references
-            if owner in state["peers"] and node is not None:
-                assert number in state["peers"][owner]["nodes"][node]["holders"]
+            assert number in nodes[owner, node]["holders"]
         for entry in entries(peer):
             for owner, node in entry["handles"]:
-                death = died.get((owner, node))
+                death = nodes[owner, node]["died"]
                 if death is None or entry["stamp"] < death:
                     uses[owner, node] += 1
                     if entry["node"] is not None:
                         carriers.setdefault((owner, node), Counter())[number] += 1
-        destroyed = [tuple(e["node"]) for e in peer["queue"] if e["type"] == "NODE_DESTROY" and e["node"][1]]
+        destroyed = [tuple(e["node"]) for e in peer["queue"] if e["type"] == "NODE_DESTROY"]
         assert len(set(destroyed)) == len(destroyed)
+    for name, known in nodes.items():
+        assert known["uses"] == uses[name]
+        assert known["carriers"] == carriers.get(name, {})
+        assert not known["release_queued"] or (known["uses"], known["died"]) == (1, None)
+    assert all(known["died"] for known in state["let_go"])
     for number, peer in state["peers"].items():
         released = Counter(e["node"][1] for e in peer["queue"] if e["type"] == "NODE_RELEASE")
         for node, known in peer["nodes"].items():
             assert released[node] == known["release_queued"] <= 1
-            assert known["uses"] == uses[number, node]
-            assert known["carriers"] == carriers.get((number, node), {})
-            assert not known["release_queued"] or (known["uses"], known["died"]) == (1, None)
             addressed = [e for e in peer["queue"] if e["type"] == "DATA" and e["node"] == [number, node]]
             assert known["addressed"] == len(addressed)
         assert released.keys() <= peer["nodes"].keys()
