@@ -32,7 +32,7 @@ PAIR_MARK = 16 << 20
 """Bytes that one sender may keep waiting at one reader, or one message if that is larger."""
 READER_MARK = 64 << 20
 """Bytes that all senders together may keep at a reader without progress, or one message."""
-BUS_MARK = 1 << 20
+BUS_MARK = 16 << 20
 """Answers of the bus that a connection may leave unread before it is not read any more."""
 RESERVE = 64 << 20
 """Room above ``max_outgoing_bytes`` for what the bus itself says, NoReply above all."""
@@ -183,6 +183,12 @@ class Flow:
         elif not self._core.waiting(reader).messages:
             pace.moved, pace.gave_up, pace.expected = now, False, 0
         pace.expected += size
+
+    def undelivered(self, reader: int, size: int) -> None:
+        """That message was not queued after all."""
+        pace = self._readers.get(reader)
+        if pace is not None:
+            pace.expected -= size
 
     def progressed(self, reader: int, now: float) -> None:
         """Bytes entered the reader's socket."""
