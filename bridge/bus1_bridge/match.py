@@ -2,10 +2,10 @@
 
 Theory. A rule is text of ``key='value'`` pairs; ``parse`` turns it into a value, and rules are
 equal if they ask for the same. The index files rules by what most messages differ in: the
-*place* (type, interface, member, path), each part of it possibly open, then the sender, then the
-text of argument 0. A message looks up its own place with every combination of open parts that some
-rule uses (at most 16), so rules for other places, senders and names cost nothing. Rules that are
-found are compared in full, once however many owners share them.
+*place* (type, interface, member, path), each part of it possibly open, then the sender, then all
+other conditions (``conditions``). A message looks up its own place with every combination of open parts
+that some rule uses (at most 16, and as many for eavesdroppers), so rules for other places, senders,
+names and paths cost nothing.
 
 Owners are integers, one for whoever receives (connections; others may use integers of their own).
 Each owner has a rank, given when it adds its first rule: ``receivers`` answers in that order.
@@ -35,7 +35,9 @@ from bus1_services.types import (
 
 from bus1.errors import Rejected, TooLarge
 
-MAX_TEXT = 1024
+from .conditions import VALUE_MAX, ConditionTree
+
+MAX_TEXT = VALUE_MAX
 """Bytes of a rule's text."""
 MAX_ARGUMENT = 63
 TYPES: dict[str, int] = {"method_call": 1, "method_return": 2, "error": 3, "signal": 4}
@@ -184,13 +186,16 @@ def _value(text: str, at: int) -> tuple[str, int]:
     return "".join(value), at
 
 
+_ARGUMENT_FORMS = frozenset({"", "path", "namespace"})
+
+
 def _argument(key: str, value: str) -> ArgumentMatch:
     digits = key[3:].rstrip("abcdefghijklmnopqrstuvwxyz")
     form = key[3 + len(digits) :]
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 3 or int(digits) > MAX_ARGUMENT:
         raise MatchRuleInvalid(f"{key!r} names none of the arguments 0 to {MAX_ARGUMENT}")
     index = int(digits)
-    if form not in _FORMS or (form == "namespace" and digits != "0"):
+    if form not in _ARGUMENT_FORMS or (form == "namespace" and digits != "0"):
         raise MatchRuleInvalid(f"unknown key {key!r}")
     if form == "namespace" and not is_bus_namespace(value):
         raise MatchRuleInvalid(f"{value!r} is not the beginning of a bus name")
@@ -201,62 +206,10 @@ def _quote(value: str) -> str:
     return "'" + value.replace("'", r"'\''") + "'"
 
 
-def _suits(rule: MatchRule, message: MatchInput) -> bool:
-    """The whole comparison, apart from type, interface, member, path and sender."""
-    if message.destination is None:
-        if rule.destination is not None:
-            return False
-    elif not rule.eavesdrop or not _is_addressed(message, rule.destination):
-        return False
-    if rule.path_namespace is not None and not _is_below(message.path, rule.path_namespace):
-        return False
-    if not rule.arguments:
-        return True
-    values = message.arguments()
-    return all(a.index < len(values) and _FORMS[a.form](values[a.index], a.value) for a in rule.arguments)
-
-
-def _is_addressed(message: MatchInput, name: str | None) -> bool:
-    return name is None or name == message.destination or name in message.destination_names
-
-
-def _is_below(path: str | None, namespace: str) -> bool:
-    if path is None:
-        return False
-    return namespace in {"/", path} or path.startswith(namespace + "/")
-
-
-def _is_text(argument: str | ObjectPath | None, value: str) -> bool:
-    return argument == value and not isinstance(argument, ObjectPath)
-
-
-def _is_path(argument: str | ObjectPath | None, value: str) -> bool:
-    if argument is None:
-        return False
-    return (
-        argument == value
-        or (value.endswith("/") and argument.startswith(value))
-        or (argument.endswith("/") and value.startswith(argument))
-    )
-
-
-def _is_in_namespace(argument: str | ObjectPath | None, value: str) -> bool:
-    if argument is None or isinstance(argument, ObjectPath):
-        return False
-    return argument == value or argument.startswith(value + ".")
-
-
-_FORMS: dict[str, Callable[[str | ObjectPath | None, str], bool]] = {
-    "": _is_text, "path": _is_path, "namespace": _is_in_namespace,
-}
-
 _Place = tuple[int, str | None, str | None, str | None]
-_Shape = tuple[bool, bool, bool, bool]
-"""Which parts of a place are given."""
-_Shared = dict[MatchRule, dict[int, None]]
-"""Owners of equal rules."""
-_ByArgument = dict[str | None, _Shared]
-_BySender = dict[str | None, _ByArgument]
+_Shape = tuple[bool, bool, bool, bool, bool]
+"""Which parts of a place are given, and whether it is for eavesdroppers."""
+_BySender = dict[str | None, ConditionTree]
 
 
 class MatchIndex:
@@ -280,7 +233,10 @@ class MatchIndex:
         self._counts[owner] = self._counts.get(owner, 0) + 1
         shape, place = _place(rule)
         senders = self._shapes.setdefault(shape, {}).setdefault(place, {})
-        senders.setdefault(rule.sender, {}).setdefault(_text(rule), {}).setdefault(rule, {})[owner] = None
+        tree = senders.get(rule.sender)
+        if tree is None:
+            tree = senders[rule.sender] = ConditionTree()
+        tree.add(rule, owner)
         for name in _unique_names(rule):
             self._naming.setdefault(name, {})[rule] = None
 
@@ -306,16 +262,16 @@ class MatchIndex:
     def forget_name(self, unique: str) -> None:
         """Everybody's rules with this unique name as sender or destination go: it never returns."""
         for rule in list(self._naming.get(unique, ())):
-            for owner in list(self._shared(rule)):
+            shape, place = _place(rule)
+            for owner in self._shapes[shape][place][rule.sender].owners(rule):
                 self._discard(owner, rule)
 
     def receivers(self, message: MatchInput) -> list[int]:
         """Owners with a rule that matches, in the order in which they added their first rules."""
         found: set[int] = set()
-        for shared in self._candidates(message):
-            for rule, owners in shared.items():
-                if _suits(rule, message):
-                    found.update(owners)
+        for tree in self._candidates(message):
+            for owners in tree.receivers(message):
+                found.update(owners)
         return sorted(found, key=self._ranks.__getitem__)
 
     def rules_of(self, owner: int) -> list[MatchRule]:
@@ -326,9 +282,12 @@ class MatchIndex:
         """How many rules the owner has, each as often as it was added."""
         return self._counts.get(owner, 0)
 
-    def _candidates(self, message: MatchInput) -> Iterator[_Shared]:
+    def _candidates(self, message: MatchInput) -> Iterator[ConditionTree]:
         type_, interface, member, path = message.type, message.interface, message.member, message.path
-        for (by_type, by_interface, by_member, by_path), places in self._shapes.items():
+        is_broadcast = message.destination is None
+        for (by_type, by_interface, by_member, by_path, eavesdrops), places in self._shapes.items():
+            if not (is_broadcast or eavesdrops):
+                continue
             senders = places.get((
                 type_ if by_type else 0,
                 interface if by_interface else None,
@@ -337,11 +296,7 @@ class MatchIndex:
             ))
             if senders is not None:
                 for sender in _senders(senders, message):
-                    yield from _by_text(senders[sender], message)
-
-    def _shared(self, rule: MatchRule) -> dict[int, None]:
-        shape, place = _place(rule)
-        return self._shapes[shape][place][rule.sender][_text(rule)][rule]
+                    yield senders[sender]
 
     def _discard(self, owner: int, rule: MatchRule) -> None:
         owned = self._owned[owner]
@@ -351,19 +306,14 @@ class MatchIndex:
         shape, place = _place(rule)
         places = self._shapes[shape]
         senders = places[place]
-        texts = senders[rule.sender]
-        shared = texts[_text(rule)]
-        del shared[rule][owner]
-        if shared[rule]:
+        tree = senders[rule.sender]
+        if not tree.discard(rule, owner):
             return
-        del shared[rule]
         for name in _unique_names(rule):
             del self._naming[name][rule]
             if not self._naming[name]:
                 del self._naming[name]
-        if not shared:
-            del texts[_text(rule)]
-        if not texts:
+        if not tree:
             del senders[rule.sender]
         if not senders:
             del places[place]
@@ -372,14 +322,11 @@ class MatchIndex:
 
 
 def _place(rule: MatchRule) -> tuple[_Shape, _Place]:
-    place = (rule.type, rule.interface, rule.member, rule.path)
-    return (rule.type != 0, rule.interface is not None, rule.member is not None, rule.path is not None), place
-
-
-def _text(rule: MatchRule) -> str | None:
-    """The text of argument 0 that the rule wants."""
-    first = rule.arguments[0] if rule.arguments else None
-    return first.value if first is not None and first.index == 0 and not first.form else None
+    shape = (
+        rule.type != 0, rule.interface is not None, rule.member is not None, rule.path is not None,
+        rule.eavesdrop,
+    )
+    return shape, (rule.type, rule.interface, rule.member, rule.path)
 
 
 def _unique_names(rule: MatchRule) -> set[str]:
@@ -392,14 +339,3 @@ def _senders(filed: _BySender, message: MatchInput) -> list[str | None]:
     if len(names) < len(filed):
         return [name for name in (None, message.sender, *names) if name in filed]
     return [name for name in filed if name is None or name == message.sender or name in names]
-
-
-def _by_text(filed: _ByArgument, message: MatchInput) -> Iterator[_Shared]:
-    anything = filed.get(None)
-    if anything is not None:
-        yield anything
-    if len(filed) > (anything is not None):
-        values = message.arguments()
-        exact = filed.get(values[0]) if values and values[0] is not None else None
-        if exact is not None:
-            yield exact
