@@ -21,13 +21,14 @@ Not here: what a source does with its bytes (channel, broker, the bridge's loop)
 
 from __future__ import annotations
 
-import heapq
 import math
 import os
 import select
 import time
 from collections.abc import Callable
 from typing import Protocol
+
+from sortedcontainers import SortedList
 
 from .core.api import CoreApi
 
@@ -74,7 +75,8 @@ class Reactor:
         self._removed: set[int] = set()
         self._stations: dict[int, Station] = {}
         self._timers: dict[object, tuple[float, int, Callable[[float], None]]] = {}
-        self._heap: list[tuple[float, int, object]] = []
+        self._due = SortedList()
+        """(when, number, key) of every timer."""
         self._sequence = 0
         self._settling = False
 
@@ -136,36 +138,30 @@ class Reactor:
 
     def call_at(self, when: float, key: object, action: Callable[[float], None]) -> None:
         """Run ``action(now)`` once, at ``when`` or soon after; replaces the timer of the same key."""
+        self.cancel(key)
         self._sequence += 1
         self._timers[key] = (when, self._sequence, action)
-        heapq.heappush(self._heap, (when, self._sequence, key))
-        if len(self._heap) > 2 * len(self._timers) + 64:
-            self._heap = [(due, number, name) for name, (due, number, _) in self._timers.items()]
-            heapq.heapify(self._heap)
+        self._due.add((when, self._sequence, key))
 
     def cancel(self, key: object) -> None:
         """Forget the timer of this key, if there is one."""
-        self._timers.pop(key, None)
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            self._due.remove((timer[0], timer[1], key))
 
     def _next_due(self) -> float | None:
-        while self._heap:
-            when, number, key = self._heap[0]
-            timer = self._timers.get(key)
-            if timer is not None and timer[1] == number:
-                return when
-            heapq.heappop(self._heap)
-        return None
+        if not self._timers:
+            return None
+        when: float = self._due[0][0]
+        return when
 
     def _run_timers(self, now: float, last: int) -> None:
-        due: list[tuple[object, int]] = []
-        while (when := self._next_due()) is not None and when <= now and self._heap[0][1] <= last:
-            _, number, key = heapq.heappop(self._heap)
-            due.append((key, number))
-        for key, number in due:
+        due = self._due.irange(maximum=(now, math.inf))
+        for key, number in [(key, number) for _, number, key in due if number <= last]:
             timer = self._timers.get(key)
             if timer is None or timer[1] != number:
                 continue
-            del self._timers[key]
+            self.cancel(key)
             timer[2](now)
             self.settle()
 
@@ -196,5 +192,5 @@ class Reactor:
         self._sources.clear()
         self._stations.clear()
         self._timers.clear()
-        self._heap.clear()
+        self._due.clear()
         self._epoll.close()
