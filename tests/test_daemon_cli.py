@@ -97,7 +97,10 @@ def serves(address: str) -> bool:
         (["--print-address", "3"], {"--print-address": "3"}),
         (["--print-address", "--session"], {"--print-address": "1", "--session": ""}),
         (["--print-pid", "4", "--print-address=5"], {"--print-pid": "4", "--print-address": "5"}),
-        (["--nofork", "-h", "-?"], {"--nofork": "", "-h": "", "-?": ""}),
+        (["--print-address=", "--print-pid="], {"--print-address": "1", "--print-pid": "1"}),
+        (["--nofork", "-h", "--bogus"], {"-h": ""}),
+        (["--version", "--bogus"], {"--version": ""}),
+        (["--version", "--help"], {"--version": ""}),
     ],
 )
 def test_values_follow_in_either_shape(flags: list[str], given: dict[str, str]) -> None:
@@ -144,6 +147,11 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], flag: str) ->
         assert f"[--{name}" in usage
 
 
+def test_an_unknown_flag_before_the_version_is_an_error() -> None:
+    with pytest.raises(UsageError):
+        parse(["--bogus", "--version"])
+
+
 def test_bad_values_are_usage_errors() -> None:
     with pytest.raises(UsageError):
         parse(["--nonsense"])
@@ -161,6 +169,7 @@ def test_bad_values_are_usage_errors() -> None:
         ("unix:path=a%20b%7e", "unix:path=a%20b%7e"),
         ("unix:abstract=bus1-test-{pid}", "unix:abstract=bus1-test-{pid}"),
         ("unix:runtime=yes", "unix:path={folder}/bus"),
+        ("unix:guid=00,path=bus,foo=bar", "unix:path=bus"),
         ("unix:path=/nonexistent/x;unix:path=second", "unix:path=second"),
         ("tcp:host=localhost;unix:path=third;unix:path=fourth", "unix:path=third"),
     ],
@@ -199,7 +208,9 @@ def test_a_directory_gets_a_socket_of_a_random_name(bridge: Starter, key: str) -
         ("nonsense", "does not contain a colon"),
         ("unix:", "takes exactly one of"),
         ("unix:path=x,dir=y", "takes exactly one of"),
-        ("unix:path=x,guid=00", "takes exactly one of"),
+        ("unix:guid=00", "takes exactly one of"),
+        ("unix:path=a%00b", "a NUL"),
+        ("unix:abstract=a%00b", "a NUL"),
         ("unix:path=x,path=y", "given twice"),
         ("unix:path", "'=' character not found"),
         ("unix:path=%zz", "two hex digits"),
@@ -230,6 +241,13 @@ def test_a_stale_socket_is_replaced_and_anything_else_is_not(bridge: Starter) ->
     (bridge.folder / "file").write_text("precious")
     assert "Address already in use" in bridge.fails("--session", f"--address=unix:path={bridge.folder}/file")
     assert (bridge.folder / "file").read_text() == "precious"
+
+
+def test_an_empty_address_is_the_usual_one(bridge: Starter) -> None:
+    process, address = bridge.serve("--address=")
+    process.terminate()
+    assert process.wait(PATIENCE) == 0  # so it removes its sockets, which lie outside the test's folder
+    assert address.startswith("unix:path=/tmp/dbus-")
 
 
 def test_the_guid_is_that_of_the_authentication(bridge: Starter) -> None:
@@ -383,6 +401,19 @@ def test_the_parent_of_a_fork_leaves_when_the_bus_listens(bridge: Starter) -> No
         assert os.getsid(child) == child
         for fd in range(3):
             assert os.readlink(f"/proc/{child}/fd/{fd}") == "/dev/null"
+    finally:
+        os.kill(child, signal.SIGTERM)
+    eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))
+
+
+def test_a_fork_keeps_no_folder_busy_and_finds_its_sockets_again(bridge: Starter) -> None:
+    process = bridge.start("--session", "--fork", "--print-pid", "--address=unix:path=bus")
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, b"")
+    child = int(output)
+    try:
+        assert os.readlink(f"/proc/{child}/cwd") == "/"
+        assert serves(f"unix:path={bridge.folder}/bus")
     finally:
         os.kill(child, signal.SIGTERM)
     eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))

@@ -2,7 +2,8 @@
 
 Theory. Programs that start a bus know dbus-daemon's flags in all their shapes: a value follows ``=`` or
 as the next argument, and where a descriptor is optional the next argument counts only if it is no
-flag. ``_FLAGS`` is the table of what this bus takes; anything else is an error in words.
+flag. ``_FLAGS`` is the table of what this bus takes; anything else is an error in words. What only asks
+something is answered at once: nobody looks at the flags behind it.
 
 Not here: what the options do (process).
 """
@@ -51,7 +52,9 @@ _FLAGS: dict[str, Takes] = {
     "-h": Takes.NOTHING,
     "-?": Takes.NOTHING,
 }
+_STANDARD_OUTPUT = "1"
 _HELP = ("--help", "-h", "-?")
+_QUESTIONS = ("--version", *_HELP)
 
 
 class Arguments:
@@ -88,8 +91,13 @@ def parse(arguments: Sequence[str]) -> Arguments:
             raise UsageError(f"unknown option {flag}{equals}{value}")
         if flag in parsed.given:
             raise UsageError(f"{flag} is given twice")
-        if takes is Takes.DESCRIPTOR and not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("-") else "1"
+        if flag in _QUESTIONS:
+            parsed.given = {flag: ""}
+            return parsed
+        if takes is Takes.DESCRIPTOR:
+            if not equals and rest and not rest[0].startswith("-"):
+                value = rest.pop(0)
+            value = value or _STANDARD_OUTPUT
         elif takes is Takes.VALUE and not equals:
             if not rest:
                 raise UsageError(f"{flag} needs a value")
@@ -125,7 +133,7 @@ def _run(arguments: Arguments) -> int:
     from .listening import AddressError
 
     options = process.Options(
-        given.get("--address", process.SESSION_ADDRESS),
+        given.get("--address") or process.SESSION_ADDRESS,
         address_fd=arguments.descriptor("--print-address"),
         pid_fd=arguments.descriptor("--print-pid"),
         forks="--fork" in given,

@@ -38,14 +38,14 @@ class Listening:
     """A listening socket, and what clients are told of it.
 
     ``address`` is in D-Bus's syntax, without guid; ``path`` is the file to remove at the end, which exists;
-    None for an abstract name."""
+    None for an abstract name. It is found from any working directory."""
 
     __slots__ = ("_identity", "address", "path", "sock")
 
     def __init__(self, sock: socket.socket, address: str, path: str | None) -> None:
         self.sock = sock
         self.address = address
-        self.path = path
+        self.path = path if path is None else os.path.abspath(path)
         self._identity = None if path is None else _identity(path)
 
     def remove_file(self) -> None:
@@ -99,6 +99,8 @@ def _parse(address: str) -> list[tuple[str, dict[str, str]]]:
                 values[key] = os.fsdecode(unescape(value))
             except ValueError as error:
                 raise AddressError(str(error)) from error
+            if "\0" in values[key]:
+                raise AddressError(f"a NUL in '{value}'")
         entries.append((transport, values))
     return entries
 
@@ -106,9 +108,10 @@ def _parse(address: str) -> list[tuple[str, dict[str, str]]]:
 def _listen_on(transport: str, values: dict[str, str], environment: Mapping[str, str]) -> Listening:
     if transport != "unix":
         raise AddressError(f"Unknown address type '{transport}': this bus listens on unix sockets")
-    keys = sorted(values)
-    if len(keys) != 1 or keys[0] not in _UNIX:
-        given = ", ".join(keys) or "nothing"
+    # others, such as guid, are for clients
+    keys = sorted(values.keys() & _UNIX.keys())
+    if len(keys) != 1:
+        given = ", ".join(keys) or "none of them"
         raise AddressError(f"unix: takes exactly one of {', '.join(_UNIX)}; given: {given}")
     return _UNIX[keys[0]](values[keys[0]], environment)
 

@@ -117,6 +117,7 @@ def _announce(options: Options, address: str, pid: int) -> None:
 
 def _detach(options: Options) -> None:
     """A daemon keeps nothing of its starter's."""
+    os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(_STANDARD_FDS):
         os.dup2(null, fd)
