@@ -112,12 +112,39 @@ def test_a_hostile_document_is_an_error_and_no_more(bus: MixedBus) -> None:
     good = seed.encode(SeedDocument("t", ((NAME, 0),)))
     twice = wire.marshal(seed.SIGNATURE, "t", [(NAME, 0), (NAME, 0)], [])
     assert error_of(native.ask("Publish", seed.SIGNATURE, body=twice, handles=(0,))) == "InvalidArgs"
-    # a body that is not even valid gets no answer: its handles are released
-    reply = native.start_call(
-        native.registry, "org.bus1.Registry1", "Publish", seed.SIGNATURE, body=good[:-1], handles=(0,)
-    )
-    assert reply in [m.node for m in native.receive() if m.type is MessageType.NODE_RELEASE]
+    cut = native.ask("Publish", seed.SIGNATURE, body=good[:-1], handles=(0,))
+    assert error_of(cut) == "InvalidArgs"
     assert not bus.tables.names.names() and native.party.root is None
+
+
+def test_a_body_that_is_not_valid_gets_no_answer_and_its_handles_are_released(bus: MixedBus) -> None:
+    native = bus.native()
+    reply = native.start_call(
+        native.registry, "org.bus1.Registry1", "Derive", "o", body=b"\1\0\0\0x\0", handles=(4,)
+    )
+    released = [(m.type, m.node) for m in native.receive()]
+    assert released == [(MessageType.NODE_RELEASE, reply), (MessageType.NODE_RELEASE, 4)]
+
+
+def test_a_body_is_checked_where_a_method_takes_it_and_only_once(
+    bus: MixedBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong signature is refused unread, and Publish reads its document by itself."""
+    walked: list[str] = []
+    monkeypatch.setattr(
+        "bus1_bridge.busobject.walk.check_body", lambda signature, *_: walked.append(signature)
+    )
+    native = bus.native()
+    assert error_of(native.ask("Resolve", "as", ["x"] * 1000)) == "InvalidArgs"
+    native.publish(NAME)
+    assert walked == []
+    native.ask("Resolve", "s", NAME)
+    assert walked == ["s"]
+
+
+def test_an_error_text_repeats_a_bounded_part_of_what_the_caller_said(bus: MixedBus) -> None:
+    (text,) = bus.native().ask("Resolve", "s", "é" * 100_000).values
+    assert 500 < len(text.encode()) <= wire.ERROR_TEXT_MAX
 
 
 def test_messages_that_are_no_calls_do_nothing(bus: MixedBus) -> None:
@@ -221,10 +248,20 @@ def test_the_number_of_derived_nodes_is_limited(bus: MixedBus, monkeypatch: pyte
     native.derive(legacy.unique, "/c")
 
 
-def test_list_names_the_bus_announced_parties_and_owned_names(bus: MixedBus) -> None:
+def test_list_names_announced_parties_and_owned_names(bus: MixedBus) -> None:
     quiet, loud, legacy = bus.native(), bus.native(), bus.legacy()
     loud.publish(NAME)
-    assert quiet.ask("List").values == ([DRIVER, legacy.unique, loud.unique, NAME],)
+    assert quiet.ask("List").values == ([legacy.unique, loud.unique, NAME],)
+
+
+def test_the_driver_is_not_there_for_native_peers(bus: MixedBus) -> None:
+    """It answers D-Bus clients alone; what List gives can be resolved."""
+    native = bus.native()
+    bus.legacy()
+    native.publish(NAME)
+    assert error_of(native.ask("Resolve", "s", DRIVER)) == "NameHasNoOwner"
+    for name in native.ask("List").values[0]:
+        assert len(native.ask("Resolve", "s", name).handles) == 1
 
 
 def test_a_watcher_follows_one_name_until_it_is_destroyed(bus: MixedBus) -> None:
@@ -247,6 +284,17 @@ def test_a_watcher_follows_one_name_until_it_is_destroyed(bus: MixedBus) -> None
     assert [m.values for m in watcher.receive()] == [(":1.1", ":1.1", "")]
     watcher.destroy(node)
     assert not bus.tables.watchers
+
+
+def test_a_watcher_that_watches_again_follows_another_name_instead(bus: MixedBus) -> None:
+    native, other = bus.native(), bus.legacy()
+    node = native.new_node()
+    for name in ("org.example.One", "org.example.Two"):
+        native.ask("Watch", "s", name, handles=(node,))
+    other.own("org.example.One")
+    assert native.receive() == []
+    other.own("org.example.Two")
+    assert [m.values[0] for m in native.receive()] == ["org.example.Two"]
 
 
 def test_watchers_of_a_dead_peer_are_gone(bus: MixedBus) -> None:

@@ -24,7 +24,6 @@ from bus1.errors import Overloaded, RemoteProtocolError
 from . import walk, wire
 from .switch.tables import LegacyParty, NativeParty
 
-ERROR_PREFIX = "org.freedesktop.DBus.Error."
 BODY_MAX = 4 << 20
 """Bytes of a call's body: it is checked and read within one command."""
 
@@ -80,6 +79,8 @@ class Method:
     n_handles: int | None
     """How many it takes beside the reply node; None: its own business."""
     function: Callable[[Call], Answer | Failure]
+    reads_body: bool = False
+    """It reads and checks the body itself; ``Call.values`` is empty."""
 
 
 Methods = dict[tuple[str, str], Method]
@@ -94,22 +95,24 @@ def serve(
     received = tuple(handle for handle in handles if handle != HANDLE_INVALID)
     try:
         envelope, offset = call.decode(payload)
-        body = memoryview(payload)[offset:]
-        if len(body) <= BODY_MAX:
-            walk.check_body(envelope.signature, body, envelope.endian, 0)
     except RemoteProtocolError:
         return Served(releases=received)
     if envelope.kind is not Kind.CALL or (envelope.expects_reply and not handles):
         return Served(releases=received)
     reply, *arguments = handles if envelope.expects_reply else (HANDLE_INVALID, *handles)
-    result, gives = _carry_out(methods, caller, envelope, body, tuple(arguments), subject)
+    body = memoryview(payload)[offset:]
+    try:
+        result, gives = _carry_out(methods, caller, envelope, body, tuple(arguments), subject)
+    except RemoteProtocolError:
+        return Served(releases=received)
     kept: tuple[int, ...] = ()
     given: tuple[int, ...] = ()
     if isinstance(result, Failure):
-        parts = _message(envelope, Kind.ERROR, ERROR_PREFIX + result.name, "s", (result.text,))
+        name = wire.ERROR_PREFIX + result.name
+        parts = _message(envelope, Kind.ERROR, name, "s", wire.error_body(result.text))
     else:
         kept, given = result.kept, result.handles
-        parts = _message(envelope, Kind.RETURN, "", gives, result.values)
+        parts = _message(envelope, Kind.RETURN, "", gives, wire.marshal(gives, *result.values))
     releases = (*(Counter(received) - Counter(kept)).elements(), *given)
     return Served(None if reply == HANDLE_INVALID else reply, parts, given, releases)
 
@@ -129,7 +132,10 @@ def _carry_out(
         return Failure("InvalidArgs", text), ""
     if method.n_handles is not None and len(handles) != method.n_handles:
         return Failure("InvalidArgs", f"{envelope.member} takes {method.n_handles} handles"), ""
-    values = wire.unmarshal(envelope.signature, body, envelope.endian)
+    values: tuple[Any, ...] = ()
+    if not method.reads_body:
+        walk.check_body(envelope.signature, body, envelope.endian, 0)
+        values = wire.unmarshal(envelope.signature, body, envelope.endian)
     try:
         return method.function(Call(caller, envelope, body, values, handles, subject)), method.gives
     except Overloaded as error:
@@ -137,9 +143,8 @@ def _carry_out(
 
 
 def _message(
-    question: Envelope, kind: Kind, member: str, signature: str, values: tuple[object, ...]
+    question: Envelope, kind: Kind, member: str, signature: str, body: bytes
 ) -> tuple[Buffer, ...]:
-    body = wire.marshal(signature, *values)
     head = call.encode(Envelope(
         kind, serial=question.serial, member=member, signature=signature, body_length=len(body)
     ))

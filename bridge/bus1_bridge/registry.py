@@ -56,7 +56,7 @@ class Registry:
         )
         self._methods: Methods = {
             #                            in              out    handles
-            (INTERFACE, "Publish"): Method(seed.SIGNATURE, "sau", None, self._publish),
+            (INTERFACE, "Publish"): Method(seed.SIGNATURE, "sau", None, self._publish, True),
             (INTERFACE, "Withdraw"): Method("as", "au", 0, self._withdraw),
             (INTERFACE, "Resolve"): Method("s", "s", 0, self._resolve),
             (INTERFACE, "Derive"): Method("o", "", 1, self._derive),

@@ -50,6 +50,9 @@ VERSION = 1
 # a client library talks to itself under these; no message of the bus has them
 LOCAL_INTERFACE = "org.freedesktop.DBus.Local"
 LOCAL_PATH = "/org/freedesktop/DBus/Local"
+ERROR_PREFIX = "org.freedesktop.DBus.Error."
+ERROR_TEXT_MAX = 1024
+"""Bytes of the bus's own error texts: room for valid names, not for whatever a caller calls a name."""
 UNKNOWN_FIELDS_BUDGET = 1 << 16
 """Header fields from code 10 on are checked and cut out; this is what the check may cost."""
 
@@ -319,6 +322,11 @@ class Variant(NamedTuple):
 _NUMBERS = {
     "y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d", "h": "I",
 }
+
+
+def error_body(text: str) -> bytes:
+    """The body of an error of the bus; a text beyond ``ERROR_TEXT_MAX`` is cut."""
+    return marshal("s", text[:ERROR_TEXT_MAX].encode()[:ERROR_TEXT_MAX].decode(errors="ignore"))
 
 
 def marshal(signature: str, *values: Any) -> bytes:
