@@ -37,17 +37,20 @@ class Watchers:
         self._source = source
         self._owner: dict[int, int] = {}
         self._count: Counter[int] = Counter()
+        self._following: dict[str, dict[int, None]] = {}
+        """Handles by the name that they follow."""
 
     def add(self, handle: int, node: NodeRef, name: str) -> bool:
         """The node follows ``name``, all names if empty; False if it followed something before.
 
         True takes the reference. QuotaExceeded at ``WATCHERS_MAX``."""
         if handle in self._owner:
-            self._tables.watchers[handle] = name
+            self._leave(handle)
+            self._follow(handle, name)
             return False
         if self._count[node[0]] >= WATCHERS_MAX:
             raise QuotaExceeded(f"A peer has at most {WATCHERS_MAX} watchers")
-        self._tables.watchers[handle] = name
+        self._follow(handle, name)
         self._owner[handle] = node[0]
         self._count[node[0]] += 1
         return True
@@ -57,7 +60,7 @@ class Watchers:
         owner = self._owner.pop(handle, None)
         if owner is None:
             return
-        del self._tables.watchers[handle]
+        self._leave(handle)
         self._count[owner] -= 1
         if not self._count[owner]:
             del self._count[owner]
@@ -66,11 +69,19 @@ class Watchers:
     def names_changed(self, changes: Sequence[Change]) -> None:
         """NameOwnerChanged, to all who follow the name."""
         for change in changes:
-            handles = [
-                handle for handle, name in self._tables.watchers.items() if name in ("", change.name)
-            ]
+            handles = [*self._following.get("", ()), *self._following.get(change.name, ())]
             if handles:
                 self._tell(handles, change)
+
+    def _follow(self, handle: int, name: str) -> None:
+        self._tables.watchers[handle] = name
+        self._following.setdefault(name, {})[handle] = None
+
+    def _leave(self, handle: int) -> None:
+        name = self._tables.watchers.pop(handle)
+        del self._following[name][handle]
+        if not self._following[name]:
+            del self._following[name]
 
     def _tell(self, handles: Sequence[int], change: Change) -> None:
         body = wire.marshal("sss", change.name, self._unique(change.old), self._unique(change.new))
