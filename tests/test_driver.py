@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from bus1_bridge.driver import ERROR_NAMES, METHODS, DriverError, Method, error_name
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.wire import Variant, marshal
+from bus1_bridge.wire import ERROR_TEXT_MAX, Variant, marshal
 from pure_switch import (
     CALL,
     DRIVER,
@@ -100,6 +100,35 @@ def test_max_names_counts_the_unique_name_and_those_waited_for() -> None:
     assert client.call("ReleaseName", "s", "a.taken").args == (1,)
     assert client.call("RequestName", "su", "a.three", 0).args == (1,)
     bus.end()
+
+
+def test_an_error_text_repeats_a_bounded_part_of_what_the_caller_said(bus: PureSwitch) -> None:
+    client = bus.client()
+    (text,) = client.call("GetNameOwner", "s", "x" * 50_000).args
+    assert 100 < len(text) <= ERROR_TEXT_MAX
+    longest = ":1." + "9" * 252
+    (text,) = client.call("GetNameOwner", "s", longest).args
+    assert f"'{longest}'" in text
+
+
+def test_who_took_its_last_eavesdropping_rule_back_eavesdrops_no_more(bus: PureSwitch) -> None:
+    spy = bus.client()
+    rules = ["eavesdrop='true'", "eavesdrop='true',type='signal'"]
+    for rule in (*rules, rules[0]):
+        spy.call("AddMatch", "s", rule)
+    for rule in (rules[0], rules[1]):
+        assert bus.delivery.eavesdroppers
+        spy.call("RemoveMatch", "s", rule)
+    assert bus.delivery.eavesdroppers
+    spy.call("RemoveMatch", "s", rules[0])
+    assert not bus.delivery.eavesdroppers
+    other = bus.client()
+    spy.call("AddMatch", "s", f"eavesdrop='true',sender='{other.name}'")
+    other.leave()
+    assert not bus.delivery.eavesdroppers
+    spy.call("AddMatch", "s", rules[0])
+    spy.leave()
+    assert not bus.delivery.eavesdroppers
 
 
 def test_max_match_rules_counts_every_instance() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from bus1_bridge import wire
-from bus1_bridge.gateway import CALLEE_GONE, CALLEE_SILENT
+from bus1_bridge.gateway import CALLEE_SILENT
+from bus1_bridge.switch.delivery import GONE
 from bus1_bridge.switch.limits import BusLimits
 from bus1_services.call import Kind
 from bus1_services.types import Type, parse, single
@@ -140,7 +141,7 @@ def test_kill_of_a_native_service_changes_its_names_before_the_no_reply_of_its_c
     ]
     assert [answer.header.error_name for answer in (first, second)] == [ERROR + "NoReply"] * 2
     assert [answer.header.reply_serial for answer in (first, second)] == serials
-    assert first.values == (CALLEE_GONE,)
+    assert first.values == (GONE,)
 
 
 def test_a_service_that_disconnects_with_the_call_unread_is_no_reply_too(
@@ -242,6 +243,29 @@ def test_the_bus_answers_introspect_and_peer_for_a_native_service(bus: MixedBus,
     assert nowhere.header.error_name == ERROR + "UnknownObject"
     assert wrong.header.error_name == ERROR + "InvalidArgs"
     assert [message.envelope and message.envelope.member for message in service.receive()] == ["Ping"]
+
+
+def test_a_machine_without_an_id_has_none_for_clients_of_native_services_either(
+    bus: MixedBus, service: Native, client: Legacy
+) -> None:
+    bus.tables.machine_id = ""
+    client.call(NAME, "/", "org.freedesktop.DBus.Peer", "GetMachineId")
+    client.call(NAME, "/", "org.freedesktop.DBus.Peer", "GetMachineId", flags=1)
+    assert [m.header.error_name for m in client.receive()] == [ERROR + "FileNotFound"]
+
+
+def test_a_destination_that_is_an_own_dead_node_is_a_dead_one(
+    bus: MixedBus, service: Native, client: Legacy
+) -> None:
+    """T-40; an unused id would be a new node, which makes no sense beside a D-Bus client."""
+    handle, own = service.derive(client.unique, "/p"), service.new_node()
+    root = bus.core.handle_transfer(service.peer, own, service.peer)
+    bus.core.node_destroy(service.peer, [own])
+    for number, error in ((root, NodeDestroyed), (service.new_node(), InvalidArgument)):
+        with pytest.raises(error):
+            service.send((handle, number), pack(Kind.SIGNAL, IFACE, "Tick"), (4,))
+    assert client.receive() == []
+    service.release(own, own)
 
 
 def test_a_service_that_publishes_nothing_but_names_has_an_empty_root(bus: MixedBus, client: Legacy) -> None:

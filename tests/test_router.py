@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from bus1_bridge.sasl import MAX_BUFFER, MAX_LINES
@@ -26,6 +27,9 @@ from pure_switch import (
     PureSwitch,
     message,
 )
+
+from bus1.core.api import Parcel
+from bus1.errors import QuotaExceeded
 
 HELLO = message(CALL, 1, path=DRIVER_PATH, interface=DRIVER, member="Hello", destination=DRIVER)
 
@@ -344,6 +348,37 @@ def test_what_a_sender_left_behind_still_arrives(bus: PureSwitch) -> None:
     sender.leave()
     assert reader.take().member == "Letter"
     assert reader.ask(sender.name) and reader.take().error == ERROR + "ServiceUnknown"
+
+
+# ---- what Core refuses ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [NO_REPLY_EXPECTED, 0])
+def test_a_refused_message_closes_no_slot_but_its_own(bus: PureSwitch, flags: int) -> None:
+    caller, callee = bus.client(), bus.client()
+    first = caller.ask(callee.name, "First")
+    bus.core.peer_reset(callee.connection, max_slices=1)
+    caller.ask(callee.name, "Second", flags=flags, serial=first if flags else 0)
+    assert caller.take().error == ERROR + "LimitsExceeded"
+    assert bus.tables.replies.outstanding(caller.connection) == 1
+    callee.answer(callee.take())
+    assert caller.take().reply_serial == first
+    assert bus.tables.replies.outstanding(caller.connection) == 0
+
+
+@pytest.mark.parametrize("mandatory", [True, False])
+def test_what_core_refuses_is_no_progress_of_its_reader(bus: PureSwitch, mandatory: bool) -> None:
+    sender, reader = bus.client(), bus.client()
+    sender.ask(reader.name, "First")
+    bus.core.peer_reset(reader.connection, max_slices=1)
+    flow = bus.delivery.flow
+    flow.look_at_native(reader.connection, bus.now)
+    bus.delivery.now = 10.0
+    parcel = Parcel((reader.connection, 0), (bytes(100),), mandatory=mandatory)
+    with suppress(QuotaExceeded):
+        bus.delivery.transmit(None, [parcel])
+    flow.look_at_native(reader.connection, 20.0)
+    assert not flow.makes_progress(reader.connection, 20.0)
 
 
 # ---- descriptors ---------------------------------------------------------------------------------

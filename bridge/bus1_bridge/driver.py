@@ -40,23 +40,22 @@ from .match import MatchRuleInvalid
 from .switch.connection import Incoming
 from .switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
 from .switch.tables import LegacyParty, Party
-from .wire import CALL, NO_REPLY_EXPECTED, RETURN, Variant
+from .wire import CALL, ERROR_PREFIX, NO_REPLY_EXPECTED, RETURN, Variant
 
 PEER_INTERFACE = "org.freedesktop.DBus.Peer"
 PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"
 INTROSPECTABLE_INTERFACE = "org.freedesktop.DBus.Introspectable"
-_ERROR = "org.freedesktop.DBus.Error."
 
 ERROR_NAMES: dict[type[Bus1Error], str] = {
-    MatchRuleInvalid: _ERROR + "MatchRuleInvalid",
-    Denied: _ERROR + "AccessDenied",
-    InvalidArgument: _ERROR + "InvalidArgs",
-    NotSupported: _ERROR + "NotSupported",
-    TooLarge: _ERROR + "LimitsExceeded",
-    OutOfMemory: _ERROR + "NoMemory",
-    Overloaded: _ERROR + "LimitsExceeded",
-    Disconnected: _ERROR + "NoReply",
-    Bus1Error: _ERROR + "Failed",
+    MatchRuleInvalid: ERROR_PREFIX + "MatchRuleInvalid",
+    Denied: ERROR_PREFIX + "AccessDenied",
+    InvalidArgument: ERROR_PREFIX + "InvalidArgs",
+    NotSupported: ERROR_PREFIX + "NotSupported",
+    TooLarge: ERROR_PREFIX + "LimitsExceeded",
+    OutOfMemory: ERROR_PREFIX + "NoMemory",
+    Overloaded: ERROR_PREFIX + "LimitsExceeded",
+    Disconnected: ERROR_PREFIX + "NoReply",
+    Bus1Error: ERROR_PREFIX + "Failed",
 }
 """The one table between errors of the contract and D-Bus's names; the nearest class counts."""
 
@@ -73,7 +72,7 @@ class DriverError(Rejected):
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
-        self.name = _ERROR + name
+        self.name = ERROR_PREFIX + name
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class Driver:
         wanted = header.interface in {None, PEER_INTERFACE} and header.signature == ""
         if method is None or not wanted:
             self._delivery.send_error(
-                sender, header, _ERROR + "UnknownMethod",
+                sender, header, ERROR_PREFIX + "UnknownMethod",
                 f'Method "{header.member}" with signature "{header.signature}" '
                 f'on interface "{header.interface or "(null)"}" doesn\'t exist\n',
                 anonymous=True,
@@ -332,14 +331,19 @@ def _add_match(call: Call, text: str) -> tuple[Any, ...]:
     if rule.eavesdrop:
         if caller.credentials.uid not in {0, delivery.tables.bus_credentials.uid}:
             raise Denied(f'Connection "{caller.unique}" is not allowed to eavesdrop')
-        delivery.eavesdroppers.add(caller.peer)
+        delivery.eavesdroppers[caller.peer] += 1
     matches.add(caller.peer, rule)
     return ()
 
 
 def _remove_match(call: Call, text: str) -> tuple[Any, ...]:
-    if not call.delivery.tables.matches.remove(call.caller.peer, match.parse(text)):
+    rule, peer, eavesdroppers = match.parse(text), call.caller.peer, call.delivery.eavesdroppers
+    if not call.delivery.tables.matches.remove(peer, rule):
         raise DriverError("MatchRuleNotFound", "The given match rule wasn't found and can't be removed")
+    if rule.eavesdrop:
+        eavesdroppers[peer] -= 1
+        if not eavesdroppers[peer]:
+            del eavesdroppers[peer]
     return ()
 
 

@@ -43,18 +43,16 @@ from .outbound import Native, Outbound, target_of
 from .registry import Registry
 from .switch import flow
 from .switch.connection import Incoming
-from .switch.delivery import DRIVER_NAME, NO_REPLY, Delivery
+from .switch.delivery import DRIVER_NAME, GONE, NO_REPLY, Delivery
 from .switch.flow import Verdict
 from .switch.limits import BYTES_PER_TURN
 from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
 from .translate import NativeCheck, NativeMessage, checked_message, to_envelope
 
-_ERROR = "org.freedesktop.DBus.Error."
 _STANDARD_INTERFACES = {
     # what is meant where a call names no interface
     "Introspect": published.INTROSPECTABLE, "Ping": published.PEER, "GetMachineId": published.PEER,
 }
-CALLEE_GONE = "Message recipient disconnected from message bus without replying"
 CALLEE_SILENT = "Message recipient dropped the call without replying"
 
 
@@ -361,7 +359,11 @@ class Gateway:
         return True
 
     def _machine_id(self, sender: LegacyParty, header: wire.Header, callee: NativeParty) -> bool:
-        self._reply(sender, header, callee, "s", self._tables.machine_id)
+        if self._tables.machine_id:
+            self._reply(sender, header, callee, "s", self._tables.machine_id)
+        elif not header.flags & CallFlag.NO_REPLY_EXPECTED:
+            name = wire.ERROR_PREFIX + "FileNotFound"
+            self._delivery.send_error(sender, header, name, "This machine has no machine id")
         return True
 
     def _reply(
@@ -389,7 +391,7 @@ class Gateway:
         header = incoming.header
         self._delivery.discard(incoming.fds)
         if not header.flags & CallFlag.NO_REPLY_EXPECTED:
-            self._delivery.send_error(sender, header, _ERROR + name, text)
+            self._delivery.send_error(sender, header, wire.ERROR_PREFIX + name, text)
         return True
 
     # ---- what leaves a hosted queue --------------------------------------------------------------
@@ -433,7 +435,7 @@ class Gateway:
                 subscriptions.ended(self.core, reader, use, handle)
 
     def _no_reply(self, reader: LegacyParty, reply: Reply) -> bytes:
-        text = CALLEE_SILENT if reply.callee in self._tables.unique else CALLEE_GONE
+        text = CALLEE_SILENT if reply.callee in self._tables.unique else GONE
         body = wire.marshal("s", text)
         return wire.build(
             wire.ERROR, flags=CallFlag.NO_REPLY_EXPECTED, serial=hosted.next_serial(reader),

@@ -22,12 +22,13 @@ from dataclasses import dataclass
 
 from bus1_services.call import Kind
 
-from bus1.core.api import MANAGED, REMOTE, Buffer, Credentials, NodeRef, Parcel
+from bus1.core.api import HANDLE_INVALID, MANAGED, REMOTE, Buffer, Credentials, NodeRef, Parcel
 from bus1.errors import (
     Bus1Error,
     Denied,
     Disconnected,
     InvalidArgument,
+    NoSuchHandle,
     NotSupported,
     NotUnique,
     Overloaded,
@@ -179,8 +180,12 @@ class Outbound:
 
     def _explain(self, handle: int) -> NodeRef:
         """The error for a handle that leads nowhere, in Core's words."""
-        if handle & (MANAGED | REMOTE):
-            self._tables.core.send(self._peer, (handle,), credentials=self._tables.bus_credentials)
+        destinations = (handle,) if handle & (MANAGED | REMOTE) else (handle, HANDLE_INVALID)
+        try:
+            self._tables.core.send(self._peer, destinations, credentials=self._tables.bus_credentials)
+        except NoSuchHandle:
+            if len(destinations) == 1:
+                raise
         raise InvalidArgument("a message to a D-Bus connection creates no node as a further destination")
 
     def _add(self, parcel: Parcel, piece: _Piece) -> int:

@@ -7,7 +7,8 @@ not delivered, and carries out the one step of a disconnect. A message of the bu
 peer to the root node of the reader, so a snapshot shows it like any other.
 
 Invariants. 1. Every message to a D-Bus client went through ``core.route``. 2. Serials of the bus count
-1, 2, 3 … per connection. 3. ``forget`` leaves nothing of a party in the tables.
+1, 2, 3 … per connection, without those of unanswered native calls. 3. ``forget`` leaves nothing of a
+party in the tables.
 
 Not here: the meaning of messages (router, driver, gateway), and who may queue how much (flow).
 """
@@ -20,11 +21,12 @@ from struct import Struct
 from typing import Protocol
 
 from bus1.core.api import Buffer, Credentials, Parcel
+from bus1.errors import Bus1Error
 
-from .. import walk, wire
+from .. import hosted, walk, wire
 from ..match import MatchInput
 from ..names import Change
-from ..wire import ERROR, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
 from .effects import CloseDescriptors, Effect, Refused, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .limits import BusLimits
@@ -32,7 +34,7 @@ from .tables import LegacyParty, NativeParty, Party, Tables
 
 DRIVER_NAME = "org.freedesktop.DBus"
 DRIVER_PATH = "/org/freedesktop/DBus"
-NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
+NO_REPLY = ERROR_PREFIX + "NoReply"
 GONE = "Message recipient disconnected from message bus without replying"
 NOT_REGISTERED = ":not.active.yet"
 """Destination of what the bus says to a client before its Hello."""
@@ -59,8 +61,8 @@ class Delivery:
         self.now = 0.0
         """The time of the current turn: set by whoever drives the bus before anything else happens."""
         self.watchers: Watchers | None = None
-        self.eavesdroppers: set[int] = set()
-        """Peers that added a rule with eavesdrop='true'."""
+        self.eavesdroppers: Counter[int] = Counter()
+        """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.effects: list[Effect] = []
         self._refused: Counter[tuple[str, str, str]] = Counter()
 
@@ -79,12 +81,17 @@ class Delivery:
         if credentials is None:
             credentials = tables.bus_credentials if sender is None else sender.credentials
         for parcel in parcels:
-            size = allocated(sum(map(len, parcel.parts)))
-            self.flow.delivering(parcel.node[0], size, self.now)
-        slots = tables.core.route(peer, parcels, fds, credentials=credentials)
+            self.flow.delivering(parcel.node[0], _size(parcel), self.now)
+        try:
+            slots = tables.core.route(peer, parcels, fds, credentials=credentials)
+        except Bus1Error:
+            for parcel in parcels:
+                self.flow.undelivered(parcel.node[0], _size(parcel))
+            raise
         kind = "bus" if sender is None else "broadcast"
         for parcel, slot in zip(parcels, slots, strict=True):
             if slot:
+                self.flow.undelivered(parcel.node[0], _size(parcel))
                 self._count(sender, tables.parties.get(parcel.node[0]), kind)
         return slots
 
@@ -138,7 +145,7 @@ class Delivery:
         signature: str = "", body: bytes = b"", anonymous: bool = False,
     ) -> None:
         """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out."""
-        serial = self.next_serial(to)
+        serial = hosted.next_serial(to)
         message = wire.build(
             type, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body), path=path,
             interface=interface, member=member, error_name=error_name, reply_serial=reply_serial,
@@ -153,20 +160,14 @@ class Delivery:
         """The bus's error reply to the message with this header."""
         self.send_from_bus(
             to, ERROR, error_name=name, reply_serial=header.serial, signature="s",
-            body=wire.marshal("s", text), anonymous=anonymous,
+            body=wire.error_body(text), anonymous=anonymous,
         )
 
     def send_no_reply(self, to: LegacyParty, serial: int, text: str) -> None:
         """The NoReply that was reserved with the call ``serial`` of this client."""
         self.send_from_bus(
-            to, ERROR, error_name=NO_REPLY, reply_serial=serial, signature="s", body=wire.marshal("s", text)
+            to, ERROR, error_name=NO_REPLY, reply_serial=serial, signature="s", body=wire.error_body(text)
         )
-
-    def next_serial(self, to: LegacyParty) -> int:
-        """The next serial of the bus towards this client; never 0."""
-        serial = to.next_serial
-        to.next_serial = serial + 1 if serial < 0xFFFF_FFFF else 1
-        return serial
 
     # ---- names -----------------------------------------------------------------------------------
 
@@ -196,10 +197,11 @@ class Delivery:
         if tables.parties.get(peer) is not party:
             return
         tables.matches.drop(peer)
-        self.eavesdroppers.discard(peer)
+        self.eavesdroppers.pop(peer, None)
         changes = tables.names.drop(peer)
         if party.unique:
             tables.matches.forget_name(party.unique)
+            self._recount_eavesdroppers()
         if party.announced:
             changes.append(Change(party.unique, peer, None))
         self.name_changes(changes, leaving=party)
@@ -212,6 +214,14 @@ class Delivery:
             waiting = tables.parties.get(caller)
             if isinstance(waiting, LegacyParty):
                 self.send_no_reply(waiting, serial, GONE)
+
+    def _recount_eavesdroppers(self) -> None:
+        for peer in list(self.eavesdroppers):
+            count = sum(rule.eavesdrop for rule in self.tables.matches.rules_of(peer))
+            if count:
+                self.eavesdroppers[peer] = count
+            else:
+                del self.eavesdroppers[peer]
 
     def _tell(self, to: LegacyParty, member: str, name: str) -> None:
         self.send_from_bus(
@@ -235,7 +245,7 @@ class Delivery:
         ) + body
         self.transmit(None, [
             Parcel(
-                (party.peer, 0), (message[:8] + _SERIAL.pack(self.next_serial(party)) + message[12:],),
+                (party.peer, 0), (message[:8] + _SERIAL.pack(hosted.next_serial(party)) + message[12:],),
                 mandatory=False,
             )
             for party in receivers
@@ -262,3 +272,7 @@ class Delivery:
             self._refused[key] += 1
         else:
             self._refused["", "", kind] += 1
+
+
+def _size(parcel: Parcel) -> int:
+    return allocated(sum(map(len, parcel.parts)))

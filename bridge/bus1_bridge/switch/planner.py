@@ -21,7 +21,7 @@ from bus1.errors import NotUnique, Overloaded, RemoteProtocolError, TooLarge
 
 from .. import wire
 from ..capabilities import is_capability
-from ..wire import CALL, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import CALL, ERROR_PREFIX, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .delivery import DRIVER_NAME, Delivery
 from .flow import Kind, Verdict, allocated
@@ -31,11 +31,11 @@ _SMALL_BODY = 4096
 """Bodies up to this size are copied behind their header: one buffer less in each queue."""
 _KINDS = {1: Kind.CALL, 2: Kind.REPLY, 3: Kind.REPLY, 4: Kind.SIGNAL}
 
-ACCESS_DENIED = "org.freedesktop.DBus.Error.AccessDenied"
-LIMITS_EXCEEDED = "org.freedesktop.DBus.Error.LimitsExceeded"
-NAME_HAS_NO_OWNER = "org.freedesktop.DBus.Error.NameHasNoOwner"
-NOT_SUPPORTED = "org.freedesktop.DBus.Error.NotSupported"
-SERVICE_UNKNOWN = "org.freedesktop.DBus.Error.ServiceUnknown"
+ACCESS_DENIED = ERROR_PREFIX + "AccessDenied"
+LIMITS_EXCEEDED = ERROR_PREFIX + "LimitsExceeded"
+NAME_HAS_NO_OWNER = ERROR_PREFIX + "NameHasNoOwner"
+NOT_SUPPORTED = ERROR_PREFIX + "NotSupported"
+SERVICE_UNKNOWN = ERROR_PREFIX + "ServiceUnknown"
 
 
 class NativeEnds(Protocol):
@@ -137,7 +137,8 @@ class Planner:
         try:
             self._transmit(sender, parcels, incoming)
         except Overloaded:
-            self._tables.replies.take(sender.peer, reader.peer, header.serial)
+            if _awaits_reply(header):
+                self._tables.replies.take(sender.peer, reader.peer, header.serial)
             self._full(sender, reader, header, told=True)
             return True
         if kind is Kind.REPLY:
@@ -154,7 +155,7 @@ class Planner:
                 "a client that doesn't support that.",
             )
             return False
-        if header.type != CALL or header.flags & NO_REPLY_EXPECTED:
+        if not _awaits_reply(header):
             return True
         limit = delivery.limits.max_replies_per_connection
         if self._tables.replies.outstanding(sender.peer) + len(sender.open_replies) >= limit:
@@ -229,3 +230,7 @@ class Planner:
             name = SERVICE_UNKNOWN
             text = f"The name {destination} was not provided by any .service files"
         self._delivery.send_error(sender, header, name, text)
+
+
+def _awaits_reply(header: wire.Header) -> bool:
+    return header.type == CALL and not header.flags & NO_REPLY_EXPECTED
