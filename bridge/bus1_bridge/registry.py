@@ -205,7 +205,7 @@ class Registry:
 
     def _list(self, _call: Call) -> Answer | Failure:
         unique = [name for name, party in self._tables.unique.items() if party.announced]
-        return Answer(([DRIVER_NAME, *unique, *self._tables.names.names()],))
+        return Answer(([*unique, *self._tables.names.names()],))
 
     # ---- watching and subscribing ----------------------------------------------------------------
 
