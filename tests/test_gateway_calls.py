@@ -719,6 +719,24 @@ def test_a_native_peer_takes_its_number_at_open_and_is_announced_before_its_firs
     assert client.receive() == []
 
 
+def test_who_failed_to_say_anything_is_not_announced(
+    bus: MixedBus, service: Native, client: Legacy
+) -> None:
+    native, watcher = bus.native(), bus.native()
+    watcher.ask("Watch", "s", "", handles=(4,))
+    client.match(f"type='signal',sender='{DRIVER}'")
+    handle, full = native.derive(client.unique, "/p"), native.derive(NAME, "/obj")
+    bus.core.peer_reset(service.peer, max_slices=0)
+    before = bus.core.snapshot()
+    with pytest.raises(QuotaExceeded):
+        native.send((handle, full), pack(Kind.CALL, IFACE, "Frob", flags=1))
+    assert bus.core.snapshot() == before
+    assert not native.party.announced and native.unique not in bus.tables.unique
+    native.send((handle,), pack(Kind.CALL, IFACE, "Frob", flags=1))
+    assert [m.header.member for m in client.receive()] == ["NameOwnerChanged", "Frob"]
+    assert [m.values for m in watcher.receive()] == [(native.unique, "", native.unique)]
+
+
 def test_the_messages_of_a_client_that_does_not_read_show_in_cores_snapshot(
     bus: MixedBus, service: Native, client: Legacy
 ) -> None:

@@ -136,9 +136,13 @@ class Outbound:
         return slots
 
     def _commit(self, slots: list[int], fds: Sequence[int], credentials: Credentials) -> list[int]:
-        if self._speaks and self._sender is not None:
-            self._registry.announce(self._sender)
-        results = self._delivery.transmit(self._sender, self._parcels, fds, credentials=credentials)
+        speaker = self._sender if self._speaks else None
+        ahead = [] if speaker is None else self._delivery.announcement(speaker)
+        results = self._delivery.transmit(
+            self._sender, [*ahead, *self._parcels], fds, credentials=credentials
+        )[len(ahead) :]
+        if speaker is not None:
+            self._delivery.announced(speaker)
         for piece, result in zip(self._pieces, results, strict=True):
             if not result:
                 self._bind(piece)

@@ -177,6 +177,20 @@ class Delivery:
             party.announced = True
             self.name_changes([Change(party.unique, None, party.peer)])
 
+    def announcement(self, party: Party) -> list[Parcel]:
+        """What ``announce`` would send to D-Bus clients, to go ahead in the party's own transaction.
+
+        Nothing has happened before ``announced`` follows."""
+        return [] if party.announced else self._change_parcels(party.unique, None, party)
+
+    def announced(self, party: Party) -> None:
+        """That was queued: watchers are told after it."""
+        if not party.announced:
+            party.announced = True
+            self.tables.unique[party.unique] = party
+            if self.watchers is not None:
+                self.watchers.names_changed([Change(party.unique, None, party.peer)])
+
     def name_changes(self, changes: Sequence[Change], leaving: Party | None = None) -> None:
         """NameLost, NameOwnerChanged, NameAcquired for each change, in the reference's order.
 
@@ -185,7 +199,9 @@ class Delivery:
             old, new = self._party(change.old), self._party(change.new)
             if isinstance(old, LegacyParty) and old is not leaving:
                 self._tell(old, "NameLost", change.name)
-            self._broadcast_change(change.name, old, new)
+            parcels = self._change_parcels(change.name, old, new)
+            if parcels:
+                self.transmit(None, parcels)
             if self.watchers is not None:
                 self.watchers.names_changed([change])
             if isinstance(new, LegacyParty):
@@ -229,7 +245,8 @@ class Delivery:
             body=wire.marshal("s", name),
         )
 
-    def _broadcast_change(self, name: str, old: Party | None, new: Party | None) -> None:
+    def _change_parcels(self, name: str, old: Party | None, new: Party | None) -> list[Parcel]:
+        """NameOwnerChanged for all whose rules match."""
         arguments = (name, old.unique if old else "", new.unique if new else "")
         member = "NameOwnerChanged"
         receivers = self._matching(MatchInput(
@@ -237,19 +254,19 @@ class Delivery:
             arguments=lambda: arguments,
         ))
         if not receivers:
-            return
+            return []
         body = wire.marshal("sss", *arguments)
         message = wire.build(
             SIGNAL, flags=NO_REPLY_EXPECTED, serial=1, body_length=len(body), path=DRIVER_PATH,
             interface=DRIVER_NAME, member=member, sender=DRIVER_NAME, signature="sss",
         ) + body
-        self.transmit(None, [
+        return [
             Parcel(
                 (party.peer, 0), (message[:8] + _SERIAL.pack(hosted.next_serial(party)) + message[12:],),
                 mandatory=False,
             )
             for party in receivers
-        ])
+        ]
 
     def _matching(self, message: MatchInput) -> list[LegacyParty]:
         parties = self.tables.parties
