@@ -9,7 +9,7 @@ from bus1_services.seed import SIGNATURE, SeedDocument, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus1.errors import LocalProtocolError, RemoteProtocolError
+from bus1.errors import LocalProtocolError, RemoteProtocolError, TooLarge
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 paths = st.from_regex(r"/|(/[A-Za-z0-9_]{1,6}){1,3}", fullmatch=True)
@@ -82,3 +82,13 @@ def test_hostile_bytes_give_a_document_or_a_protocol_error(data: bytes, at: int)
         except RemoteProtocolError:
             continue
         assert encode(document) == hostile
+
+
+@pytest.mark.parametrize(("max_names", "max_objects"), [(2, 9), (9, 2)])
+def test_decode_stops_where_there_are_more_names_or_objects_than_allowed(
+    max_names: int, max_objects: int
+) -> None:
+    three = SeedDocument("t", (("a.a", 0), ("a.b", 0), ("a.c", 0)), (("/a", ""), ("/b", ""), ("/c", "")))
+    with pytest.raises(TooLarge):
+        decode(encode(three), max_names, max_objects)
+    assert decode(encode(three), 3, 3) == three

@@ -41,8 +41,6 @@ class Publications:
 
     def complaint(self, party: NativeParty, document: SeedDocument, handles: Sequence[int]) -> Failure | None:
         """What is wrong with publishing this."""
-        if len(document.objects) > OBJECTS_MAX:
-            return Failure("LimitsExceeded", f"A peer publishes at most {OBJECTS_MAX} objects")
         if len(handles) != 1 + len(document.objects):
             return Failure("InvalidArgs", "A seed document comes with its root and a node per object")
         nodes = (self._core.node_of(self._bus, handle) for handle in handles)

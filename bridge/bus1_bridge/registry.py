@@ -19,9 +19,9 @@ from bus1_services import seed
 from bus1_services.types import is_bus_name, is_interface_name, is_member_name
 
 from bus1.core.api import MessageType, NodeRef
-from bus1.errors import Overloaded, RemoteProtocolError
+from bus1.errors import Overloaded, RemoteProtocolError, TooLarge
 
-from . import hosted, subscriptions
+from . import hosted, publications, subscriptions
 from .busobject import Answer, Call, Failure, Method, Methods, Served, serve
 from .publications import Publications, is_reserved
 from .switch.delivery import DRIVER_NAME, Delivery
@@ -124,7 +124,9 @@ class Registry:
         if call.envelope.endian != "l":
             return Failure("InvalidArgs", "A seed document is little-endian")
         try:
-            document = seed.decode(call.body)
+            document = seed.decode(call.body, NAMES_MAX, publications.OBJECTS_MAX)
+        except TooLarge as error:
+            return Failure("LimitsExceeded", str(error))
         except RemoteProtocolError as error:
             return Failure("InvalidArgs", f"Not a seed document: {error}")
         names = [name for name, _ in document.names]

@@ -8,8 +8,8 @@ the same bytes with the same handles at the registry. This file has its own few 
 the daemon reads documents, too, and loads no D-Bus library.
 
 Invariants. 1. ``decode(encode(d)) == d`` for every document that ``encode`` takes. 2. ``decode`` raises
-RemoteProtocolError and nothing else, whatever the bytes are, in time linear in their number. 3. No
-name and no path stands twice in a document.
+RemoteProtocolError or TooLarge and nothing else, whatever the bytes are, in time linear in their number.
+3. No name and no path stands twice in a document.
 
 Not here: whether a name may be owned, and the limits of a party (the bridge's registry); what the
 introspection says (``interface``): it is text of the service, shown only as its own.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from bus1.core.api import Buffer
-from bus1.errors import LocalProtocolError, RemoteProtocolError
+from bus1.errors import LocalProtocolError, RemoteProtocolError, TooLarge
 
 from .types import MAX_ARRAY, is_bus_name, is_object_path
 
@@ -64,8 +64,8 @@ def encode(document: SeedDocument) -> bytes:
     return bytes(out)
 
 
-def decode(body: Buffer) -> SeedDocument:
-    """The document in a whole body; RemoteProtocolError."""
+def decode(body: Buffer, max_names: int = MAX_ARRAY, max_objects: int = MAX_ARRAY) -> SeedDocument:
+    """The document in a whole body; RemoteProtocolError, and TooLarge as soon as there is more."""
     reader = _Reader(body)
     title = reader.string()
     end = reader.array()
@@ -73,12 +73,16 @@ def decode(body: Buffer) -> SeedDocument:
     while reader.position < end:
         reader.align(8)
         names.append((reader.string(), reader.number()))
+        if len(names) > max_names:
+            raise TooLarge(f"more than {max_names} names in a seed document")
     reader.finish(end)
     end = reader.array()
     objects = []
     while reader.position < end:
         reader.align(8)
         objects.append((reader.string(), reader.string()))
+        if len(objects) > max_objects:
+            raise TooLarge(f"more than {max_objects} objects in a seed document")
     reader.finish(end)
     reader.finish(reader.size)
     document = SeedDocument(title, tuple(names), tuple(objects))
