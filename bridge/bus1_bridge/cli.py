@@ -40,18 +40,24 @@ class Takes(Enum):
     """It may be left out: standard output."""
 
 
-_FLAGS: dict[str, Takes] = {
-    "--session": Takes.NOTHING,
-    "--address": Takes.VALUE,
-    "--print-address": Takes.DESCRIPTOR,
-    "--print-pid": Takes.DESCRIPTOR,
-    "--fork": Takes.NOTHING,
-    "--nofork": Takes.NOTHING,
-    "--version": Takes.NOTHING,
-    "--help": Takes.NOTHING,
-    "-h": Takes.NOTHING,
-    "-?": Takes.NOTHING,
+_FLAGS: dict[str, tuple[Takes, str]] = {
+    "--session": (Takes.NOTHING, "a session bus, for the programs of this user; always needed"),
+    "--address": (Takes.VALUE, "listen on unix:path=, abstract=, dir=, tmpdir= or runtime=yes; "
+                               "the first of several (;) that works"),
+    "--print-address": (Takes.DESCRIPTOR, "print the address for clients once the bus listens [1]"),
+    "--print-pid": (Takes.DESCRIPTOR, "print the process id [1]"),
+    "--fork": (Takes.NOTHING, "serve in the background"),
+    "--nofork": (Takes.NOTHING, "serve in the foreground, as without --fork"),
+    "--version": (Takes.NOTHING, "print the version"),
+    "--help": (Takes.NOTHING, "print this; -h and -? do the same"),
+    "-h": (Takes.NOTHING, ""),
+    "-?": (Takes.NOTHING, ""),
 }
+_LATER = (
+    "--system", "--config-file", "--nopidfile", "--syslog", "--nosyslog", "--syslog-only",
+    "--systemd-activation", "--introspect",
+)
+"""Flags of dbus-daemon that this bus has nothing behind."""
 _STANDARD_OUTPUT = "1"
 _HELP = ("--help", "-h", "-?")
 _QUESTIONS = ("--version", *_HELP)
@@ -86,7 +92,9 @@ def parse(arguments: Sequence[str]) -> Arguments:
     rest = list(arguments)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
-        takes = _FLAGS.get(flag)
+        if flag in _LATER:
+            raise UsageError(f"{flag} is an option of dbus-daemon that this version does not support")
+        takes = _FLAGS[flag][0] if flag in _FLAGS else None
         if takes is None or (equals and takes is Takes.NOTHING):
             raise UsageError(f"unknown option {flag}{equals}{value}")
         if flag in parsed.given:
@@ -118,16 +126,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
+def _help() -> str:
+    forms = {Takes.NOTHING: "", Takes.VALUE: "=ADDRESS", Takes.DESCRIPTOR: "[=DESCRIPTOR]"}
+    lines = [
+        f"  {flag + forms[takes]:<31}{text}" for flag, (takes, text) in _FLAGS.items() if text
+    ]
+    about = "A D-Bus message bus. Native bus1 programs find it under the same name with 1 behind it."
+    return "\n".join([USAGE, "", about, "", *lines])
+
+
 def _run(arguments: Arguments) -> int:
     given = arguments.given
     if "--version" in given:
         print(VERSION)
         return 0
     if any(flag in given for flag in _HELP):
-        print(USAGE)
+        print(_help())
         return 0
     if "--session" not in given:
-        raise UsageError("No configuration file specified.")
+        raise UsageError("say --session: this version knows no configuration files")
     # only now: what has nothing to serve should be quick
     from . import process
     from .listening import AddressError
