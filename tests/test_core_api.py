@@ -74,7 +74,7 @@ def test_every_operation_after_disconnect_is_shutdown(bus: CoreBus) -> None:
         lambda: gone.release(0x100), lambda: gone.destroy(0x100), lambda: gone.free(0),
         lambda: core.segment_unmapped(number, 1), lambda: core.peer_query(number),
         lambda: core.route(number, [], credentials=gone.credentials), lambda: core.ahead(number),
-        lambda: core.node_of(number, 1), lambda: core.handle_of(number, (alive.number, 1)),
+        lambda: core.node_of(number, 1),
         lambda: core.queued(alive.number, number), lambda: core.waiting(number),
     ):
         with Unchanged(bus, PeerShutdown):

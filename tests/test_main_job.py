@@ -278,7 +278,7 @@ def test_a_released_capability_is_gone_for_its_holder_and_told_to_its_owner(stag
 
 
 def test_the_daemon_loads_neither_asyncio_nor_client_libraries(stage: Stage) -> None:
-    """Asked of the running process: what it has mapped and imported is on its list of open modules."""
+    """Asked of the running process: both come with extension modules, which would be mapped."""
     stage.running("native_service", NATIVE)
     with open(f"/proc/{stage.bus.pid}/maps") as maps:
         mapped = maps.read()

@@ -13,7 +13,6 @@ from bus1_services.types import (
     is_interface_name,
     is_member_name,
     is_object_path,
-    is_unique_name,
     parse,
     single,
     split_signature,
@@ -113,7 +112,6 @@ NAMES: dict[Callable[[str], bool], tuple[list[str], list[str]]] = {
         ["", "a", ".a", "a.", "a..b", "a.1", "1.a", "a.b ", "a.b\n", "é.b", ":1.", ":1..2", "a.:b",
          "a." + "b" * 254],
     ),
-    is_unique_name: ([":1.5", ":1"], ["a.b", "1.5", "", ":1.", ":1.5\n"]),
     is_bus_namespace: (["a", "a.b", "a-b", ":1.5"], ["", ".a", "a.", "1", "a..b"]),
     is_interface_name: (
         ["a.b", "_1._2", "a.b.c"], ["", "a", "a.b-c", "a.1b", ".a.b", "a.b.", "a..b", "a.b\n", ":1.5"]

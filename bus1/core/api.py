@@ -318,9 +318,6 @@ class CoreApi(Protocol):
     def node_of(self, peer: int, handle: int) -> NodeRef | None:
         """The live node behind a handle of ``peer``; None if it is dead or unknown."""
 
-    def handle_of(self, peer: int, node: NodeRef) -> int | None:
-        """The id under which ``peer`` holds ``node``, if it does."""
-
     def queued(self, sender: int, reader: int) -> Usage:
         """What ``sender`` has queued, undelivered, at ``reader``."""
 

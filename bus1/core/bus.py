@@ -318,12 +318,6 @@ class Core:
         owner = found.node.owner
         return owner.number, owner.ids.ids[found.node]
 
-    def handle_of(self, peer: int, node: NodeRef) -> int | None:
-        """The id under which ``peer`` holds ``node``."""
-        holder = self._peer(peer)
-        found = self._node(node)
-        return None if found is None else holder.ids.ids.get(found)
-
     def queued(self, sender: int, reader: int) -> Usage:
         """What ``sender`` has undelivered at ``reader``; the sender may be gone."""
         return self._peer(reader).account.queued(sender)

@@ -156,8 +156,6 @@ _UNIQUE = r":[A-Za-z0-9_-]*+(?:\.[A-Za-z0-9_-]++)*+"
 _BUS_ELEMENT = r"[A-Za-z_-][A-Za-z0-9_-]*+"
 _ELEMENT = r"[A-Za-z_][A-Za-z0-9_]*+"
 
-is_unique_name = _syntax(_UNIQUE)
-"""A unique connection name, ``:1.5``."""
 is_bus_name = _syntax(rf"{_UNIQUE}|{_BUS_ELEMENT}(?:\.{_BUS_ELEMENT})++")
 """A unique or a well-known bus name."""
 is_bus_namespace = _syntax(rf"{_UNIQUE}|{_BUS_ELEMENT}(?:\.{_BUS_ELEMENT})*+")
