@@ -93,10 +93,14 @@ class Exchange:
         if self._failure is None:
             self.abandon(self.request(operation, body))
 
-    def cancel(self, tag: int) -> None:
-        """Nobody waits for this RECV any more: ask the bus to give it up."""
+    def recall(self, tag: int) -> None:
+        """Ask the bus to give a RECV up; it is still answered, with a message if that was faster."""
         if tag in self._outstanding and self._failure is None:
             self.writer.push(encode(Operation.CANCEL, tag, b""))
+
+    def cancel(self, tag: int) -> None:
+        """Nobody waits for this RECV any more: recall it."""
+        self.recall(tag)
         self.abandon(tag)
 
     def abandon(self, tag: int) -> None:

@@ -2,7 +2,8 @@
 
 Theory. The link calls Core and lets the reactor settle; nothing is copied, nothing is scheduled. Readiness is
 an eventfd, set while messages are queued. The thread that uses the link drives the bus: a RECV that
-waits runs turns of the reactor.
+waits runs turns of the reactor. A fork leaves the bus with the parent: what the child has is a copy that
+nobody else is connected to, so there every operation says that the bus is gone.
 
 Invariants. 1. The eventfd is readable exactly while the peer is (after each operation).
 2. Descriptors that cannot be duplicated leave the message queued (R-33).
@@ -12,11 +13,13 @@ Not here: peers of other processes (links, broker).
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .core.api import (
     HANDLE_INVALID,
@@ -29,7 +32,7 @@ from .core.api import (
     RecvFlag,
 )
 from .descriptors import Fds, duplicate
-from .errors import BadDescriptor, Disconnected, NoSuchHandle, NotSupported, WouldBlock
+from .errors import BadDescriptor, BusGone, Disconnected, NoSuchHandle, NotSupported, WouldBlock
 from .memory import HeapMemory
 from .received import ReceivedMessage
 from .unfinished import Unfinished
@@ -71,6 +74,7 @@ class InProcessLink:
         assert number is not None
         self._number = number
         self._peers[number] = (hub, self.peer)
+        _links.add(self)
         reactor.station(self.peer, self)
         reactor.settle()
 
@@ -128,15 +132,17 @@ class InProcessLink:
             except Unfinished as unfinished:
                 progress = unfinished.progress
 
-    def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
-        """The next message, or the seed; ``wait`` runs the bus until there is one."""
+    def recv(self, flags: int, max_offset: int, *, timeout: float) -> ReceivedMessage:
+        """The next message, or the seed; runs the bus until there is one, ``timeout`` seconds at most."""
+        clock = self._reactor.clock
+        deadline = clock() + timeout if timeout else 0.0
         while True:
             try:
                 return self._receive(flags, max_offset)
             except WouldBlock:
-                if not wait or flags & RecvFlag.SEED:
+                if not timeout or clock() >= deadline:
                     raise
-            self._reactor.run_once(None)
+            self._reactor.run_once(deadline)
 
     def _receive(self, flags: int, max_offset: int) -> ReceivedMessage:
         core = self._hub.core
@@ -169,7 +175,7 @@ class InProcessLink:
     ) -> ReceivedMessage:
         """``send``, then ``recv`` that waits."""
         self.send(destinations, parts, handles, fds, flags=0, optional=())
-        return self.recv(flags, NO_LIMIT, wait=True)
+        return self.recv(flags, NO_LIMIT, timeout=math.inf)
 
     def reply(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
@@ -181,7 +187,7 @@ class InProcessLink:
             answered.release()
         if release != HANDLE_INVALID:
             self.release(release)
-        return self.recv(flags, NO_LIMIT, wait=True)
+        return self.recv(flags, NO_LIMIT, timeout=math.inf)
 
     def transfer(self, handle: int, destination: int | None) -> int:
         """One more reference for the peer behind a descriptor (None: this one); its id there."""
@@ -230,7 +236,7 @@ class InProcessLink:
         return self._hub.core.peer_query(self.peer)
 
     def disconnect(self) -> None:
-        """End the peer for all its holders."""
+        """End the peer."""
         self._hub.peer_disconnect(self.peer)
         self._is_live = False
         self._reactor.station(self.peer, None)
@@ -242,3 +248,26 @@ class InProcessLink:
             self.disconnect()
         if self._peers.pop(self._number, None) is not None:
             os.close(self._event)
+
+    def leave_bus(self) -> None:
+        """In the child of a fork: the bus stayed with the parent."""
+        self._is_live = False
+        self._hub = _ParentsHub()
+
+
+class _ParentsHub:
+    """What a link has in place of its hub in the child of a fork."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise BusGone("an in-process peer lives in the process that made it, not in its children")
+
+
+_links: weakref.WeakSet[InProcessLink] = weakref.WeakSet()
+
+
+def _leave_buses() -> None:
+    for link in list(_links):
+        link.leave_bus()
+
+
+os.register_at_fork(after_in_child=_leave_buses)

@@ -13,12 +13,14 @@ Not here: awaiting (aio), how payloads are read (received, mapping).
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Protocol, TypeVar
 
 from .addresses import default_address, native_address, socket_name
@@ -34,6 +36,8 @@ from .transport import receive, transmit
 __all__ = ["InProcessLink", "Link", "SocketLink", "default_address", "native_address"]
 
 T = TypeVar("T")
+_LONGEST_WAIT = 1e5
+"""Seconds; the kernel takes no time-outs beyond a few weeks."""
 
 
 class Link(Protocol):
@@ -50,8 +54,8 @@ class Link(Protocol):
     ) -> list[int]:
         """One transaction; a slot per destination, optional ones last."""
 
-    def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
-        """The next message, or the seed; ``wait``: until there is one."""
+    def recv(self, flags: int, max_offset: int, *, timeout: float) -> ReceivedMessage:
+        """The next message, or the seed; WouldBlock if there is none within ``timeout`` seconds."""
 
     def call(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
@@ -144,43 +148,53 @@ class SocketLink:
             self._connect()
             self._exchange(self._client.attach(self.fileno()))
 
-    def _exchange(self, request: Request[T]) -> T:
+    def _exchange(self, request: Request[T], timeout: float = math.inf) -> T:
         client = self._client
         with self._state:
             tag = client.start(request)
             self._flush()
         try:
-            answer = self._await(tag)
+            answer = self._await(tag, monotonic() + timeout)
+            if answer is None:
+                with self._state:
+                    client.exchange.recall(tag)
+                    self._flush()
+                answer = self._await(tag)
         except BaseException:
             with self._state:
                 client.exchange.cancel(tag) if _parks(request) else client.exchange.abandon(tag)
                 self._flush()
             raise
+        assert answer is not None
         return client.finish(request, answer)
 
-    def _await(self, tag: int) -> Answer:
+    def _await(self, tag: int, deadline: float = math.inf) -> Answer | None:
+        """The answer; None if it has not come by ``deadline``."""
         exchange = self._client.exchange
         while True:
             with self._state:
-                while (answer := exchange.take(tag)) is None and self._is_read:
-                    self._state.wait()
-                if answer is not None:
+                answer, left = exchange.take(tag), _left(deadline)
+                while answer is None and left != 0 and self._is_read:
+                    self._state.wait(left)
+                    answer, left = exchange.take(tag), _left(deadline)
+                if answer is not None or left == 0:
                     return answer
                 self._is_read = True
             try:
-                self._read()
+                self._read(left)
             finally:
                 with self._state:
                     self._is_read = False
                     self._state.notify_all()
 
-    def _read(self) -> None:
+    def _read(self, timeout: float | None) -> None:
         exchange = self._client.exchange
-        if exchange.writer.pending:
+        polls = exchange.writer.pending or timeout is not None
+        if polls:
             poll = select.poll()
-            poll.register(self._sock, select.POLLIN | select.POLLOUT)
-            poll.poll()
-        flags = socket.MSG_DONTWAIT if exchange.writer.pending else 0
+            poll.register(self._sock, select.POLLIN | (select.POLLOUT if exchange.writer.pending else 0))
+            poll.poll(None if timeout is None else math.ceil(1000 * timeout))
+        flags = socket.MSG_DONTWAIT if polls else 0
         try:
             arrival = receive(self._sock, exchange.reader, flags)
         except BlockingIOError:
@@ -222,16 +236,18 @@ class SocketLink:
             destinations, parts, handles, fds, flags=flags, optional=optional
         ))
 
-    def recv(self, flags: int, max_offset: int, *, wait: bool) -> ReceivedMessage:
-        """The next message, or the seed; ``wait``: until there is one."""
+    def recv(self, flags: int, max_offset: int, *, timeout: float) -> ReceivedMessage:
+        """The next message, or the seed; WouldBlock if there is none within ``timeout`` seconds."""
         self._mind_fork()
         if not flags & RecvFlag.SEED:
             with self._state:
                 stray = self._client.exchange.stray.pop(0) if self._client.exchange.stray else None
             if stray is not None:
                 return self._message(stray)
-        options = RecvOption.PARK if wait else 0
-        return self._message(self._exchange(self._client.recv(flags, max_offset, options)))
+        if not timeout:
+            return self._message(self._exchange(self._client.recv(flags, max_offset, 0)))
+        request = self._client.recv(flags, max_offset, RecvOption.PARK)
+        return self._message(self._exchange(request, timeout))
 
     def call(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
@@ -329,6 +345,11 @@ class SocketLink:
             offset, flags = self._client.slice_of(message)
         with suppress(NoSuchHandle, Disconnected):
             self._run(self._client.slice_release(offset, flags))
+
+
+def _left(deadline: float) -> float | None:
+    """How many seconds to wait now on the way to ``deadline``: 0 if it has come, None for ever."""
+    return None if deadline == math.inf else min(max(0.0, deadline - monotonic()), _LONGEST_WAIT)
 
 
 def _parks(request: Request[T]) -> bool:

@@ -14,11 +14,13 @@ Not here: how requests travel (links), awaiting (aio), calls and objects (servic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, Self
 
 from .client import as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
+from .errors import InvalidArgument
 from .links import Link, SocketLink
 from .received import ReceivedMessage
 
@@ -76,12 +78,20 @@ class Peer:
         return self._link.send(destinations, parts, handles, fds, flags=flags, optional=optional)
 
     def recv(
-        self, flags: int = INSTALL_FDS, max_offset: int = NO_LIMIT, *, wait: bool = False
+        self, flags: int = INSTALL_FDS, max_offset: int = NO_LIMIT, *, wait: bool = False,
+        timeout: float | None = None,
     ) -> ReceivedMessage:
-        """The next message (§5); WouldBlock if there is none, unless ``wait``.
+        """The next message (§5); WouldBlock if there is none.
 
-        Without INSTALL_FDS the message's descriptors are lost (R-32)."""
-        return self._link.recv(flags, max_offset, wait=wait)
+        ``wait`` waits for it, with ``timeout`` so many seconds at most; ``timeout`` alone does the same.
+        The seed (flag SEED) is there or is not: InvalidArgument for waiting. Without INSTALL_FDS the
+        message's descriptors are lost (R-32)."""
+        patience = (math.inf if wait else 0.0) if timeout is None else timeout
+        if not patience >= 0:
+            raise InvalidArgument(f"a timeout of {patience} seconds")
+        if patience and flags & RecvFlag.SEED:
+            raise InvalidArgument("there is nothing to wait for at the seed")
+        return self._link.recv(flags, max_offset, timeout=patience)
 
     def call(
         self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (),

@@ -32,6 +32,9 @@ from sortedcontainers import SortedList
 
 from .core.api import CoreApi
 
+_LONGEST_WAIT = 1e5
+"""Seconds; the kernel takes no time-outs beyond a few weeks."""
+
 
 class Settling(Protocol):
     """What the reactor needs of a hub: Core, and the hosted objects that answer after each command."""
@@ -170,11 +173,11 @@ class Reactor:
     def run_once(self, deadline: float | None) -> int:
         """One turn: wait until something is ready or due, or ``deadline`` has come (None: for ever).
 
-        Returns how many sources were ready."""
+        It may end earlier, with nothing done. Returns how many sources were ready."""
         self.settle()
         due = self._next_due()
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
-        timeout = None if until == math.inf else max(0.0, until - self.clock())
+        timeout = None if until == math.inf else min(max(0.0, until - self.clock()), _LONGEST_WAIT)
         events = self._epoll.poll(timeout)
         self._removed.clear()
         now, last = self.clock(), self._sequence
