@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import select
+import signal
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
@@ -14,6 +16,7 @@ from native_bus import InProcessBus, NativeBus
 
 from bus1.core.api import RecvFlag
 from bus1.errors import BusGone, InvalidArgument, PeerShutdown, WouldBlock
+from bus1.frames import REQUESTS, Operation, encode
 from bus1.peer import Peer
 
 SHORT = 0.02
@@ -109,6 +112,22 @@ def test_a_peer_that_ends_is_noticed_while_waiting(native_bus: NativeBus) -> Non
         with pytest.raises(PeerShutdown):
             p.recv(timeout=30)
         timer.join()
+
+
+def test_a_message_that_was_faster_than_the_end_of_waiting_is_returned(native_bus: NativeBus) -> None:
+    """The bus is stopped: it finds the message, then the RECV and that its time is up."""
+    with native_bus.channel() as sender, native_bus.peer() as q:
+        sender.open()
+        to_q = q.transfer(0x10, sender.descriptor)
+        send = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 1, 0, 0) + struct.pack("<Q", to_q) + b"m"
+        os.kill(native_bus.process.pid, signal.SIGSTOP)
+        timer = threading.Timer(10 * SHORT, os.kill, (native_bus.process.pid, signal.SIGCONT))
+        sender.write(encode(Operation.SEND, 3, send))
+        timer.start()
+        with q.recv(timeout=SHORT) as message:
+            assert bytes(message.payload) == b"m"
+        timer.join()
+        assert not is_readable(q)
 
 
 def test_nothing_is_lost_or_doubled_however_timeouts_and_messages_meet(native_bus: NativeBus) -> None:
