@@ -76,14 +76,12 @@ class Arguments:
         value = self.given.get(flag)
         if value is None:
             return None
-        if not (value.isascii() and value.isdigit()):
-            raise UsageError(f'Invalid file descriptor: "{value}"')
+        from bus1.process import printing_descriptor
+
         try:
-            os.fstat(int(value))
-        except (OSError, OverflowError) as error:
-            if int(value) > 2:
-                raise UsageError(f"{flag}: file descriptor {value} is not open") from error
-        return int(value)
+            return printing_descriptor(flag, value)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -146,15 +144,14 @@ def _run(arguments: Arguments) -> int:
     if "--session" not in given:
         raise UsageError("say --session: this version knows no configuration files")
     # only now: what has nothing to serve should be quick
-    from . import process
-    from .listening import AddressError
+    from bus1.listening import AddressError
+    from bus1.process import Printing
 
-    options = process.Options(
-        given.get("--address") or process.SESSION_ADDRESS,
-        address_fd=arguments.descriptor("--print-address"),
-        pid_fd=arguments.descriptor("--print-pid"),
-        forks="--fork" in given,
-    )
+    from . import process
+
+    printing = Printing(arguments.descriptor("--print-address"), arguments.descriptor("--print-pid"))
+    address = given.get("--address") or process.SESSION_ADDRESS
+    options = process.Options(address, printing, forks="--fork" in given)
     try:
         return process.run(options)
     except (AddressError, OSError) as error:

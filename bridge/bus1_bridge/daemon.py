@@ -10,18 +10,19 @@ Not here: flags (cli), addresses (listening), the process around it (process), e
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 
 from bus1.core.api import Credentials
 from bus1.core.bus import Core
 from bus1.descriptors import refuse_unix_sockets
+from bus1.log import Log
+from bus1.process import STOP
 
 from .gateway import Gateway
-from .log import Log
 from .match import MatchIndex
 from .names import NameTable
+from .process import PROGRAM
 from .switch.api import Closed, Command, Failed, Listen, Punt, Shutdown, Signalled, Switch, WatchSignals
 from .switch.delivery import Delivery
 from .switch.effects import Refused
@@ -33,7 +34,6 @@ from .switch.router import Router
 from .switch.tables import Tables
 
 _MACHINE_ID_FILES = ("/var/lib/dbus/machine-id", "/etc/machine-id")
-_STOP = {signal.SIGTERM, signal.SIGINT}
 
 
 def new_tables(core: Core, limits: BusLimits, *, guid: str, bus_id: str, machine_id: str = "") -> Tables:
@@ -71,12 +71,12 @@ def serve(sockets: Sequence[int], guid: str, signals: int, ready: Callable[[], N
 
 
 def _serve(switch: Switch) -> None:
-    log = Log()
+    log = Log(PROGRAM)
     while True:
         for punt in switch.poll(log.deadline):
             match punt:
                 case Signalled(number):
-                    if number in _STOP:
+                    if number in STOP:
                         return
                 case _ if (line := _describe(punt)) is not None:
                     log.note(*line)

@@ -7,60 +7,25 @@ escaped. Native clients find their socket under the same name with ``1`` behind 
 Whoever names a D-Bus socket wants it, as with dbus-daemon, so it replaces the one that is there. Nobody
 named the native one, so it takes only the place of a socket that refuses connections.
 
-Invariants. 1. A socket is listening when it is returned. 2. ``close`` leaves no file of this bus behind,
-and removes no other.
-
-Not here: accepting (the Switch), addresses as clients use them (``bus1.addresses``).
+Not here: binding (``bus1.listening``), accepting (the Switch), addresses as clients use them
+(``bus1.addresses``).
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import stat
 from collections.abc import Callable, Mapping
 
 from bus1.addresses import escape, native_address, socket_name, unescape
-
-BACKLOG = 128
-_MAX_NAME = 107
-"""Bytes of a socket's name."""
-_PLAIN = frozenset(b"-_/.\\*0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-_HEX = b"0123456789abcdefABCDEF"
+from bus1.listening import AddressError, Listening, bind
 
 
-class AddressError(Exception):
-    """The bus can't listen there; the text says why."""
-
-
-class Listening:
-    """A listening socket, and what clients are told of it.
-
-    ``address`` is in D-Bus's syntax, without guid; ``path`` is the file to remove at the end, which exists;
-    None for an abstract name. It is found from any working directory."""
-
-    __slots__ = ("_identity", "address", "path", "sock")
-
-    def __init__(self, sock: socket.socket, address: str, path: str | None) -> None:
-        self.sock = sock
-        self.address = address
-        self.path = path if path is None else os.path.abspath(path)
-        self._identity = None if path is None else _identity(path)
-
-    def remove_file(self) -> None:
-        """Remove the socket's file; nothing if it is gone, or another one by now."""
-        if self.path is not None:
-            try:
-                if _identity(self.path) == self._identity:
-                    os.unlink(self.path)
-            except FileNotFoundError:
-                return
-
-    def close(self) -> None:
-        """Close the socket and remove its file."""
-        self.sock.close()
-        self.remove_file()
+def dbus_address(listening: Listening) -> str:
+    """What D-Bus clients are told of a socket, without guid."""
+    is_abstract = listening.name.startswith("\0")
+    key = "abstract" if is_abstract else "path"
+    return f"unix:{key}={escape(os.fsencode(listening.name)[is_abstract:])}"
 
 
 def listen(address: str, environment: Mapping[str, str] = os.environ) -> Listening:
@@ -76,10 +41,11 @@ def listen(address: str, environment: Mapping[str, str] = os.environ) -> Listeni
 
 def listen_natively(dbus: Listening) -> Listening:
     """The native socket beside a D-Bus socket; AddressError."""
-    name = native_address(dbus.address)
+    address = dbus_address(dbus)
+    name = native_address(address)
     if name is None:
-        raise AddressError(f"nothing lies beside {dbus.address}")
-    return _bind(socket_name(name), name, _is_dead_socket)
+        raise AddressError(f"nothing lies beside {address}")
+    return bind(socket_name(name))
 
 
 def _parse(address: str) -> list[tuple[str, dict[str, str]]]:
@@ -117,11 +83,11 @@ def _listen_on(transport: str, values: dict[str, str], environment: Mapping[str,
 
 
 def _path(value: str, environment: Mapping[str, str]) -> Listening:
-    return _bind(value, value)
+    return bind(value, _is_socket)
 
 
 def _abstract(value: str, environment: Mapping[str, str]) -> Listening:
-    return _bind("\0" + value, "@" + value)
+    return bind("\0" + value)
 
 
 def _directory(value: str, environment: Mapping[str, str]) -> Listening:
@@ -143,47 +109,5 @@ _UNIX: dict[str, Callable[[str, Mapping[str, str]], Listening]] = {
 }
 
 
-def _identity(path: str) -> tuple[int, int]:
-    about = os.lstat(path)
-    return about.st_dev, about.st_ino
-
-
 def _is_socket(path: str) -> bool:
     return stat.S_ISSOCK(os.stat(path).st_mode)
-
-
-def _is_dead_socket(path: str) -> bool:
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        return probe.connect_ex(os.fsencode(path)) == errno.ECONNREFUSED
-
-
-def _bind(name: str, shown: str, gives_way: Callable[[str], bool] = _is_socket) -> Listening:
-    """``shown`` is the name for people, with @ for abstract ones; a file that ``gives_way`` is replaced."""
-    is_abstract = name.startswith("\0")
-    raw = os.fsencode(name)
-    if len(raw) > _MAX_NAME + is_abstract:
-        raise AddressError(f"Socket name too long: {shown}")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        if not is_abstract:
-            _clear(name, gives_way)
-        sock.bind(raw)
-        if not is_abstract:
-            # who may use the bus is a matter of credentials, not of the file's mode
-            os.chmod(name, 0o777)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise AddressError(f"Failed to bind socket \"{shown}\": {error.strerror}") from error
-    key = "abstract" if is_abstract else "path"
-    return Listening(sock, f"unix:{key}={escape(raw[is_abstract:])}", None if is_abstract else name)
-
-
-def _clear(path: str, gives_way: Callable[[str], bool]) -> None:
-    try:
-        if gives_way(path):
-            os.unlink(path)
-    except FileNotFoundError:
-        return

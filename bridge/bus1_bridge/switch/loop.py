@@ -17,7 +17,6 @@ Not here: what messages do (router, gateway), what is decided outside the tables
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import sys
@@ -27,6 +26,7 @@ from collections.abc import Callable, Sequence
 from bus1.broker import Broker
 from bus1.errors import InternalError
 from bus1.listener import Listener
+from bus1.process import SignalPipe
 from bus1.reactor import Reactor
 from bus1.transport import credentials_of
 
@@ -52,7 +52,7 @@ class PythonSwitch:
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []
-        self._signals: _SignalPipe | None = None
+        self._signals: SignalPipe | None = None
         self._writing: dict[Endpoint, None] = {}
         """Endpoints with output, in order."""
         self._used: dict[Endpoint, None] = {}
@@ -93,7 +93,9 @@ class PythonSwitch:
                     else:
                         self._listeners.append(Listener(self.reactor, listening, self.accept))
                 case WatchSignals(descriptor):
-                    self._signals = _SignalPipe(self, descriptor)
+                    self._signals = SignalPipe(
+                        self.reactor, descriptor, lambda number: self.report(Signalled(number))
+                    )
                 case Shutdown():
                     self._close()
 
@@ -224,30 +226,6 @@ class PythonSwitch:
             self._signals.close()
         self._settle()
         self.reactor.close()
-
-
-class _SignalPipe:
-    """Where signal numbers arrive as bytes."""
-
-    def __init__(self, switch: PythonSwitch, descriptor: int) -> None:
-        self._switch = switch
-        self._descriptor = descriptor
-        os.set_blocking(descriptor, False)
-        switch.reactor.add(self, select.EPOLLIN)
-
-    def fileno(self) -> int:
-        """The reading end."""
-        return self._descriptor
-
-    def ready(self, events: int, now: float) -> None:
-        """Signals came."""
-        for number in os.read(self._descriptor, 64):
-            self._switch.report(Signalled(number))
-
-    def close(self) -> None:
-        """Close the reading end."""
-        self._switch.reactor.remove(self)
-        os.close(self._descriptor)
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:

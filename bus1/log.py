@@ -3,7 +3,7 @@
 Invariants. 1. One flood gives at most one line per second and kind. 2. Who cannot be told does not stop
 the bus.
 
-Not here: what deserves a line (daemon, process).
+Not here: what deserves a line (the commands).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ LINES = 64
 """Lines of different kinds that are written at once; more are left out."""
 
 
-def write_line(text: str) -> None:
-    """One line, now."""
+def write_line(program: str, text: str) -> None:
+    """One line of this process, now."""
     with suppress(OSError):
-        os.write(2, f"bus1-bridge[{os.getpid()}]: {text}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{program}[{os.getpid()}]: {text}\n".encode(errors="backslashreplace"))
 
 
 class Log:
     """Lines that wait to be written; equal ones are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
+        self._program = program
         self._counts: dict[str, int] = {}
         self._quiet_until = 0.0
 
@@ -43,6 +44,6 @@ class Log:
         """Write what waits, unless that was done a moment ago."""
         if self._counts and now >= self._quiet_until:
             for line, count in self._counts.items():
-                write_line(f"{line} ({count} times)" if count > 1 else line)
+                write_line(self._program, f"{line} ({count} times)" if count > 1 else line)
             self._counts.clear()
             self._quiet_until = now + PAUSE
