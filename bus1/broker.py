@@ -25,7 +25,7 @@ from typing import Protocol
 
 from .channel import Channel
 from .core.api import Buffer, CoreApi, Credentials
-from .descriptors import refuse_unix_sockets, unix_socket_cookie
+from .descriptors import Fds, refuse_unix_sockets, unix_socket_cookie
 from .errors import (
     BadDescriptor,
     Denied,
@@ -37,6 +37,7 @@ from .errors import (
 )
 from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
+from .namespaces import view_of
 from .reactor import Reactor
 from .station import PeerStation
 
@@ -145,6 +146,8 @@ class Broker:
         self._stations: dict[int, PeerStation] = {}
         self._gone: set[int] = set()
         self._gone_order: deque[int] = deque()
+        self._foreign: dict[PeerStation, Fds] = {}
+        """Peers that see ids in their own way, each with what pins its pid namespace."""
         self._n_channels: Counter[int] = Counter()
         self._n_peers: Counter[int] = Counter()
         self._arena_bytes: Counter[int] = Counter()
@@ -209,14 +212,18 @@ class Broker:
         if self._n_peers[uid] >= self.limits.peers_per_user:
             raise QuotaExceeded(f"user {uid} has too many peers")
         memory = SealedMemory()
-        peer = core.peer_new(uid, memory)
+        view, namespace = view_of(channel.credentials.pid)
+        peer = core.peer_new(uid, memory, view=view)
         try:
             station = PeerStation(self, peer, uid, memory)
         except OSError as error:
             core.peer_disconnect(peer)
+            namespace.close()
             raise OutOfMemory(f"no descriptors for one more peer: {error.strerror}") from error
         self._stations[station.cookie] = station
         self._n_peers[uid] += 1
+        if view is not None:
+            self._foreign[station] = namespace
         try:
             granted = self.hub.peer_opened(peer, credentials)
         except BaseException:
@@ -224,6 +231,11 @@ class Broker:
             self._forget(station)
             raise
         return station, granted
+
+    @property
+    def has_foreign_peers(self) -> bool:
+        """Some peer sees ids in its own way: senders must be known in all their namespaces (P-51)."""
+        return bool(self._foreign)
 
     def is_peer_descriptor(self, fd: int) -> bool:
         """``fd`` is a descriptor of a peer of this bus."""
@@ -257,6 +269,8 @@ class Broker:
 
     def _forget(self, station: PeerStation) -> None:
         del self._stations[station.cookie]
+        if station in self._foreign:
+            self._foreign.pop(station).close()
         _decrease(self._n_peers, station.uid, 1)
         self._gone.add(station.cookie)
         self._gone_order.append(station.cookie)

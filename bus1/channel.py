@@ -26,8 +26,9 @@ from .core.api import Credentials
 from .descriptors import Fds
 from .errors import Bus1Error, ProtocolError, QuotaExceeded, RemoteProtocolError, TooManyDescriptors
 from .frames import Frame, FrameReader, FrameWriter, refusal
+from .namespaces import pids_of
 from .requests import Sending, execute
-from .transport import credentials_of, receive, transmit
+from .transport import Arrival, credentials_of, receive, transmit
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -160,8 +161,17 @@ class Channel:
         if not arrival.size:
             self._is_ended = True
             return 0
-        self.credentials = Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx)
+        self.credentials = self._sender(arrival)
         return arrival.size
+
+    def _sender(self, arrival: Arrival) -> Credentials:
+        """Who wrote what has just been read; looked up once, as long as it is the same process."""
+        known, asks = self.credentials, self.broker.has_foreign_peers
+        is_same = (known.uid, known.gid, known.pid) == (arrival.uid, arrival.gid, arrival.pid)
+        if is_same and (known.pids or not asks):
+            return known
+        pids = pids_of(arrival.pid) if asks else ()
+        return Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx, pids)
 
     def _work(self, budget: int) -> None:
         self._is_working = True

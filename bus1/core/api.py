@@ -39,7 +39,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from .view import View
 
 Buffer = bytes | bytearray | memoryview
 NodeRef = tuple[int, int]
@@ -133,6 +136,8 @@ class Credentials:
     pid: int
     tid: int = 0
     secctx: bytes | None = None
+    pids: tuple[tuple[int, int], ...] = ()
+    """(pid namespace, pid there) for receivers in other namespaces than the bus; () if nobody asked."""
 
 
 class Message(NamedTuple):
@@ -242,11 +247,13 @@ class CoreApi(Protocol):
     # ---- the page's operations -------------------------------------------------------------------
 
     def peer_new(
-        self, uid: int, memory: Memory | None = None, *, limits: Limits | None = None, overhead: int = 0
+        self, uid: int, memory: Memory | None = None, *, limits: Limits | None = None, overhead: int = 0,
+        view: View | None = None,
     ) -> int:
         """A new peer accounted to ``uid`` (P-1, P-7); ``None`` gives it heap memory.
 
-        ``overhead`` bytes are charged with every message beyond its slice (hosted peers)."""
+        ``overhead`` bytes are charged with every message beyond its slice (hosted peers). ``view`` is how
+        the peer sees the ids of others; None: as the bus does (P-51)."""
 
     def peer_disconnect(self, peer: int) -> None:
         """All of P-10 … P-17: nodes die at one instant, handles go, queue and pool are emptied."""

@@ -59,6 +59,7 @@ from .pool import Pool
 from .queue import Instance
 from .sequencer import Sequencer
 from .transaction import Transaction, check_counts, payload_size, resolve
+from .view import View
 
 LIMIT_MAX = 0x7FFF_FFFF
 REMOTE_ERRORS: tuple[type[Bus1Error], ...] = (NodeDestroyed, QuotaExceeded, PoolFull, TooLarge, OutOfMemory)
@@ -83,14 +84,15 @@ class Core:
     # ---- peers -----------------------------------------------------------------------------------
 
     def peer_new(
-        self, uid: int, memory: Memory | None = None, *, limits: Limits | None = None, overhead: int = 0
+        self, uid: int, memory: Memory | None = None, *, limits: Limits | None = None, overhead: int = 0,
+        view: View | None = None,
     ) -> int:
         """A new peer accounted to ``uid`` (P-1, P-7)."""
         self._numbers += 1
         number = self._numbers
         account = self._ledger.open(uid, limits, overhead)
         pool = Pool(number, account, HeapMemory() if memory is None else memory, self._sequencer)
-        self._peers[number] = Peer(number, account, pool, self._sequencer)
+        self._peers[number] = Peer(number, account, pool, self._sequencer, view)
         return number
 
     def peer_disconnect(self, peer: int) -> None:

@@ -53,7 +53,8 @@ def receive(peer: Peer, flags: int, max_offset: int) -> Message:
     peer.pool.publish(slice_)
     if not peer.pool.memory.shares_buffers:
         _write_tail(peer, entry, handles, len(fds))
-    node, secctx, credentials = entry.node, entry.secctx, entry.credentials
+    node, secctx = entry.node, entry.secctx
+    credentials = entry.credentials if peer.view is None else peer.view.of(entry.credentials)
     if secctx is not None:
         bits |= HAS_SECCTX
     if not flags & PEEK:

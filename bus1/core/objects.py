@@ -28,6 +28,7 @@ from .ids import IdTable
 from .pool import Pool
 from .queue import Instance, Notice, Queue
 from .sequencer import Sequencer
+from .view import View
 
 NEVER = 1 << 128
 """The destruction stamp of a live node."""
@@ -107,15 +108,18 @@ class Node:
 
 
 class Peer:
-    """A queue, a pool, an account and handles."""
+    """A queue, a pool, an account and handles; ``view`` is how it sees the ids of others."""
 
-    __slots__ = ("account", "flags", "ids", "number", "pool", "queue", "seed", "sequencer")
+    __slots__ = ("account", "flags", "ids", "number", "pool", "queue", "seed", "sequencer", "view")
 
-    def __init__(self, number: int, account: Account, pool: Pool, sequencer: Sequencer) -> None:
+    def __init__(
+        self, number: int, account: Account, pool: Pool, sequencer: Sequencer, view: View | None = None
+    ) -> None:
         self.number = number
         self.account = account
         self.pool = pool
         self.sequencer = sequencer
+        self.view = view
         self.queue = Queue(number, sequencer)
         self.ids = IdTable()
         self.flags = 0

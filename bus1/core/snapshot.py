@@ -19,6 +19,7 @@ from .objects import NEVER, Node, Peer
 from .pool import Pool, Slice
 from .queue import Entry, Notice
 from .sequencer import Sequencer
+from .view import View
 
 
 def of_bus(numbers: int, sequencer: Sequencer, ledger: Ledger, peers: Mapping[int, Peer]) -> dict[str, Any]:
@@ -87,6 +88,7 @@ def _peer(peer: Peer, names: Names) -> dict[str, Any]:
     return {
         "account": _account(peer.account),
         "flags": peer.flags,
+        "view": None if peer.view is None else _view(peer.view),
         "last_id": peer.ids.counter,
         "nodes": {number: _node(handle.node) for number, handle in handles if handle.node.owner is peer},
         "handles": {number: [names.of(h.node), h.references] for number, h in handles},
@@ -94,6 +96,14 @@ def _peer(peer: Peer, names: Names) -> dict[str, Any]:
         "queue": [_entry(entry, names) for entry in peer.queue.entries],
         "seed": None if peer.seed is None else _entry(peer.seed, names),
         "pool": _pool(peer.pool),
+    }
+
+
+def _view(view: View) -> dict[str, Any]:
+    return {
+        "uids": [list(extent) for extent in view.uids],
+        "gids": [list(extent) for extent in view.gids],
+        "pid_namespace": view.pid_namespace,
     }
 
 
@@ -120,6 +130,7 @@ def _entry(entry: Entry, names: Names) -> dict[str, Any]:
     return known | {
         "sender": entry.sender,
         "credentials": [who.uid, who.gid, who.pid, who.tid],
+        "pids": [list(pid) for pid in who.pids],
         "secctx": entry.secctx,
         "n_bytes": entry.n_bytes,
         "slice": _slice(entry.slice),
