@@ -357,7 +357,8 @@ def _whole(answer: Answer) -> Answer:
 def _opened(answer: Answer) -> tuple[int, tuple[int, ...]]:
     if len(answer.fds) != 1:
         raise TooManyDescriptors("the peer's descriptor did not fit into this process")
-    return answer.fds.take(), words(answer.tail, 0, answer.values[0])
+    granted = words(answer.tail, 0, answer.values[0])
+    return answer.fds.take(), granted
 
 
 def _slots(answer: Answer, n_slots: int) -> list[int]:

@@ -79,7 +79,7 @@ class Exchange:
     def request(self, operation: int, body: bytes, fds: Fds | None = None) -> int:
         """Queue a request; takes the descriptors; returns its tag."""
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         self._last_tag += 1
         tag = self._last_tag
         self._outstanding[tag] = operation
@@ -114,7 +114,7 @@ class Exchange:
         """The answer, once; None while it is outstanding. Raises the channel's failure."""
         answer = self._answers.pop(tag, None)
         if answer is None and self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)
         if answer is not None and self.stray and answer.is_from_queue:
             return self._first_of(answer)
         return answer
@@ -140,7 +140,7 @@ class Exchange:
         """Look at every frame that has arrived."""
         try:
             while self._failure is None and (frame := self.reader.next()) is not None:
-                self._arrived(frame)
+                self._look_at(frame)
         except RemoteProtocolError as error:
             self.fail(error)
 
@@ -158,6 +158,14 @@ class Exchange:
         self.writer.close()
 
     # ---- arrivals --------------------------------------------------------------------------------
+
+    def _look_at(self, frame: Frame) -> None:
+        try:
+            self._arrived(frame)
+        except RemoteProtocolError:
+            # The error lives as long as this channel, and the frame with it.
+            frame.fds.close()
+            raise
 
     def _arrived(self, frame: Frame) -> None:
         if frame.operation & ANSWER:
