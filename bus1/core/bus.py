@@ -196,7 +196,7 @@ class Core:
         if flags:
             for node in doomed:
                 owner.release(node.holders[owner])
-            owner.forsake({node for node in doomed if owner not in node.holders})
+            owner.forsake([node for node in doomed if owner not in node.holders])
 
     # ---- messages --------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def _take(peer: Peer, instance: Instance, kept: int) -> None:
         peer.seed = None
     else:
         peer.queue.remove(instance)
-        instance.node.addressed -= 1
+        del instance.node.addressed[instance]
     instance.charge.settle(kept)
     peer.pool.unpin(instance.slice)
     if instance.fds is not None:

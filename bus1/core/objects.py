@@ -54,8 +54,8 @@ class Node:
         self.died = NEVER
         self.uses = 1
         """U(node)."""
-        self.addressed = 0
-        """Queued messages to this node."""
+        self.addressed: dict[Instance, None] = {}
+        """Queued messages to this node, in their order."""
         self.holders: dict[Peer, Handle] = {}
         self.carriers: dict[Peer, int] = {}
         """Entries in undelivered messages, older than the destruction, by receiver."""
@@ -153,15 +153,15 @@ class Peer:
 
     def forsake(self, nodes: Collection[Node]) -> None:
         """Drop the queued messages to own dead nodes that were let go (H-33)."""
-        if any(node.addressed for node in nodes):
-            for entry in [e for e in self.queue.entries if isinstance(e, Instance) and e.node in nodes]:
-                self.queue.remove(entry)
-                self.discard(entry)
+        lost = [instance for node in nodes for instance in node.addressed]
+        for instance in sorted(lost, key=lambda instance: instance.stamp):
+            self.queue.remove(instance)
+            self.discard(instance)
 
     def discard(self, instance: Instance) -> None:
         """An undelivered message, already out of the queue, is gone for good."""
         if instance.node is not None:
-            instance.node.addressed -= 1
+            del instance.node.addressed[instance]
         for node in instance.nodes:
             if instance.stamp < node.died:
                 node.arrive(self)

@@ -113,7 +113,7 @@ def _node(node: Node) -> dict[str, Any]:
         "died": None if node.died == NEVER else node.died,
         "holders": [peer.number for peer in node.holders],
         "carriers": {peer.number: count for peer, count in node.carriers.items()},
-        "addressed": node.addressed,
+        "addressed": len(node.addressed),
         "release_queued": node.release is not None,
     }
 

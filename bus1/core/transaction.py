@@ -52,8 +52,9 @@ class Transaction:
         """Charge and allocate a message to ``node``; an error leaves the other ones staged."""
         if node.died != NEVER:
             raise NodeDestroyed("the destination is destroyed")
-        self._place(node.owner, node, self._sender.number, parts, n_bytes, nodes, with_fds, note)
-        node.addressed += 1
+        number = self._sender.number
+        instance = self._place(node.owner, node, number, parts, n_bytes, nodes, with_fds, note)
+        node.addressed[instance] = None
 
     def stage_seed(self, parts: Sequence[Buffer], n_bytes: int, nodes: tuple[Node, ...]) -> Instance:
         """Charge and allocate the sender's seed (S-3)."""
@@ -68,7 +69,7 @@ class Transaction:
         """Undo everything that was staged."""
         for reader, instance, _ in reversed(self._staged):
             if instance.node is not None:
-                instance.node.addressed -= 1
+                del instance.node.addressed[instance]
             reader.pool.cancel(instance.slice)
             instance.charge.cancel()
 
