@@ -19,7 +19,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,7 @@ from .errors import (
     PeerShutdown,
     QuotaExceeded,
 )
+from .label import Label
 from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
 from .namespaces import view_of
@@ -70,6 +71,9 @@ class Hub(Protocol):
     def settle(self) -> None:
         """Called after every command, before anything else runs: hosted objects answer now."""
 
+    def labels(self) -> dict[int, Label]:
+        """What people may know of its peers, where that is more than who opened them."""
+
 
 class PlainHub:
     """A bus of native peers alone: grants nothing, passes everything on."""
@@ -102,6 +106,10 @@ class PlainHub:
 
     def settle(self) -> None:
         """Nothing is hosted."""
+
+    def labels(self) -> dict[int, Label]:
+        """Nobody has a name."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +223,7 @@ class Broker:
         view, namespace = view_of(channel.credentials.pid)
         peer = core.peer_new(uid, memory, view=view)
         try:
-            station = PeerStation(self, peer, uid, memory)
+            station = PeerStation(self, peer, credentials, memory)
         except OSError as error:
             core.peer_disconnect(peer)
             namespace.close()
@@ -236,6 +244,10 @@ class Broker:
     def has_foreign_peers(self) -> bool:
         """Some peer sees ids in its own way: senders must be known in all their namespaces (P-51)."""
         return bool(self._foreign)
+
+    def stations(self) -> Iterable[PeerStation]:
+        """Every native peer."""
+        return self._stations.values()
 
     def is_peer_descriptor(self, fd: int) -> bool:
         """``fd`` is a descriptor of a peer of this bus."""

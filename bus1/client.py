@@ -139,6 +139,10 @@ class Client:
         """Speak for the peer behind ``descriptor``."""
         return Request(Operation.ATTACH, _fixed(Operation.ATTACH, 0), _nothing, duplicate([descriptor]))
 
+    def snapshot(self) -> Request[bytes]:
+        """The state of the bus, a JSON document; Denied to strangers. Needs no peer."""
+        return Request(Operation.SNAPSHOT, _fixed(Operation.SNAPSHOT, 0), _document)
+
     # ---- peers, nodes and handles ----------------------------------------------------------------
 
     def disconnect(self) -> Request[None]:
@@ -359,6 +363,14 @@ def _opened(answer: Answer) -> tuple[int, tuple[int, ...]]:
         raise TooManyDescriptors("the peer's descriptor did not fit into this process")
     granted = words(answer.tail, 0, answer.values[0])
     return answer.fds.take(), granted
+
+
+def _document(answer: Answer) -> bytes:
+    with answer.fds:
+        if len(answer.fds) != 1:
+            raise TooManyDescriptors("the document did not fit into this process")
+        with mmap.mmap(answer.fds[0], answer.values[0], prot=mmap.PROT_READ) as memory:
+            return bytes(memory)
 
 
 def _slots(answer: Answer, n_slots: int) -> list[int]:

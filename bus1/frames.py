@@ -57,6 +57,7 @@ class Operation(IntEnum):
     SEGMENT_UNMAPPED = 0x06
     INSTALLED = 0x07
     CANCEL = 0x08
+    SNAPSHOT = 0x09
     DISCONNECT = 0x100
     QUERY = 0x101
     RESET = 0x102
@@ -121,6 +122,7 @@ REQUESTS: dict[int, struct.Struct] = {
     Operation.SEGMENT_UNMAPPED: struct.Struct("<Q"),  # generation
     Operation.INSTALLED: struct.Struct("<Q"),  # 1, or 0 if they could not be installed
     Operation.CANCEL: struct.Struct("<"),
+    Operation.SNAPSHOT: struct.Struct("<Q"),  # flags (0)
     Operation.DISCONNECT: struct.Struct("<Q"),  # 0
     Operation.QUERY: struct.Struct("<Q"),  # flags (0)
     Operation.RESET: struct.Struct("<6Q"),  # flags, peer_flags, slices, handles, bytes, fds
@@ -144,6 +146,7 @@ RESULTS: dict[int, struct.Struct] = {
     Operation.ARENA: struct.Struct("<Q"),  # size; one descriptor
     Operation.SEGMENT: struct.Struct("<QQQ"),  # generation, base, size; one descriptor
     Operation.SEGMENT_UNMAPPED: struct.Struct("<"),
+    Operation.SNAPSHOT: struct.Struct("<Q"),  # size; one descriptor
     Operation.DISCONNECT: struct.Struct("<"),
     Operation.QUERY: struct.Struct("<6Q"),  # 0, peer_flags, slices, handles, bytes, fds
     Operation.RESET: struct.Struct("<"),

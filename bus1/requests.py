@@ -93,9 +93,9 @@ def execute(channel: Channel, frame: Frame) -> Reply | None:
 
 def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply | None]:
     number = frame.operation
-    if channel.station is None and number not in (_BEFORE_BINDING if channel.is_greeted else _FIRST):
+    if channel.station is None and number not in (_GREETED if channel.is_greeted else _FIRST):
         raise RemoteProtocolError(f"operation {number:#x} before the peer is known")
-    if channel.station is not None and number in _FIRST | _BEFORE_BINDING:
+    if channel.station is not None and number in _FIRST | _BINDING:
         raise RemoteProtocolError(f"operation {number:#x} once the peer is known")
     operation = OPERATIONS.get(number)
     if operation is None:
@@ -408,8 +408,21 @@ def _cancel(channel: Channel, frame: Frame) -> None:
     station.cancel(channel, frame.tag)
 
 
+def _snapshot(channel: Channel, frame: Frame) -> Reply:
+    (flags,) = _values(frame)
+    if channel.station is not None:
+        _station(channel)
+    _check_zero(flags, "flags")
+    # rarely needed, and dear to import
+    from .inspection import document_for
+
+    size, fds = document_for(channel.broker, channel.accepted)
+    return answer(frame.operation, frame.tag, RESULTS[frame.operation].pack(size), n_fds=1), fds
+
+
 _FIRST = {Operation.HELLO}
-_BEFORE_BINDING = {Operation.OPEN, Operation.ATTACH}
+_BINDING = {Operation.OPEN, Operation.ATTACH}
+_GREETED = _BINDING | {Operation.SNAPSHOT}
 _TAKES_FDS = {Operation.ATTACH, Operation.TRANSFER, Operation.SEND, Operation.CALL, Operation.REPLY}
 OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.HELLO: _hello,
@@ -420,6 +433,7 @@ OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.SEGMENT_UNMAPPED: _segment_unmapped,
     Operation.INSTALLED: _installed,
     Operation.CANCEL: _cancel,
+    Operation.SNAPSHOT: _snapshot,
     Operation.DISCONNECT: _disconnect,
     Operation.QUERY: _query,
     Operation.RESET: _reset,

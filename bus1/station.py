@@ -28,7 +28,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .core.api import OFFSET_INVALID, Message, RecvFlag
+from .core.api import OFFSET_INVALID, Credentials, Message, RecvFlag
 from .descriptors import Fds, duplicate, unix_socket_cookie
 from .errors import (
     Bus1Error,
@@ -103,10 +103,11 @@ class Line:
 class PeerStation:
     """One native peer as the broker sees it: its pair, its line of RECVs, who maps what."""
 
-    def __init__(self, broker: Broker, peer: int, uid: int, memory: SealedMemory) -> None:
+    def __init__(self, broker: Broker, peer: int, opener: Credentials, memory: SealedMemory) -> None:
         self.broker = broker
         self.peer = peer
-        self.uid = uid
+        self.opener = opener
+        self.uid = opener.uid
         self.is_live = True
         self.channels: dict[Channel, None] = {}
         self._memory = memory

@@ -36,6 +36,7 @@ from bus1.core.api import (
     SendFlag,
 )
 from bus1.errors import Denied, Disconnected, Overloaded, QuotaExceeded, Rejected, TooLarge
+from bus1.label import Label
 from bus1.unfinished import Unfinished
 
 from . import capabilities, hosted, published, subscriptions, wire
@@ -157,6 +158,10 @@ class Gateway:
             for handle in served.releases:
                 if handle != HANDLE_INVALID:
                     self.core.handle_release(bus, handle)
+
+    def labels(self) -> dict[int, Label]:
+        """Everybody's names."""
+        return self._tables.labels(DRIVER_NAME)
 
     def _is_mapped(self, node: NodeRef | None) -> bool:
         return node is not None and not isinstance(target_of(self._delivery, node), Native)

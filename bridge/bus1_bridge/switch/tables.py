@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bus1.core.api import CoreApi, Credentials, NodeRef
+from bus1.label import Label
 
 from ..bindings import Bindings
 from ..match import MatchIndex
@@ -175,3 +176,10 @@ class Tables:
             return self.unique.get(name)
         owner = self.names.owner(name)
         return None if owner is None else self.parties[owner]
+
+    def labels(self, bus_name: str) -> dict[int, Label]:
+        """The names of everybody, the bus itself included, and who is behind them."""
+        return {self.bus_peer: Label((bus_name,), self.bus_credentials)} | {
+            peer: Label((*filter(None, [party.unique]), *self.names.primary(peer)), party.credentials)
+            for peer, party in self.parties.items()
+        }
