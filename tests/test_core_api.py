@@ -289,7 +289,7 @@ def test_hive_of_children_notifies_its_parent_once_per_child(bus: CoreBus) -> No
 
 
 def test_unknown_ids_are_created_only_where_legal(bus: CoreBus) -> None:
-    """A-ID-1, A-ID-2, H-13, H-14: 0 is a node id, bit 2 is free; MANAGED and REMOTE never."""
+    """H-13, H-14, H-21, T-21: 0 is a node id, bit 2 is free; MANAGED and REMOTE never."""
     peer = bus.peer()
     for number in (1, 2, 3, HANDLE_INVALID, 1 << 64, -4):
         with Unchanged(bus, NoSuchHandle):
