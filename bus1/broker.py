@@ -214,16 +214,16 @@ class Broker:
     # ---- peers -----------------------------------------------------------------------------------
 
     def open_peer(self, channel: Channel) -> tuple[PeerStation, tuple[int, ...]]:
-        """A new peer, charged to the user who connected, with what the endpoint grants it."""
-        credentials = channel.accepted
-        uid, core = credentials.uid, self.hub.core
+        """A new peer, charged to the real user of who asks for it (P-7), with what the endpoint grants."""
+        opener, core = channel.credentials, self.hub.core
+        uid = opener.uid
         if self._n_peers[uid] >= self.limits.peers_per_user:
             raise QuotaExceeded(f"user {uid} has too many peers")
         memory = SealedMemory()
-        view, namespace = view_of(channel.credentials.pid)
+        view, namespace = view_of(opener.pid)
         peer = core.peer_new(uid, memory, view=view)
         try:
-            station = PeerStation(self, peer, credentials, memory)
+            station = PeerStation(self, peer, opener, memory)
         except OSError as error:
             core.peer_disconnect(peer)
             namespace.close()
@@ -233,7 +233,7 @@ class Broker:
         if view is not None:
             self._foreign[station] = namespace
         try:
-            granted = self.hub.peer_opened(peer, credentials)
+            granted = self.hub.peer_opened(peer, channel.accepted)
         except BaseException:
             core.peer_disconnect(peer)
             self._forget(station)
