@@ -71,5 +71,5 @@ def default_address(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def socket_name(address: str) -> str:
-    """What bind and connect take for a native address."""
+    """What bind and connect take for a native address: ``@`` becomes a zero byte."""
     return "\0" + address[1:] if address.startswith("@") else address

@@ -49,7 +49,10 @@ async def connect(address: str | None = None) -> AsyncIterator[Peer]:
 
 
 class Peer:
-    """A peer whose operations can be awaited; several tasks may use it at once."""
+    """A peer whose operations can be awaited; several tasks may use it at once.
+
+    Operations, errors and ownership of descriptors are those of ``bus1.peer.Peer``. Cancelled, an
+    operation has had no effect; only ``call`` and ``reply`` may have sent."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.granted: tuple[int, ...] = ()
@@ -65,12 +68,12 @@ class Peer:
 
     @classmethod
     async def open(cls, address: str | None = None) -> Peer:
-        """A new peer; the caller closes it."""
+        """A new peer (P-1), as ``bus1.peer.Peer.connect``; the caller closes it."""
         return await cls._bind(address, None)
 
     @classmethod
     async def from_descriptor(cls, fd: int, address: str | None = None) -> Peer:
-        """The peer behind a descriptor that was inherited or received; ``fd`` stays the caller's."""
+        """The peer behind a descriptor that was inherited or received; ``fd`` stays the caller's (P-2)."""
         return await cls._bind(address, fd)
 
     @classmethod
@@ -111,7 +114,7 @@ class Peer:
     ) -> list[int]:
         """One transaction (§4); ``fds`` stay the caller's.
 
-        Returns a slot per destination, optional ones last: 0 or -errno."""
+        Returns a slot per destination, optional ones last: 0 or -errno (T-53)."""
         parts = as_parts(payload)
         return await self._send(parts, lambda: self._client.send(
             destinations, parts, handles, fds, flags=flags, optional=optional
@@ -120,7 +123,9 @@ class Peer:
     async def recv(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
     ) -> ReceivedMessage:
-        """Wait for the next message; a cancelled call loses nothing."""
+        """Wait for the next message (§5); a cancelled call loses nothing.
+
+        The message owns its descriptors; with ``install_fds=False`` they are lost (R-32)."""
         flags |= INSTALL_FDS if install_fds else 0
         return await self._receive(flags, max_offset, RecvOption.PARK | RecvOption.DETACH)
 
@@ -164,11 +169,11 @@ class Peer:
     # ---- nodes, handles and the peer itself ------------------------------------------------------
 
     async def transfer(self, handle: int, destination: HasFileno | int | None = None) -> int:
-        """One more reference for another peer (or its descriptor; None: this peer); its id there."""
+        """One more reference for another peer (or its descriptor; None: this peer); its id there (H-50)."""
         return await self._run(self._client.transfer(handle, descriptor_of(destination)))
 
     async def release(self, handle: int) -> None:
-        """Drop one reference."""
+        """Drop one reference (H-40 … H-45)."""
         await self._run(self._client.release(handle))
 
     def release_soon(self, handle: int) -> None:
@@ -176,15 +181,15 @@ class Peer:
         self._forget(Operation.RELEASE, handle)
 
     async def destroy(self, nodes: Sequence[int], flags: int = 0) -> None:
-        """Destroy a set of own nodes at one instant."""
+        """Destroy a set of own nodes at one instant (H-60 … H-68)."""
         await self._run(self._client.destroy(nodes, flags))
 
     async def release_slice(self, offset: int) -> None:
-        """Give a received slice back; ``ReceivedMessage.release`` is the usual way."""
+        """Give a received slice back (L-7 … L-10); ``ReceivedMessage.release`` is the usual way."""
         await self._run(self._client.slice_release(offset))
 
     async def query(self) -> PeerState:
-        """Flags and limits of this peer."""
+        """Flags and limits of this peer (P-20 … P-22)."""
         return await self._run(self._client.query())
 
     async def reset(
@@ -202,7 +207,7 @@ class Peer:
         await self._run(self._client.disconnect())
 
     def close(self) -> None:
-        """Close this holder's channel and descriptor; the peer ends with its last holder."""
+        """Close this holder's channel and descriptor; the peer ends with its last holder (P-16)."""
         if self._is_closed:
             return
         self._is_closed = True

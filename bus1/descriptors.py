@@ -28,7 +28,9 @@ _SO_COOKIE = 57
 
 
 class Fds(Sequence[int]):
-    """Owned descriptors, in order: taken by the reader, or closed with the owner."""
+    """Owned descriptors, in order: taken by the reader, or closed with the owner.
+
+    Reading one that has been taken raises ValueError; iterating leaves all of them owned."""
 
     __slots__ = ("_numbers",)
 
@@ -36,7 +38,7 @@ class Fds(Sequence[int]):
         self._numbers: list[int | None] = list(numbers)
 
     def take(self, index: int = 0) -> int:
-        """The descriptor at ``index``; from now on the caller closes it. ValueError if it is gone."""
+        """The descriptor at ``index``; from now on the caller closes it. ValueError if it has been taken."""
         number = self[index]
         self._numbers[index] = None
         return number
@@ -77,7 +79,9 @@ class Fds(Sequence[int]):
 
 
 def duplicate(numbers: Sequence[int]) -> Fds:
-    """Own copies of ``numbers``, close-on-exec; BadDescriptor or TooManyDescriptors without a trace."""
+    """Own copies of ``numbers``, which stay the caller's; close-on-exec.
+
+    BadDescriptor or TooManyDescriptors leaves no copy behind."""
     copies: list[int] = []
     try:
         for number in numbers:
@@ -99,7 +103,7 @@ def is_path_only(fd: int) -> bool:
 
 
 def unix_socket_cookie(fd: int) -> int | None:
-    """The kernel's number of the unix socket behind ``fd``; None for anything else."""
+    """The kernel's number of the unix socket behind ``fd``; None for anything else. BadDescriptor."""
     if is_path_only(fd):
         return None
     try:
@@ -116,7 +120,7 @@ def unix_socket_cookie(fd: int) -> int | None:
 
 
 def refuse_unix_sockets(fds: Iterable[int]) -> None:
-    """T-30 between two native peers: NotSupported if one of ``fds`` is a unix socket."""
+    """T-30 between two native peers: NotSupported if one of ``fds`` is a unix socket; all stay open."""
     for fd in fds:
         if unix_socket_cookie(fd) is not None:
             raise NotSupported("a unix socket cannot be sent from one native peer to another")

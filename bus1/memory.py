@@ -63,7 +63,9 @@ class HeapMemory:
 
 @dataclass(slots=True, eq=False)
 class Segment:
-    """One memfd of a sealed pool; ``resident`` has a 1 for each page that is known to exist."""
+    """One memfd of a sealed pool, ``base`` and ``size`` in bytes; it belongs to its ``SealedMemory``.
+
+    ``resident`` has a 1 for each page that is known to exist."""
 
     generation: int
     base: int
@@ -83,7 +85,9 @@ class Segment:
 
 
 def make_arena(size: int) -> int:
-    """A memfd for a client to write payloads to: it cannot change its size. OSError as memfd_create."""
+    """A memfd of ``size`` bytes for a client to write payloads to, who cannot resize it; the caller's.
+
+    OSError as memfd_create and ftruncate."""
     fd = os.memfd_create("bus1-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
@@ -119,7 +123,7 @@ class SealedMemory:
         self._bases: list[tuple[int, int]] = []
 
     def open_segment(self, generation: int, base: int, size: int) -> None:
-        """Make a sealed memfd of ``size`` bytes, without pages yet."""
+        """Make a sealed memfd of ``size`` bytes, without pages yet; OutOfMemory."""
         try:
             fd, mapping = _make_sealed(size)
         except OSError as error:
@@ -137,7 +141,7 @@ class SealedMemory:
         os.close(segment.fd)
 
     def reserve(self, generation: int, offset: int, size: int) -> None:
-        """Allocate the pages of [offset, offset+size) that do not exist yet."""
+        """Allocate the pages of [offset, offset+size) that do not exist yet; OutOfMemory."""
         segment = self._segments[generation]
         try:
             segment.allocate(offset - segment.base, offset - segment.base + size)

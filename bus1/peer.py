@@ -40,19 +40,28 @@ def descriptor_of(peer: HasFileno | int | None) -> int | None:
 
 
 class Peer:
-    """One peer on a bus."""
+    """One peer on a bus, as one of its holders uses it.
+
+    Every operation raises ``PeerShutdown`` once the peer has been disconnected (P-10), and ``BusGone`` when
+    the connection has ended, or ``close`` was called. Only after ``BusGone`` is it unknown whether the
+    operation took effect. Descriptors that are passed in stay the caller's."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
 
     @classmethod
     def connect(cls, address: str | None = None) -> Self:
-        """A new peer on the bus at ``address`` (default: ``links.default_address()``)."""
+        """A new peer on the bus at ``address`` (default: ``links.default_address()``) (P-1).
+
+        Raises BusGone if nobody listens there, Denied, QuotaExceeded (too many peers or channels of this
+        user), OutOfMemory, TooManyDescriptors."""
         return cls(SocketLink(address))
 
     @classmethod
     def from_descriptor(cls, fd: int, address: str | None = None) -> Self:
-        """The peer behind a descriptor that was inherited or received; ``fd`` stays the caller's."""
+        """The peer behind a descriptor that was inherited or received; ``fd`` stays the caller's (P-2).
+
+        Raises NotSupported if it is not a peer's, BadDescriptor, and what ``connect`` does."""
         return cls(SocketLink(address, fd))
 
     @property
@@ -61,7 +70,9 @@ class Peer:
         return self._link.granted
 
     def fileno(self) -> int:
-        """The peer's descriptor: poll it, inherit it, present it to ``transfer``; ``close`` closes it."""
+        """The peer's descriptor: poll it, inherit it, present it to ``transfer``; ``close`` closes it.
+
+        Readable while messages are queued, hangs up on disconnect (P-40 … P-44). Only for polling."""
         return self._link.fileno()
 
     # ---- messages --------------------------------------------------------------------------------
@@ -71,9 +82,13 @@ class Peer:
         handles: Sequence[int] = (), fds: Sequence[int] = (), *, flags: int = 0,
         optional: Sequence[int] = (),
     ) -> list[int]:
-        """One transaction (§4). A slot per destination, optional ones last: 0 or -errno.
+        """One transaction (§4). A slot per destination, optional ones last: 0 or -errno (T-53).
 
-        ``fds`` stay the caller's and may be closed at once; so may the payload's buffers change."""
+        Copies the payload (at most 1024 buffers) and duplicates ``fds`` (at most 256): both may change or
+        close at once. Unused node ids are created (H-20). Raises NoSuchHandle, NotUnique, NodeDestroyed,
+        QuotaExceeded, PoolFull, OutOfMemory, TooLarge, BadDescriptor, NotSupported (T-30),
+        TooManyDescriptors, InvalidArgument. With CONTINUE what is wrong at a receiver goes into its slot
+        instead (T-51); for ``optional`` so does an unknown or repeated destination."""
         parts = as_parts(payload)
         return self._link.send(destinations, parts, handles, fds, flags=flags, optional=optional)
 
@@ -84,8 +99,10 @@ class Peer:
         """The next message (§5); WouldBlock if there is none.
 
         ``wait`` waits for it, with ``timeout`` so many seconds at most; ``timeout`` alone does the same.
-        The seed (flag SEED) is there or is not: InvalidArgument for waiting. Without INSTALL_FDS the
-        message's descriptors are lost (R-32)."""
+        The seed (flag SEED) is there or is not: InvalidArgument for waiting. The message owns its
+        descriptors; without INSTALL_FDS they are lost (R-32). Raises OutOfRange if its slice ends beyond
+        ``max_offset`` bytes (R-4), TooManyDescriptors (R-33), QuotaExceeded (PEEK, R-12; too many wait),
+        OutOfMemory: it stays queued, or the next call returns it."""
         patience = (math.inf if wait else 0.0) if timeout is None else timeout
         if not patience >= 0:
             raise InvalidArgument(f"a timeout of {patience} seconds")
@@ -97,7 +114,9 @@ class Peer:
         self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer] = (),
         handles: Sequence[int] = (), fds: Sequence[int] = (), *, flags: int = INSTALL_FDS,
     ) -> ReceivedMessage:
-        """``send``, then ``recv`` that waits, in one exchange: the next message, whatever it is."""
+        """``send``, then ``recv`` that waits, in one exchange: the next message, whatever it is.
+
+        Raises what they do; if ``recv`` fails, the message has been sent."""
         return self._link.call(destinations, as_parts(payload), handles, fds, flags=flags)
 
     def reply(
@@ -116,29 +135,37 @@ class Peer:
     def set_seed(
         self, payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (), fds: Sequence[int] = ()
     ) -> None:
-        """Pin a seed message, in place of the one before (§7)."""
+        """Pin a seed message, in place of the one before (S-1 … S-5); raises what ``send`` does."""
         self.send((), payload, handles, fds, flags=SendFlag.SEED)
 
     def seed(self, flags: int = RecvFlag.PEEK | INSTALL_FDS) -> ReceivedMessage:
-        """The seed message; it stays unless PEEK is left out. WouldBlock if there is none."""
+        """The seed message; it stays unless PEEK is left out (S-6, S-7). WouldBlock if there is none."""
         return self.recv(flags | RecvFlag.SEED)
 
     def release_slice(self, offset: int) -> None:
-        """Give a received slice back (L-7 … L-10); ``ReceivedMessage.release`` is the usual way."""
+        """Give back the slice that begins at ``offset`` bytes (L-7 … L-10); NoSuchHandle if none does.
+
+        ``ReceivedMessage.release`` is the usual way."""
         self._link.release_slice(offset)
 
     # ---- nodes and handles -----------------------------------------------------------------------
 
     def transfer(self, handle: int, destination: HasFileno | int | None = None) -> int:
-        """One more reference for another peer (or its descriptor; None: this peer); its id there."""
+        """One more reference for another peer (or its descriptor; None: this peer); its id there.
+
+        HANDLE_INVALID if the node is destroyed (H-50 … H-58). Raises NoSuchHandle, QuotaExceeded, NotSupported or
+        BadDescriptor for what is no peer of this bus, PeerShutdown also for the other peer."""
         return self._link.transfer(handle, descriptor_of(destination))
 
     def release(self, handle: int) -> None:
-        """Drop one reference (H-40 … H-45)."""
+        """Drop one reference (H-40 … H-45); raises NoSuchHandle, Busy for the pinned one of a live node."""
         self._link.release(handle)
 
     def destroy(self, nodes: Sequence[int], flags: int = 0) -> None:
-        """Destroy a set of own nodes at one instant (H-60 … H-68)."""
+        """Destroy a set of own nodes at one instant, or none (H-60 … H-68).
+
+        Raises NoSuchHandle, NotUnique, ForeignNode, AlreadyDestroyed, QuotaExceeded (for nodes created by
+        it), TooLarge, InvalidArgument."""
         self._link.destroy(nodes, flags)
 
     # ---- the peer itself -------------------------------------------------------------------------
@@ -147,7 +174,9 @@ class Peer:
         self, flags: int = 0, peer_flags: int = KEEP, *, max_slices: int = KEEP, max_handles: int = KEEP,
         max_inflight_bytes: int = KEEP, max_inflight_fds: int = KEEP,
     ) -> None:
-        """Set flags and limits, then flush (P-30 … P-37)."""
+        """Set flags and limits (counts, or bytes; KEEP: as it is), then flush (P-30 … P-37).
+
+        Raises InvalidArgument for unknown flags and limits beyond 2**31 - 1."""
         self._link.reset(
             flags, peer_flags, max_slices=max_slices, max_handles=max_handles,
             max_inflight_bytes=max_inflight_bytes, max_inflight_fds=max_inflight_fds,
@@ -158,11 +187,13 @@ class Peer:
         return self._link.query()
 
     def disconnect(self) -> None:
-        """End the peer for all its holders (P-10 … P-17)."""
+        """End the peer for all its holders (P-10 … P-17); a second time raises PeerShutdown (P-12)."""
         self._link.disconnect()
 
     def close(self) -> None:
-        """Close this holder's descriptor; a second time does nothing."""
+        """Close this holder's channel and descriptor; a second time does nothing.
+
+        With the last copy of the descriptor the peer ends (P-16)."""
         self._link.close()
 
     def __enter__(self) -> Self:

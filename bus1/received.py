@@ -23,7 +23,7 @@ from .descriptors import Fds
 
 @dataclass(slots=True, eq=False)
 class ReceivedMessage:
-    """One message or notification (R-7 … R-9, N-2)."""
+    """One message or notification (R-7 … R-9, N-2); sizes and offsets are bytes."""
 
     type: MessageType
     flags: MessageFlag
@@ -33,23 +33,29 @@ class ReceivedMessage:
     gid: int
     pid: int
     tid: int
+    """Who sent it, in the receiver's namespaces (P-50, P-51); uid and gid all ones in notifications."""
     offset: int
     """Start of the slice; OFFSET_INVALID without one, or if it has been given back already."""
     n_bytes: int
+    """Length of the payload, without padding (R-9)."""
     handles: tuple[int, ...]
+    """Ids of the receiver, a reference each, HANDLE_INVALID for dead nodes (R-45, H-31)."""
     fds: Fds
-    """Owned by the message: ``take`` what you keep, ``release`` closes the rest."""
+    """Owned by the message: ``take`` what you keep, ``release`` closes the rest. Close-on-exec (R-30)."""
     secctx: bytes | None
+    """The sender's label, for receivers with WANT_SECCTX (P-52, P-53)."""
     size: int
+    """Length of the slice: what is charged until it is given back (R-42, Q-16)."""
     payload: memoryview
+    """Read-only; over with ``release``."""
     _give_back: Callable[[ReceivedMessage], None] | None = field(default=None, repr=False)
     _generation: int | None = field(default=None, repr=False)
     """The segment that the payload is read from."""
 
     def release(self) -> None:
-        """Give the slice back to the bus and close descriptors that were not taken; once.
+        """Give the slice back to the bus (L-7) and close descriptors that were not taken; once.
 
-        A slice that is gone already (peer reset, disconnected) is no error."""
+        A slice that is gone already (peer reset or disconnected, bus gone) is no error."""
         self.fds.close()
         if (give_back := self._give_back) is not None:
             self._give_back = None

@@ -111,7 +111,7 @@ class MessageFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The four maxima of a user or a peer (Q-2, P-22)."""
+    """The four maxima of a user or a peer: counts, and bytes of slices (Q-2, P-22)."""
 
     slices: int = 16384
     handles: int = 65536
@@ -256,28 +256,35 @@ class CoreApi(Protocol):
         the peer sees the ids of others; None: as the bus does (P-51)."""
 
     def peer_disconnect(self, peer: int) -> None:
-        """All of P-10 … P-17: nodes die at one instant, handles go, queue and pool are emptied."""
+        """All of P-10 … P-17: nodes die at one instant, handles go, queue and pool are emptied.
+
+        Its number is not used again; descriptors in its queue are freed."""
 
     def peer_query(self, peer: int) -> PeerState:
-        """P-20 … P-22."""
+        """Flags and limits (P-20 … P-22)."""
 
     def peer_reset(
         self, peer: int, flags: int = 0, peer_flags: int = KEEP, *, max_slices: int = KEEP,
         max_handles: int = KEEP, max_inflight_bytes: int = KEEP, max_inflight_fds: int = KEEP,
     ) -> None:
-        """P-30 … P-37."""
+        """Set flags and limits, then flush (P-30 … P-37); InvalidArgument."""
 
     def handle_transfer(self, source: int, handle: int, destination: int) -> int:
-        """One more reference for ``destination``; returns its id there (H-50 … H-58)."""
+        """One more reference for ``destination``; returns its id there (H-50 … H-58).
+
+        HANDLE_INVALID for a dead node. NoSuchHandle, QuotaExceeded; PeerShutdown for either peer."""
 
     def handle_release(self, peer: int, handle: int) -> None:
-        """Drop one reference (H-40 … H-45)."""
+        """Drop one reference (H-40 … H-45); NoSuchHandle, Busy."""
 
     def node_destroy(self, peer: int, nodes: Sequence[int], flags: int = 0) -> None:
-        """Destroy a set of own nodes at one instant (H-60 … H-68)."""
+        """Destroy a set of own nodes at one instant (H-60 … H-68).
+
+        In the order of the list NoSuchHandle, NotUnique, ForeignNode, AlreadyDestroyed (H-61), then
+        QuotaExceeded; InvalidArgument for flags, and for more nodes than the user's handles."""
 
     def slice_release(self, peer: int, offset: int, *, unmapped: bool = True) -> None:
-        """Give a received slice back (L-7 … L-10).
+        """Give a received slice back (L-7 … L-10); NoSuchHandle unless a published one begins at ``offset``.
 
         ``unmapped=False`` says that the slice's own segment may still be mapped: it is retired, and
         stays charged until ``segment_unmapped``."""
@@ -292,11 +299,15 @@ class CoreApi(Protocol):
     ) -> list[int]:
         """One transaction (§4). Returns a slot per destination, optional ones last: 0 or -errno.
 
-        ``destinations`` are mandatory (optional with CONTINUE), ``optional`` never fail the call.
-        With SEED the message becomes the peer's seed (§7)."""
+        ``destinations`` are mandatory, with CONTINUE unless their error is of T-55; ``optional`` never fail
+        the call. With SEED the message becomes the peer's seed (§7). Takes ``fds`` if it succeeds.
+        InvalidArgument, TooLarge, NoSuchHandle, NotUnique, NodeDestroyed, QuotaExceeded, PoolFull,
+        OutOfMemory."""
 
     def recv(self, peer: int, flags: int = 0, max_offset: int = NO_LIMIT) -> Message:
-        """The next message, or the seed (§5)."""
+        """The next message, or the seed (§5): WouldBlock if there is none.
+
+        InvalidArgument; OutOfRange (R-4) and QuotaExceeded (PEEK, R-12) leave it queued."""
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state as plain data; descriptors by number."""
