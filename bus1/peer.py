@@ -153,8 +153,8 @@ class Peer:
     def transfer(self, handle: int, destination: HasFileno | int | None = None) -> int:
         """One more reference for another peer (or its descriptor; None: this peer); its id there.
 
-        HANDLE_INVALID if the node is destroyed (H-50 … H-58). Raises NoSuchHandle, QuotaExceeded, NotSupported or
-        BadDescriptor for what is no peer of this bus, PeerShutdown also for the other peer."""
+        HANDLE_INVALID if the node is destroyed (H-50 … H-58). Raises NoSuchHandle, QuotaExceeded,
+        NotSupported or BadDescriptor for what is no peer of this bus, PeerShutdown also for the other one."""
         return self._link.transfer(handle, descriptor_of(destination))
 
     def release(self, handle: int) -> None:
