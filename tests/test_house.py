@@ -29,7 +29,7 @@ DECLARED = {
     "bus1": {"sortedcontainers"},
     "bus1_services": {"bus1"},
     "bus1_bridge": {"bus1", "bus1_services", "sortedcontainers"},
-    "benchmarks": {"bus1", "bus1_services", "bus1_bridge"},
+    "benchmarks": {"bus1", "bus1_services", "bus1_bridge", "matplotlib"},
     "examples": {"anyio", "bus1", "bus1_services", "dbus_fast"},
 }
 """What each room may import beside the standard library and itself."""
