@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from bus1 import transport
 from bus1.addresses import socket_name
 from bus1.broker import Broker, BrokerLimits, PlainHub
 from bus1.core.api import Buffer, CoreApi, Credentials, Limits
@@ -49,10 +50,12 @@ class NativeBus:
     """A bus process."""
 
     def __init__(
-        self, directory: Path, limits: Limits | None = None, *, hub: str = "plain", **broker_limits: float
+        self, directory: Path, limits: Limits | None = None, *, hub: str = "plain", label: str | None = None,
+        **broker_limits: float,
     ) -> None:
+        """``label`` is the security context of every client, as a kernel with labels tells it."""
         self.address = str(directory / "bus1")
-        options = {"core": asdict(limits or Limits()), "broker": broker_limits, "hub": hub}
+        options = {"core": asdict(limits or Limits()), "broker": broker_limits, "hub": hub, "label": label}
         self.process = subprocess.Popen(
             [sys.executable, __file__, self.address, json.dumps(options)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -303,6 +306,8 @@ HUBS = {"plain": PlainHub, "lenient": LenientHub, "torn": TornHub, "late": LateH
 
 def main(address: str, options: str) -> None:
     chosen = json.loads(options)
+    if (label := chosen["label"]) is not None:
+        vars(transport)["_label"] = lambda sock: label.encode()
     hub = HUBS[chosen["hub"]](Core(Limits(**chosen["core"])))
     reactor = Reactor(hub)
     broker = Broker(reactor, hub, BrokerLimits(**chosen["broker"]))

@@ -32,7 +32,7 @@ from bus1.peer import Peer
 MAILBOX = 0x10
 SLICE = 0.2
 """Seconds of one wait; a process that waits longer shows that it is there."""
-N_SLICES = 100
+N_SLICES = 150
 """So often nothing comes before a party gives up: what it has not seen is lost."""
 
 

@@ -321,7 +321,7 @@ def test_a_long_storm_has_one_order(bus: NativeBus, seed: int) -> None:
         ("torn", storm), ("torn", triangle), ("torn", received_then_told), ("torn", two_multicasters),
         ("torn", reactions), ("torn", deaths), ("torn", smuggling),
         ("late", storm), ("late", same_origin), ("late", pipe), ("late", shared_memory),
-        ("late", notifications), ("late", smuggling),
+        ("late", notifications),
     ],
     indirect=["broken_bus"],
 )
