@@ -50,6 +50,7 @@ from .mapping import MappedPool, handles_and_secctx
 from .received import ReceivedMessage
 
 T = TypeVar("T")
+_KINDS = frozenset(map(int, MessageType))
 _ARENA_STEP = 1 << 20
 _KEPT_ARENA = 1 << 22
 """Pages of the arena beyond this are given back after use."""
@@ -198,9 +199,10 @@ class Client:
 
     def _map_arena(self, answer: Answer) -> None:
         with answer.fds:
+            _check_fd(answer, "the arena")
             try:
                 arena = mmap.mmap(answer.fds[0], answer.values[0], mmap.MAP_SHARED)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, OverflowError) as error:
                 raise OutOfMemory(f"cannot map the arena: {error}") from error
         if self._arena is not None:
             self._arena.close()
@@ -308,6 +310,7 @@ class Client:
 
     def _map_segment(self, answer: Answer) -> None:
         with answer.fds:
+            _check_fd(answer, "a segment")
             generation, base, size = answer.values
             self.pool.map(generation, base, size, answer.fds)
 
@@ -319,6 +322,8 @@ class Client:
         ) = answer.values
         if len(answer.offered) != n_fds or len(answer.tail) != n_inline:
             raise RemoteProtocolError("an answer to RECV with the wrong size")
+        if kind not in _KINDS:
+            raise RemoteProtocolError(f"a message of the unknown type {kind}")
         if offset == OFFSET_INVALID:
             contents = memoryview(b"")
         elif n_inline:
@@ -358,9 +363,13 @@ def _whole(answer: Answer) -> Answer:
     return answer
 
 
-def _opened(answer: Answer) -> tuple[int, tuple[int, ...]]:
+def _check_fd(answer: Answer, what: str) -> None:
     if len(answer.fds) != 1:
-        raise TooManyDescriptors("the peer's descriptor did not fit into this process")
+        raise TooManyDescriptors(f"{what} did not fit into this process")
+
+
+def _opened(answer: Answer) -> tuple[int, tuple[int, ...]]:
+    _check_fd(answer, "the peer's descriptor")
     granted = words(answer.tail, 0, answer.values[0])
     return answer.fds.take(), granted
 

@@ -60,7 +60,9 @@ class MappedPool:
 
     def view(self, generation: int, offset: int, size: int) -> memoryview:
         """The bytes of a slice; balanced by ``drop``."""
-        segment = self._segments[generation]
+        segment = self._segments.get(generation)
+        if segment is None:
+            raise RemoteProtocolError(f"a slice in segment {generation}, which has not been sent")
         start = offset - segment.base
         if not 0 <= start <= start + size <= segment.size:
             raise RemoteProtocolError("a slice outside its segment")
