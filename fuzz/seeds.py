@@ -1,0 +1,170 @@
+"""seeds: the first inputs, from which the fuzzer goes on. ``python -m fuzz.seeds DIR`` writes them.
+
+Theory. Each is a program as an honest or nearly honest client would write it: every operation with fields
+that make sense, one after the other, so that the fuzzer starts deep and changes single choices. ``Script``
+writes the choices in the order in which the targets take them.
+
+Not here: what the choices do (server_target, frames_target).
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bus1.core.api import NO_LIMIT
+from bus1.frames import REQUESTS, Operation
+
+from .hostile_client import INLINE
+from .program import INTERESTING, LEARNED, RAW
+from .server_target import COUNTS, KINDS, OPERATIONS, STEPS
+
+ALL = NO_LIMIT
+LAST = -1
+"""Stands for the number that was learned last, -2 for the one before."""
+PLAUSIBLE: dict[int, Sequence[Sequence[int]]] = {
+    Operation.ARENA: [[4096], [65536]],
+    Operation.SEGMENT: [[1], [2]],
+    Operation.SEGMENT_UNMAPPED: [[1], [2]],
+    Operation.INSTALLED: [[1], [0]],
+    Operation.CANCEL: [[]],
+    Operation.DISCONNECT: [[0]],
+    Operation.QUERY: [[0]],
+    Operation.RESET: [[0, ALL, 2, 3, ALL, ALL], [1, ALL, ALL, ALL, ALL, ALL], [3, 1, ALL, ALL, 4096, 1]],
+    Operation.RELEASE: [[0xB], [LAST], [0x10]],
+    Operation.TRANSFER: [[0, 0x10, ALL], [0, LAST, ALL]],
+    Operation.DESTROY: [[0, 1], [1, 2]],
+    Operation.SLICE_RELEASE: [[0, 0], [LAST, 1], [-2, 0]],
+    Operation.RECV: [[4, ALL, 1], [5, ALL, 0], [4, ALL, 2], [6, ALL, 0], [0, 8, 0]],
+    Operation.SEND: [[0, *[0] * 6], [1, *[0] * 6], [2, *[0] * 6]],
+    Operation.CALL: [[*[0] * 7, 4, ALL, 1]],
+    Operation.REPLY: [[*[0] * 7, 4, ALL, 1, LAST, 0, ALL], [*[0] * 7, 4, ALL, 3, ALL, 0, 0xB]],
+}
+"""Fields that make sense; the lengths of SEND's tails are chosen otherwise."""
+
+
+class Script:
+    """Choices of a program, written down."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def step(self, name: str, *choices: int) -> None:
+        """A step that takes single bytes."""
+        self.written += bytes([STEPS.index(name), *choices])
+
+    def number(self, value: int) -> None:
+        """A number; negative ones are learned."""
+        if value < 0:
+            self.written.append(LEARNED - 1 - value)
+        elif value in INTERESTING:
+            self.written.append(INTERESTING.index(value))
+        else:
+            self.written.append(RAW)
+            self.written += struct.pack("<Q", value)
+
+    def request(
+        self, client: int, operation: int, values: Sequence[int], *, n_fds: int = 0, kind: str = "pipe",
+        ids: Sequence[int] = (0xB,), handles: Sequence[int] = (), inline: int = 8, how: int = 0,
+    ) -> None:
+        """One request; ``ids`` are destinations, or nodes to destroy."""
+        self.step("request", client, COUNTS.index(n_fds))
+        if n_fds:
+            self.written += bytes([KINDS.index(kind), *([client + 1] if kind == "peer" else [])])
+        self.written.append(OPERATIONS.index(operation))
+        for value in values:
+            self.number(value)
+        if operation == Operation.DESTROY:
+            self.written.append(how & ~3 | len(ids))
+        elif operation in {Operation.SEND, Operation.CALL, Operation.REPLY}:
+            self.written += bytes([how, len(ids), 0, len(handles), INLINE.index(inline), 0])
+        else:
+            self.written.append(how)
+        for number in [*ids, *handles] if operation in {*_SENDING, Operation.DESTROY} else []:
+            self.number(number)
+        if operation in {Operation.INSTALLED, Operation.CANCEL}:
+            self.written.append(0)
+        if how & 0x40:
+            self.written += b"\x14\0"
+
+
+_SENDING = (Operation.SEND, Operation.CALL, Operation.REPLY)
+
+
+def _beginning() -> Script:
+    """Two clients that know each other and the bystander."""
+    script = Script()
+    script.step("open", 0, 1)
+    script.step("open", 1, 1)
+    script.step("introduce", 0, 1, INTERESTING.index(0x10))
+    script.step("introduce", 1, 0, INTERESTING.index(0x20))
+    return script
+
+
+def server_seeds() -> Iterator[bytes]:
+    """Each operation alone, messages with everything, and many random walks."""
+    for operation, variants in PLAUSIBLE.items():
+        script = _beginning()
+        script.request(0, Operation.SEND, [0] * 7, ids=[0x13])
+        for values in variants:
+            script.request(1, operation, values)
+        yield bytes(script.written)
+    for n_fds, inline in ((1, 0), (254, 100), (2, 5000), (0, 5000)):
+        script = _beginning()
+        script.request(
+            0, Operation.SEND, [0] * 7, ids=[0x13, 0x10], handles=[0x30], n_fds=n_fds, inline=inline
+        )
+        for operation in (Operation.RECV, Operation.INSTALLED, Operation.SLICE_RELEASE, Operation.DISCONNECT):
+            script.request(1, operation, PLAUSIBLE[operation][0])
+        yield bytes(script.written)
+    for number in range(40):
+        yield _walk(random.Random(number))
+
+
+def _walk(chance: random.Random) -> bytes:
+    script = _beginning()
+    for _ in range(chance.randrange(4, 30)):
+        client = chance.randrange(3)
+        if chance.random() < 0.2:
+            name = chance.choice(STEPS[5:])
+            script.step(name, *[chance.randrange(8) for _ in range(3 if name == "introduce" else 2)])
+            continue
+        operation = chance.choice([*PLAUSIBLE, *[Operation.SEND, Operation.RECV] * 6, Operation.INSTALLED])
+        takes_fds = (operation in _SENDING and chance.random() < 0.3) or operation == Operation.TRANSFER
+        script.request(
+            client, operation, chance.choice(PLAUSIBLE[operation]),
+            n_fds=chance.choice((1, 2, 254)) if takes_fds and operation in _SENDING else int(takes_fds),
+            kind="peer" if operation == Operation.TRANSFER else chance.choice(KINDS),
+            ids=chance.choice(([0xB], [0x13, 0x20], [0x10], [LAST])),
+            handles=chance.choice(([], [0x30], [0x10, LAST])),
+            inline=chance.choice(INLINE), how=chance.choice((0, 0, 0, 0x40, 0xFC)),
+        )
+    return bytes(script.written)
+
+
+def frames_seeds() -> Iterator[bytes]:
+    """Each experiment with some plausible choices."""
+    for number in range(60):
+        chance = random.Random(number)
+        choices = [chance.randrange(chance.choice((4, 16, 256))) for _ in range(chance.randrange(10, 120))]
+        yield bytes([number % 3, *choices])
+    for operation in REQUESTS:
+        size = REQUESTS[operation].size
+        request = struct.pack("<BBIHHQ", 0, 16 + size, 16 + size, operation, 0, 7) + bytes(size)
+        yield bytes([0]) + request * 2
+
+
+def main(directory: str) -> None:
+    """Write both corpora below ``directory``."""
+    for name, seeds in (("frames", frames_seeds()), ("server", server_seeds())):
+        folder = Path(directory) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(seeds):
+            (folder / f"seed-{number:03}").write_bytes(seed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,274 @@
+"""server_target: a whole bus, two bystanders, and clients who do what the fuzzer invents.
+
+Theory. Core, hub, reactor and broker are the real ones; clients come as ends of socket pairs, and
+everything happens in this one thread: a step of a client, then turns of the reactor, which never waits, for
+its clock is the program's. Limits are small, so that they are reached. Each client belongs to one of two
+users, the bystanders to a third one: quotas shall protect them.
+
+Oracles. 1. Nothing escapes from a turn. 2. The bus comes to rest when nobody does anything. 3. Clients are
+told what the protocol has words for (hostile_client). 4. Two bystanders still exchange a message. 5. When
+all are gone everything is given back: peers, charges, timers, sources, channels, descriptors.
+
+Not here: what a client does (hostile_client).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from unittest import mock
+
+from bus1.broker import Broker, BrokerLimits, PlainHub
+from bus1.core.api import Credentials, Limits
+from bus1.core.bus import Core
+from bus1.descriptors import Fds
+from bus1.errors import Bus1Error
+from bus1.frames import REQUESTS, Operation, encode
+from bus1.reactor import Reactor
+
+from .bystander import Bystander
+from .descriptors import open_numbers
+from .hostile_client import HostileClient
+from .program import Program
+
+LIMITS = Limits(slices=48, handles=64, inflight_bytes=1 << 17, inflight_fds=300)
+BROKER_LIMITS = BrokerLimits(
+    channels_per_user=5, peers_per_user=4, arena_bytes=1 << 16, arena_bytes_per_user=3 << 15,
+    stray_fds_per_user=280, unsent_bytes=1 << 12, requests_per_turn=3, drained_bytes=1 << 12, drained_turns=3,
+    remembered_peers=2,
+)
+HOSTILE_USERS = (1001, 1002)
+BYSTANDING_USER = 1003
+MAX_CLIENTS = 8
+STEPS = (
+    "request", "request", "request", "request", "request", "open", "introduce", "attach", "connect",
+    "nonsense", "stop_or_read", "close_one", "kill", "later", "scribble", "go_on",
+)
+HASTY = 0x80
+"""Bit of a step after which the bus has one turn only."""
+KINDS = ("pipe", "memory", "peer", "socket", "null", "path", "event")
+COUNTS = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 40, 253, 254, 256, 0)
+"""How many descriptors travel with a frame: mostly none, sometimes more than the kernel takes at once."""
+_TURNS = 4000
+OPERATIONS = [
+    *REQUESTS,
+    *[Operation.SEND] * 6, *[Operation.RECV] * 5, Operation.CALL, Operation.REPLY, *[Operation.TRANSFER] * 2,
+    *[Operation.INSTALLED] * 2,
+]
+
+
+def one_input(data: bytes) -> None:
+    """Run one program; an AssertionError, or what should not be raised, is a finding."""
+    before = open_numbers()
+    world = World(Program(data))
+    try:
+        world.run()
+        world.end()
+    finally:
+        world.close()
+    assert open_numbers() == before, "descriptors were not closed"
+
+
+class World:
+    """The bus and all who use it."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._now = 0.0
+        self._core = Core(LIMITS)
+        hub = PlainHub(self._core)
+        self._reactor = Reactor(hub, lambda: self._now)
+        self._broker = Broker(self._reactor, hub, BROKER_LIMITS)
+        self._clients: list[HostileClient] = []
+        self._sender = Bystander(self._accepted(BYSTANDING_USER), self.rest)
+        self._receiver = Bystander(self._accepted(BYSTANDING_USER), self.rest)
+        self._handle = self._receiver.transfer(0x10, self._sender.descriptor)
+
+    def run(self) -> None:
+        """Every step of the program, each followed by some turns."""
+        while not self._program.is_over:
+            choice = self._program.byte()
+            getattr(self, f"_{STEPS[choice % len(STEPS)]}")()
+            if choice & HASTY:
+                self._turn()
+            else:
+                self.rest()
+            for client in self._clients:
+                client.read()
+
+    def end(self) -> None:
+        """Everybody goes; what remains is what was there in the beginning."""
+        self.rest()
+        self._sender.send(self._handle, b"still there")
+        while self._receiver.recv() != b"still there":
+            pass
+        for client in self._clients:
+            client.die()
+        self.rest()
+        self._sender.close()
+        self._receiver.close()
+        self.rest()
+        snapshot = self._core.snapshot()
+        assert not snapshot["peers"] and not snapshot["let_go"], "peers remain"
+        for user in snapshot["users"].values():
+            counts = [user["used"], *user["shares"].values()]
+            assert not any(count for resources in counts for count in resources.values()), "charges remain"
+        assert not self._reactor._timers and not self._reactor._sources and not self._reactor._stations
+        broker = self._broker
+        assert not broker._channels and not broker._stations
+        assert not broker._n_channels and not broker._n_peers
+        assert not broker._arena_bytes and not broker._stray_fds
+
+    def close(self) -> None:
+        """For the next input, whatever became of this one."""
+        for client in self._clients:
+            client.die()
+        self._broker.close()
+        self._reactor.close()
+
+    # ---- the bus ---------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """One turn; False if there was nothing to do."""
+        n_ready = self._reactor.run_once(-1.0)
+        due = self._reactor._next_due()
+        return n_ready > 0 or (due is not None and due <= self._now)
+
+    def rest(self) -> None:
+        """Turns until nothing is left to do."""
+        for _ in range(_TURNS):
+            if not self._turn():
+                return
+        raise AssertionError("the bus never rests")
+
+    def _accepted(self, uid: int) -> socket.socket:
+        """A connection of this user; the client's end."""
+        here, there = socket.socketpair()
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        with mock.patch("bus1.channel.credentials_of", lambda sock: Credentials(uid, uid, 4)):
+            self._broker.accept(there)
+        return here
+
+    # ---- steps -----------------------------------------------------------------------------------
+
+    def _client(self) -> HostileClient | None:
+        choice = self._program.byte()
+        return self._clients[choice % len(self._clients)] if self._clients else None
+
+    def _new(self) -> HostileClient:
+        uid = self._program.one_of(HOSTILE_USERS)
+        if len(self._clients) == MAX_CLIENTS:
+            self._clients.pop(0).die()
+            self.rest()
+        client = HostileClient(self._accepted(uid), uid)
+        self._clients.append(client)
+        return client
+
+    def _connect(self) -> None:
+        client = self._new()
+        if self._program.byte() & 1:
+            client.greet()
+
+    def _open(self) -> None:
+        client = self._new()
+        client.greet()
+        client.open()
+        self.rest()
+        client.read()
+        if client.descriptor >= 0 and self._program.byte() & 3:
+            self._acquaint(client)
+
+    def _acquaint(self, client: HostileClient) -> None:
+        """A handle to the bystander's node, so that it can be flooded."""
+        try:
+            client.learned.append(self._receiver.transfer(0x10, client.descriptor))
+        except Bus1Error:
+            return  # its account is full, or its peer is gone already
+
+    def _introduce(self) -> None:
+        one, other = self._client(), self._client()
+        if one is not None and other is not None and other.descriptor >= 0:
+            fds = Fds([os.dup(other.descriptor)])
+            body = REQUESTS[Operation.TRANSFER].pack(0, self._program.number(one.learned), 2**64 - 1)
+            one.write(encode(Operation.TRANSFER, 0, body, 1), fds)
+
+    def _attach(self) -> None:
+        other = self._client()
+        if other is not None and other.descriptor >= 0:
+            descriptor = os.dup(other.descriptor)  # the new client may have to replace the other
+            client = self._new()
+            client.greet()
+            client.attach(descriptor)
+
+    def _request(self) -> None:
+        if (client := self._client()) is not None:
+            client.request(self._program, self._descriptors(), OPERATIONS)
+
+    def _nonsense(self) -> None:
+        if (client := self._client()) is None:
+            return
+        if self._program.byte() & 1:
+            body = self._program.take(self._program.byte())
+            fds = self._descriptors()
+            operation, tag = self._program.short(), self._program.number()
+            client.write(encode(operation, tag, body, self._program.byte()), fds)
+        else:
+            client.write(self._program.take(self._program.byte()), self._descriptors())
+
+    def _stop_or_read(self) -> None:
+        if (client := self._client()) is not None:
+            client.reads = not client.reads
+
+    def _close_one(self) -> None:
+        if (client := self._client()) is None:
+            return
+        what = self._program.one_of((socket.SHUT_WR, socket.SHUT_RD, socket.SHUT_RDWR, -1))
+        if what == -1:
+            client.drop_descriptor()
+        else:
+            client.sock.shutdown(what)
+
+    def _kill(self) -> None:
+        if (client := self._client()) is not None:
+            client.die()
+            self._clients.remove(client)
+
+    def _later(self) -> None:
+        self._now += self._program.one_of((0.0, 1.0, 29.0, 31.0))
+
+    def _scribble(self) -> None:
+        if (client := self._client()) is not None:
+            client.scribble(self._program)
+
+    def _go_on(self) -> None:
+        if (client := self._client()) is not None:
+            client.send(1 + self._program.byte())
+
+    def _descriptors(self) -> Fds | None:
+        n = self._program.one_of(COUNTS)
+        if not n:
+            return None
+        kind = self._program.one_of(KINDS)
+        client = self._client() if kind == "peer" else None
+        fd = os.dup(client.descriptor) if client is not None and client.descriptor >= 0 else _new(kind)
+        return Fds([fd, *[os.dup(fd) for _ in range(n - 1)]])
+
+
+def _new(kind: str) -> int:
+    match kind:
+        case "pipe":
+            fd, other = os.pipe()
+            os.close(other)
+            return fd
+        case "memory":
+            return os.memfd_create("memory", os.MFD_CLOEXEC)
+        case "socket":
+            one, other_end = socket.socketpair()
+            other_end.close()
+            return one.detach()
+        case "path":
+            return os.open("/", os.O_PATH | os.O_CLOEXEC)
+        case "event":
+            return os.eventfd(0)
+        case _:
+            return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
