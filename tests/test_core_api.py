@@ -64,7 +64,7 @@ def test_reset_with_everything_kept_changes_nothing(bus: CoreBus) -> None:
 
 
 def test_every_operation_after_disconnect_is_shutdown(bus: CoreBus) -> None:
-    """A-API-7 … 9, P-12, P-13."""
+    """A-API-7, A-API-8, A-API-9, P-10, P-12, P-13."""
     gone, alive = bus.peer(), bus.peer()
     gone.disconnect()
     core, number = bus.core, gone.number
@@ -82,7 +82,7 @@ def test_every_operation_after_disconnect_is_shutdown(bus: CoreBus) -> None:
 
 
 def test_transfer_gives_a_managed_remote_id(bus: CoreBus) -> None:
-    """A-API-10 … 13, H-11: counter << 3 | 3, never reused."""
+    """A-API-10, A-API-11, A-API-12, A-API-13, H-11, H-12: counter << 3 | 3, never reused."""
     one, two = bus.peer(), bus.peer()
     ids = [one.transfer(0x100, two)]
     for _ in range(2):
@@ -93,7 +93,7 @@ def test_transfer_gives_a_managed_remote_id(bus: CoreBus) -> None:
 
 
 def test_a_transfer_that_the_source_cannot_pay_charges_nobody(bus: CoreBus) -> None:
-    """H-52: the destination's limit, then the source's for a new node."""
+    """H-22, H-52: the source pays for a new node."""
     one, two = bus.peer(), bus.peer()
     one.reset(max_handles=0)
     with Unchanged(bus, QuotaExceeded):
@@ -122,7 +122,7 @@ def test_destroy_notifies_owner_and_holder(bus: CoreBus) -> None:
 
 
 def test_unicast_to_a_new_own_node_loops_back(bus: CoreBus) -> None:
-    """A-API-50 … 61, T-41, R-8."""
+    """A-API-50, A-API-61, T-41, R-8."""
     one, two = bus.peer(), bus.peer()
     one.send([0x100])
     assert drain(one) == [("DATA", 0, 0x100)]
@@ -317,7 +317,7 @@ def test_a_message_to_the_owner_that_let_the_node_go_carries_invalid(bus: CoreBu
 
 
 def test_a_flush_keeps_ids_limits_and_seed(bus: CoreBus) -> None:
-    """P-34 … P-36, S-12 … S-14; FLUSH_SEED drops the seed as well."""
+    """P-34, P-36, P-37, S-12, S-13; FLUSH_SEED drops the seed as well."""
     one, two = bus.peer(), bus.peer()
     theirs = one.transfer(0x300, two)
     one.transfer(0x100, two)

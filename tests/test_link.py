@@ -107,6 +107,7 @@ def test_descriptors_arrive_in_order_and_close_on_exec(
 
 
 def test_the_sender_may_close_its_descriptors_at_once(p: Peer, q: Peer, to_q: int) -> None:
+    """T-32."""
     read, write = os.pipe()
     p.send([to_q], fds=[read])
     os.close(read)
@@ -246,6 +247,7 @@ def test_a_hundred_mebibytes_arrive_as_they_were(p: Peer, q: Peer, to_q: int) ->
 
 
 def test_the_buffers_of_a_sent_payload_may_change(p: Peer, q: Peer, to_q: int) -> None:
+    """T-14."""
     buffer = bytearray(b"before")
     p.send([to_q], buffer)
     buffer[:] = b"after!"
@@ -307,6 +309,7 @@ def test_a_large_message_that_somebody_still_reads_stays_charged(
 
 
 def test_credentials_are_those_of_the_sender(p: Peer, q: Peer, to_q: int) -> None:
+    """P-50: but for the thread."""
     p.send([to_q])
     with q.recv() as message:
         assert (message.uid, message.gid, message.pid) == (os.getuid(), os.getgid(), os.getpid())
@@ -365,6 +368,7 @@ def test_p_43_epoll_on_the_edge_reports_each_transition(p: Peer, q: Peer, to_q: 
 
 
 def test_slots_tell_what_became_of_each_destination(p: Peer, q: Peer, to_q: int, peer: NewPeer) -> None:
+    """T-51, T-53."""
     gone = peer()
     dead = gone.transfer(0x20, p)
     gone.disconnect()
@@ -434,6 +438,7 @@ def test_a_value_beyond_64_bits_is_refused(p: Peer, q: Peer) -> None:
 
 
 def test_transfer_to_what_is_no_peer_is_not_supported(p: Peer, pipe: tuple[int, int]) -> None:
+    """H-52, H-53: and a number that is not open is a bad descriptor, -1 too."""
     left, right = socket.socketpair()
     with left, right:
         for fd in (pipe[0], left.fileno()):
@@ -444,6 +449,7 @@ def test_transfer_to_what_is_no_peer_is_not_supported(p: Peer, pipe: tuple[int, 
 
 
 def test_transfer_takes_a_copy_of_the_descriptor_as_well(p: Peer, q: Peer) -> None:
+    """H-50, H-53, H-54: without one it is to the peer itself."""
     with Fds([os.dup(q.fileno())]) as copy:
         assert p.transfer(0x10, copy[0]) == 0xB
         assert p.transfer(0x10, q) == 0xB
@@ -454,6 +460,7 @@ def test_transfer_takes_a_copy_of_the_descriptor_as_well(p: Peer, q: Peer) -> No
 
 
 def test_p_10_after_disconnect_everything_is_shutdown(p: Peer, q: Peer, to_q: int) -> None:
+    """P-12, P-13, T-40."""
     q.disconnect()
     attempts: list[Callable[[], object]] = [
         q.disconnect, q.query, q.reset, q.recv, lambda: q.release(0x10), lambda: q.send([0x10]),

@@ -207,6 +207,7 @@ def test_a_channel_is_bound_once(bus: NativeBus, operation: Operation) -> None:
 
 
 def test_an_unknown_operation_is_enotty_and_on_a_dead_peer_eshutdown(bus: NativeBus) -> None:
+    """P-6, P-13."""
     with bus.channel().open() as channel:
         disconnect = encode(Operation.DISCONNECT, 4, bytes(8))
         channel.sock.sendall(encode(0x7777, 3, b"?") + disconnect + encode(0x7777, 5, b"?") + QUERY)
@@ -329,6 +330,7 @@ def test_requests_that_were_complete_are_executed_when_the_client_dies(bus: Nati
 
 
 def test_credentials_are_those_of_whoever_wrote_the_request(bus: NativeBus) -> None:
+    """P-50: at the send, not at the opening."""
     with bus.peer() as p, bus.channel().open() as channel:
         handle = p.transfer(0x10, channel.descriptor)
         body = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 0, 0, 0) + struct.pack("<Q", handle)
