@@ -63,7 +63,7 @@ def main() -> int:
             options = ["-merge=1", "-max_len=2048"]
             kept, known = chosen.merge, chosen.corpus or known
         kept.mkdir(parents=True, exist_ok=True)
-        atheris.Setup([sys.argv[0], *options, *chosen.options, str(kept), str(known)], target.one_input)
+        atheris.Setup([sys.argv[0], str(kept), str(known), *options, *chosen.options], target.one_input)
         atheris.Fuzz()
     return 0
 

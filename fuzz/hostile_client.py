@@ -41,7 +41,8 @@ from .program import Program
 _SENDING = {Operation.SEND, Operation.CALL, Operation.REPLY}
 _REMEMBERED = 24
 INLINE = (0, 1, 8, 100, 500, 4096, 5000)
-IN_ARENA = (0, 0, 0, 8, 4096, 20000)
+IN_ARENA = (0, 0, 0, 8, 4096, 1 << 20)
+"""Bytes of payload here and there; the last one takes a segment of its own."""
 NODES = (0, 0x10, 0x20, 0x30, 0x100)
 
 

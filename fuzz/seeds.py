@@ -18,7 +18,7 @@ from pathlib import Path
 from bus1.core.api import NO_LIMIT
 from bus1.frames import REQUESTS, Operation
 
-from .hostile_client import INLINE
+from .hostile_client import IN_ARENA, INLINE
 from .program import INTERESTING, LEARNED, RAW
 from .server_target import COUNTS, KINDS, OPERATIONS, STEPS
 
@@ -26,14 +26,14 @@ ALL = NO_LIMIT
 LAST = -1
 """Stands for the number that was learned last, -2 for the one before."""
 PLAUSIBLE: dict[int, Sequence[Sequence[int]]] = {
-    Operation.ARENA: [[4096], [65536]],
+    Operation.ARENA: [[4096], [1 << 20]],
     Operation.SEGMENT: [[1], [2]],
     Operation.SEGMENT_UNMAPPED: [[1], [2]],
     Operation.INSTALLED: [[1], [0]],
     Operation.CANCEL: [[]],
     Operation.DISCONNECT: [[0]],
     Operation.QUERY: [[0]],
-    Operation.RESET: [[0, ALL, 2, 3, ALL, ALL], [1, ALL, ALL, ALL, ALL, ALL], [3, 1, ALL, ALL, 4096, 1]],
+    Operation.RESET: [[1, ALL, ALL, ALL, ALL, ALL], [0, ALL, 2, 3, ALL, ALL], [3, 1, ALL, ALL, 4096, 1]],
     Operation.RELEASE: [[0xB], [LAST], [0x10]],
     Operation.TRANSFER: [[0, 0x10, ALL], [0, LAST, ALL]],
     Operation.DESTROY: [[0, 1], [1, 2]],
@@ -68,7 +68,8 @@ class Script:
 
     def request(
         self, client: int, operation: int, values: Sequence[int], *, n_fds: int = 0, kind: str = "pipe",
-        ids: Sequence[int] = (0xB,), handles: Sequence[int] = (), inline: int = 8, how: int = 0,
+        ids: Sequence[int] = (0xB,), handles: Sequence[int] = (), inline: int = 8,
+        in_arena: int = 0, how: int = 0,
     ) -> None:
         """One request; ``ids`` are destinations, or nodes to destroy."""
         self.step("request", client, COUNTS.index(n_fds))
@@ -80,7 +81,8 @@ class Script:
         if operation == Operation.DESTROY:
             self.written.append(how & ~3 | len(ids))
         elif operation in {Operation.SEND, Operation.CALL, Operation.REPLY}:
-            self.written += bytes([how, len(ids), 0, len(handles), INLINE.index(inline), 0])
+            sizes = INLINE.index(inline), IN_ARENA.index(in_arena)
+            self.written += bytes([how, len(ids), 0, len(handles), *sizes])
         else:
             self.written.append(how)
         for number in [*ids, *handles] if operation in {*_SENDING, Operation.DESTROY} else []:
@@ -120,8 +122,42 @@ def server_seeds() -> Iterator[bytes]:
         for operation in (Operation.RECV, Operation.INSTALLED, Operation.SLICE_RELEASE, Operation.DISCONNECT):
             script.request(1, operation, PLAUSIBLE[operation][0])
         yield bytes(script.written)
+    yield from _large_messages()
+    yield from _offers()
     for number in range(40):
         yield _walk(random.Random(number))
+
+
+def _large_messages() -> Iterator[bytes]:
+    """Segments of their own, unmapped by the client, by a flush, or never."""
+    for operation in (Operation.SLICE_RELEASE, Operation.RESET, Operation.SEGMENT, Operation.DISCONNECT):
+        script = _beginning()
+        script.request(0, Operation.ARENA, [1 << 20])
+        for _ in range(2):
+            script.request(0, Operation.SEND, [0] * 7, ids=[0x13, 0x10], in_arena=1 << 20)
+            script.request(1, Operation.RECV, [4, ALL, 0])
+            script.request(1, Operation.SEGMENT, [1])
+            script.request(1, operation, PLAUSIBLE[operation][0])
+            script.request(1, Operation.SEGMENT_UNMAPPED, [1])
+        yield bytes(script.written)
+
+
+def _offers() -> Iterator[bytes]:
+    """Descriptors on offer while something else happens; RECVs that wait, and some that do no longer."""
+    meanwhile = Operation.RESET, Operation.RECV, Operation.DISCONNECT, Operation.CANCEL, Operation.SEND
+    for operation in meanwhile:
+        for is_installed in (0, 1):
+            script = _beginning()
+            script.request(0, Operation.SEND, [0] * 7, ids=[0x13], n_fds=2)
+            script.request(1, Operation.RECV, [4, ALL, 1])
+            script.request(1, operation, PLAUSIBLE[operation][0])
+            script.request(1, Operation.INSTALLED, [is_installed])
+            for _ in range(3):
+                script.request(1, Operation.RECV, [4, ALL, 1])
+            script.request(1, Operation.CANCEL, [])
+            script.step("shortage", is_installed)
+            script.written += script.written[-1:]
+            yield bytes(script.written)
 
 
 def _walk(chance: random.Random) -> bytes:

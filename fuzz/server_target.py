@@ -15,25 +15,30 @@ Not here: what a client does (hostile_client).
 from __future__ import annotations
 
 import os
+import resource
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from unittest import mock
 
 from bus1.broker import Broker, BrokerLimits, PlainHub
-from bus1.core.api import Credentials, Limits
+from bus1.core.api import Buffer, Credentials, Limits
 from bus1.core.bus import Core
 from bus1.descriptors import Fds
 from bus1.errors import Bus1Error
-from bus1.frames import REQUESTS, Operation, encode
+from bus1.frames import REQUESTS, FrameReader, Operation, encode
 from bus1.reactor import Reactor
+from bus1.transport import Arrival, receive
+from bus1.unfinished import Unfinished
 
 from .bystander import Bystander
 from .descriptors import open_numbers
 from .hostile_client import HostileClient
 from .program import Program
 
-LIMITS = Limits(slices=48, handles=64, inflight_bytes=1 << 17, inflight_fds=300)
+LIMITS = Limits(slices=48, handles=64, inflight_bytes=16 << 20, inflight_fds=300)
 BROKER_LIMITS = BrokerLimits(
-    channels_per_user=5, peers_per_user=4, arena_bytes=1 << 16, arena_bytes_per_user=3 << 15,
+    channels_per_user=5, peers_per_user=4, arena_bytes=1 << 20, arena_bytes_per_user=3 << 20,
     stray_fds_per_user=280, unsent_bytes=1 << 12, requests_per_turn=3, drained_bytes=1 << 12, drained_turns=3,
     remembered_peers=2,
 )
@@ -42,13 +47,14 @@ BYSTANDING_USER = 1003
 MAX_CLIENTS = 8
 STEPS = (
     "request", "request", "request", "request", "request", "open", "introduce", "attach", "connect",
-    "nonsense", "stop_or_read", "close_one", "kill", "later", "scribble", "go_on",
+    "nonsense", "stop_or_read", "close_one", "kill", "later", "scribble", "go_on", "shortage",
 )
 HASTY = 0x80
 """Bit of a step after which the bus has one turn only."""
 KINDS = ("pipe", "memory", "peer", "socket", "null", "path", "event")
 COUNTS = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 40, 253, 254, 256, 0)
 """How many descriptors travel with a frame: mostly none, sometimes more than the kernel takes at once."""
+_LARGE = 4500
 _TURNS = 4000
 OPERATIONS = [
     *REQUESTS,
@@ -69,6 +75,23 @@ def one_input(data: bytes) -> None:
     assert open_numbers() == before, "descriptors were not closed"
 
 
+class SlowHub(PlainHub):
+    """A hub that needs three turns for a large payload."""
+
+    def send(
+        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+        progress: object = None,
+    ) -> list[int]:
+        """``PlainHub.send``, after a while."""
+        turn = progress if isinstance(progress, int) else 0
+        if turn < 2 and sum(map(len, parts)) > _LARGE:
+            raise Unfinished(turn + 1)
+        return super().send(
+            peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials
+        )
+
+
 class World:
     """The bus and all who use it."""
 
@@ -76,10 +99,17 @@ class World:
         self._program = program
         self._now = 0.0
         self._core = Core(LIMITS)
-        hub = PlainHub(self._core)
+        hub = SlowHub(self._core)
         self._reactor = Reactor(hub, lambda: self._now)
         self._broker = Broker(self._reactor, hub, BROKER_LIMITS)
+        self._users: dict[socket.socket, int] = {}
+        """Who the kernel says is at the other end of a connection; all of them would be this process."""
+        self._kernel = mock.patch.multiple(
+            "bus1.channel", credentials_of=self._connected, receive=self._received
+        )
+        self._kernel.start()
         self._clients: list[HostileClient] = []
+        self._room: int | None = None
         self._sender = Bystander(self._accepted(BYSTANDING_USER), self.rest)
         self._receiver = Bystander(self._accepted(BYSTANDING_USER), self.rest)
         self._handle = self._receiver.transfer(0x10, self._sender.descriptor)
@@ -89,10 +119,11 @@ class World:
         while not self._program.is_over:
             choice = self._program.byte()
             getattr(self, f"_{STEPS[choice % len(STEPS)]}")()
-            if choice & HASTY:
-                self._turn()
-            else:
-                self.rest()
+            with self._scarcity():
+                if choice & HASTY:
+                    self._turn()
+                else:
+                    self.rest()
             for client in self._clients:
                 client.read()
 
@@ -125,6 +156,7 @@ class World:
             client.die()
         self._broker.close()
         self._reactor.close()
+        self._kernel.stop()
 
     # ---- the bus ---------------------------------------------------------------------------------
 
@@ -145,9 +177,17 @@ class World:
         """A connection of this user; the client's end."""
         here, there = socket.socketpair()
         there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        with mock.patch("bus1.channel.credentials_of", lambda sock: Credentials(uid, uid, 4)):
-            self._broker.accept(there)
+        self._users[there] = uid
+        self._broker.accept(there)
         return here
+
+    def _connected(self, sock: socket.socket) -> Credentials:
+        uid = self._users[sock]
+        return Credentials(uid, uid, os.getpid())
+
+    def _received(self, sock: socket.socket, reader: FrameReader, flags: int) -> Arrival:
+        arrival, uid = receive(sock, reader, flags), self._users[sock]
+        return Arrival(arrival.size, arrival.truncated, arrival.pid, uid, uid)
 
     # ---- steps -----------------------------------------------------------------------------------
 
@@ -243,6 +283,26 @@ class World:
     def _go_on(self) -> None:
         if (client := self._client()) is not None:
             client.send(1 + self._program.byte())
+
+    def _shortage(self) -> None:
+        self._room = self._program.byte() % 4
+        self._request()
+
+    @contextmanager
+    def _scarcity(self) -> Iterator[None]:
+        """The bus has room for a few descriptors only, if the program wants that."""
+        if self._room is None:
+            yield
+            return
+        taken = set(map(int, open_numbers()))
+        free = [number for number in range(len(taken) + 5) if number not in taken]
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free[self._room], limits[1]))
+        try:
+            yield
+        finally:
+            self._room = None
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     def _descriptors(self) -> Fds | None:
         n = self._program.one_of(COUNTS)
