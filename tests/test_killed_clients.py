@@ -369,6 +369,17 @@ def test_a_client_that_dies_while_it_makes_itself_known_leaves_nothing(
     assert after["users"] == before["users"]
 
 
+@pytest.mark.parametrize("n", range(len(CASES["INSTALLED"].frame)))
+def test_a_message_on_offer_to_a_client_that_dies_goes_to_the_next(bus: NativeBus, n: int) -> None:
+    """R-33: what was not confirmed to the last byte is still queued, with its descriptors."""
+    with Stage(bus) as stage:
+        offered(stage)
+        CASES["INSTALLED"].send(stage.channel.sock, n, stage)
+        stage.channel.close()
+        with stage.guardian.recv(wait=True) as message:
+            assert bytes(message.payload) == b"payload" and len(message.fds) == 1
+
+
 def test_answers_that_nobody_reads_any_more_are_no_obstacle(bus: NativeBus) -> None:
     """E-3: what was complete is executed, though the client was killed before it read a single answer."""
     with Stage(bus) as stage:

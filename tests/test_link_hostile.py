@@ -42,6 +42,7 @@ from bus1.peer import Peer
 
 QUERY = encode(Operation.QUERY, 99, struct.pack("<Q", 0))
 EXTREMES = {
+    "B": (0, 1, 0x7F, 0xFF),
     "H": (0, 1, 0x7FFF, 0xFFFF), "I": (0, 1, 2**31, 2**32 - 1), "Q": (0, 1, 7, 2**32, 2**63, 2**64 - 1),
 }
 
@@ -104,10 +105,11 @@ def is_refused(found: list[Frame]) -> bool:
 
 
 def valid_requests() -> dict[str, bytes]:
-    """One well-formed request of each kind."""
+    """One well-formed request of each kind; an operation that is not named here has zeros for its fields."""
     sending, receiving = (0, 1, 0, 1, 3, 0, 0), (0, NO_LIMIT, 0)
     lists = struct.pack("<QQ", 0x10, 0x20) + b"abc"
-    bodies: dict[Operation, bytes] = {
+    bodies: dict[int, bytes] = {number: bytes(layout.size) for number, layout in REQUESTS.items()} | {
+        Operation.HELLO: REQUESTS[Operation.HELLO].pack(MAGIC, VERSION, 0),
         Operation.ARENA: struct.pack("<Q", 4096),
         Operation.SEGMENT: struct.pack("<Q", 1),
         Operation.SEGMENT_UNMAPPED: struct.pack("<Q", 1),
@@ -125,14 +127,23 @@ def valid_requests() -> dict[str, bytes]:
         Operation.CALL: REQUESTS[Operation.CALL].pack(*sending, *receiving) + lists,
         Operation.REPLY: REQUESTS[Operation.REPLY].pack(*sending, *receiving, NO_LIMIT, 0, NO_LIMIT) + lists,
     }
-    return {operation.name: encode(operation, 7, body) for operation, body in bodies.items()}
+    return {Operation(number).name: encode(number, 7, body) for number, body in bodies.items()}
+
+
+def channel_for(bus: NativeBus, name: str) -> RawChannel:
+    """A client who may make this request now."""
+    channel = bus.channel()
+    if name == "HELLO":
+        return channel
+    return channel.greet() if name in {"OPEN", "ATTACH"} else channel.open()
 
 
 def spoilt(frame: bytes) -> Iterator[bytes]:
-    """The frame with each of its fields wrong in turn, and cut or lengthened."""
+    """The frame with each of its fields wrong in turn, those of its tails too, and cut or lengthened."""
     operation = HEADER.unpack_from(frame)[1]
-    layout = HEADER.format[1:] + REQUESTS[operation].format.lstrip("<")
-    codes = "".join(code * int(count or 1) for count, code in _runs(layout) if code != "s")
+    layout = HEADER.format[1:] + REQUESTS[operation].format.lstrip("<").replace("s", "B")
+    codes = "".join(code * int(count or 1) for count, code in _runs(layout))
+    codes += "Q" * ((len(frame) - struct.calcsize(f"<{codes}")) // 8)
     sizes = [struct.calcsize(f"<{code}") for code in codes]
     for (start, end), code in zip(pairwise([0, *accumulate(sizes)]), codes, strict=True):
         for value in EXTREMES[code]:
@@ -154,7 +165,7 @@ def _runs(layout: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("name", valid_requests())
 def test_a_request_with_any_field_wrong_is_answered_or_costs_its_channel(bus: NativeBus, name: str) -> None:
     for frame in spoilt(valid_requests()[name]):
-        with bus.channel().open() as channel:
+        with channel_for(bus, name) as channel:
             channel.sock.sendall(frame)
             for answer in frames_until_the_end(channel):
                 if answer.operation & ANSWER:
@@ -166,13 +177,34 @@ def test_a_request_with_any_field_wrong_is_answered_or_costs_its_channel(bus: Na
 
 @pytest.mark.parametrize("name", valid_requests())
 def test_a_request_as_it_should_be_keeps_its_channel(bus: NativeBus, name: str) -> None:
-    with bus.channel().open() as channel:
+    with channel_for(bus, name) as channel:
         channel.sock.sendall(valid_requests()[name] + QUERY)
         found = frames_until_the_end(channel)
-    if name == "INSTALLED":  # nothing is on offer: out of place
+    # Nothing is on offer, no peer is presented, or QUERY comes too early: out of place.
+    if name in {"INSTALLED", "ATTACH", "HELLO"}:
         assert is_refused(found)
     else:
         assert found[-1].tag == 99
+
+
+@pytest.mark.parametrize("name", valid_requests())
+def test_a_descriptor_with_any_request_is_used_refused_or_costs_the_channel(
+    bus: NativeBus, name: str
+) -> None:
+    """T-30: a pipe may travel with a message; it is no peer, and nothing else takes any."""
+    read, write = os.pipe()
+    frame = valid_requests()[name]
+    with channel_for(bus, name) as channel:
+        channel.write(frame[:6] + b"\1\0" + frame[8:], Fds([write]))
+        found = frames_until_the_end(channel)
+    if name in {"SEND", "CALL", "REPLY"}:
+        assert errno_of(found[0]) == 0
+    elif name in {"ATTACH", "TRANSFER"}:
+        assert errno_of(found[0]) == errno.EOPNOTSUPP
+    else:
+        assert is_refused(found)
+    with open(read, "rb") as end:
+        assert end.read() == b""
 
 
 @pytest.mark.parametrize(
