@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import socket
 import struct
@@ -306,6 +307,8 @@ HUBS = {"plain": PlainHub, "lenient": LenientHub, "torn": TornHub, "late": LateH
 
 def main(address: str, options: str) -> None:
     chosen = json.loads(options)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if (label := chosen["label"]) is not None:
         vars(transport)["_label"] = lambda sock: label.encode()
     hub = HUBS[chosen["hub"]](Core(Limits(**chosen["core"])))
