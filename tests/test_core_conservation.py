@@ -232,6 +232,7 @@ steps_of_chaos = st.lists(
 
 @given(steps_of_chaos)
 def test_the_books_balance_and_refusals_change_nothing(steps: list[Step]) -> None:
+    """E-3."""
     chaos = Chaos()
     for step in steps:
         chaos.run(step)

@@ -104,6 +104,7 @@ def test_slices_never_cross_shared_segments(pair: Pair) -> None:
 
 
 def test_a_segment_that_may_be_mapped_stays_charged_until_unmapped(pair: Pair) -> None:
+    """L-10."""
     message = pair.pass_on(MIB)
     pair.reader.free(message.offset, unmapped=False)
     assert pair.bus.core.take_retired() == [(pair.reader.number, 1)]

@@ -47,6 +47,7 @@ def saturated() -> Level1:
 
 
 def test_q_20_q_21_saturating_users_get_a_half_a_quarter_an_eighth() -> None:
+    """Q-21."""
     level = saturated()
     assert level.left == 2 * MIB
     assert not any(level.charge(user, 8) for user in (ALICE, CAROL, DAVE))
@@ -191,6 +192,7 @@ def test_references_are_charged() -> None:
 
 
 def test_dead_entries_return_their_charge_at_dequeue() -> None:
+    """Q-13."""
     bus = CoreBus()
     alice, bob = bus.peer(ALICE), bus.peer(BOB)
     to_bob = bob.transfer(0x10, alice)

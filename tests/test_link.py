@@ -97,6 +97,7 @@ def is_readable(peer: Peer) -> bool:
 def test_descriptors_arrive_in_order_and_close_on_exec(
     p: Peer, q: Peer, to_q: int, pipe: tuple[int, int]
 ) -> None:
+    """R-30."""
     p.send([to_q], fds=[pipe[1], pipe[0], pipe[1]])
     with q.recv() as message:
         assert len(message.fds) == 3
@@ -120,6 +121,7 @@ def test_the_sender_may_close_its_descriptors_at_once(p: Peer, q: Peer, to_q: in
 
 
 def test_without_install_fds_the_descriptors_are_lost(p: Peer, q: Peer, to_q: int) -> None:
+    """R-31, R-32."""
     read, write = os.pipe()
     p.send([to_q], b"m", fds=[write])
     os.close(write)
@@ -132,6 +134,7 @@ def test_without_install_fds_the_descriptors_are_lost(p: Peer, q: Peer, to_q: in
 def test_a_peeked_message_installs_its_descriptors_each_time(
     p: Peer, q: Peer, to_q: int, pipe: tuple[int, int]
 ) -> None:
+    """R-11, R-14: under other numbers."""
     p.send([to_q], fds=[pipe[0]])
     with q.recv(RecvFlag.PEEK | RecvFlag.INSTALL_FDS) as peeked, q.recv() as message:
         assert peeked.fds[0] != message.fds[0]
@@ -501,6 +504,7 @@ def test_quotas_hold_over_the_link(p: Peer, q: Peer, to_q: int) -> None:
 
 
 def test_the_pool_of_a_peer_cannot_be_written(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """L-1, L-5."""
     bus = NativeBus(tmp_path_factory.mktemp("pool"))
     try:
         with bus.peer() as p, bus.peer() as q:

@@ -254,6 +254,8 @@ def test_other_threads_go_on_while_one_waits(p: Peer, q: Peer, to_q: int) -> Non
 
 
 def test_an_interrupted_recv_loses_no_message(p: Peer, q: Peer, to_q: int) -> None:
+    """R-6: the next one returns it."""
+
     class Interruption(Exception):
         pass
 
