@@ -1,13 +1,15 @@
 # Each target prepares what it needs: Debian's tools and .venv.
 PYTHON_IN_VENV := .venv/bin/python
 READY := .venv/.ready
-MYPY_PATHS := bus1 bridge/bus1_bridge services/bus1_services benchmarks examples tests
+MYPY_PATHS := bus1 bridge/bus1_bridge services/bus1_services benchmarks examples fuzz tests
+PAGES := build/man/bus1.1 build/man/bus1.7
+FUZZ_SECONDS := 600
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench deep lint tools
+.PHONY: help test demo bench scaling deep fuzz lint man conformance tools
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 test: lint ## lint, type-check and test everything, on dbus-daemon and on bus1-bridge
 	$(PYTHON_IN_VENV) -m pytest -q -m "not deep"
@@ -18,8 +20,26 @@ demo: $(READY) ## the main job: one bus on which stock D-Bus tools and native se
 bench: $(READY) ## measure beside dbus-daemon and dbus-broker
 	$(PYTHON_IN_VENV) -m benchmarks
 
-deep: $(READY) ## the long runs: more examples, larger floods
+scaling: $(READY) ## measure how costs grow with peers, handles, messages and slices; draws docs/scaling.svg
+	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(PYTHON_IN_VENV) -m benchmarks.scaling --plot docs/scaling.svg
+
+deep: $(READY) fuzz ## the long runs: fuzzing, seeded faults, more examples, larger floods
 	$(PYTHON_IN_VENV) -m pytest -q -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
+
+fuzz: $(READY) ## fuzz the frame decoder and the server loop, FUZZ_SECONDS=600 each
+	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(PYTHON_IN_VENV) -m fuzz frames --seconds $(FUZZ_SECONDS)
+	$(PYTHON_IN_VENV) -m fuzz server --seconds $(FUZZ_SECONDS)
+
+man: $(PAGES) ## the manual pages, in build/man
+
+build/man/%: docs/%.rst $(READY)
+	mkdir -p $(@D)
+	$(PYTHON_IN_VENV) -m docutils --writer=manpage --strict --syntax-highlight=none $< $@
+
+conformance: $(READY) ## write docs/conformance.md: which tests cite which clause
+	$(PYTHON_IN_VENV) tests/clauses.py
 
 lint: $(READY) ## ruff, mypy --strict, import contracts
 	.venv/bin/ruff check .
