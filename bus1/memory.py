@@ -98,6 +98,15 @@ def make_arena(size: int) -> int:
     return fd
 
 
+def read_arena(fd: int, start: int, size: int) -> bytes:
+    """A copy of what a client has put into an arena, possibly less than ``size``; raises OutOfMemory."""
+    # Read, not mapped: the client may punch holes into it while we look.
+    try:
+        return os.pread(fd, size, start)
+    except MemoryError as error:
+        raise OutOfMemory(f"no memory for a payload of {size} bytes") from error
+
+
 def _make_sealed(size: int) -> tuple[int, mmap.mmap]:
     fd = os.memfd_create("bus1-pool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:

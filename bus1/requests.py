@@ -14,7 +14,6 @@ Not here: when requests are executed (channel), RECV's line (station).
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ from .frames import (
     fields,
     words,
 )
-from .memory import make_arena
+from .memory import make_arena, read_arena
 from .station import PendingRecv
 from .unfinished import Unfinished
 
@@ -319,10 +318,9 @@ def _parse_sending(channel: Channel, frame: Frame) -> Sending:
 
 
 def _read_arena(channel: Channel, start: int, size: int) -> bytes:
-    # Read, not mapped: the client may punch holes into it while we look.
     if channel.arena is None or start + size > channel.arena[1]:
         raise InvalidArgument("the payload lies outside the arena")
-    data = os.pread(channel.arena[0], size, start)
+    data = read_arena(channel.arena[0], start, size)
     if len(data) != size:
         raise InvalidArgument("the arena has lost its contents")
     return data

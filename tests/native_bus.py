@@ -5,6 +5,7 @@ Run as a script it is the bus process: ``native_bus.py ADDRESS LIMITS``, command
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -80,6 +81,10 @@ class NativeBus:
 
     def n_fds(self) -> int:
         return int(self.ask("fds"))
+
+    def fail(self, name: str, times: int, first: int = 0) -> int:
+        """Let a function of os fail in the bus process (``Failing``); how many failures are still to come."""
+        return int(self.ask(f"fail {name} {times} {first}"))
 
     def peer(self) -> Peer:
         return Peer.connect(self.address)
@@ -193,11 +198,40 @@ class _Control:
         data = os.read(0, 65536)
         self.is_over = not data
         *lines, self._buffer = (self._buffer + data).split(b"\n")
+        answers: dict[str, Callable[..., Any]] = {
+            "snapshot": self.hub.core.snapshot, "fds": lambda: len(os.listdir("/proc/self/fd")),
+            "fail": fail,
+        }
         for line in lines:
-            answers: dict[bytes, Any] = {
-                b"snapshot": self.hub.core.snapshot, b"fds": lambda: len(os.listdir("/proc/self/fd")),
-            }
-            print(json.dumps(answers[line](), default=bytes.hex), flush=True)
+            command, *arguments = line.decode().split()
+            print(json.dumps(answers[command](*arguments), default=bytes.hex), flush=True)
+
+
+class Failing:
+    """A function of os that fails with ENOMEM ``times`` times, after it has worked ``first`` times."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.first = self.times = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.first:
+            self.first -= 1
+        elif self.times:
+            self.times -= 1
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return self.function(*arguments)
+
+
+def fail(name: str, times: str, first: str = "0") -> int:
+    """How many failures of the last time were still to come."""
+    function = getattr(os, name)
+    if not isinstance(function, Failing):
+        function = Failing(function)
+        setattr(os, name, function)
+    left = function.times
+    function.times, function.first = int(times), int(first)
+    return left
 
 
 class LenientHub(PlainHub):

@@ -105,7 +105,7 @@ TOGETHER: list[tuple[str, ...]] = [
     ("opens_peers", "opens_channels", "abandons_descriptors", "passes_descriptors"),
     ("floods", "floods_itself", "holds_slices", "fills_pools"),
     ("creates_nodes", "multicasts"),
-    ("creates_and_destroys", "sends_the_largest", "never_reads"),
+    ("creates_and_destroys", "sends_the_largest"),
 ]
 
 
