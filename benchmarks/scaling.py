@@ -15,6 +15,7 @@ import argparse
 import gc
 import json
 import platform
+import resource
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from .worlds import DIMENSIONS, CoreWorld, InProcessWorld, SocketWorld, World
 SIZES = (1, 10, 100, 1_000, 10_000)
 BATCH = 100
 """Repetitions of an operation per round and world."""
+SPARE_DESCRIPTORS = 200
 Costs = dict[str, dict[str, dict[int, float]]]
 """Operation -> dimension -> size -> median microseconds."""
 
@@ -124,6 +126,10 @@ def main() -> int:
     sizes = [size for size in SIZES if size <= options.largest]
     if not sizes or options.rounds < 1 or options.batch < 1:
         parser.error("--largest, --rounds and --batch take numbers from 1 on")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if sum(sizes) + SPARE_DESCRIPTORS > most:
+        parser.error(f"{sum(sizes)} peers need as many descriptors, {most} are allowed: see --largest")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     costs = measure(sizes, options.rounds, options.batch)
     if options.json:
         print(json.dumps(costs, indent=1))

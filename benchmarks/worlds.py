@@ -10,7 +10,6 @@ Not here: timing (scaling).
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -219,8 +218,6 @@ class SocketWorld(LinkWorld):
     """A ``bus1 broker`` of its own."""
 
     def __init__(self, directory: Path) -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         maxima = [f"--max-{name}={FAR}" for name in ("slices", "handles", "bytes", "fds")]
         command = [sys.executable, "-m", "bus1", "broker", f"--address={directory}/bus", "--print-address",
                    f"--peers-per-user={FAR}", *maxima]

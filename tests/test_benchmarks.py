@@ -126,3 +126,18 @@ def test_messages_are_cut_where_they_end_however_they_arrive(load: Any) -> None:
         assert reader.take_reply() == second
         assert reader.frames() == [first]
         reader.close()
+
+
+def test_costs_are_measured_in_every_world_of_every_size() -> None:
+    few = ["--largest", "10", "--rounds", "1", "--batch", "2"]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "benchmarks.scaling", "--json", *few],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    costs = json.loads(done.stdout)
+    assert len(costs) == 9 and "socket: there and back" in costs
+    for by_dimension in costs.values():
+        assert len(by_dimension) == 4
+        assert all(set(by_size) == {"1", "10"} for by_size in by_dimension.values())
+        assert all(cost > 0 for by_size in by_dimension.values() for cost in by_size.values())
