@@ -317,12 +317,25 @@ class Machine(RuleBasedStateMachine):
         ]
         self.twins.run("node_destroy", peer.number, nodes, pick((0, 1, 0, 1, 2), flags))
 
-    @rule(who=small, what=small, unmapped=st.booleans())
-    def slice_release(self, who: int, what: int, unmapped: bool) -> None:
+    @rule(who=small, what=some, flags=small)
+    def destroy_on_the_way(self, who: int, what: int, flags: int) -> None:
+        """A node dies while a message or a seed carries it."""
+        reader = self.peer_with("queue" if flags % 4 else "seeds", who)
+        nodes = [node for data in [*reader.messages(), *reader.seeds] for node in data.nodes]
+        if nodes:
+            node = pick(nodes, what)
+            handle = node.owner.handle_to(node)
+            number = handle.number if handle is not None else 0x500
+            self.twins.run("node_destroy", node.owner.number, [number], flags % 2)
+
+    @rule(who=small, what=few, unmapped=st.booleans())
+    def slice_release(self, who: int, what: list[int], unmapped: bool) -> None:
         peer = self.peer_with("published", who)
-        offsets = [slice_.offset for slice_ in peer.published]
-        offset = pick(offsets, what // 4) if offsets and what % 4 else pick((0, 8, 9, 112), what // 4)
-        self.twins.run("slice_release", peer.number, offset, unmapped=unmapped)
+        for number in what:
+            offsets = tuple(slice_.offset for slice_ in peer.published)
+            guesses = offsets if offsets and number % 8 else (0, 8, 9, 112)
+            offset = pick(guesses, number // 8)
+            self.twins.run("slice_release", peer.number, offset, unmapped=unmapped)
 
     # ---- messages --------------------------------------------------------------------------------
 
