@@ -88,11 +88,15 @@ class Core:
         view: View | None = None,
     ) -> int:
         """A new peer accounted to ``uid`` (P-1, P-7)."""
-        self._numbers += 1
-        number = self._numbers
+        number = self._numbers + 1
         account = self._ledger.open(uid, limits, overhead)
-        pool = Pool(number, account, HeapMemory() if memory is None else memory, self._sequencer)
-        self._peers[number] = Peer(number, account, pool, self._sequencer, view)
+        try:
+            pool = Pool(number, account, HeapMemory() if memory is None else memory, self._sequencer)
+            self._peers[number] = Peer(number, account, pool, self._sequencer, view)
+        except BaseException:
+            self._ledger.close(account)
+            raise
+        self._numbers = number
         return number
 
     def peer_disconnect(self, peer: int) -> None:
@@ -148,7 +152,7 @@ class Core:
         if fresh:
             try:
                 giver.account.take(HANDLES, 1)
-            except QuotaExceeded:
+            except BaseException:
                 taker.account.give(HANDLES, 1)
                 raise
             giver.own(node, handle)

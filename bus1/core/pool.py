@@ -25,7 +25,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Container, Sequence
 
-from ..errors import NoSuchHandle, OutOfMemory, PoolFull, TooLarge
+from ..errors import NoSuchHandle, PoolFull, TooLarge
 from .account import BYTES, SLICES, Account
 from .api import Buffer, Memory
 from .sequencer import Sequencer
@@ -170,7 +170,7 @@ class Pool:
         self.slices += 1
         try:
             self.memory.reserve(segment.generation, offset, size)
-        except OutOfMemory:
+        except BaseException:
             self.cancel(slice_)
             raise
         return slice_
@@ -249,7 +249,7 @@ class Pool:
         segment = Segment(self.generation + 1, base, size, shared)
         try:
             self.memory.open_segment(segment.generation, base, size)
-        except OutOfMemory:
+        except BaseException:
             self._space.give(base, size)
             raise
         self.generation += 1
