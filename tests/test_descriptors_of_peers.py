@@ -108,6 +108,15 @@ def drained(peer: Peer) -> list[bytes]:
             return found
 
 
+def test_every_opening_makes_a_new_peer_that_is_live_at_once(p: Peer, q: Peer) -> None:
+    """P-1, P-2: another descriptor, another peer; there is no other step."""
+    assert p.fileno() != q.fileno()
+    assert [with_poll(peer) for peer in (p, q)] == [WRITABLE, WRITABLE]
+    assert p.transfer(0x10, q) != 0x10
+    p.send([0x10], b"to itself")
+    assert (drained(p), drained(q)) == ([b"to itself"], [])
+
+
 # ---- passed to other processes ---------------------------------------------------------------------
 
 
