@@ -5,7 +5,8 @@ an eventfd, set while messages are queued. The thread that uses the link drives 
 waits runs turns of the reactor. A fork leaves the bus with the parent: what the child has is a copy that
 nobody else is connected to, so there every operation says that the bus is gone.
 
-Invariants. 1. The eventfd is readable exactly while the peer is (after each operation).
+Invariants. 1. The eventfd is readable while the peer is, and once it is disconnected, as an eventfd cannot
+hang up; never otherwise (after each operation).
 2. Descriptors that cannot be duplicated leave the message queued (R-33).
 
 Not here: peers of other processes (links, broker).
@@ -79,7 +80,7 @@ class InProcessLink:
         reactor.settle()
 
     def fileno(self) -> int:
-        """An eventfd, readable while messages are queued."""
+        """An eventfd, readable while messages are queued, and from the disconnect on."""
         return self._event
 
     def woken(self) -> None:
@@ -90,7 +91,7 @@ class InProcessLink:
         """Heap memory has no segments to unmap."""
 
     def _signal(self) -> None:
-        is_readable = self._is_live and self._hub.core.is_readable(self.peer)
+        is_readable = not self._is_live or self._hub.core.is_readable(self.peer)
         if is_readable and not self._is_signalled:
             os.eventfd_write(self._event, 1)
         elif self._is_signalled and not is_readable:

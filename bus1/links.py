@@ -40,6 +40,18 @@ _LONGEST_WAIT = 1e5
 """Seconds; the kernel takes no time-outs beyond a few weeks."""
 
 
+_attaching = threading.Lock()
+"""In the child of a fork, whose locks are its parent's, one thread at a time opens a new channel."""
+
+
+def _forget_lock() -> None:
+    global _attaching
+    _attaching = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
+
+
 class Link(Protocol):
     """The page's operations for one peer; errors are those of semantics §11."""
 
@@ -104,6 +116,7 @@ class SocketLink:
         self.granted: tuple[int, ...] = ()
         self._address = default_address() if address is None else address
         self._sock, self._client = self._connect()
+        self._pid = os.getpid()
         try:
             if descriptor is None:
                 number, self.granted = self._run(self._client.open())
@@ -116,7 +129,6 @@ class SocketLink:
         self._descriptor = socket.socket(fileno=number)
 
     def _connect(self) -> tuple[socket.socket, Client]:
-        self._pid = os.getpid()
         self._state = threading.Condition()
         self._arena_use = threading.Lock()
         self._is_read = False
@@ -143,10 +155,14 @@ class SocketLink:
         return self._exchange(request)
 
     def _mind_fork(self) -> None:
-        if os.getpid() != self._pid:
-            self._sock.close()  # this copy alone: the parent goes on using its own
-            self._connect()
-            self._exchange(self._client.attach(self.fileno()))
+        if os.getpid() == self._pid:
+            return
+        with _attaching:
+            if os.getpid() != self._pid:
+                self._sock.close()  # this copy alone: the parent goes on using its own
+                self._connect()
+                self._exchange(self._client.attach(self.fileno()))
+                self._pid = os.getpid()
 
     def _exchange(self, request: Request[T], timeout: float = math.inf) -> T:
         client = self._client
@@ -341,6 +357,7 @@ class SocketLink:
             return client.message(answer)
 
     def _give_back(self, message: ReceivedMessage) -> None:
+        self._mind_fork()
         with self._state:
             offset, flags = self._client.slice_of(message)
         with suppress(NoSuchHandle, Disconnected):

@@ -78,6 +78,6 @@ def credentials_of(sock: socket.socket) -> Credentials:
 
 def _label(sock: socket.socket) -> bytes | None:
     try:
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL_MAX).rstrip(b"\0") or None
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL_MAX).rstrip(b"\0")
     except OSError:
         return None

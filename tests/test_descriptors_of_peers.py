@@ -360,6 +360,17 @@ def test_a_hang_up_is_readable_too(
         q.recv()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disconnect_is_readable(q: Peer, way: Callable[[Peer], int]) -> None:
+    """P-44: over each link, whatever it polls besides."""
+    assert not way(q) & READABLE
+    q.disconnect()
+    assert way(q) & READABLE
+    with pytest.raises(PeerShutdown):
+        q.recv()
+    assert way(q) & READABLE
+
+
 @only_socket
 def test_normal_data_is_ready_with_data(p: Peer, q: Peer, to_q: int) -> None:
     """P-41: POLLRDNORM with POLLIN, POLLWRNORM with POLLOUT."""
@@ -736,7 +747,7 @@ def test_without_a_label_in_the_kernel_nothing_is_attached(p: Peer, q: Peer, to_
 # ---- used by several threads -----------------------------------------------------------------------
 
 
-def at_once(*acts: Callable[[], None]) -> None:
+def at_once(*acts: Callable[[], object]) -> None:
     """Every act in a thread of its own; the first error is raised."""
     failures: list[BaseException] = []
     start = threading.Barrier(len(acts))
@@ -831,3 +842,47 @@ def test_a_child_uses_the_peer_while_the_parents_threads_do(p: Peer, q: Peer, to
         for thread in threads:
             thread.join()
     assert drained(q) == [b"%d %d" % (number, count) for number in range(8) for count in range(5)]
+
+
+@only_socket
+def test_threads_of_a_child_may_be_the_first_to_use_a_peer(
+    bus: NativeBus, p: Peer, q: Peer, to_q: int
+) -> None:
+    """P-2, P-4: several threads of a child, all at once."""
+
+    def act(sock: socket.socket) -> None:
+        signal.alarm(20)
+        at_once(*[p.query] * 8)
+        p.send([to_q], b"child")
+
+    assert [Child(act).end() for _ in range(5)] == [0] * 5
+    assert drained(q) == [b"child"] * 5
+
+
+@only_socket
+def test_a_child_gives_back_what_its_parent_received(bus: NativeBus, p: Peer, q: Peer, to_q: int) -> None:
+    """P-2, P-4: a thread of the parent is in the middle of a request when the child is forked."""
+    p.send([to_q], bytes(100_000))
+    message = q.recv()
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def be_in_a_request() -> None:
+        with q._link._state:  # type: ignore[attr-defined]  # no request takes long enough to fork in it
+            is_held.set()
+            is_over.wait()
+
+    thread = threading.Thread(target=be_in_a_request)
+    thread.start()
+    is_held.wait()
+
+    def act(sock: socket.socket) -> None:
+        signal.alarm(20)
+        message.release()
+        q.query()
+
+    child = Child(act)
+    is_over.set()
+    thread.join()
+    assert child.end() == 0
+    assert drained(q) == []
+    message.release()
