@@ -11,7 +11,7 @@ import pytest
 from core_bus import MIB, BusPeer, CoreBus, FlatMemory, Unchanged
 
 from bus1.core.api import Limits, Message, RecvFlag, ResetFlag, SendFlag
-from bus1.errors import NoSuchHandle, PeerShutdown
+from bus1.errors import NoSuchHandle, PeerShutdown, PoolFull
 from bus1.memory import SealedMemory
 
 WIDE = Limits(10**6, 10**6, 1 << 40, 10**6)
@@ -104,6 +104,23 @@ def test_the_first_slice_of_an_empty_pool_is_at_zero(reader: BusPeer, sender: Bu
         message = reader.recv()
         assert message.offset == 0
         reader.free(0)
+
+
+def test_the_pool_ends_before_its_address_of_all_ones(bus: CoreBus) -> None:
+    """L-2, L-3: 4 GiB do not fit, and less does; nothing is copied here."""
+    reader, sender = bus.peer(1), bus.peer(2)
+    to = reader.transfer(0x10, sender)
+    mebibyte = bytes(MIB)
+
+    def send(n: int) -> None:
+        bus.core.send(sender.number, [to], [mebibyte] * n, credentials=sender.credentials)
+
+    for _ in range(3):
+        send(1024)
+    with Unchanged(bus, PoolFull):
+        send(1024)
+    send(1023)
+    assert [reader.recv().offset for _ in range(4)] == [0, 1 << 30, 2 << 30, 3 << 30]
 
 
 def test_offsets_and_sizes_are_multiples_of_8(reader: BusPeer, sender: BusPeer, to: int) -> None:

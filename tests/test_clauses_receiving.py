@@ -155,6 +155,8 @@ def test_the_destination_is_the_receivers_own_id(bus: CoreBus, sender: BusPeer) 
     """R-8: of a multicast each receiver sees the node that it owns."""
     readers = [bus.peer() for _ in range(3)]
     nodes = (0x100, 0x40, 0)
+    for reader in readers:
+        reader.transfer(0x1000)
     to = [reader.transfer(node, sender) for reader, node in zip(readers, nodes, strict=True)]
     sender.send(to[::-1])
     assert [reader.recv().destination for reader in readers] == list(nodes)
@@ -198,11 +200,16 @@ def test_peek_has_all_effects_each_time(
         assert (reader.references(first), reader.references(second)) == (2 * count, count)
     for _ in range(4):
         reader.release(first)
+    assert not sender.is_readable()
     last = reader.recv(INSTALL_FDS)
     assert last.offset == peeked.offset and last.fds == (70, 71)
     assert last.handles == (second + 8, second, second + 8)
     assert memory.at(last.offset, 32) == b"payload\0" + pack("<3Q", *last.handles)
     assert bus.core.take_freed_fds() == [70, 71]
+    for _ in range(3):
+        assert not sender.is_readable()
+        reader.release(second)
+    assert sender.recv().destination == 0x200
 
 
 def test_each_peek_charges_the_handles_that_it_delivers(

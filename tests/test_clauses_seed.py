@@ -154,6 +154,7 @@ def test_new_nodes_in_the_seed_are_the_peers(bus: CoreBus, peer: BusPeer) -> Non
     plant(peer, handles=(0x500,))
     peer.reset(FLUSH_SEED)
     assert [peer.references(node) for node in (0x300, 0x400, 0x500)] == [1, 1, 1]
+    assert peer.send([0x300, 0x400, 0x500]) == [0, 0, 0]
     with Unchanged(bus, NoSuchHandle):
         plant(peer, handles=(0x600, 0x103))
     with Unchanged(bus, Busy):

@@ -88,6 +88,7 @@ def test_a_shared_segment_is_opened_at_the_lowest_address(pair: Pair) -> None:
 
 
 def test_gaps_do_not_merge_across_segments(pair: Pair) -> None:
+    """L-4."""
     half = [pair.pass_on(MIB // 2) for _ in range(10)]
     for index in (8, 7):
         pair.reader.free(half[index].offset)
