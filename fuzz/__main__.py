@@ -46,25 +46,42 @@ def libfuzzer() -> ModuleType | None:
         return None
 
 
-def main() -> int:
-    """Fuzz until the time is up or something is found; libFuzzer's exit code."""
-    chosen = arguments()
+def run(target: str, argv: list[str]) -> None:
+    """libFuzzer over one target; it ends the process."""
     atheris = libfuzzer()
-    if atheris is None:
+    assert atheris is not None
+    with atheris.instrument_imports(include=["bus1"]):
+        module = importlib.import_module(f"fuzz.{target}_target")
+    atheris.Setup(argv, module.one_input)
+    atheris.Fuzz()
+
+
+def itself(target: str, directory: str) -> str:
+    """A program that is this command again: to merge, libFuzzer executes argv[0]."""
+    program = Path(directory) / "fuzz"
+    code = f"import sys; from fuzz.__main__ import run; run({target!r}, sys.argv[1:])"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$0" "$@"\n')
+    program.chmod(0o700)
+    return str(program)
+
+
+def main() -> int:
+    """Fuzz until the time is up or something is found."""
+    chosen = arguments()
+    if libfuzzer() is None:
         print("fuzz: atheris is not installed: pip install 'bus1[fuzz]'", file=sys.stderr)
         return 2
-    with atheris.instrument_imports(include=["bus1"]):
-        target = importlib.import_module(f"fuzz.{chosen.target}_target")
+    known = CORPUS / chosen.target
     with tempfile.TemporaryDirectory() as forgotten:
-        known = CORPUS / chosen.target
-        options = [f"-max_total_time={chosen.seconds}", "-timeout=60", "-max_len=2048", "-len_control=20"]
-        kept = chosen.corpus or Path(forgotten)
-        if chosen.merge is not None:
-            options = ["-merge=1", "-max_len=2048"]
-            kept, known = chosen.merge, chosen.corpus or known
-        kept.mkdir(parents=True, exist_ok=True)
-        atheris.Setup([sys.argv[0], str(kept), str(known), *options, *chosen.options], target.one_input)
-        atheris.Fuzz()
+        if chosen.merge is None:
+            kept = chosen.corpus or Path(forgotten)
+            options = [f"-max_total_time={chosen.seconds}", "-timeout=60", "-len_control=20"]
+        else:
+            kept, known, options = chosen.merge, chosen.corpus or known, ["-merge=1"]
+        for folder in (kept, known):
+            folder.mkdir(parents=True, exist_ok=True)
+        program = itself(chosen.target, forgotten)
+        run(chosen.target, [program, str(kept), str(known), "-max_len=2048", *options, *chosen.options])
     return 0
 
 
