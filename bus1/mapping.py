@@ -113,10 +113,9 @@ def handles_and_secctx(
 ) -> tuple[tuple[int, ...], bytes | None]:
     """What follows the payload in a slice (R-40 … R-44)."""
     at = round_up(n_bytes)
-    try:
-        handles = struct.unpack_from(f"<{n_handles}Q", contents, at)
-    except struct.error:
-        raise RemoteProtocolError("the handles lie outside the slice") from None
+    if n_handles > (len(contents) - at) // 8:
+        raise RemoteProtocolError("the handles lie outside the slice")
+    handles = struct.unpack_from(f"<{n_handles}Q", contents, at)
     if not flags & MessageFlag.HAS_SECCTX:
         return handles, None
     at += 8 * n_handles + round_up(4 * n_fds)

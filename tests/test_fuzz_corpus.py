@@ -146,12 +146,14 @@ def test_an_arena_that_did_not_fit_into_the_process_is_too_many_descriptors() ->
         client.finish(request, taken(client, tag))
 
 
-@pytest.mark.parametrize(("kind", "offset"), [(9, NO_LIMIT), (1, 0)])
-def test_a_message_of_an_unknown_type_or_in_an_unknown_segment_is_the_fault_of_the_bus(
-    kind: int, offset: int
+@pytest.mark.parametrize(
+    ("kind", "offset", "n_bytes"), [(9, NO_LIMIT, 0), (1, 0, 0), (1, NO_LIMIT, NO_LIMIT), (1, NO_LIMIT, 1)]
+)
+def test_a_message_of_an_unknown_type_or_outside_its_slice_is_the_fault_of_the_bus(
+    kind: int, offset: int, n_bytes: int
 ) -> None:
     client, request, tag = client_of("recv")
-    fields = (kind, 0, 0x10, 0, 0, 0, 0, offset, 0, 0, 0, 0, 8, 0, 0, 77, 0, 0)
+    fields = (kind, 0, 0x10, 0, 0, 0, 0, offset, n_bytes, 0, 0, 0, 8, 0, 0, 77, 0, 0)
     client.exchange.reader.feed(answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*fields)))
     client.exchange.process()
     outcome = client.finish(request, taken(client, tag))
