@@ -14,6 +14,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -69,6 +70,7 @@ def _toml() -> dict[str, Any]:
     return tomllib.loads((TESTS / "clauses.toml").read_text())
 
 
+@cache
 def cited() -> dict[str, list[str]]:
     """The tests that cite each clause, as node ids, in the order of files and lines."""
     found: dict[str, list[str]] = {}
@@ -86,13 +88,16 @@ def citations(function: Function) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def deep() -> set[str]:
-    """The node ids of tests for long runs."""
-    return {node_id for node_id, function in _tests() if any("mark.deep" in m for m in _marks(function))}
+@cache
+def long() -> set[str]:
+    """The node ids of tests that are for long runs, or may take more than a minute."""
+    return {node_id for node_id, function in _tests() if any(map(_is_long, function.decorator_list))}
 
 
-def _marks(function: Function) -> list[str]:
-    return [ast.unparse(decorator) for decorator in function.decorator_list]
+def _is_long(decorator: ast.expr) -> bool:
+    text = ast.unparse(decorator)
+    timeout = re.fullmatch(r"pytest\.mark\.timeout\((\d+)\)", text)
+    return text == "pytest.mark.deep" or bool(timeout and int(timeout[1]) > 60)
 
 
 def _tests() -> Iterator[tuple[str, Function]]:

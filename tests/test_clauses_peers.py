@@ -178,7 +178,7 @@ def entangled() -> tuple[CoreBus, BusPeer, BusPeer, BusPeer]:
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_teardown_is_nodes_at_one_instant_then_handles_one_by_one(ends: bool) -> None:
-    """P-15, P-17, P-35, P-10: disconnect and a full flush look the same from outside."""
+    """P-10, P-15, P-17, P-34, P-35: disconnect and a full flush look the same from outside."""
     bus, one, two, three = entangled()
     if ends:
         one.disconnect()

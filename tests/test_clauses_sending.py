@@ -107,7 +107,12 @@ def peers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[
 
 
 def test_t_1_a_send_is_one_transaction(p: BusPeer, q: BusPeer, r: BusPeer, to_q: int, to_r: int) -> None:
-    """T-56: one stamp everywhere."""
+    """T-56: for all or for nobody, with one stamp everywhere."""
+    r.reset(max_slices=0)
+    with pytest.raises(QuotaExceeded):
+        p.send([to_q, to_r, 0x500], b"m")
+    assert not q.is_readable()
+    r.reset(max_slices=1)
     p.send([to_q, to_r, 0x500], b"m")
     assert len({peer.state()["queue"][0]["stamp"] for peer in (p, q, r)}) == 1
     assert [drain(peer) for peer in (p, q, r)] == [[("DATA", 0, 0x500)], *[[("DATA", 0, 0x10)]] * 2]
