@@ -35,7 +35,9 @@ class Shell:
     """Of the bus that ``serve`` started last: the one that is meant where no other is named."""
 
     def environment(self, **changes: str) -> dict[str, str]:
-        unwanted = ("BUS1_", "DBUS_", "PYTHONUNBUFFERED", "SYSTEMD_", "LISTEN_", "NOTIFY_", "NO_COLOR", "PAGER")
+        unwanted = (
+            "BUS1_", "DBUS_", "PYTHONUNBUFFERED", "SYSTEMD_", "LISTEN_", "NOTIFY_", "NO_COLOR", "PAGER",
+        )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         found = {"XDG_RUNTIME_DIR": str(self.folder), "LC_ALL": "C.UTF-8"}
         return kept | found | ({"BUS1_ADDRESS": self.address} if self.address else {}) | changes

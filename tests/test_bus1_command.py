@@ -543,15 +543,21 @@ def test_d_bus_connections_are_peers_with_names(bus1_bus: Bus, shell: Shell) -> 
 # ---- text from elsewhere, terminals ----------------------------------------------------------------
 
 
-def test_the_name_of_a_process_cannot_control_the_terminal(shell: Shell) -> None:
-    shell.serve("--address=bus")
+def named(shell: Shell, name: str) -> None:
+    """A process that has a peer, and this name."""
     code = (
         "import sys; from bus1.peer import Peer; p = Peer.connect(sys.argv[1])\n"
-        r"open('/proc/self/comm', 'wb').write(b'\x1b[2J\x07\r\xc2\x9b\\')" "\n"
+        "open('/proc/self/comm', 'wb').write(bytes.fromhex(sys.argv[2]))\n"
         "print('ready', flush=True); sys.stdin.read()"
     )
-    process = shell.start("-c", code, shell.address, program=[sys.executable], stdin=subprocess.PIPE)
+    arguments = (code, shell.address, name.encode().hex())
+    process = shell.start("-c", *arguments, program=[sys.executable], stdin=subprocess.PIPE)
     assert line(process.stdout) == "ready"
+
+
+def test_the_name_of_a_process_cannot_control_the_terminal(shell: Shell) -> None:
+    shell.serve("--address=bus")
+    named(shell, "\x1b[2J\x07\r\x9b\\")
     name = "\x1b[2J\x07\r\x9b\\"
     assert [record["command"] for record in shell.records("peers")] == [name]
     escaped = r"\x1b[2J\x07\r\x9b\\"
@@ -571,9 +577,10 @@ def test_whatever_is_printed_is_printable_and_stays_apart(one: str, other: str) 
 def test_what_the_encoding_does_not_have_is_escaped(shell: Shell) -> None:
     shell.serve("--address=bus")
     shell.peer().transfer(0x10)
+    named(shell, "é")
     text = shell.says("tree", PYTHONIOENCODING="ascii")
-    assert text.isascii() and "`- node 0x10" in text
-    assert "└─ node 0x10" in shell.says("tree")
+    assert text.isascii() and "`- node 0x10" in text and " \\xe9)" in text
+    assert "└─ node 0x10" in (text := shell.says("tree")) and " é)" in text
 
 
 def test_json_is_pretty_on_a_terminal_and_short_elsewhere(shell: Shell) -> None:
