@@ -12,6 +12,7 @@ from __future__ import annotations
 import pwd
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from .core.account import RESOURCES
@@ -53,6 +54,7 @@ class Document:
         return self.peers[owner]["nodes"][str(number)]["died"] is not None
 
 
+@lru_cache
 def user_name(uid: int) -> str:
     """The name of a user; the number if it has none."""
     try:
