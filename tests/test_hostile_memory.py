@@ -184,7 +184,7 @@ def send_from_arena(channel: RawChannel, start: int, size: int) -> int:
 def test_the_size_and_the_seals_of_an_arena_cannot_be_changed(
     bus: NativeBus, change: Callable[[int], object]
 ) -> None:
-    """L-13: else the bus would read less than it was promised, or nothing could be written to it again."""
+    """Else the bus would read less than it was promised, or nothing could be written to it again."""
     with (
         bus.channel().open() as channel, arena_of(channel, MIB) as fd,
         Peer.from_descriptor(channel.descriptor, bus.address) as peer,
@@ -216,7 +216,7 @@ def test_a_message_does_not_change_when_its_arena_does(bus: NativeBus) -> None:
 def test_an_arena_that_changes_while_the_bus_reads_it_harms_its_sender_alone(
     bus: NativeBus, disturb: str
 ) -> None:
-    """L-6, L-13: the receiver may get a mixture, but one that does not change any more; the bus goes on."""
+    """L-6: the receiver may get a mixture, but one that does not change any more; the bus goes on."""
     with (
         bus.peer() as p, bus.channel().open() as channel, arena_of(channel, 2 * MIB) as fd,
         Peer.from_descriptor(channel.descriptor, bus.address) as peer, mmap.mmap(fd, 2 * MIB) as arena,
@@ -250,7 +250,7 @@ def test_an_arena_that_changes_while_the_bus_reads_it_harms_its_sender_alone(
 
 
 def test_an_arena_that_was_replaced_is_read_no_more(bus: NativeBus) -> None:
-    """L-13: a client cannot make the bus read memory that it has given up, nor past the new end."""
+    """A client cannot make the bus read memory that it has given up, nor past the new end."""
     with (
         bus.channel().open() as channel, arena_of(channel, 2 * MIB) as old, arena_of(channel, MIB) as new,
         Peer.from_descriptor(channel.descriptor, bus.address) as peer,
@@ -264,7 +264,7 @@ def test_an_arena_that_was_replaced_is_read_no_more(bus: NativeBus) -> None:
 
 
 def test_no_request_gives_the_bus_memory_of_the_clients_making(bus: NativeBus) -> None:
-    """L-13: ARENA takes no descriptor, so the bus never reads a file that the client could truncate."""
+    """ARENA takes no descriptor, so the bus never reads a file that the client could truncate."""
     with bus.channel().open() as channel:
         own = os.memfd_create("own")
         channel.write(encode(Operation.ARENA, 4, struct.pack("<Q", 4096), 1), Fds([own]))

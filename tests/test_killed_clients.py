@@ -273,10 +273,10 @@ def test_every_operation_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
-def test_e_3_a_request_that_is_cut_anywhere_changes_nothing_and_a_whole_one_is_executed(
+def test_a_request_that_is_cut_anywhere_changes_nothing_and_a_whole_one_is_executed(
     bus: NativeBus, case: Case
 ) -> None:
-    """E-3, G-34: the channel ends after n bytes; the peer lives on, and its state shows what has happened."""
+    """The channel ends after n bytes; the peer lives on, and its state shows what has happened."""
     for n in case.cuts():
         with Stage(bus) as stage:
             case.prepare(stage)
@@ -293,7 +293,7 @@ def test_e_3_a_request_that_is_cut_anywhere_changes_nothing_and_a_whole_one_is_e
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_p_16_a_client_killed_at_any_byte_of_a_request_leaves_nothing(bus: NativeBus, case: Case) -> None:
-    """P-16, E-3: socket and descriptor close at once; whoever knew the peer hears of its end, and of nothing
+    """P-16: socket and descriptor close at once; whoever knew the peer hears of its end, and of nothing
     else unless the request was complete."""
     told: list[tuple[MessageType, bytes]] = []
     for n in case.cuts():
@@ -312,7 +312,7 @@ def test_p_16_a_client_killed_at_any_byte_of_a_request_leaves_nothing(bus: Nativ
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 def test_p_16_a_process_killed_in_the_middle_of_a_request_leaves_nothing(bus: NativeBus, case: Case) -> None:
-    """P-16, E-3: SIGKILL, at a sample of cuts; the kernel closes what the process had."""
+    """P-16: SIGKILL, at a sample of cuts; the kernel closes what the process had."""
     length = len(case.frame)
     for n in {0, HEADER.size // 2 + 1, HEADER.size, length // 2, length - 1, length}:
         with Stage(bus) as stage:
@@ -381,7 +381,7 @@ def test_a_message_on_offer_to_a_client_that_dies_goes_to_the_next(bus: NativeBu
 
 
 def test_answers_that_nobody_reads_any_more_are_no_obstacle(bus: NativeBus) -> None:
-    """E-3: what was complete is executed, though the client was killed before it read a single answer."""
+    """P-16: what was complete is executed, though the client was killed before it read a single answer."""
     with Stage(bus) as stage:
         frame = CASES["SEND"].frame
         kill_after(lambda: stage.channel.sock.sendall(frame * 20 + frame[:-1]), stage.channel)
