@@ -33,7 +33,7 @@ CHUNKS = 8
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_input_of_the_corpus_keeps_the_contract(target: str, chunk: int) -> None:
-    """P-16: whatever clients did, what they leave behind when they close is nothing; bystanders are served."""
+    """P-16: whatever clients did, they leave nothing behind when they close; bystanders are served."""
     for path in sorted((CORPUS / target).iterdir())[chunk::CHUNKS]:
         try:
             TARGETS[target](path.read_bytes())
