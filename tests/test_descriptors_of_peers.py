@@ -349,7 +349,7 @@ def test_readable_while_something_is_queued_and_writable_while_live(
 def test_a_hang_up_is_readable_too(
     bus: NativeBus, p: Peer, to_q: int, q: Peer, way: Callable[[Peer], int], is_queued: bool
 ) -> None:
-    """P-40, P-44: a socket that hangs up is also readable and writable, where the page has POLLHUP alone."""
+    """P-40, P-41: a socket that hangs up is also readable and writable, where the page has POLLHUP alone."""
     with Peer.from_descriptor(q.fileno(), bus.address) as other:
         if is_queued:
             p.send([to_q])
@@ -362,7 +362,7 @@ def test_a_hang_up_is_readable_too(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_disconnect_is_readable(q: Peer, way: Callable[[Peer], int]) -> None:
-    """P-44: over each link, whatever it polls besides."""
+    """P-40, P-44: over each link, whatever it polls besides."""
     assert not way(q) & READABLE
     q.disconnect()
     assert way(q) & READABLE
