@@ -69,9 +69,13 @@ class Request(Generic[T]):
 
 
 def as_parts(payload: Buffer | Sequence[Buffer]) -> Sequence[Buffer]:
-    """One buffer or several, as several, counted in bytes."""
+    """One buffer or several, as several that are contiguous and counted in bytes."""
     parts = [payload] if isinstance(payload, (bytes, bytearray, memoryview)) else payload
-    return [part.cast("B") if isinstance(part, memoryview) and part.itemsize != 1 else part for part in parts]
+    return [_flat(part) if isinstance(part, memoryview) else part for part in parts]
+
+
+def _flat(view: memoryview) -> Buffer:
+    return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
 def _nothing(answer: Answer) -> None:

@@ -249,6 +249,20 @@ def test_a_hundred_mebibytes_arrive_as_they_were(p: Peer, q: Peer, to_q: int) ->
         assert bytes(message.payload) == b"small"
 
 
+@pytest.mark.parametrize("repeat", [1, 40_000], ids=["in the frame", "through the arena"])
+def test_a_payload_is_the_bytes_of_its_buffers_however_they_lie(
+    p: Peer, q: Peer, to_q: int, repeat: int
+) -> None:
+    """T-10: gaps, words and rows are a matter of the view."""
+    parts = [
+        memoryview(b"a-b-c-" * repeat)[::2], memoryview(b"wordword").cast("I"),
+        memoryview(b"rows").cast("B", (2, 2)), b"", memoryview(b"dcba")[::-1],
+    ]
+    p.send([to_q], parts)
+    with q.recv() as message:
+        assert bytes(message.payload) == b"abc" * repeat + b"wordwordrows" + b"abcd"
+
+
 def test_the_buffers_of_a_sent_payload_may_change(p: Peer, q: Peer, to_q: int) -> None:
     """T-14."""
     buffer = bytearray(b"before")
