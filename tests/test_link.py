@@ -15,7 +15,7 @@ from contextlib import suppress
 import pytest
 from native_bus import InProcessBus, NativeBus
 
-from bus1.core.api import NO_LIMIT, Limits, MessageType, RecvFlag, ResetFlag, SendFlag
+from bus1.core.api import NO_LIMIT, Buffer, Limits, MessageType, RecvFlag, ResetFlag, SendFlag
 from bus1.descriptors import Fds
 from bus1.errors import (
     BadDescriptor,
@@ -254,7 +254,7 @@ def test_a_payload_is_the_bytes_of_its_buffers_however_they_lie(
     p: Peer, q: Peer, to_q: int, repeat: int
 ) -> None:
     """T-10: gaps, words and rows are a matter of the view."""
-    parts = [
+    parts: list[Buffer] = [
         memoryview(b"a-b-c-" * repeat)[::2], memoryview(b"wordword").cast("I"),
         memoryview(b"rows").cast("B", (2, 2)), b"", memoryview(b"dcba")[::-1],
     ]
