@@ -1,27 +1,24 @@
-"""model_machine: gives the same commands to a Core and to the model, and compares everything.
+"""model_machine: arbitrary commands from several peers and users, for a Core and the model of it.
 
-Theory. ``Twins`` runs one command on both and compares its result or the class of its error, then all that
-``Core.snapshot()`` shows, what the command left for the edge, and the bytes in the pools. ``Machine`` lets
-hypothesis choose commands: small numbers pick from what exists most of the time, and nonsense sometimes.
-All limits are tight, so that every quota bites.
+Theory. Hypothesis chooses a rule and small numbers; these pick from what exists most of the time, and
+nonsense sometimes. All limits are tight, so that every quota bites. ``tally`` notes what has happened.
 
-Not here: how the model works (``model``).
+Not here: what is compared (``model_twins``), how the model works (``model``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
-from core_bus import CoreBus, FlatMemory
+from core_bus import FlatMemory
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from model import DATA, PEEK, SEED, Model
-from model_objects import NEVER, Data, Entry, Peer
+from model import DATA, PEEK, SEED
+from model_objects import NEVER, Data, Peer
 from model_quota import HANDLES
-from model_rules import NODE_RELEASE
-from model_snapshot import snapshot
+from model_twins import MAXIMA, Twins
 
 from bus1.core.api import (
     FD_MAX,
@@ -31,14 +28,12 @@ from bus1.core.api import (
     VEC_MAX,
     Credentials,
     Limits,
-    Memory,
     Message,
 )
-from bus1.errors import Bus1Error, QuotaExceeded
+from bus1.errors import Bus1Error
 from bus1.memory import HeapMemory
 
 Choice = TypeVar("Choice")
-MAXIMA = Limits(slices=16, handles=28, inflight_bytes=300_000, inflight_fds=16)
 OTHERS = (
     None, None, Limits(8, 20, 100_000, 6), Limits(3, 28, 300_000, 16), Limits(16, 6, 300_000, 1), MAXIMA,
     Limits(100, 100, 1_000_000, 100), Limits(100, 100, 1_000_000, 100),
@@ -49,77 +44,6 @@ LABELS = (None, None, b"", b"label", b"a label.", b"unconfined")
 NODES = (0x10, 0x20, 0x30, 0, 0x104)
 NOBODYS = (0xB, 0x13, 0xFFB, HANDLE_INVALID, 1, 2, 0x11)
 BAD_LIMITS = (1 << 31, KEEP - 1)
-
-
-class Twins:
-    """A Core and the model of it."""
-
-    def __init__(self) -> None:
-        self.core = CoreBus(MAXIMA).core
-        self.model = Model(MAXIMA)
-        self.memories: dict[int, Memory] = {}
-        self.written = snapshot(self.model)
-        self.readable: set[int] = set()
-        self.tally: Counter[str] = Counter()
-
-    def run(self, command: str, *arguments: Any, **options: Any) -> Any:
-        """One command on both; the result, or the error."""
-        pending = self.pending()
-        expected = attempt(self.model, command, arguments, options)
-        told = attempt(self.core, command, arguments, options)
-        if isinstance(expected, Bus1Error):
-            assert type(told) is type(expected), f"{expected!r} expected, not {told!r}"
-            assert self.core.snapshot() == self.written, "a refusal has changed something"
-            level = f" {expected}" if isinstance(expected, QuotaExceeded) else ""
-            self.tally[f"{command}: {type(expected).__name__}{level}"] += 1
-        else:
-            assert told == expected
-            self.tally[command] += 1
-            if command in {"send", "handle_transfer"}:
-                self.tally["NODE_RELEASE withdrawn"] += len(pending - self.pending())
-            if command == "peer_new":
-                self.memories[expected] = arguments[1]
-            self.written = snapshot(self.model)
-            assert self.core.snapshot() | {"woken": [], "freed": []} == self.written
-        self.check_effects()
-        return expected
-
-    def pending(self) -> set[Entry]:
-        """All NODE_RELEASE that nobody has received."""
-        peers = self.model.peers.values()
-        return {entry for peer in peers for entry in peer.queue if entry.type is NODE_RELEASE}
-
-    def check_effects(self) -> None:
-        """What the edge is told, and what the peers can see."""
-        readable = {number for number, peer in self.model.peers.items() if peer.queue}
-        woken = self.core.take_woken()
-        assert len(woken) == len(set(woken))
-        assert readable - self.readable <= set(woken) <= readable  # P-43
-        self.readable = readable
-        freed, self.model.freed = self.model.freed, []
-        assert sorted(self.core.take_freed_fds()) == sorted(freed)
-        assert self.core.take_retired() == []
-        for number, peer in self.model.peers.items():
-            assert self.core.is_readable(number) is bool(peer.queue)  # P-41
-            self.check_pool(peer, self.memories[number])
-
-    def check_pool(self, peer: Peer, memory: Memory) -> None:
-        """L-13: payloads lie there from the send on; L-6: what was received stays as it was received."""
-        for slice_ in self.model.slices(peer):
-            if not isinstance(memory, FlatMemory):
-                assert b"".join(memory.read(slice_.offset)) == slice_.payload
-            elif slice_ in peer.published:
-                assert memory.at(slice_.offset, slice_.size) == slice_.contents
-            else:
-                assert memory.at(slice_.offset, len(slice_.payload)) == slice_.payload
-
-
-def attempt(bus: Any, command: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """The result of a command, or its error."""
-    try:
-        return getattr(bus, command)(*arguments, **options)
-    except Bus1Error as error:
-        return error
 
 
 def pick(choices: Sequence[Choice], number: int) -> Choice:
@@ -358,17 +282,20 @@ class Machine(RuleBasedStateMachine):
         for i, what in enumerate(to):
             self.send(peer, [self.foreign(peer, what)], self.handles(peer, carried), number + i, label)
 
-    @rule(who=small, to=some, carried=few, number=some, label=small)
-    def talk(self, who: int, to: int, carried: list[int], number: int, label: int) -> None:
-        """A message is sent, received, and released."""
+    @rule(who=small, to=some, carried=few, number=some, label=small, count=st.integers(1, 4))
+    def talk(self, who: int, to: int, carried: list[int], number: int, label: int, count: int) -> None:
+        """Messages are sent and received, and some of them released: that leaves gaps."""
         peer = self.peer(who)
         destination = self.foreign(peer, to)
-        self.send(peer, [destination], self.handles(peer, carried), number, label)
+        for i in range(count):
+            self.send(peer, [destination], self.handles(peer, carried[i:]), number + i, label)
         handle = peer.handle(destination)
         if handle is not None:
-            self.receive(handle.node.owner, pick((4, 0), number), NO_LIMIT)
-            for slice_ in handle.node.owner.published[number % 2 :]:
-                self.twins.run("slice_release", handle.node.owner.number, slice_.offset)
+            reader = handle.node.owner
+            for _ in range(count):
+                self.receive(reader, pick((4, 0), number), NO_LIMIT)
+            for slice_ in reader.published[number % 2 :: 1 + number % 3]:
+                self.twins.run("slice_release", reader.number, slice_.offset)
 
     @rule(who=small, to=somewhere, carried=few, number=some, flags=some, label=small)
     def send_to_all(

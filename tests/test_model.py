@@ -1,7 +1,7 @@
 """Core and its model agree about every command, whatever is asked, in whatever order.
 
 The model (``model``) is bus1 written down once more, from the clauses and without any thought of speed;
-``model_machine`` says what is compared.
+``model_twins`` says what is compared, ``model_machine`` what is asked.
 """
 
 from __future__ import annotations
