@@ -202,21 +202,24 @@ class Exchange:
         if len(frame.body) < ANSWER_PREFIX.size:
             raise RemoteProtocolError("an answer without a prefix")
         code, done, notes = ANSWER_PREFIX.unpack_from(frame.body)
+        values: tuple[int, ...] = ()
+        error = None
+        tail = frame.body[ANSWER_PREFIX.size :]
+        if code:
+            error = from_errno(code, tail.decode("utf-8", "replace"))
+        else:
+            values, tail = fields(RESULTS, operation, tail), tail[RESULTS[operation].size :]
+        # Nothing can be wrong with it from here on: what was offered has somebody to take it.
         offered = self._offers.pop(frame.tag, None) or Fds()
         self.n_drained += bool(notes & Note.DRAINED)
         self._n_answers += 1
         is_seed = frame.tag in self._seeds
         self._seeds.discard(frame.tag)
         which = self._n_answers, operation in RECEIVING and not is_seed
-        if code:
+        if error is not None:
             offered.close()
-            text = frame.body[ANSWER_PREFIX.size :].decode("utf-8", "replace")
-            error = from_errno(code, text)
-            answer = Answer(operation, error, done, (), b"", frame.fds, offered, *which)
-        else:
-            values = fields(RESULTS, operation, frame.body, ANSWER_PREFIX.size)
-            tail = frame.body[ANSWER_PREFIX.size + RESULTS[operation].size :]
-            answer = Answer(operation, None, done, values, tail, frame.fds, offered, *which)
+            tail = b""
+        answer = Answer(operation, error, done, values, tail, frame.fds, offered, *which)
         if frame.tag in self._abandoned:
             self._abandoned.discard(frame.tag)
             self._keep_or_drop(answer)

@@ -209,10 +209,10 @@ def words(body: bytes, offset: int, count: int) -> tuple[int, ...]:
     return struct.unpack_from(f"<{count}Q", body, offset)
 
 
-def fields(table: dict[int, struct.Struct], operation: int, body: bytes, offset: int = 0) -> tuple[int, ...]:
+def fields(table: dict[int, struct.Struct], operation: int, body: bytes) -> tuple[int, ...]:
     """The fixed part of a body; RemoteProtocolError if it is too short."""
     try:
-        return table[operation].unpack_from(body, offset)
+        return table[operation].unpack_from(body)
     except struct.error:
         raise RemoteProtocolError(f"operation {operation:#x} with {len(body)} bytes") from None
 
