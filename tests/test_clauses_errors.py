@@ -62,6 +62,11 @@ class Scene:
         self.p.send([0x100], b"payload", [self.to_q])
         self.p.reset(**maxima)
 
+    def drop(self) -> None:
+        """A NODE_RELEASE for node 0x100 is pending."""
+        self.p.transfer(0x100)
+        self.p.release(0x100)
+
     def fill(self) -> None:
         """Q's pool has no gibibyte left."""
         for _ in range(3):
@@ -102,7 +107,7 @@ CASES: list[tuple[str, str, Act, Act | None]] = [
     ("NODE_DESTROY", "ENXIO", lambda s: s.p.destroy(0x100, 0x700, 0x103), None),
     ("NODE_DESTROY", "ENOTUNIQ", lambda s: s.p.destroy(0x700, 0x100, 0x700), None),
     ("NODE_DESTROY", "EREMOTE", lambda s: s.p.destroy(0x100, s.to_q), None),
-    ("NODE_DESTROY", "ESTALE", lambda s: s.p.destroy(0x100, 0x200), None),
+    ("NODE_DESTROY", "ESTALE", lambda s: s.p.destroy(0x100, 0x200), lambda s: s.drop()),
     ("NODE_DESTROY", "EDQUOT", lambda s: s.p.destroy(0x100, 0x700), lambda s: s.limit(s.p, max_handles=1)),
     ("SLICE_RELEASE", "ESHUTDOWN", lambda s: s.gone.free(0), None),
     ("SLICE_RELEASE", "ENXIO", lambda s: s.p.free(0), None),
