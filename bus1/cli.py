@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from . import __version__
-from .command import GROUP, Command, Failure, UsageError, add_bus_arguments, example_lines
 from .errors import Bus1Error
-from .output import add_output_arguments, printable
+from .verbs.output import add_output_arguments, printable
+from .verbs.verb import GROUP, Command, Failure, UsageError, add_bus_arguments, example_lines
 
 _EXAMPLES = (
     ("bus1 broker --address=/tmp/bus", "serve native peers there, until Ctrl-C"),

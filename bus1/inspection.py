@@ -7,7 +7,7 @@ file, because it may be larger than any frame.
 
 Invariants. 1. Only root and the user of the bus are shown anything. 2. Nobody can change a document.
 
-Not here: what the operation looks like (requests), how the document is read (inspect_records).
+Not here: what the operation looks like (requests), how the document is read (verbs.records).
 """
 
 from __future__ import annotations

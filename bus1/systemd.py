@@ -5,7 +5,7 @@ says how many they are, and ``LISTEN_PID`` for whom. ``NOTIFY_SOCKET`` takes one
 
 Invariants. 1. Who cannot be told does not stop the bus.
 
-Not here: what is served when (broker_command).
+Not here: what is served when (verbs.broker).
 """
 
 from __future__ import annotations

@@ -25,16 +25,17 @@ from docutils.core import publish_string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus1 import __version__, cli, inspect_commands, inspect_records
+from bus1 import __version__, cli
 from bus1.addresses import native_address
-from bus1.command import GROUP, Failure
 from bus1.core.api import Limits
 from bus1.errors import Denied
 from bus1.frames import Operation, answer, refusal
-from bus1.inspect_records import Document, quota
-from bus1.output import Style, printable, table, wants_colour
-from bus1.output import tree as drawn
 from bus1.peer import Peer
+from bus1.verbs import inspect, records
+from bus1.verbs.output import Style, printable, table, wants_colour
+from bus1.verbs.output import tree as drawn
+from bus1.verbs.records import Document, quota
+from bus1.verbs.verb import GROUP, Failure
 
 PAGE = Path(__file__).parent.parent / "docs" / "bus1.1.rst"
 VERBS = ["broker", "peers", "quota", "tree"]
@@ -130,8 +131,8 @@ def test_only_the_module_of_the_verb_is_loaded_and_none_that_serves() -> None:
         "print(*sys.modules, file=sys.stderr)"
     )
     for arguments, unwanted in (
-        (["--help"], set()), (["peers", "--help"], {"bus1.broker_command"}),
-        (["broker", "--help"], {"bus1.inspect_commands"}), (["--version"], {"bus1.inspect_commands"}),
+        (["--help"], set()), (["peers", "--help"], {"bus1.verbs.broker"}),
+        (["broker", "--help"], {"bus1.verbs.inspect"}), (["--version"], {"bus1.verbs.inspect"}),
     ):
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=PATIENCE
@@ -225,12 +226,12 @@ def test_what_is_no_bus_is_a_failure_in_words(shell: Shell, said: bytes, complai
 def test_a_bus_that_does_not_answer_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(inspect_commands, "PATIENCE", 0.01)
+    monkeypatch.setattr(inspect, "PATIENCE", 0.01)
     with closing(socket.socket(socket.AF_UNIX)) as silent:
         silent.bind(str(tmp_path / "bus"))
         silent.listen()
         with pytest.raises(Failure, match="does not answer"):
-            inspect_commands.fetch(str(tmp_path / "bus"))
+            inspect.fetch(str(tmp_path / "bus"))
 
 
 @pytest.mark.parametrize("document", [b"{}", b"[]", b"nonsense", b'{"format": 2}', b"\xff"])
@@ -238,15 +239,15 @@ def test_a_document_of_another_kind_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, shell: Shell, document: bytes
 ) -> None:
     shell.serve("--address=bus")
-    asked = inspect_commands._ask
+    asked = inspect._ask
 
     def changed(sock: Any, client: Any, request: Any) -> Any:
         result = asked(sock, client, request)
         return document if request.operation == Operation.SNAPSHOT else result
 
-    monkeypatch.setattr(inspect_commands, "_ask", changed)
+    monkeypatch.setattr(inspect, "_ask", changed)
     with pytest.raises(Failure, match="sent"):
-        inspect_commands.fetch(shell.address)
+        inspect.fetch(shell.address)
 
 
 @pytest.mark.parametrize("command", [["peers"], ["--help"], ["tree", "--json=short"], ["peers", "--help"]])
@@ -344,7 +345,7 @@ def test_the_table_says_the_same_as_the_records(shell: Shell) -> None:
 
 def test_an_empty_bus_has_nobody(shell: Shell) -> None:
     shell.serve("--address=bus")
-    assert shell.says("peers").split() == [name.upper() for name in inspect_commands._COLUMNS]
+    assert shell.says("peers").split() == [name.upper() for name in inspect._COLUMNS]
     assert shell.says("peers", "--no-legend") == shell.says("tree") == shell.says("quota", "-j") == ""
     assert json.loads(shell.says("tree", "--json=pretty")) == []
 
@@ -507,7 +508,7 @@ def test_a_user_whose_limits_were_set_has_those_also_without_peers() -> None:
 def test_peers_that_nobody_knows_more_of_are_shown_with_their_user() -> None:
     bus = CoreBus()
     bus.peer(1001)
-    (record,) = inspect_records.peers(document_of(bus))
+    (record,) = records.peers(document_of(bus))
     assert (record["uid"], record["pid"], record["command"], record["channels"]) == (1001, None, None, None)
 
 

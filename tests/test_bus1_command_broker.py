@@ -18,12 +18,13 @@ from bus1_command import BUS1, Shell, line
 from buses import eventually
 from dbus_client import PATIENCE
 
-from bus1 import addresses, broker_command
+from bus1 import addresses
 from bus1.broker import BrokerLimits
-from bus1.command import Failure
 from bus1.core.api import Limits, RecvFlag
 from bus1.errors import BusGone, QuotaExceeded
 from bus1.peer import Peer
+from bus1.verbs import broker
+from bus1.verbs.verb import Failure
 
 
 @pytest.fixture
@@ -84,9 +85,9 @@ def test_without_an_environment_only_root_has_a_place(
 ) -> None:
     monkeypatch.setattr(addresses, "SYSTEM_ADDRESS", str(tmp_path / "bus1" / "bus"))
     with pytest.raises(Failure, match="say --address"):
-        broker_command.default_address({}, is_root=False)
+        broker.default_address({}, is_root=False)
     assert not (tmp_path / "bus1").exists()
-    assert broker_command.default_address({}, is_root=True) == str(tmp_path / "bus1" / "bus")
+    assert broker.default_address({}, is_root=True) == str(tmp_path / "bus1" / "bus")
     assert stat.S_IMODE((tmp_path / "bus1").stat().st_mode) == 0o755
 
 
@@ -234,7 +235,7 @@ def test_limits_are_the_usual_ones_otherwise(shell: Shell) -> None:
     assert shell.peer().query().limits == Limits()
     usual = BrokerLimits()
     expected = (usual.peers_per_user, usual.channels_per_user)
-    assert expected == (broker_command.PEERS_PER_USER, broker_command.CHANNELS_PER_USER)
+    assert expected == (broker.PEERS_PER_USER, broker.CHANNELS_PER_USER)
 
 
 @pytest.mark.parametrize("flag", ["--peers-per-user=2", "--channels-per-user=2"])

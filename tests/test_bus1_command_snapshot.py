@@ -24,10 +24,10 @@ from bus1.core.bus import Core
 from bus1.descriptors import Fds
 from bus1.errors import Denied, OutOfMemory
 from bus1.frames import ANSWER, ANSWER_PREFIX, RESULTS, Event, Frame, Operation, encode
-from bus1.inspect_commands import fetch
 from bus1.inspection import document_for
 from bus1.peer import Peer
 from bus1.reactor import Reactor
+from bus1.verbs.inspect import fetch
 
 SNAPSHOT = encode(Operation.SNAPSHOT, 7, struct.pack("<Q", 0))
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -159,20 +159,20 @@ os.setgroups([]), os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
 """
 LOOK = AS_SOMEBODY + """
 from bus1.errors import Bus1Error
-from bus1.inspect_commands import fetch
+from bus1.verbs.inspect import fetch
 try:
     print(fetch(sys.argv[3]).data["bus"]["uid"])
 except Bus1Error as error:
     print(type(error).__name__, error)
 """
 SERVE = AS_SOMEBODY + """
-from bus1.broker_command import COMMAND
+from bus1.verbs.broker import COMMAND
 from bus1.cli import parser_of
 COMMAND.run(parser_of("broker", COMMAND).parse_args(sys.argv[3:]))
 """
-LOOKING = "json,bus1.inspect_commands,bus1.inspect_records,bus1.client,bus1.transport,bus1.errors"
+LOOKING = "json,bus1.verbs.inspect,bus1.verbs.records,bus1.client,bus1.transport,bus1.errors"
 SERVING = (
-    "json,bus1.cli,bus1.broker_command,bus1.process,bus1.systemd,bus1.log,"
+    "json,bus1.cli,bus1.verbs.broker,bus1.process,bus1.systemd,bus1.log,"
     "bus1.broker,bus1.core.bus,bus1.inspection"
 )
 
@@ -299,8 +299,8 @@ def test_a_bus_without_room_for_the_document_says_so(monkeypatch: pytest.MonkeyP
 
 def test_a_client_without_room_for_the_descriptor_is_told_so(bus: NativeBus) -> None:
     code = (
-        "import os, resource, sys; from bus1.inspect_commands import fetch\n"
-        "import json, socket, bus1.client, bus1.inspect_records, bus1.transport, bus1.addresses\n"
+        "import os, resource, sys; from bus1.verbs.inspect import fetch\n"
+        "import json, socket, bus1.client, bus1.verbs.records, bus1.transport, bus1.addresses\n"
         "s = socket.socket(); n = s.fileno(); s.close()\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (n + 1, n + 1))\n"
         "try: fetch(sys.argv[1])\n"

@@ -1,10 +1,10 @@
-"""broker_command: ``bus1 broker``, a bus for native peers alone, in the foreground.
+"""broker: ``bus1 broker``, a bus for native peers alone, in the foreground.
 
 Theory. The process is ``bus1.process``'s: sockets first, then what is printed, then the import of what
 serves. Sockets come from a service manager, from ``--address``, or lie in the usual place; a socket file that
 nobody listens on is replaced, nothing else is.
 
-Not here: serving (broker), D-Bus clients (the bridge).
+Not here: serving (``bus1.broker``), D-Bus clients (the bridge).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .command import Command, Failure, UsageError
+from .verb import Command, Failure, UsageError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from .listening import Listening
+    from ..listening import Listening
 
 PROGRAM = "bus1-broker"
 _LARGEST = (1 << 63) - 1
@@ -43,7 +43,7 @@ _number.__name__ = "number"  # what argparse calls it
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    from .core.api import Limits
+    from ..core.api import Limits
 
     parser.add_argument(
         "--address", metavar="ADDRESS",
@@ -73,8 +73,8 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
-    from .listening import AddressError
-    from .process import Printing, live, prepare, printing_descriptor
+    from ..listening import AddressError
+    from ..process import Printing, live, prepare, printing_descriptor
 
     flags = {"--print-address": arguments.print_address, "--print-pid": arguments.print_pid}
     try:
@@ -100,9 +100,9 @@ def _run(arguments: Namespace) -> int:
 
 
 def _sockets(address: str | None) -> Sequence[Listening]:
-    from .addresses import socket_name
-    from .listening import AddressError, bind
-    from .systemd import activated
+    from ..addresses import socket_name
+    from ..listening import AddressError, bind
+    from ..systemd import activated
 
     passed = activated()
     if passed and address is not None:
@@ -112,7 +112,7 @@ def _sockets(address: str | None) -> Sequence[Listening]:
 
 def default_address(environment: Mapping[str, str] = os.environ, *, is_root: bool | None = None) -> str:
     """Where a bus listens that was not told; the directory of the usual places is made."""
-    from .addresses import SYSTEM_ADDRESS
+    from ..addresses import SYSTEM_ADDRESS
 
     if chosen := environment.get("BUS1_ADDRESS"):
         return chosen
@@ -129,13 +129,13 @@ def _serve(sockets: Sequence[Listening], arguments: Namespace, signals: int) -> 
     # only now: whoever waits for the address reads on
     from time import monotonic
 
-    from .broker import Broker, BrokerLimits, PlainHub
-    from .core.api import Limits
-    from .core.bus import Core
-    from .log import Log
-    from .process import STOP, SignalPipe
-    from .reactor import Reactor
-    from .systemd import notify
+    from ..broker import Broker, BrokerLimits, PlainHub
+    from ..core.api import Limits
+    from ..core.bus import Core
+    from ..log import Log
+    from ..process import STOP, SignalPipe
+    from ..reactor import Reactor
+    from ..systemd import notify
 
     limits = Limits(*(getattr(arguments, field) for _, field, _ in _MAXIMA))
     hub = PlainHub(Core(limits))

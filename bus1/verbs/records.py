@@ -1,10 +1,10 @@
-"""inspect_records: what ``bus1 peers``, ``tree`` and ``quota`` show, as records.
+"""records: what ``bus1 peers``, ``tree`` and ``quota`` show, as records.
 
 Theory. The bus answers SNAPSHOT with one document, see docs/protocol.md. Here it is turned around: from each
 node to those who hold it, from each user to who uses how much. Records are plain data, the same for JSON and
 text.
 
-Not here: asking the bus, and writing text (inspect_commands).
+Not here: asking the bus, and writing text (inspect).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
-from .core.account import RESOURCES
+from ..core.account import RESOURCES
 
 Record = dict[str, Any]
 _UNKNOWN: Record = {"pid": None, "command": None, "names": [], "channels": None}

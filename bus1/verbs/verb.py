@@ -1,4 +1,4 @@
-"""command: what a verb of the command ``bus1`` is, and what verbs have in common.
+"""verb: what a verb of the command ``bus1`` is, and what verbs have in common.
 
 Theory. Each room fills the entry-point group ``bus1.commands`` with its verbs: a name, and where its
 ``Command`` is found. A module of verbs is imported as soon as one of them is used or explained, so it
@@ -54,7 +54,7 @@ def add_bus_arguments(parser: ArgumentParser) -> None:
 
 def address_of(arguments: Namespace) -> str:
     """The address of the bus that is meant."""
-    from .addresses import SYSTEM_ADDRESS, default_address
+    from ..addresses import SYSTEM_ADDRESS, default_address
 
     if arguments.address is not None:
         return str(arguments.address)

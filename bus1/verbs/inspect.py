@@ -1,25 +1,25 @@
-"""inspect_commands: ``bus1 peers``, ``bus1 tree`` and ``bus1 quota``: who is on a bus, and who holds what.
+"""inspect: ``bus1 peers``, ``bus1 tree`` and ``bus1 quota``: who is on a bus, and who holds what.
 
 Theory. Each asks the bus for one document (SNAPSHOT), which only its own user and root are given, and shows a
 part of it. The bus may be ``bus1 broker`` or the native socket of bus1-bridge. No peer is opened, so looking
 changes nothing.
 
-Not here: what is in the document (inspection), how it is turned around (inspect_records).
+Not here: what is in the document (inspection), how it is turned around (records).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .command import Command, Failure, add_bus_arguments, address_of
 from .output import Branch, Style, add_output_arguments, printable, show, table
 from .output import tree as drawn
+from .verb import Command, Failure, add_bus_arguments, address_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from .client import Client, Request
-    from .inspect_records import Document
+    from ..client import Client, Request
+    from .records import Document
 
 PATIENCE = 25.0
 """Seconds to wait for a bus that does not answer."""
@@ -31,10 +31,10 @@ def fetch(address: str) -> Document:
     import json
     import socket
 
-    from .addresses import socket_name
-    from .client import Client
-    from .errors import BusGone
-    from .inspect_records import Document
+    from ..addresses import socket_name
+    from ..client import Client
+    from ..errors import BusGone
+    from .records import Document
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE)
@@ -60,7 +60,7 @@ def fetch(address: str) -> Document:
 def _ask(sock: Any, client: Client, request: Request[Any]) -> Any:
     from contextlib import suppress
 
-    from .transport import receive, transmit
+    from ..transport import receive, transmit
 
     exchange, tag = client.exchange, client.start(request)
     # what the bus said before it closed is still to be read
@@ -90,7 +90,7 @@ _COLUMNS = (
 
 
 def _peers(arguments: Namespace) -> int:
-    from .inspect_records import peers
+    from .records import peers
 
     records = peers(fetch(address_of(arguments)))
     rows = [[*(record[name] for name in _COLUMNS[:-1]), " ".join(record["names"])] for record in records]
@@ -121,7 +121,7 @@ def _add_tree_arguments(parser: ArgumentParser) -> None:
 
 
 def _tree(arguments: Namespace) -> int:
-    from .inspect_records import tree
+    from .records import tree
 
     records, chosen = tree(fetch(address_of(arguments))), arguments.peer
     if chosen is not None:
@@ -194,7 +194,7 @@ def _add_quota_arguments(parser: ArgumentParser) -> None:
 
 
 def _quota(arguments: Namespace) -> int:
-    from .inspect_records import quota
+    from .records import quota
 
     uid = None if arguments.user is None else _uid_of(arguments.user)
     records = quota(fetch(address_of(arguments)), uid)
