@@ -24,10 +24,18 @@ from typing import TYPE_CHECKING
 
 from .core.api import Credentials
 from .descriptors import Fds
-from .errors import Bus1Error, ProtocolError, QuotaExceeded, RemoteProtocolError, TooManyDescriptors
+from .errors import (
+    Bus1Error,
+    PeerShutdown,
+    ProtocolError,
+    QuotaExceeded,
+    RemoteProtocolError,
+    TooManyDescriptors,
+)
 from .frames import Frame, FrameReader, FrameWriter, refusal
 from .namespaces import pids_of
-from .requests import Sending, execute
+from .requests import execute
+from .sending import Sending
 from .transport import Arrival, credentials_of, receive, transmit
 from .unfinished import Unfinished
 
@@ -271,6 +279,14 @@ class Channel:
         self.station = station
         station.channels[self] = None
         self.broker.reactor.cancel((self, "handshake"))
+
+    def check_live(self) -> PeerStation:
+        """The station of the peer that this channel speaks for; PeerShutdown if that is over."""
+        station = self.station
+        assert station is not None
+        if not station.is_live:
+            raise PeerShutdown("the peer has been disconnected")
+        return station
 
     def replace_arena(self, fd: int, size: int) -> None:
         """Take ``fd`` as the new arena; QuotaExceeded leaves the old one, and ``fd`` with the caller."""

@@ -217,6 +217,12 @@ def fields(table: dict[int, struct.Struct], operation: int, body: bytes) -> tupl
         raise RemoteProtocolError(f"operation {operation:#x} with {len(body)} bytes") from None
 
 
+def check_length(frame: Frame, expected: int) -> None:
+    """RemoteProtocolError unless the body has exactly this length."""
+    if len(frame.body) != expected:
+        raise RemoteProtocolError(f"operation {frame.operation:#x}: {len(frame.body)} bytes, not {expected}")
+
+
 class FrameReader:
     """Bytes and descriptors in, frames out."""
 

@@ -9,14 +9,13 @@ Invariants. 1. A frame whose lengths do not fit raises RemoteProtocolError befor
 2. An operation that fails has changed nothing; of a sequence, the answer tells how many operations had taken
 effect. 3. Descriptors of a request that are not passed on are closed by the caller.
 
-Not here: when requests are executed (channel), RECV's line (station).
+Not here: when requests are executed (channel), what they send (sending), RECV's line (station).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .core.api import HANDLE_INVALID, OFFSET_INVALID, RecvFlag
@@ -25,9 +24,7 @@ from .errors import (
     Bus1Error,
     InternalError,
     InvalidArgument,
-    NotSupported,
     OutOfMemory,
-    PeerShutdown,
     ProtocolError,
     RemoteProtocolError,
     TooLarge,
@@ -46,23 +43,21 @@ from .frames import (
     Operation,
     RecvOption,
     answer,
+    check_length,
     error_answer,
     fields,
     words,
 )
-from .memory import make_arena, read_arena
+from .memory import make_arena
+from .sending import check_references, send, take
 from .station import PendingRecv
-from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from .channel import Channel
-    from .station import PeerStation
 
 Reply = tuple[bytes, Fds | None]
 _RECV_FLAGS = int(RecvFlag.PEEK | RecvFlag.SEED | RecvFlag.INSTALL_FDS)
 _RECV_OPTIONS = int(RecvOption.PARK | RecvOption.DETACH)
-MAX_REFERENCES = 16384
-"""Destinations and handles of one send, or nodes of one DESTROY: everybody waits until it is done."""
 
 
 class Interrupted(Exception):
@@ -98,40 +93,22 @@ def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply
         raise RemoteProtocolError(f"operation {number:#x} once the peer is known")
     operation = OPERATIONS.get(number)
     if operation is None:
-        _station(channel)  # P-13: of a disconnected peer nothing is known
+        channel.check_live()  # P-13: of a disconnected peer nothing is known
         raise UnknownOperation(f"operation {number:#x}")
     if len(frame.fds) and number not in _TAKES_FDS:
         raise RemoteProtocolError(f"operation {number:#x} takes no descriptors")
     return operation
 
 
-def _values(frame: Frame, tail: int = 0) -> tuple[int, ...]:
+def _values(frame: Frame) -> tuple[int, ...]:
     values = fields(REQUESTS, frame.operation, frame.body)
-    _check_length(frame, REQUESTS[frame.operation].size + tail)
+    check_length(frame, REQUESTS[frame.operation].size)
     return values
-
-
-def _check_length(frame: Frame, expected: int) -> None:
-    if len(frame.body) != expected:
-        raise RemoteProtocolError(f"operation {frame.operation:#x}: {len(frame.body)} bytes, not {expected}")
-
-
-def _check_references(count: int) -> None:
-    if count > MAX_REFERENCES:
-        raise TooLarge(f"{count} handles and nodes, a request takes {MAX_REFERENCES}")
 
 
 def _check_zero(value: int, what: str) -> None:
     if value:
         raise InvalidArgument(f"{what} must be 0")
-
-
-def _station(channel: Channel) -> PeerStation:
-    station = channel.station
-    assert station is not None
-    if not station.is_live:
-        raise PeerShutdown("the peer has been disconnected")
-    return station
 
 
 def _done(frame: Frame, *values: int) -> Reply:
@@ -191,7 +168,7 @@ def _arena(channel: Channel, frame: Frame) -> Reply:
 
 def _disconnect(channel: Channel, frame: Frame) -> Reply:
     (argument,) = _values(frame)
-    station = _station(channel)
+    station = channel.check_live()
     _check_zero(argument, "the argument")
     channel.broker.disconnect(station)
     return _done(frame)
@@ -199,7 +176,7 @@ def _disconnect(channel: Channel, frame: Frame) -> Reply:
 
 def _query(channel: Channel, frame: Frame) -> Reply:
     (flags,) = _values(frame)
-    state = channel.broker.hub.core.peer_query(_station(channel).peer)
+    state = channel.broker.hub.core.peer_query(channel.check_live().peer)
     _check_zero(flags, "flags")
     limits = state.limits
     return _done(
@@ -209,7 +186,7 @@ def _query(channel: Channel, frame: Frame) -> Reply:
 
 def _reset(channel: Channel, frame: Frame) -> Reply:
     flags, peer_flags, slices, handles, inflight_bytes, inflight_fds = _values(frame)
-    station = _station(channel)
+    station = channel.check_live()
     channel.broker.hub.core.peer_reset(
         station.peer, flags, peer_flags, max_slices=slices, max_handles=handles,
         max_inflight_bytes=inflight_bytes, max_inflight_fds=inflight_fds,
@@ -220,13 +197,13 @@ def _reset(channel: Channel, frame: Frame) -> Reply:
 
 def _release(channel: Channel, frame: Frame) -> Reply:
     (handle,) = _values(frame)
-    channel.broker.hub.core.handle_release(_station(channel).peer, handle)
+    channel.broker.hub.core.handle_release(channel.check_live().peer, handle)
     return _done(frame)
 
 
 def _transfer(channel: Channel, frame: Frame) -> Reply:
     flags, source, destination = _values(frame)
-    station = _station(channel)
+    station = channel.check_live()
     if len(frame.fds) > 1:
         raise RemoteProtocolError("TRANSFER presents at most one descriptor")
     _check_zero(flags, "flags")
@@ -240,9 +217,9 @@ def _destroy(channel: Channel, frame: Frame) -> Reply:
     flags, n_nodes = fields(REQUESTS, frame.operation, frame.body)
     fixed = REQUESTS[frame.operation].size
     nodes = words(frame.body, fixed, n_nodes)
-    _check_length(frame, fixed + 8 * n_nodes)
-    _check_references(n_nodes)
-    channel.broker.hub.core.node_destroy(_station(channel).peer, nodes, flags)
+    check_length(frame, fixed + 8 * n_nodes)
+    check_references(n_nodes)
+    channel.broker.hub.core.node_destroy(channel.check_live().peer, nodes, flags)
     return _done(frame)
 
 
@@ -258,95 +235,27 @@ def _slice_release(channel: Channel, frame: Frame) -> Reply:
 def _release_slice(channel: Channel, offset: int, flags: int) -> None:
     if flags & ~UNMAPPED:
         raise InvalidArgument(f"unknown flags {flags:#x} of SLICE_RELEASE")
-    _station(channel).slice_release(channel, offset, is_unmapped=bool(flags & UNMAPPED))
+    channel.check_live().slice_release(channel, offset, is_unmapped=bool(flags & UNMAPPED))
 
 
 def _segment(channel: Channel, frame: Frame) -> Reply:
     (generation,) = _values(frame)
-    segment, fds = _station(channel).segment_for(channel, generation)
+    segment, fds = channel.check_live().segment_for(channel, generation)
     body = RESULTS[frame.operation].pack(generation, segment.base, segment.size)
     return answer(frame.operation, frame.tag, body, n_fds=1), fds
 
 
 def _segment_unmapped(channel: Channel, frame: Frame) -> Reply:
     (generation,) = _values(frame)
-    _station(channel).segment_unmapped(channel, generation)
+    channel.check_live().segment_unmapped(channel, generation)
     return _done(frame)
 
 
 # ---- messages --------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Sending:
-    """SEND's part of a request, checked; ``rest`` are the fixed fields behind it."""
-
-    flags: int
-    destinations: tuple[int, ...]
-    optional: tuple[int, ...]
-    handles: tuple[int, ...]
-    parts: tuple[bytes, ...]
-    rest: tuple[int, ...]
-    progress: object = None
-    """The hub's own, if this send was not finished in an earlier turn."""
-
-
-def _sending(channel: Channel, frame: Frame) -> Sending:
-    begun, channel.sending = channel.sending, None
-    return begun or _parse_sending(channel, frame)
-
-
-def _parse_sending(channel: Channel, frame: Frame) -> Sending:
-    flags, n_destinations, n_optional, n_handles, n_inline, start, size, *rest = fields(
-        REQUESTS, frame.operation, frame.body
-    )
-    fixed = REQUESTS[frame.operation].size
-    tail = words(frame.body, fixed, n_destinations + n_optional + n_handles)
-    payload_at = fixed + 8 * len(tail)
-    _check_length(frame, payload_at + n_inline)
-    _station(channel)
-    _check_references(len(tail))
-    if n_inline > MAX_INLINE_PAYLOAD:
-        raise TooLarge(f"{n_inline} bytes of inline payload")
-    parts: tuple[bytes, ...] = (frame.body[payload_at:],) if n_inline else ()
-    if size:
-        parts += (_read_arena(channel, start, size),)
-    optional_at = n_destinations + n_optional
-    return Sending(
-        flags, tail[:n_destinations], tail[n_destinations:optional_at], tail[optional_at:], parts, tuple(rest)
-    )
-
-
-def _read_arena(channel: Channel, start: int, size: int) -> bytes:
-    if channel.arena is None or start + size > channel.arena[1]:
-        raise InvalidArgument("the payload lies outside the arena")
-    data = read_arena(channel.arena[0], start, size)
-    if len(data) != size:
-        raise InvalidArgument("the arena has lost its contents")
-    return data
-
-
-def _send_now(channel: Channel, frame: Frame, sending: Sending) -> list[int]:
-    broker = channel.broker
-    for fd in frame.fds:
-        if broker.is_peer_descriptor(fd):
-            raise NotSupported("a peer's descriptor cannot be sent")
-    try:
-        slots = broker.hub.send(
-            _station(channel).peer, sending.destinations, sending.parts, sending.handles, tuple(frame.fds),
-            flags=sending.flags, optional=sending.optional, credentials=channel.credentials,
-            progress=sending.progress,
-        )
-    except Unfinished as unfinished:
-        # Parsed once: what lies in the arena may be something else by then.
-        sending.progress, channel.sending = unfinished.progress, sending
-        raise
-    frame.fds.take_all()
-    return slots
-
-
 def _send(channel: Channel, frame: Frame) -> Reply:
-    slots = _send_now(channel, frame, _sending(channel, frame))
+    slots = send(channel, frame, take(channel, frame))
     if not any(slots):
         slots = []
     return answer(frame.operation, frame.tag, struct.pack(f"<Q{len(slots)}q", len(slots), *slots)), None
@@ -354,12 +263,12 @@ def _send(channel: Channel, frame: Frame) -> Reply:
 
 def _recv(channel: Channel, frame: Frame) -> None:
     request = _pending(channel, frame, _values(frame))
-    _station(channel).recv(request)
+    channel.check_live().recv(request)
 
 
 def _pending(channel: Channel, frame: Frame, values: tuple[int, ...]) -> PendingRecv:
     flags, max_offset, options = values
-    _station(channel)
+    channel.check_live()
     if flags & ~_RECV_FLAGS or options & ~_RECV_OPTIONS:
         raise InvalidArgument(f"unknown flags {flags:#x} or options {options:#x} of RECV")
     if flags & RecvFlag.SEED and options & RecvOption.PARK:
@@ -369,14 +278,14 @@ def _pending(channel: Channel, frame: Frame, values: tuple[int, ...]) -> Pending
 
 def _sequence(channel: Channel, frame: Frame) -> None:
     """CALL and REPLY: send, give the answered slice back, release a handle, park."""
-    sending = _sending(channel, frame)
+    sending = take(channel, frame)
     request = _pending(channel, frame, sending.rest[:3])
     offset, slice_flags, handle = sending.rest[3:] or (OFFSET_INVALID, 0, HANDLE_INVALID)
     if sending.flags or sending.optional:
         raise InvalidArgument("CALL and REPLY take neither flags nor optional destinations")
-    core, station = channel.broker.hub.core, _station(channel)
+    core, station = channel.broker.hub.core, channel.check_live()
     try:
-        _send_now(channel, frame, sending)
+        send(channel, frame, sending)
         request.done += 1
         channel.broker.reactor.settle()
         if offset != OFFSET_INVALID:
@@ -409,7 +318,7 @@ def _cancel(channel: Channel, frame: Frame) -> None:
 def _snapshot(channel: Channel, frame: Frame) -> Reply:
     (flags,) = _values(frame)
     if channel.station is not None:
-        _station(channel)
+        channel.check_live()
     _check_zero(flags, "flags")
     # rarely needed, and dear to import
     from .inspection import document_for
