@@ -14,10 +14,10 @@ from typing import Any, cast
 import anyio
 from bus1_services.connection import Connection, attach
 from bus1_services.handle import Handle
+from core_bus import Core
 
 from bus1.aio import Peer
 from bus1.core.api import Buffer, Credentials, Message, RecvFlag
-from bus1.core.bus import Core
 from bus1.descriptors import Fds, duplicate
 from bus1.errors import Bus1Error, BusGone, WouldBlock
 from bus1.memory import HeapMemory

@@ -26,11 +26,11 @@ from bus1_bridge.walk import ANY_FD, BodyCheck
 from bus1_services import call, seed
 from bus1_services.call import Envelope, Kind
 from bus1_services.seed import SeedDocument
+from core_bus import Core
 from dbus_fast import Message as OracleMessage
 from dbus_fast._private.unmarshaller import Unmarshaller
 
 from bus1.core.api import Credentials, Limits, Message, MessageType, Parcel
-from bus1.core.bus import Core
 from bus1.errors import NotSupported, RemoteProtocolError
 from bus1.unfinished import Unfinished
 

@@ -22,11 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from core_bus import Core
+
 from bus1 import transport
 from bus1.addresses import socket_name
 from bus1.broker import Broker, BrokerLimits, PlainHub
 from bus1.core.api import Buffer, CoreApi, Credentials, Limits
-from bus1.core.bus import Core
 from bus1.descriptors import Fds
 from bus1.errors import Bus1Error
 from bus1.frames import MAGIC, REQUESTS, VERSION, Frame, FrameReader, FrameWriter, Operation, encode

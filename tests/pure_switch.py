@@ -17,9 +17,9 @@ from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.replies import ReplyTable
 from bus1_bridge.switch.router import Router
 from bus1_bridge.switch.tables import Tables
+from core_bus import Core
 
 from bus1.core.api import Buffer, Credentials
-from bus1.core.bus import Core
 
 UID = 1000
 GUID = "0123456789abcdef" * 2

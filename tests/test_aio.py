@@ -12,12 +12,12 @@ from typing import Any
 
 import anyio
 import pytest
+from core_bus import Core
 from native_bus import NativeBus
 
 from bus1 import aio
 from bus1.broker import Broker, PlainHub
 from bus1.core.api import Credentials, Limits, MessageType, RecvFlag
-from bus1.core.bus import Core
 from bus1.errors import BusGone, Denied, Disconnected, NodeDestroyed, NoSuchHandle, QuotaExceeded, WouldBlock
 from bus1.peer import Peer
 from bus1.reactor import Reactor

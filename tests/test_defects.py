@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from bus1_bridge.switch.api import Failed, Punt, Shutdown
-from core_bus import CoreBus
+from core_bus import Core, CoreBus
 from dbus_client import Client
 from native_bus import RawChannel
 from test_window import Crank
 
 from bus1.broker import Broker, PlainHub
-from bus1.core.bus import Core
 from bus1.descriptors import Fds
 from bus1.errors import InternalError
 from bus1.frames import REQUESTS, Operation, encode

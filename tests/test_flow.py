@@ -17,9 +17,9 @@ from bus1_bridge.switch.flow import (
     user_limits,
 )
 from bus1_bridge.switch.limits import BusLimits
+from core_bus import Core
 
 from bus1.core.api import Credentials, Parcel
-from bus1.core.bus import Core
 
 UID = 1000
 MIB = 1 << 20

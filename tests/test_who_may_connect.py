@@ -14,13 +14,13 @@ from typing import cast
 import anyio
 import pytest
 from bus1_bridge.switch.api import Shutdown
+from core_bus import Core
 from native_bus import RawChannel
 from test_window import Crank
 
 from bus1 import aio, frames
 from bus1.broker import Broker, PlainHub
 from bus1.core.api import Credentials
-from bus1.core.bus import Core
 from bus1.errors import Denied
 from bus1.frames import EVENTS, REQUESTS, Operation, encode
 from bus1.peer import Peer

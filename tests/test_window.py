@@ -23,9 +23,9 @@ from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.loop import PythonSwitch
 from bus1_bridge.switch.router import Router
+from core_bus import Core
 from dbus_client import BUS, BUS_PATH, PATIENCE, Client
 
-from bus1.core.bus import Core
 from bus1.descriptors import refuse_unix_sockets
 from bus1.peer import Peer
 
