@@ -239,7 +239,8 @@ class Machine(RuleBasedStateMachine):
             pick(own, number // 3) if own and number % 3 else self.handle(peer, number // 3)
             for number in what
         ]
-        self.twins.run("node_destroy", peer.number, nodes, pick((0, 1, 0, 1, 2), flags))
+        strangers = [pick(NOBODYS, flags)] if flags % 8 == 5 else []
+        self.twins.run("node_destroy", peer.number, [*nodes, *strangers], pick((0, 1, 0, 1, 2), flags))
 
     @rule(who=small, what=some, flags=small)
     def destroy_on_the_way(self, who: int, what: int, flags: int) -> None:
@@ -306,10 +307,11 @@ class Machine(RuleBasedStateMachine):
         if flags % 4:
             destinations = list(dict.fromkeys(destinations))
         split = pick((4, 4, 1, 2, 0), number)
+        strangers = [pick(NOBODYS, flags)] if label % 4 == 3 else []
         bits = pick((2, 3, 4), flags) if flags % 32 == 31 else pick((0, 1), flags // 4)
         self.send(
             peer, destinations[:split], self.handles(peer, carried), number, label, flags=bits,
-            optional=destinations[split:],
+            optional=[*destinations[split:], *strangers],
         )
 
     @rule(who=small, carried=few, number=some, label=small)
