@@ -120,6 +120,7 @@ def test_a_message_that_was_faster_than_the_end_of_waiting_is_returned(native_bu
         sender.open()
         to_q = q.transfer(0x10, sender.descriptor)
         send = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 1, 0, 0) + struct.pack("<Q", to_q) + b"m"
+        native_bus.n_fds()  # it looks at its sockets anew: what is written first is found first
         os.kill(native_bus.process.pid, signal.SIGSTOP)
         timer = threading.Timer(10 * SHORT, os.kill, (native_bus.process.pid, signal.SIGCONT))
         sender.write(encode(Operation.SEND, 3, send))
