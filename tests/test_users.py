@@ -123,6 +123,9 @@ def test_whatever_one_user_does_two_others_go_on_talking(
         assert talk.goes_on(CALLS // len(ways))
         attack.end(bus)
         assert talk.goes_on()
+    with User(MALLORY, bus.address) as again:
+        everything = {"size": 3 * MIB, "n_handles": 1000, "n_fds": 256}
+        assert again.ask(do="send", handle=NODE, **everything) == 1, "it may have as much as before"
 
 
 def bus_peer_of(user: User, bus: NativeBus) -> User:
@@ -218,14 +221,14 @@ def test_each_further_peer_of_a_user_gets_half_of_the_rest(mailbox: Mailbox) -> 
 
 
 def test_the_share_returns_at_dequeue_and_the_rest_with_the_slice(mailbox: Mailbox) -> None:
-    """Q-8, Q-16: while 4 MiB lie unreleased Alice may add a quarter of 12, and then of 16."""
-    assert mailbox.takes(ALICE, 4 * MIB)
-    assert mailbox.peers[0].ask(do="recv") == 4 * MIB
-    assert mailbox.bob()["shares"] == {}
-    assert not mailbox.takes(ALICE, 3 * MIB + 8)
+    """Q-8, Q-16: with 2 MiB queued Alice may add a quarter of what is left beyond three times that."""
+    assert mailbox.takes(ALICE, 2 * MIB, times=3) == 2
+    assert mailbox.peers[0].ask(do="recv") == 2 * MIB
+    assert mailbox.bob()["shares"][str(ALICE)]["bytes"] == 2 * MIB
+    assert not mailbox.takes(ALICE, 3 * MIB // 2 + 8), "12 are left"
     assert mailbox.peers[0].ask(do="release") == 1
-    assert not mailbox.takes(ALICE, 4 * MIB + 8)
-    assert mailbox.takes(ALICE, 4 * MIB)
+    assert not mailbox.takes(ALICE, 2 * MIB + 8), "14 are left"
+    assert mailbox.takes(ALICE, 2 * MIB)
 
 
 def test_messages_are_parted_alike(mailbox: Mailbox) -> None:

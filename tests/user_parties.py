@@ -204,7 +204,13 @@ class Hostile:
         return step
 
     def opens_peers(self) -> Callable[[], None]:
-        return lambda: self.kept.append(Peer.connect(self.address))
+        """Peers that need no channel to live."""
+
+        def step() -> None:
+            with Peer.connect(self.address) as peer:
+                self.kept.append(os.dup(peer.fileno()))
+
+        return step
 
     def opens_channels(self) -> Callable[[], None]:
         return lambda: self.kept.append(Peer.from_descriptor(self.peer.fileno(), self.address))
