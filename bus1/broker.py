@@ -6,8 +6,8 @@ peers alone; the bridge's gateway is a Hub that also knows D-Bus connections. Pe
 socket cookie of their descriptor, which the kernel never gives to another socket.
 
 Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
-2. When a peer's descriptor hangs up, its
-complete requests are executed before it is disconnected, unless they take too long (``drained_turns``).
+2. When a peer's descriptor hangs up, its complete requests are executed before it is disconnected, unless
+they take too long (``drained_requests``, ``drained_turns``).
 3. A defect that shows while a channel is served costs that channel, and is reported to whoever wants to
 know; without anybody it ends the loop. A broken invariant of Core always does.
 
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from .allowance import Allowance
 from .channel import Channel
 from .core.api import Buffer, CoreApi, Credentials
 from .descriptors import Fds, refuse_unix_sockets, unix_socket_cookie
@@ -126,8 +127,11 @@ class BrokerLimits:
     unsent_bytes: int = 1 << 20
     """While more answers than this wait for a client to read, its requests wait, too."""
     requests_per_turn: int = 64
+    """Of all channels of a user; a large request counts as several."""
     drained_bytes: int = 1 << 22
     """What is still read from each channel of a peer whose descriptor has been closed."""
+    drained_requests: int = 4096
+    """How many of them are executed there, counted likewise."""
     drained_turns: int = 16
     """How often a request that is not finished still goes on there; after that it fails with its peer."""
     handshake_timeout: float = 30.0
@@ -157,6 +161,7 @@ class Broker:
         self._foreign: dict[PeerStation, Fds] = {}
         """Peers that see ids in their own way, each with what pins its pid namespace."""
         self._n_channels: Counter[int] = Counter()
+        self._allowances: dict[int, Allowance] = {}
         self._n_peers: Counter[int] = Counter()
         self._arena_bytes: Counter[int] = Counter()
         self._stray_fds: Counter[int] = Counter()
@@ -187,7 +192,10 @@ class Broker:
     def channel_gone(self, channel: Channel) -> None:
         """A channel has been closed."""
         del self._channels[channel]
-        _decrease(self._n_channels, channel.accepted.uid, 1)
+        uid = channel.accepted.uid
+        _decrease(self._n_channels, uid, 1)
+        if uid not in self._n_channels:
+            self._allowances.pop(uid, None)
 
     def broke(self, channel: Channel) -> None:
         """A defect showed while this channel was served: it pays for it; called within the handler."""
@@ -198,6 +206,10 @@ class Broker:
         import traceback
 
         self._report(channel.accepted.pid, traceback.format_exc())
+
+    def allowance_of(self, uid: int) -> Allowance:
+        """What all channels of a user draw on."""
+        return self._allowances.setdefault(uid, Allowance(self.reactor, self.limits.requests_per_turn))
 
     def charge_arena(self, uid: int, size: int) -> None:
         """Charge or give back bytes of arenas; QuotaExceeded changes nothing."""

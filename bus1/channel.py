@@ -1,11 +1,11 @@
 """channel: the bus's side of one client connection.
 
 Theory. A channel reads frames, lets ``requests`` execute them one after the other, and writes the answers.
-It is bound to one peer by OPEN or ATTACH and does not keep it alive. Per turn it reads once and executes a
-bounded number of requests; what is left goes on by a timer that is due at once, after everybody else had
-a turn. A request that is ``Unfinished`` ends the turn, too: it stays in front, parsed, with its descriptors,
-and those behind it wait. While answers pile up unsent, the channel executes and reads nothing: a client
-that does not read stops itself alone.
+It is bound to one peer by OPEN or ATTACH and does not keep it alive. Per turn it reads once and executes
+what the allowance of its user permits; what is left goes on in a later turn, after everybody else had one.
+A request that is ``Unfinished`` ends the turn, too: it stays in front, parsed, with its descriptors, and
+those behind it wait. While answers pile up unsent, the channel executes and reads nothing: a client that
+does not read stops itself alone.
 
 Invariants. 1. Effects of a request are settled before its answer is written. 2. Malformed bytes close this
 channel, in words, and touch nothing else. 3. Requests that are complete when the client closes its sending
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from .broker import Broker
     from .station import PeerStation
 
-_ALL = -1
 _HANG_UP = select.EPOLLHUP | select.EPOLLERR
 _INPUT = select.EPOLLIN | select.EPOLLRDHUP | _HANG_UP
 
@@ -68,9 +67,12 @@ class Channel:
         """What the request in front sends, if it goes on in the next turn."""
         self._front: Frame | None = None
         """That request; it owns its descriptors."""
+        self._allowance = broker.allowance_of(self.accepted.uid)
         self._reader = FrameReader()
         self._writer = FrameWriter()
         self._n_stray_fds = 0
+        self.spent = 0
+        """What the requests of this turn have cost so far: one each, and more if they are large."""
         self._is_working = False
         self._is_ended = False
         self._is_closed = False
@@ -94,7 +96,12 @@ class Channel:
                 self._writer.close()
             if events & _INPUT and not self._has_more:
                 self._read()
-            self._take_turn(now)
+            self._allowance.begin_turn()
+            if not self._allowance.line:
+                self._take_turn(now)
+            elif self not in self._allowance.line:
+                self._has_more = True
+                self._end_turn(now)
         except Exception:
             self.broker.broke(self)
 
@@ -107,25 +114,27 @@ class Channel:
 
     def _drain(self, now: float) -> None:
         budget, turns = self.broker.limits.drained_bytes, self.broker.limits.drained_turns
-        self._work(_ALL)
+        left = self.broker.limits.drained_requests
+        left -= self._work(left)
         while True:
             if self._front is not None and turns > 0 and not self._is_clogged:
                 turns -= 1
-            elif self._front is None and budget > 0 and (size := self._read()):
+            elif self._front is None and budget > 0 and left > 0 and (size := self._read()):
                 budget -= size
             else:
                 break
-            self._work(_ALL)
+            left -= self._work(left)
         self._end_turn(now)
 
-    def _turn(self, now: float) -> None:
+    def go_on(self, now: float) -> None:
+        """Its turn among the channels of its user has come."""
         try:
             self._take_turn(now)
         except Exception:
             self.broker.broke(self)
 
     def _take_turn(self, now: float) -> None:
-        self._work(self.broker.limits.requests_per_turn)
+        self._allowance.left -= self._work(self._allowance.left)
         self._end_turn(now)
 
     def _end_turn(self, now: float) -> None:
@@ -136,7 +145,7 @@ class Channel:
             self.close()
             return
         if self._has_more and not self._is_clogged:
-            self.broker.reactor.call_at(now, (self, "turn"), self._turn)
+            self._allowance.wait(self)
         self._watch()
 
     @property
@@ -181,18 +190,20 @@ class Channel:
         pids = pids_of(arrival.pid) if asks else ()
         return Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx, pids)
 
-    def _work(self, budget: int) -> None:
+    def _work(self, budget: int) -> int:
+        """Execute what is there, within ``budget``; what it has cost."""
         self._is_working = True
         self._has_more = False
+        self.spent = 0
         try:
             while not self._is_closed:
-                if budget == 0 or self._is_clogged:
+                if self.spent >= budget or self._is_clogged:
                     self._has_more = True
                     break
                 frame, self._front = self._front or self._reader.next(), None
                 if frame is None:
                     break
-                budget -= 1
+                self.spent += 1
                 if not self._execute(frame):
                     self._has_more = True
                     break
@@ -202,6 +213,7 @@ class Channel:
             self._is_working = False
         if not self._is_closed:
             self._mind_stray_fds()
+        return self.spent
 
     def _execute(self, frame: Frame) -> bool:
         """False: the request goes on in the next turn."""
@@ -269,8 +281,8 @@ class Channel:
             # Nobody reads any more, or the kernel takes no more descriptors: close, but not in the middle.
             self._writer.close()
             self._is_ended = True
-            reactor = self.broker.reactor
-            reactor.call_at(reactor.clock(), (self, "turn"), self._turn)
+            self._has_more = True
+            self._allowance.wait(self)
 
     # ---- binding and the end ---------------------------------------------------------------------
 
@@ -316,7 +328,8 @@ class Channel:
             return
         self._is_closed = True
         reactor = self.broker.reactor
-        for key in ("handshake", "turn", "descriptors"):
+        self._allowance.leave(self)
+        for key in ("handshake", "descriptors"):
             reactor.cancel((self, key))
         reactor.remove(self)
         self._sock.close()

@@ -82,6 +82,8 @@ class Reactor:
         """(when, number, key) of every timer."""
         self._sequence = 0
         self._settling = False
+        self.turn = 0
+        """Counts the turns."""
 
     # ---- sources ---------------------------------------------------------------------------------
 
@@ -179,6 +181,7 @@ class Reactor:
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
         timeout = None if until == math.inf else min(max(0.0, until - self.clock()), _LONGEST_WAIT)
         events = self._epoll.poll(timeout)
+        self.turn += 1
         self._removed.clear()
         now, last = self.clock(), self._sequence
         for fd, mask in events:

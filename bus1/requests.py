@@ -218,7 +218,7 @@ def _destroy(channel: Channel, frame: Frame) -> Reply:
     fixed = REQUESTS[frame.operation].size
     nodes = words(frame.body, fixed, n_nodes)
     check_length(frame, fixed + 8 * n_nodes)
-    check_references(n_nodes)
+    check_references(channel, n_nodes)
     channel.broker.hub.core.node_destroy(channel.check_live().peer, nodes, flags)
     return _done(frame)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_REFERENCES = 16384
 """Destinations and handles of one send, or nodes of one DESTROY: everybody waits until it is done."""
+_REFERENCES_PER_REQUEST, _BYTES_PER_REQUEST = 32, 1 << 18
+"""So many handles and nodes, and bytes of an arena, cost as much of the allowance as a small request."""
 
 
 @dataclass(slots=True)
@@ -40,8 +42,9 @@ class Sending:
     """The hub's own, if this send was not finished in an earlier turn."""
 
 
-def check_references(count: int) -> None:
+def check_references(channel: Channel, count: int) -> None:
     """TooLarge if one request names more handles and nodes than everybody else should wait for."""
+    channel.spent += count // _REFERENCES_PER_REQUEST
     if count > MAX_REFERENCES:
         raise TooLarge(f"{count} handles and nodes, a request takes {MAX_REFERENCES}")
 
@@ -80,7 +83,7 @@ def _parse(channel: Channel, frame: Frame) -> Sending:
     payload_at = fixed + 8 * len(tail)
     check_length(frame, payload_at + n_inline)
     channel.check_live()
-    check_references(len(tail))
+    check_references(channel, len(tail))
     if n_inline > MAX_INLINE_PAYLOAD:
         raise TooLarge(f"{n_inline} bytes of inline payload")
     parts: tuple[bytes, ...] = (frame.body[payload_at:],) if n_inline else ()
@@ -95,6 +98,7 @@ def _parse(channel: Channel, frame: Frame) -> Sending:
 def _from_arena(channel: Channel, start: int, size: int) -> bytes:
     if channel.arena is None or start + size > channel.arena[1]:
         raise InvalidArgument("the payload lies outside the arena")
+    channel.spent += size // _BYTES_PER_REQUEST
     data = read_arena(channel.arena[0], start, size)
     if len(data) != size:
         raise InvalidArgument("the arena has lost its contents")
