@@ -45,7 +45,7 @@ CLIENT_FACES = {
 
 EDGES = {
     "bridge/bus1_bridge/cli.py", "bridge/bus1_bridge/daemon.py", "bridge/bus1_bridge/listening.py",
-    "bridge/bus1_bridge/log.py", "bridge/bus1_bridge/process.py",
+    "bridge/bus1_bridge/process.py",
     "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",
 }
 """The files of the bridge that touch the world."""
