@@ -150,7 +150,8 @@ class Channel:
 
     @property
     def _is_clogged(self) -> bool:
-        return self._writer.pending > self.broker.limits.unsent_bytes
+        """Too much waits for the client to read: bytes, or any descriptor, as it fills the bus's table."""
+        return self._writer.pending > self.broker.limits.unsent_bytes or self._writer.n_fds > 0
 
     def _watch(self) -> None:
         if self._is_closed:

@@ -106,7 +106,8 @@ def _load(entry: EntryPoint) -> Command:
         command = entry.load()
     except (ImportError, AttributeError) as error:
         raise Failure(f"the verb {entry.name} cannot be loaded: {error}") from error
-    assert isinstance(command, Command)
+    if not isinstance(command, Command):
+        raise Failure(f"the verb {entry.name} cannot be loaded: {entry.value} is no command")
     return command
 
 

@@ -380,10 +380,12 @@ def _opened(answer: Answer) -> tuple[int, tuple[int, ...]]:
 
 def _document(answer: Answer) -> bytes:
     with answer.fds:
-        if len(answer.fds) != 1:
-            raise TooManyDescriptors("the document did not fit into this process")
-        with mmap.mmap(answer.fds[0], answer.values[0], prot=mmap.PROT_READ) as memory:
-            return bytes(memory)
+        _check_fd(answer, "the document")
+        try:
+            with mmap.mmap(answer.fds[0], answer.values[0], prot=mmap.PROT_READ) as memory:
+                return bytes(memory)
+        except (OSError, ValueError, OverflowError) as error:
+            raise OutOfMemory(f"cannot map the document: {error}") from error
 
 
 def _slots(answer: Answer, n_slots: int) -> list[int]:

@@ -298,11 +298,14 @@ class FrameWriter:
         self._queue: deque[_Outgoing] = deque()
         self.pending = 0
         """Bytes that have not been sent."""
+        self.n_fds = 0
+        """Descriptors of frames that have not been sent wholly."""
 
     def push(self, frame: bytes, fds: Fds | None = None) -> None:
         """Queue a frame; takes the descriptors and closes them once they are sent."""
         self._queue.append(_Outgoing(frame, fds))
         self.pending += len(frame)
+        self.n_fds += len(fds or ())
 
     def chunk(self) -> tuple[list[memoryview], Sequence[int]]:
         """Buffers and descriptors of the next sendmsg."""
@@ -330,6 +333,7 @@ class FrameWriter:
             n -= len(first.view)
             self._queue.popleft()
             if first.owner is not None:
+                self.n_fds -= len(first.owner)
                 first.owner.close()
 
     def close(self) -> None:
@@ -338,4 +342,4 @@ class FrameWriter:
             if outgoing.owner is not None:
                 outgoing.owner.close()
         self._queue.clear()
-        self.pending = 0
+        self.pending = self.n_fds = 0

@@ -35,11 +35,11 @@ def document_for(broker: Broker, asker: Credentials) -> tuple[int, Fds]:
     owner = os.geteuid()
     if asker.uid not in {0, owner}:
         raise Denied(f"user {asker.uid} may not look into the bus of user {owner}")
-    data = json.dumps(_document(broker), default=bytes.hex, separators=(",", ":")).encode()
     try:
+        data = json.dumps(_document(broker), default=bytes.hex, separators=(",", ":")).encode()
         return len(data), Fds([_sealed(data)])
-    except OSError as error:
-        raise OutOfMemory(f"no room for a document of {len(data)} bytes: {error.strerror}") from error
+    except (OSError, MemoryError) as error:
+        raise OutOfMemory(f"no room for the document: {error}") from error
 
 
 def _sealed(data: bytes) -> int:

@@ -320,6 +320,7 @@ def _snapshot(channel: Channel, frame: Frame) -> Reply:
     if channel.station is not None:
         channel.check_live()
     _check_zero(flags, "flags")
+    channel.spent += channel.broker.limits.requests_per_turn  # it looks at everything
     # rarely needed, and dear to import
     from .inspection import document_for
 

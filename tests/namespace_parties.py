@@ -22,7 +22,7 @@ from bus1.descriptors import Fds
 from bus1.peer import Peer
 
 CLONE_NEWUSER, CLONE_NEWPID = 0x1000_0000, 0x2000_0000
-FIRST_UID, FIRST_GID, COUNT = 70_000, 80_000, 1000
+FIRST_UID, FIRST_GID, COUNT = 61_000, 62_000, 1000
 """Ids of the machine that are 0 and up in the namespaces."""
 
 

@@ -62,6 +62,7 @@ class Client:
         bus.broker.accept(theirs)
         while self.answers() < 2:
             bus.turn()
+        bus.turn()  # behind an answer with a descriptor a channel waits until it has left
 
     def answers(self) -> int:
         """How many answers have come since something was asked last."""
@@ -166,6 +167,7 @@ def test_a_payload_from_the_arena_is_a_turn_of_its_own(bus: SteppedBus, clients:
     client.ask(encode(Operation.ARENA, 3, struct.pack("<Q", size)))
     bus.turn()
     assert client.answers() == 1
+    bus.turn()
     large = encode(Operation.SEND, 4, REQUESTS[Operation.SEND].pack(0, 0, 0, 0, 0, 0, size))
     client.ask(large * 3)
     for n in (1, 2, 3):
@@ -218,3 +220,22 @@ def test_a_channel_that_leaves_the_line_is_forgotten(bus: SteppedBus) -> None:
     bus.turn()
     bus.turn()
     assert went == ["two"] and allowance.line == {}
+
+
+def test_descriptors_that_nobody_reads_stop_their_channel(bus: SteppedBus, clients: list[Client]) -> None:
+    """Each answer brings a descriptor, and the client reads none of them."""
+    client = clients[0]
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+    before = len(os.listdir("/proc/self/fd"))
+    client.sock.setblocking(False)
+    n_asked = n_refused = 0
+    while n_refused < 50:
+        try:
+            client.sock.sendall(encode(Operation.ARENA, 3, struct.pack("<Q", 4096)))
+            n_asked += 1
+        except BlockingIOError:
+            n_refused += 1
+        bus.turn()
+    assert n_asked > 100
+    # its arena, and one more in the answer that waits
+    assert len(os.listdir("/proc/self/fd")) <= before + 2

@@ -87,13 +87,13 @@ def page(text: str, wants_pager: bool) -> None:
 
         # an empty value is no pager, as for systemd's tools
         chosen = os.environ.get("SYSTEMD_PAGER", os.environ.get("PAGER", "less"))
-        if words := shlex.split(chosen):
-            environment = {"LESS": "FRSXMK", **os.environ}
-            try:
+        environment = {"LESS": "FRSXMK", **os.environ}
+        try:
+            if words := shlex.split(chosen):
                 subprocess.run(words, input=text, text=True, errors="backslashreplace", env=environment)
                 return
-            except (FileNotFoundError, PermissionError):
-                pass
+        except (FileNotFoundError, PermissionError, ValueError):
+            pass  # a pager that cannot be had, or whose name makes no sense
     _print(text)
 
 
