@@ -262,7 +262,7 @@ class _Instead:
 class UnorderedHub(PlainHub):
     """Breaks the order of events on purpose: what it holds back happens some turns later."""
 
-    TURNS = 8
+    TURNS = 24
 
     def __init__(self, core: CoreApi) -> None:
         super().__init__(core)
