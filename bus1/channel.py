@@ -66,7 +66,7 @@ class Channel:
         self.sending: Sending | None = None
         """What the request in front sends, if it goes on in the next turn."""
         self._front: Frame | None = None
-        """That request; it owns its descriptors."""
+        """That request, or the one whose turn has not come yet; it owns its descriptors."""
         self._allowance = broker.allowance_of(self.accepted.uid)
         self._reader = FrameReader()
         self._writer = FrameWriter()
@@ -198,11 +198,12 @@ class Channel:
         self.spent = 0
         try:
             while not self._is_closed:
-                if self.spent >= budget or self._is_clogged:
-                    self._has_more = True
-                    break
                 frame, self._front = self._front or self._reader.next(), None
                 if frame is None:
+                    break
+                if self.spent >= budget or self._is_clogged:
+                    self._front = frame
+                    self._has_more = True
                     break
                 self.spent += 1
                 if not self._execute(frame):
