@@ -1,0 +1,88 @@
+"""connections: Hello, and who is behind a name.
+
+Theory. Credentials are those that the kernel gave at accept; nothing is read again later. What is not
+known is left out.
+
+Not here: names and who owns them (``names``).
+"""
+
+from __future__ import annotations
+
+from ..switch.tables import LegacyParty
+from ..wire import Variant
+from .errors import DriverError
+from .method import Call, Values
+
+
+def hello(call: Call) -> Values:
+    """Hello: the connection gets its unique name."""
+    tables, limits, caller = call.delivery.tables, call.delivery.limits, call.caller
+    if caller.unique:
+        raise DriverError("Failed", "Already handled an Hello message")
+    named = len(tables.unique)
+    if named >= limits.max_completed_connections:
+        raise DriverError(
+            "LimitsExceeded", f"The maximum number of active connections, {named}, has been reached"
+        )
+    if named >= limits.max_connections_per_user:
+        uid = caller.credentials.uid
+        of_user = sum(party.credentials.uid == uid for party in tables.unique.values())
+        if of_user >= limits.max_connections_per_user:
+            raise DriverError(
+                "LimitsExceeded", f"The maximum number of active connections for UID {uid} has been reached"
+            )
+    caller.unique = f":1.{tables.next_unique}"
+    tables.next_unique += 1
+    tables.unique[caller.unique] = caller
+    return (caller.unique,)
+
+
+def announce(call: Call) -> None:
+    """After the reply to Hello: everybody may know."""
+    call.delivery.announce(call.caller)
+
+
+def unix_user(call: Call, name: str) -> Values:
+    """GetConnectionUnixUser."""
+    target = call.target(name, "UID")
+    return ((target.credentials if target else call.delivery.tables.bus_credentials).uid,)
+
+
+def process_id(call: Call, name: str) -> Values:
+    """GetConnectionUnixProcessID."""
+    target = call.target(name, "PID")
+    pid = (target.credentials if target else call.delivery.tables.bus_credentials).pid
+    if not pid:
+        raise DriverError("UnixProcessIdUnknown", f"Could not determine PID for '{name}'")
+    return (pid,)
+
+
+def credentials(call: Call, name: str) -> Values:
+    """GetConnectionCredentials: what is known, under the keys of the specification."""
+    target = call.target(name, "credentials")
+    credentials = target.credentials if target else call.delivery.tables.bus_credentials
+    known = {"UnixUserID": Variant("u", credentials.uid)}
+    if credentials.pid:
+        known["ProcessID"] = Variant("u", credentials.pid)
+    label = credentials.secctx
+    if isinstance(target, LegacyParty):
+        groups = sorted({credentials.gid, *target.groups})
+        known["UnixGroupIDs"] = Variant("au", groups)
+        label = target.label
+    if label:
+        known["LinuxSecurityLabel"] = Variant("ay", label.rstrip(b"\0") + b"\0")
+    return (known,)
+
+
+def audit_data(call: Call, name: str) -> Values:
+    """GetAdtAuditSessionData: nobody has any."""
+    call.target(name, "audit session data")
+    raise DriverError("AdtAuditDataUnknown", f"Could not determine audit session data for '{name}'")
+
+
+def selinux_context(call: Call, name: str) -> Values:
+    """GetConnectionSELinuxSecurityContext."""
+    call.target(name, "security context")
+    raise DriverError(
+        "SELinuxSecurityContextUnknown", f"Could not determine security context for '{name}'"
+    )

@@ -1,0 +1,101 @@
+"""dispatch: a message to the bus finds its row, and gets its answer.
+
+Theory. The checks are the reference's, in its order: the interface exists at this path, it has the method,
+the caller has the right, the path is the right one, the signature fits.
+
+Not here: what methods do.
+"""
+
+from __future__ import annotations
+
+from bus1.errors import Bus1Error, Denied, InvalidArgument
+
+from .. import wire
+from ..switch.connection import Incoming
+from ..switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
+from ..switch.tables import LegacyParty
+from ..wire import CALL, ERROR_PREFIX
+from .errors import DriverError, error_name
+from .method import LATER, PEER_INTERFACE, Call, Method, reply
+from .table import METHODS
+
+_ON_EVERY_PATH = frozenset(method.interface for method in METHODS if method.on_every_path)
+_AS_PEER = {method.name: method for method in METHODS if method.interface == PEER_INTERFACE}
+
+
+class Driver:
+    """Answers what is addressed to the bus."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def handle(self, sender: LegacyParty, incoming: Incoming) -> None:
+        """A message to the driver; all but calls are ignored."""
+        header = incoming.header
+        if header.type != CALL:
+            return
+        try:
+            if not sender.unique and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
+                raise Denied("Client tried to send a message other than Hello without being registered")
+            call = Call(self._delivery, sender, header, METHODS, _look_up(header))
+            _check(call)
+            _answer(call, incoming)
+        except Bus1Error as error:
+            self._delivery.send_error(sender, header, error_name(error), str(error))
+
+    def handle_as_peer(self, sender: LegacyParty, incoming: Incoming) -> None:
+        """A call without destination: the bus as any other peer; the answer carries no sender."""
+        header = incoming.header
+        method = _AS_PEER.get(header.member or "")
+        wanted = header.interface in {None, PEER_INTERFACE} and header.signature == ""
+        if method is None or not wanted:
+            self._delivery.send_error(
+                sender, header, ERROR_PREFIX + "UnknownMethod",
+                f'Method "{header.member}" with signature "{header.signature}" '
+                f'on interface "{header.interface or "(null)"}" doesn\'t exist\n',
+                anonymous=True,
+            )
+        else:
+            _answer(Call(self._delivery, sender, header, METHODS, method), incoming, anonymous=True)
+
+
+def _look_up(header: wire.Header) -> Method:
+    at_home = header.path == DRIVER_PATH
+    interface_is_known = header.interface is None
+    for method in METHODS:
+        if header.interface not in {None, method.interface}:
+            continue
+        if not (at_home or method.interface in _ON_EVERY_PATH):
+            continue
+        interface_is_known = True
+        if method.name == header.member:
+            return method
+    raise DriverError(
+        "UnknownMethod" if interface_is_known else "UnknownInterface",
+        f"{DRIVER_NAME} does not understand message {header.member}",
+    )
+
+
+def _check(call: Call) -> None:
+    method, header, caller = call.method, call.header, call.caller
+    if method.is_privileged and not call.is_privileged:
+        raise Denied(
+            f"{caller.unique} (uid {caller.credentials.uid}) may not call {method.interface}.{method.name}: "
+            "that is for root and the user of the bus"
+        )
+    if not (call.is_at_home or method.on_every_path):
+        raise Denied(f"{method.interface}.{method.name} is answered at {DRIVER_PATH}, not at {header.path}")
+    if method.takes != header.signature:
+        raise InvalidArgument(
+            f"Call to {method.name} has wrong args ({header.signature}, expected {method.takes})"
+        )
+
+
+def _answer(call: Call, incoming: Incoming, *, anonymous: bool = False) -> None:
+    method = call.method
+    reads = method.takes if method.reads is None else method.reads
+    values = method.answer(call, *wire.unmarshal(reads, incoming.body, call.header.endian))
+    if values is not LATER:
+        reply(call.delivery, call.ticket(anonymous=anonymous), values)
+        if method.then is not None:
+            method.then(call)

@@ -1,0 +1,45 @@
+"""matches: AddMatch and RemoveMatch.
+
+Theory. A rule's text is parsed, and the index does the rest (``bus1_bridge.match``). To eavesdrop is a
+right of root and of the user of the bus.
+
+Not here: monitors.
+"""
+
+from __future__ import annotations
+
+from bus1.errors import Denied
+
+from .. import match
+from .errors import DriverError
+from .method import Call, Values
+
+
+def add_match(call: Call, text: str) -> Values:
+    """AddMatch."""
+    caller, delivery = call.caller, call.delivery
+    matches, limit = delivery.tables.matches, delivery.limits.max_match_rules_per_connection
+    if matches.count(caller.peer) >= limit:
+        raise DriverError(
+            "LimitsExceeded",
+            f'Connection "{caller.unique}" is not allowed to add more match rules (limit: {limit})',
+        )
+    rule = match.parse(text)
+    if rule.eavesdrop:
+        if caller.credentials.uid not in {0, delivery.tables.bus_credentials.uid}:
+            raise Denied(f'Connection "{caller.unique}" is not allowed to eavesdrop')
+        delivery.eavesdroppers[caller.peer] += 1
+    matches.add(caller.peer, rule)
+    return ()
+
+
+def remove_match(call: Call, text: str) -> Values:
+    """RemoveMatch: one instance of an equal rule."""
+    rule, peer, eavesdroppers = match.parse(text), call.caller.peer, call.delivery.eavesdroppers
+    if not call.delivery.tables.matches.remove(peer, rule):
+        raise DriverError("MatchRuleNotFound", "The given match rule wasn't found and can't be removed")
+    if rule.eavesdrop:
+        eavesdroppers[peer] -= 1
+        if not eavesdroppers[peer]:
+            del eavesdroppers[peer]
+    return ()

@@ -1,0 +1,124 @@
+"""method: one row of the driver's table, one call of it, and the answer.
+
+Theory. A row says what a method takes and returns, and under which conditions it is answered. Its function
+sees the call alone. An answer is mostly given at once; a method that must wait for the world returns
+``LATER`` and keeps the call's ticket, which names caller and serial and holds no part of the message.
+
+Invariants. 1. A ticket whose caller has gone is worthless, and harmless.
+
+Not here: which row a message means (``dispatch``), the rows (``table``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bus1.errors import Bus1Error
+
+from .. import wire
+from ..switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
+from ..switch.tables import LegacyParty, Party
+from ..wire import ERROR, NO_REPLY_EXPECTED, RETURN
+from .errors import DriverError, error_name
+
+PEER_INTERFACE = "org.freedesktop.DBus.Peer"
+PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"
+INTROSPECTABLE_INTERFACE = "org.freedesktop.DBus.Introspectable"
+
+Values = tuple[Any, ...]
+"""Of one reply, by its signature."""
+LATER: Final = None
+"""Returned by a method whose reply comes later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Who waits for which answer."""
+
+    caller: LegacyParty
+    serial: int
+    returns: str
+    wants_reply: bool
+    anonymous: bool = False
+    """The answer carries no sender: the call had no destination."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to the driver."""
+
+    delivery: Delivery
+    caller: LegacyParty
+    header: wire.Header
+    methods: tuple[Method, ...]
+    """The whole table, for those that describe it."""
+    method: Method
+
+    @property
+    def is_at_home(self) -> bool:
+        """It was sent to the driver's own path."""
+        return self.header.path == DRIVER_PATH
+
+    @property
+    def is_privileged(self) -> bool:
+        """The caller is root or the user of the bus."""
+        return self.caller.credentials.uid in {0, self.delivery.tables.bus_credentials.uid}
+
+    def ticket(self, *, anonymous: bool = False) -> Ticket:
+        """What is needed to answer it, now or later."""
+        header, method = self.header, self.method
+        # as the reference: values are sent whether anybody wants them or not
+        wants_reply = bool(method.returns) or not header.flags & NO_REPLY_EXPECTED
+        return Ticket(self.caller, header.serial, method.returns, wants_reply, anonymous)
+
+    def target(self, name: str, what: str) -> Party | None:
+        """The party behind a name, None for the bus; NameHasNoOwner, as ``what`` of it was asked for."""
+        if name == DRIVER_NAME:
+            return None
+        party = self.delivery.tables.party_of(name)
+        if party is None:
+            raise DriverError("NameHasNoOwner", f"Could not get {what} of name '{name}': no such name")
+        return party
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of the table."""
+
+    interface: str
+    name: str
+    takes: str
+    returns: str
+    answer: Callable[..., Values | None]
+    on_every_path: bool = True
+    """False: only on the driver's own path. An interface without any other method exists only there."""
+    is_privileged: bool = False
+    """Only for root and the user of the bus."""
+    reads: str | None = None
+    """Signature of the first arguments, which are all that ``answer`` gets; None for all of them."""
+    then: Callable[[Call], None] | None = None
+    """What happens once the reply is queued."""
+
+
+def reply(delivery: Delivery, ticket: Ticket, values: Values) -> None:
+    """Answer the call of this ticket; nothing if the caller has gone."""
+    if ticket.wants_reply and _is_there(delivery, ticket):
+        delivery.send_from_bus(
+            ticket.caller, RETURN, reply_serial=ticket.serial, signature=ticket.returns,
+            body=wire.marshal(ticket.returns, *values), anonymous=ticket.anonymous,
+        )
+
+
+def refuse(delivery: Delivery, ticket: Ticket, error: Bus1Error) -> None:
+    """Answer the call of this ticket with an error; nothing if the caller has gone."""
+    if _is_there(delivery, ticket):
+        delivery.send_from_bus(
+            ticket.caller, ERROR, error_name=error_name(error), reply_serial=ticket.serial, signature="s",
+            body=wire.error_body(str(error)), anonymous=ticket.anonymous,
+        )
+
+
+def _is_there(delivery: Delivery, ticket: Ticket) -> bool:
+    return delivery.tables.parties.get(ticket.caller.peer) is ticket.caller

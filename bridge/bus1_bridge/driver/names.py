@@ -1,0 +1,94 @@
+"""names: well-known names, from RequestName to ListQueuedOwners.
+
+Theory. The table of names decides (``bus1_bridge.names``); here are the checks of the reference, in its
+order, and the signals that a change causes.
+
+Not here: who is behind a name (``connections``), names that can be started.
+"""
+
+from __future__ import annotations
+
+from bus1_services.types import is_bus_name
+
+from bus1.errors import InvalidArgument
+
+from ..switch.delivery import DRIVER_NAME
+from .errors import DriverError
+from .method import Call, Values
+
+
+def _check_name(name: str, adjective: str, verb: str, reserved: str) -> None:
+    if not is_bus_name(name):
+        raise InvalidArgument(f'{adjective} bus name "{name}" is not valid')
+    if name.startswith(":"):
+        raise InvalidArgument(f"Cannot {verb} a service starting with ':' such as \"{name}\"")
+    if name == DRIVER_NAME:
+        raise InvalidArgument(reserved)
+
+
+def request_name(call: Call, name: str, flags: int) -> Values:
+    """RequestName."""
+    caller, delivery = call.caller, call.delivery
+    _check_name(
+        name, "Requested", "acquire",
+        f'Connection "{caller.unique}" is not allowed to own the service "{name}" because it is reserved '
+        "for D-Bus' use only",
+    )
+    names, limit = delivery.tables.names, delivery.limits.max_names_per_connection
+    if names.count(caller.peer) + 1 >= limit:
+        raise DriverError(
+            "LimitsExceeded",
+            f'Connection "{caller.unique}" is not allowed to own more services (limit: {limit})',
+        )
+    code, changes = names.request(caller.peer, name, flags)
+    delivery.name_changes(changes)
+    return (int(code),)
+
+
+def release_name(call: Call, name: str) -> Values:
+    """ReleaseName."""
+    _check_name(
+        name, "Given", "release", f"Cannot release the {name} service because it is owned by the bus"
+    )
+    code, changes = call.delivery.tables.names.release(call.caller.peer, name)
+    call.delivery.name_changes(changes)
+    return (int(code),)
+
+
+def name_owner(call: Call, name: str) -> Values:
+    """GetNameOwner."""
+    target = call.target(name, "owner")
+    return (target.unique if target else DRIVER_NAME,)
+
+
+def name_has_owner(call: Call, name: str) -> Values:
+    """NameHasOwner: no error for what is no name."""
+    return (name == DRIVER_NAME or call.delivery.tables.party_of(name) is not None,)
+
+
+def list_names(call: Call) -> Values:
+    """ListNames: the bus first."""
+    tables = call.delivery.tables
+    unique = [name for name, party in tables.unique.items() if party.announced or party is call.caller]
+    return ([DRIVER_NAME, *unique, *tables.names.names()],)
+
+
+def list_activatable_names(call: Call) -> Values:
+    """ListActivatableNames: the bus first."""
+    return ([DRIVER_NAME],)
+
+
+def list_queued_owners(call: Call, name: str) -> Values:
+    """ListQueuedOwners: the owner first."""
+    target = call.target(name, "owners")
+    if target is None:
+        return ([DRIVER_NAME],)
+    if name.startswith(":"):
+        return ([target.unique],)
+    tables = call.delivery.tables
+    return ([tables.parties[peer].unique for peer in tables.names.queue(name)],)
+
+
+def start_service(call: Call, name: str, flags: int) -> Values:
+    """StartServiceByName."""
+    raise DriverError("ServiceUnknown", f"The name {name} was not provided by any .service files")
