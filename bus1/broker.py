@@ -232,7 +232,11 @@ class Broker:
         if self._n_peers[uid] >= self.limits.peers_per_user:
             raise QuotaExceeded(f"user {uid} has too many peers")
         memory = SealedMemory()
-        view, namespace = view_of(opener.pid)
+        try:
+            with channel.process() as pidfd:
+                view, namespace = view_of(opener.pid, pidfd)
+        except OSError as error:
+            raise OutOfMemory(f"no descriptors for one more peer: {error.strerror}") from error
         peer = core.peer_new(uid, memory, view=view)
         try:
             station = PeerStation(self, peer, opener, memory)

@@ -20,6 +20,8 @@ from __future__ import annotations
 import os
 import select
 import socket
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .core.api import Credentials
@@ -33,7 +35,7 @@ from .errors import (
     TooManyDescriptors,
 )
 from .frames import Frame, FrameReader, FrameWriter, refusal
-from .namespaces import pids_of
+from .namespaces import pidfd_of, pids_of
 from .requests import execute
 from .sending import Sending
 from .transport import Arrival, credentials_of, receive, transmit
@@ -63,6 +65,8 @@ class Channel:
         """Who connected; its uid is what a peer opened here is charged to."""
         self.credentials = self.accepted
         """Who sent the request that is being executed."""
+        self._has_asked = False
+        """What other namespaces call this process has been looked up."""
         self.sending: Sending | None = None
         """What the request in front sends, if it goes on in the next turn."""
         self._front: Frame | None = None
@@ -186,10 +190,19 @@ class Channel:
         """Who wrote what has just been read; looked up once, as long as it is the same process."""
         known, asks = self.credentials, self.broker.has_foreign_peers
         is_same = (known.uid, known.gid, known.pid) == (arrival.uid, arrival.gid, arrival.pid)
-        if is_same and (known.pids or not asks):
+        if is_same and (self._has_asked or not asks):
             return known
-        pids = pids_of(arrival.pid) if asks else ()
-        return Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx, pids)
+        sender = Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx)
+        self._has_asked = False
+        if asks:
+            with suppress(OSError), pidfd_of(self._sock, self.accepted, sender) as pidfd:
+                sender = replace(sender, pids=pids_of(sender.pid, pidfd))
+                self._has_asked = True
+        return sender
+
+    def process(self) -> Fds:
+        """A descriptor of the process whose request is executed (``pidfd_of``)."""
+        return pidfd_of(self._sock, self.accepted, self.credentials)
 
     def _work(self, budget: int) -> int:
         """Execute what is there, within ``budget``; what it has cost."""

@@ -1,4 +1,4 @@
-"""namespace_parties: processes in user and pid namespaces of their own, each of which opens a peer.
+"""namespace_parties: processes in namespaces of their own, each of which opens a peer or serves a bus.
 
 ``Parties`` starts them. Run as a script this file makes the namespaces and becomes their first process: the
 roles tell which ids each party takes there, and how many pid namespaces deeper it lives. A party is told what
@@ -14,14 +14,22 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import unittest
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from core_bus import Core
+
+from bus1.addresses import socket_name
+from bus1.broker import Broker, BrokerLimits, PlainHub
 from bus1.descriptors import Fds
 from bus1.peer import Peer
+from bus1.reactor import Reactor
 
-CLONE_NEWUSER, CLONE_NEWPID = 0x1000_0000, 0x2000_0000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x2_0000, 0x1000_0000, 0x2000_0000
+MS_REC, MS_PRIVATE = 0x4000, 0x4_0000
 FIRST_UID, FIRST_GID, COUNT = 61_000, 62_000, 1000
 """Ids of the machine that are 0 and up in the namespaces."""
 
@@ -63,32 +71,52 @@ class Party:
 class Parties:
     """Processes in one new user namespace and new pid namespaces."""
 
-    def __init__(self, *roles: Role) -> None:
+    def __init__(
+        self, *roles: Role, flags: int = CLONE_NEWUSER | CLONE_NEWPID,
+        also: tuple[tuple[int, int, int], ...] = (),
+    ) -> None:
+        """``flags`` say which namespaces are new, a mount namespace has its own /proc; ``also`` are more
+        extents of the maps. SkipTest says why there cannot be any."""
         pairs = [socket.socketpair() for _ in roles]
         theirs = [pair[1].fileno() for pair in pairs]
         options = json.dumps([asdict(role) | {"socket": fd} for role, fd in zip(roles, theirs, strict=True)])
         self.process = subprocess.Popen(
-            [sys.executable, __file__, options], pass_fds=theirs, stdin=subprocess.PIPE,
+            [sys.executable, __file__, str(flags), options], pass_fds=theirs, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,
         )
-        assert self.process.stdout is not None and self.process.stdin is not None
-        assert self.process.stdout.readline() == "unshared\n"
-        for name, first in (("uid_map", FIRST_UID), ("gid_map", FIRST_GID)):
-            with open(f"/proc/{self.process.pid}/{name}", "w") as file:
-                file.write(f"0 {first} {COUNT}\n")
-        self.process.stdin.write("mapped\n")
-        self.process.stdin.flush()
         for _, their in pairs:
             their.close()
+        try:
+            self._make(also if flags & CLONE_NEWUSER else None)
+        except OSError as error:
+            for own, _ in pairs:
+                own.close()
+            self._wait()
+            raise unittest.SkipTest(f"no new namespaces for this user: {error.strerror}") from error
         self.all = [Party(pair[0]) for pair in pairs]
+
+    def _make(self, also: tuple[tuple[int, int, int], ...] | None) -> None:
+        assert self.process.stdout is not None and self.process.stdin is not None
+        if number := int(self.process.stdout.readline()):
+            raise OSError(number, os.strerror(number))
+        if also is not None:
+            for name, first in (("uid_map", FIRST_UID), ("gid_map", FIRST_GID)):
+                lines = [f"{there} {here} {count}\n" for there, here, count in ((0, first, COUNT), *also)]
+                with open(f"/proc/{self.process.pid}/{name}", "w") as file:
+                    file.write("".join(lines))
+        self.process.stdin.write("mapped\n")
+        self.process.stdin.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
         for party in self.all:
             party.close()
+        self._wait()
+
+    def _wait(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait(20)
         self.process.stdout.close()
@@ -98,6 +126,32 @@ def unshare(flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(flags):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def mount_proc() -> None:
+    """A /proc of this pid namespace, for this mount namespace."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for what in ((None, b"/", None, MS_REC | MS_PRIVATE, None), (b"proc", b"/proc", b"proc", 0, None)):
+        if libc.mount(*what):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def serve(address: str) -> str:
+    """A bus of native peers in this process, as long as it lives."""
+    hub = PlainHub(Core())
+    reactor = Reactor(hub)
+    broker = Broker(reactor, hub, BrokerLimits())
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(socket_name(address))
+    listener.listen()
+    broker.listen(listener)
+
+    def run() -> None:
+        while True:
+            reactor.run_once(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    return address
 
 
 def play(role: dict[str, Any]) -> None:
@@ -111,6 +165,8 @@ def play(role: dict[str, Any]) -> None:
         match json.loads(line):
             case {"do": "pid"}:
                 answer: Any = os.getpid()
+            case {"do": "serve", "address": address}:
+                answer = serve(address)
             case {"do": "open", "address": address}:
                 if peer is not None:
                     peer.close()
@@ -141,11 +197,16 @@ def descend(role: dict[str, Any], roles: list[dict[str, Any]]) -> None:
     play(role)
 
 
-def main(options: str) -> None:
+def main(flags: int, options: str) -> None:
     roles = json.loads(options)
-    unshare(CLONE_NEWUSER | CLONE_NEWPID)
-    print("unshared", flush=True)
-    assert sys.stdin.readline() == "mapped\n"
+    try:
+        unshare(flags)
+    except OSError as error:
+        print(error.errno, flush=True)
+        return
+    print(0, flush=True)
+    if not sys.stdin.readline():
+        return
     # The first child is the new namespace's init: with it, the others would go.
     if (init := os.fork()) != 0:
         for role in roles:
@@ -154,6 +215,8 @@ def main(options: str) -> None:
         os.kill(init, signal.SIGKILL)
         os.waitpid(init, 0)
         return
+    if flags & CLONE_NEWNS:
+        mount_proc()
     for role in roles:
         if os.fork() == 0:
             descend(role, roles)
@@ -166,4 +229,4 @@ def main(options: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(int(sys.argv[1]), sys.argv[2])

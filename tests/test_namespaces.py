@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
-from namespace_parties import COUNT, FIRST_GID, FIRST_UID, Parties, Party, Role
+from child import Child, ended, forked, in_child
+from core_bus import Core
+from namespace_parties import (
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    COUNT,
+    FIRST_GID,
+    FIRST_UID,
+    Parties,
+    Party,
+    Role,
+)
 from native_bus import NativeBus
+from shortage import n_descriptors, room_for
 
+from bus1 import channel, namespaces
+from bus1.broker import Broker, BrokerLimits, PlainHub
 from bus1.core.api import Credentials
-from bus1.core.view import OVERFLOW, View
-from bus1.namespaces import pids_of, view_of
+from bus1.core.view import OVERFLOW, Extent, View
+from bus1.descriptors import Fds
+from bus1.namespaces import pidfd_of, pids_of, view_of
+from bus1.peer import Peer
+from bus1.reactor import Reactor
 from bus1.received import ReceivedMessage
+from bus1.transport import Arrival, credentials_of
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may map ids into a new user namespace")
 NOBODY = 65534
@@ -150,50 +172,209 @@ def test_descriptors_of_namespaces_are_given_back(empty_bus: NativeBus) -> None:
         empty_bus.wait_until_idle(n_fds)
 
 
+# ---- a bus inside ----------------------------------------------------------------------------------
+
+NUMBERS = count()
+
+
+def pidfds_tell_namespaces() -> bool:
+    """Since Linux 6.11; before, only numbers in /proc do."""
+    with Fds([os.pidfd_open(os.getpid())]) as pidfd:
+        try:
+            os.close(fcntl.ioctl(pidfd[0], 0xFF09))
+        except OSError:
+            return False
+    return True
+
+
+def told(there: Parties, by: Party, receiver: Party | None) -> tuple[int, ...]:
+    """What a receiver, or one outside, is told of ``by``; the first party is the bus."""
+    address = there.all[0].ask(do="serve", address=f"@bus1-test-{os.getpid()}-inside-{next(NUMBERS)}")
+    with by.open(address) as sender, receiver.open(address) if receiver else Peer.connect(address) as peer:
+        by.ask(do="send", handle=peer.transfer(0x10, sender))
+        with peer.recv(timeout=20) as message:
+            return ids(message)
+
+
+def test_outside_the_bus_s_user_namespace_everybody_is_nobody() -> None:
+    """P-51: the machine's ids begin at 1000 there, but 1001 is not the machine's 1; processes are known."""
+    with Parties(
+        Role(0, 0), Role(1001, 1001), flags=CLONE_NEWUSER, also=((1000, 0, 1), (1001, 63_000, 1))
+    ) as there:
+        sender = there.all[1]
+        assert told(there, sender, None) == (OVERFLOW, OVERFLOW, sender.pid, 0)
+        assert told(there, sender, there.all[0]) == (1001, 1001, sender.pid, 0)
+
+
+@pytest.mark.parametrize("own_proc", [CLONE_NEWNS, 0])
+def test_outside_the_bus_s_pid_namespace_users_are_known(own_proc: int) -> None:
+    """P-51: but processes are 0, whatever /proc the bus has."""
+    roles = Role(0, 0), Role(5, 6), Role(9, 10), Role(7, 8, depth=1)
+    with Parties(*roles, flags=CLONE_NEWPID | own_proc) as there:
+        _, beside, other, below = there.all
+        nobody = (OVERFLOW, OVERFLOW, 0, 0)
+        is_known = pidfds_tell_namespaces()
+        assert told(there, beside, None) == ((5, 6, 0, 0) if is_known else nobody)
+        assert told(there, beside, other) == ((5, 6, beside.pid, 0) if is_known or own_proc else nobody)
+        assert told(there, beside, below) == ((5, 6, 0, 0) if is_known or own_proc else nobody)
+        uid, gid, pid, _ = told(there, below, other)
+        assert (uid, gid) == ((7, 8) if is_known or own_proc else (OVERFLOW, OVERFLOW))
+        assert pid != below.pid
+
+
+def test_outside_both_namespaces_nothing_is_known() -> None:
+    """P-51."""
+    with Parties(Role(0, 0), Role(5, 6)) as there:
+        assert told(there, there.all[1], None) == (OVERFLOW, OVERFLOW, 0, 0)
+
+
 # ---- what can be found out --------------------------------------------------------------------------
 
 
+def look(pid: int) -> tuple[View | None, tuple[tuple[int, int], ...]]:
+    """How a process sees others, and which numbers it has."""
+    with Fds([os.pidfd_open(pid)]) as pidfd:
+        view, pin = view_of(pid, pidfd)
+        pin.close()
+        return view, pids_of(pid, pidfd)
+
+
 def test_a_process_in_our_namespaces_needs_no_view() -> None:
-    view, pin = view_of(os.getpid())
-    assert view is None and len(pin) == 0
-    assert pids_of(os.getpid()) == ((os.stat("/proc/self/ns/pid").st_ino, os.getpid()),)
+    n_fds = n_descriptors()
+    assert look(os.getpid()) == (None, ((os.stat("/proc/self/ns/pid").st_ino, os.getpid()),))
+    assert n_descriptors() == n_fds
 
 
 def test_of_a_process_that_is_gone_nothing_is_known() -> None:
-    child = os.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    view, pin = view_of(child)
-    assert view == View() and len(pin) == 0
-    assert pids_of(child) == ()
+    pid = forked(lambda: None)
+    with Fds([os.pidfd_open(pid)]) as pidfd:
+        ended(pid)
+        for number in (pid, os.getpid(), 0):  # whoever has its number now
+            for known in (pidfd, Fds()):
+                view, pin = view_of(number, known)
+                assert view == View() and len(pin) == 0
+                assert pids_of(number, known) == ()
     assert View().of(Credentials(0, 0, 1, 1)) == Credentials(OVERFLOW, OVERFLOW, 0, 0)
+
+
+def test_who_connected_is_not_mistaken_for_whoever_has_its_number_now() -> None:
+    """A child connects, hands the connection over and ends."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0bus1-test-{os.getpid()}-connected")
+        listener.listen()
+
+        def connect(parent: socket.socket) -> None:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(listener.getsockname())
+                socket.send_fds(parent, [b"x"], [connection.fileno()])
+                parent.recv(1)
+
+        child = Child(connect)
+        accepted = listener.accept()[0]
+        with accepted, Fds(socket.recv_fds(child.sock, 1, 1)[1]):
+            who = credentials_of(accepted)
+            assert who.pid == child.pid
+            with pidfd_of(accepted, who, who) as pidfd:
+                assert pids_of(child.pid, pidfd) == ((os.stat("/proc/self/ns/pid").st_ino, child.pid),)
+            assert child.end() == 0
+            with pidfd_of(accepted, who, who) as pidfd:
+                assert pids_of(os.getpid(), pidfd) == ()
+
+
+HALF = 1 << 31
+HALVES = ((0, HALF, HALF), (HALF, 0, HALF - 1))
+SAME = ((0, 0, (1 << 32) - 1),)
+
+
+@pytest.mark.parametrize(("own", "theirs", "seen"), [
+    (SAME, SAME, SAME),
+    (SAME, HALVES, HALVES),
+    (((0, 1000, 1),), ((0, 1000, 1),), SAME),
+    (((0, 1000, 1), (1, 100_000, 65_536)), ((0, 1000, 1), (1, 100_000, 65_536)), SAME),
+    (((0, 1000, 1),), ((0, 0, 1),), ()),
+    (((0, 1, 1), (1, 0, 1)), ((0, 1, 1), (1, 0, 1)), ()),
+    ((), (), ()),
+], ids=["the machine's", "anybody's", "ours", "ours, in extents", "another", "a permutation", "none"])
+def test_a_map_is_believed_only_where_it_must_be_right(
+    monkeypatch: pytest.MonkeyPatch, own: tuple[Extent, ...], theirs: tuple[Extent, ...],
+    seen: tuple[Extent, ...],
+) -> None:
+    """P-51: to a bus that may not ask which namespace it is."""
+    monkeypatch.setattr(namespaces, "_own", lambda kind: Fds())
+    monkeypatch.setattr(namespaces, "_extents", lambda pid, name: own if pid == "self" else theirs)
+    assert look(os.getpid())[0] == View(seen, seen, os.stat("/proc/self/ns/pid").st_ino)
+
+
+def test_without_room_for_descriptors_nothing_is_guessed(there: Parties) -> None:
+    """P-51: a shortage is an error, not an unknown process."""
+    pid = find_pid(there, there.all[0].pid)
+    left, right = socket.socketpair()
+    with left, right:
+        for number in (os.getpid(), pid):
+            known, n_fds = look(number), n_descriptors()
+            found = []
+            for n in range(8):
+                with suppress(OSError), room_for(n):
+                    found.append(look(number))
+            assert 0 < len(found) < 8 and set(found) == {known}
+            assert n_descriptors() == n_fds
+        who = credentials_of(left)
+        with pytest.raises(OSError, match="Too many open files"), room_for(0):
+            pidfd_of(left, who, who)
+
+
+def test_a_sender_that_hides_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def unknown(pid: int, pidfd: Fds) -> tuple[()]:
+        asked.append(pid)
+        return ()
+
+    monkeypatch.setattr(channel, "pids_of", unknown)
+    monkeypatch.setattr(Broker, "has_foreign_peers", False)
+    hub = PlainHub(Core())
+    reactor = Reactor(hub)
+    broker = Broker(reactor, hub, BrokerLimits())
+    left, right = socket.socketpair()
+    with left:
+        broker.accept(right)
+        (served,) = broker._channels
+        arrivals = [Arrival(1, False, os.getpid(), uid, 0) for uid in (0, 0, 1, 1, 0)]
+
+        def arrive() -> None:
+            for arrival in arrivals:
+                served.credentials = served._sender(arrival)
+                assert (served.credentials.pid, served.credentials.uid) == (arrival.pid, arrival.uid)
+
+        arrive()
+        assert asked == []
+        monkeypatch.setattr(Broker, "has_foreign_peers", True)
+        arrive()
+        assert asked == [os.getpid()] * 3
+    broker.close()
+    reactor.close()
 
 
 def test_whoever_may_not_look_closely_still_sees_the_maps(there: Parties) -> None:
     """A bus that is not root: the links are closed to it, the maps are not."""
     pid = find_pid(there, there.all[0].pid)
     expected = View(((0, FIRST_UID, COUNT),), ((0, FIRST_GID, COUNT),), 0)
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            assert view_of(pid)[0] == expected
-            assert pids_of(pid) == ()
-            assert view_of(1)[0] is None  # root's, in our namespaces
-            assert [number for _, number in pids_of(1)] == [1]
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
+
+    def be_nobody() -> None:
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        assert look(pid) == (expected, ())
+        assert look(1)[0] is None  # root's, in our namespaces
+        assert [number for _, number in look(1)[1]] == [1]
+
+    assert in_child(be_nobody) == 0
 
 
 @pytest.mark.parametrize(("outside", "inside"), [
-    (70_000, 0), (70_999, 999), (71_000, OVERFLOW), (69_999, OVERFLOW), (0, 5000), (1, OVERFLOW),
+    (70_000, 0), (70_999, 999), (71_000, OVERFLOW), (59_999, OVERFLOW), (0, 5000), (1, OVERFLOW),
+    (OVERFLOW, OVERFLOW),
 ])
 def test_ids_are_mapped_extent_by_extent(outside: int, inside: int) -> None:
-    view = View(((0, 70_000, 1000), (5000, 0, 1)), (), 9)
+    view = View(((0, 70_000, 1000), (5000, 0, 1), (6000, 60_000, 10_000)), (), 9)
     seen = view.of(Credentials(outside, 1, 44, 45, b"label", ((8, 3), (9, 2))))
     assert (seen.uid, seen.gid, seen.pid, seen.tid, seen.secctx) == (inside, OVERFLOW, 2, 0, b"label")

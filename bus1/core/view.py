@@ -6,7 +6,8 @@ process id as the one that the sender has in the peer's pid namespace. A peer wi
 bus sees.
 
 Invariants. 1. An id that does not exist there is never another id that does: users and groups become
-OVERFLOW, processes 0.
+OVERFLOW, processes 0. 2. Whoever is OVERFLOW to the bus is it to everybody: that is how the kernel tells
+the bus of ids that it does not know either.
 
 Not here: where views come from (``bus1.namespaces``).
 """
@@ -43,6 +44,6 @@ class View:
 
 def _mapped(extents: tuple[Extent, ...], number: int) -> int:
     for there, here, count in extents:
-        if here <= number < here + count:
+        if here <= number < here + count and number != OVERFLOW:
             return there + number - here
     return OVERFLOW
