@@ -273,8 +273,8 @@ class Client:
     ) -> Request[Answer]:
         """SEND, SLICE_RELEASE, HANDLE_RELEASE, then RECV."""
         fixed, tail = self._sending(destinations, parts, handles, (), 0)
-        offset, slice_flags = (OFFSET_INVALID, 0) if answered is None else self.slice_of(answered)
-        rest = (flags, OFFSET_INVALID, options, offset, slice_flags, release)
+        slice_ = (OFFSET_INVALID, 0, 0) if answered is None else self.slice_of(answered)
+        rest = (flags, OFFSET_INVALID, options, *slice_, release)
         body = _fixed(Operation.REPLY, *fixed, *rest) + tail
         self._check_size(body)
 
@@ -290,20 +290,22 @@ class Client:
 
     # ---- slices ----------------------------------------------------------------------------------
 
-    def slice_release(self, offset: int, flags: int = 0) -> Request[None]:
+    def slice_release(self, offset: int, flags: int = 0, serial: int = 0) -> Request[None]:
         """SLICE_RELEASE."""
-        return Request(Operation.SLICE_RELEASE, _fixed(Operation.SLICE_RELEASE, offset, flags), _nothing)
+        body = _fixed(Operation.SLICE_RELEASE, offset, flags, serial)
+        return Request(Operation.SLICE_RELEASE, body, _nothing)
 
-    def slice_of(self, message: ReceivedMessage) -> tuple[int, int]:
-        """Offset and flags with which the slice of a message goes back; its view is over."""
-        if (generation := message.detach()) is None:
-            return message.offset, 0
+    def slice_of(self, message: ReceivedMessage) -> tuple[int, int, int]:
+        """Offset, flags and serial with which the slice of a message goes back; its view is over."""
+        serial, generation = message.detach()
+        if generation is None:
+            return message.offset, 0, serial
         self.pool.drop(generation, message.offset, message.size)
-        return message.offset, 0 if self.pool.knows(generation) else UNMAPPED
+        return message.offset, 0 if self.pool.knows(generation) else UNMAPPED, serial
 
     def missing_segment(self, answer: Answer) -> Request[None] | None:
         """The request to make first if the message lies in a segment that has not arrived."""
-        note, n_inline, generation, base, size = answer.values[-5:]
+        note, n_inline, generation, base, size = answer.values[-6:-1]
         if note & SliceNote.SEGMENT and not self.pool.knows(generation) and answer.fds:
             with suppress(OutOfMemory):
                 self.pool.map(generation, base, size, answer.fds)
@@ -322,7 +324,7 @@ class Client:
         """The message in an answer whose segment is there."""
         (
             kind, flags, destination, uid, gid, pid, tid, offset, n_bytes, n_handles, n_fds, n_secctx, size,
-            note, n_inline, generation, _, _,
+            note, n_inline, generation, _, _, serial,
         ) = answer.values
         if len(answer.offered) != n_fds or len(answer.tail) != n_inline:
             raise RemoteProtocolError("an answer to RECV with the wrong size")
@@ -339,7 +341,7 @@ class Client:
         return ReceivedMessage(
             MessageType(kind), MessageFlag(flags), destination, uid, gid, pid, tid,
             offset if is_kept else OFFSET_INVALID, n_bytes, handles, answer.offered, secctx, size,
-            contents[:n_bytes], self._give_back if is_kept else None,
+            contents[:n_bytes], self._give_back if is_kept else None, serial,
             generation if is_kept and not n_inline else None,
         )
 

@@ -129,16 +129,16 @@ REQUESTS: dict[int, struct.Struct] = {
     Operation.RELEASE: struct.Struct("<Q"),  # handle
     Operation.TRANSFER: struct.Struct("<3Q"),  # flags (0), source handle, destination handle (INVALID)
     Operation.DESTROY: struct.Struct("<QQ"),  # flags, n_nodes; then the nodes
-    Operation.SLICE_RELEASE: struct.Struct("<QQ"),  # offset, flags
+    Operation.SLICE_RELEASE: struct.Struct("<QQQ"),  # offset, flags, serial (0: whichever is there)
     Operation.SEND: struct.Struct("<" + _SEND),
     Operation.RECV: struct.Struct("<" + _RECV),
     Operation.CALL: struct.Struct("<" + _SEND + _RECV),
-    Operation.REPLY: struct.Struct("<" + _SEND + _RECV + "QQQ"),  # slice offset, its flags, handle
+    Operation.REPLY: struct.Struct("<" + _SEND + _RECV + "QQQQ"),  # slice: offset, flags, serial; handle
 }
 """Fixed part of each request. In SEND, CALL and REPLY, destinations, optional ones, handles (u64 each) and
 the inline payload follow."""
 
-_MESSAGE = struct.Struct("<QQQIIIIQQQQQQIIQQQ")
+_MESSAGE = struct.Struct("<QQQIIIIQQQQQQIIQQQQ")
 RESULTS: dict[int, struct.Struct] = {
     Operation.HELLO: struct.Struct("<IIQQQQ"),  # version, 0, features, frame, inline payload, arena maxima
     Operation.OPEN: struct.Struct("<Q"),  # n_granted; then the handles; one descriptor

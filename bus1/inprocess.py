@@ -167,7 +167,7 @@ class InProcessLink:
             message.type, message.flags, message.destination,
             message.uid, message.gid, message.pid, message.tid,
             message.offset, message.n_bytes, message.handles, fds, message.secctx, message.size,
-            memoryview(payload).toreadonly(), self._give_back if has_slice else None,
+            memoryview(payload).toreadonly(), self._give_back if has_slice else None, message.serial,
         )
 
     def call(
@@ -218,8 +218,10 @@ class InProcessLink:
         self._settle()
 
     def _give_back(self, message: ReceivedMessage) -> None:
+        serial, _ = message.detach()
         with suppress(NoSuchHandle, Disconnected):
-            self.release_slice(message.offset)
+            self._hub.core.slice_release(self.peer, message.offset, serial=serial)
+            self._settle()
 
     def reset(
         self, flags: int, peer_flags: int, *, max_slices: int, max_handles: int, max_inflight_bytes: int,

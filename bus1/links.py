@@ -359,9 +359,9 @@ class SocketLink:
     def _give_back(self, message: ReceivedMessage) -> None:
         self._mind_fork()
         with self._state:
-            offset, flags = self._client.slice_of(message)
+            slice_ = self._client.slice_of(message)
         with suppress(NoSuchHandle, Disconnected):
-            self._run(self._client.slice_release(offset, flags))
+            self._run(self._client.slice_release(*slice_))
 
 
 def _left(deadline: float) -> float | None:

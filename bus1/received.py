@@ -49,24 +49,27 @@ class ReceivedMessage:
     payload: memoryview
     """Read-only; over with ``release``."""
     _give_back: Callable[[ReceivedMessage], None] | None = field(default=None, repr=False)
+    _serial: int = field(default=0, repr=False)
+    """What tells the slice from others that lie at its offset before or after it."""
     _generation: int | None = field(default=None, repr=False)
     """The segment that the payload is read from."""
 
     def release(self) -> None:
         """Give the slice back to the bus (L-7) and close descriptors that were not taken; once.
 
-        A slice that is gone already (peer reset or disconnected, bus gone) is no error."""
+        A slice that is gone already (given back by its offset, peer reset or disconnected, bus gone) is no
+        error; what lies in its place by now stays."""
         self.fds.close()
         if (give_back := self._give_back) is not None:
             self._give_back = None
             give_back(self)
         self._end_view()
 
-    def detach(self) -> int | None:
-        """For the link: end the view of the pool; the segment it was in, once."""
+    def detach(self) -> tuple[int, int | None]:
+        """For the link: end the view of the pool; the slice's serial, and once the segment it was in."""
         self._end_view()
         generation, self._generation = self._generation, None
-        return generation
+        return self._serial, generation
 
     def forget_slice(self) -> None:
         """For the link: the slice has been given back in another way."""

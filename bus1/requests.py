@@ -227,15 +227,15 @@ def _destroy(channel: Channel, frame: Frame) -> Reply:
 
 
 def _slice_release(channel: Channel, frame: Frame) -> Reply:
-    offset, flags = _values(frame)
-    _release_slice(channel, offset, flags)
+    offset, flags, serial = _values(frame)
+    _release_slice(channel, offset, flags, serial)
     return _done(frame)
 
 
-def _release_slice(channel: Channel, offset: int, flags: int) -> None:
+def _release_slice(channel: Channel, offset: int, flags: int, serial: int) -> None:
     if flags & ~UNMAPPED:
         raise InvalidArgument(f"unknown flags {flags:#x} of SLICE_RELEASE")
-    channel.check_live().slice_release(channel, offset, is_unmapped=bool(flags & UNMAPPED))
+    channel.check_live().slice_release(channel, offset, serial, is_unmapped=bool(flags & UNMAPPED))
 
 
 def _segment(channel: Channel, frame: Frame) -> Reply:
@@ -280,7 +280,7 @@ def _sequence(channel: Channel, frame: Frame) -> None:
     """CALL and REPLY: send, give the answered slice back, release a handle, park."""
     sending = take(channel, frame)
     request = _pending(channel, frame, sending.rest[:3])
-    offset, slice_flags, handle = sending.rest[3:] or (OFFSET_INVALID, 0, HANDLE_INVALID)
+    offset, slice_flags, serial, handle = sending.rest[3:] or (OFFSET_INVALID, 0, 0, HANDLE_INVALID)
     if sending.flags or sending.optional:
         raise InvalidArgument("CALL and REPLY take neither flags nor optional destinations")
     core, station = channel.broker.hub.core, channel.check_live()
@@ -289,7 +289,7 @@ def _sequence(channel: Channel, frame: Frame) -> None:
         request.done += 1
         channel.broker.reactor.settle()
         if offset != OFFSET_INVALID:
-            _release_slice(channel, offset, slice_flags)
+            _release_slice(channel, offset, slice_flags, serial)
             request.done += 1
         if handle != HANDLE_INVALID:
             core.handle_release(station.peer, handle)

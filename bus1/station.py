@@ -292,7 +292,7 @@ class PeerStation:
         if message.size <= MAX_INLINE_SLICE:
             inline = self._memory.contents(message.offset, message.size)
             if request.options & DETACH:
-                self.slice_release(request.channel, message.offset)
+                self.slice_release(request.channel, message.offset, message.serial)
                 self._push(request, message, notes, inline, DETACHED, segment)
                 return
         slice_note = 0
@@ -316,7 +316,7 @@ class PeerStation:
             message.type, message.flags, message.destination,
             message.uid, message.gid, message.pid, message.tid,
             message.offset, message.n_bytes, len(message.handles), len(message.fds),
-            len(message.secctx or b""), message.size, slice_note, len(inline), *where,
+            len(message.secctx or b""), message.size, slice_note, len(inline), *where, message.serial,
         )
         n_fds = len(fds or ())
         frame = answer(
@@ -332,13 +332,16 @@ class PeerStation:
 
     # ---- segments --------------------------------------------------------------------------------
 
-    def slice_release(self, channel: Channel, offset: int, *, is_unmapped: bool = False) -> None:
+    def slice_release(
+        self, channel: Channel, offset: int, serial: int, *, is_unmapped: bool = False
+    ) -> None:
         """SLICE_RELEASE; the segment's charge waits for the channels that may still map it."""
         segment = self._memory.segment_at(offset)
-        holders = self._holders.get(segment.generation) if segment else None
-        if holders and is_unmapped:
+        holders = self._holders.get(segment.generation, set()) if segment else set()
+        left = holders - {channel} if is_unmapped else holders
+        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not left)
+        if is_unmapped:
             holders.discard(channel)
-        self.broker.hub.core.slice_release(self.peer, offset, unmapped=not holders)
         if segment and not holders and self._memory.segment(segment.generation) is None:
             self._holders.pop(segment.generation, None)
 

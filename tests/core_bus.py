@@ -97,8 +97,8 @@ class BusPeer:
     def recv(self, flags: int = 0, max_offset: int = NO_LIMIT) -> Message:
         return self.core.recv(self.number, flags, max_offset)
 
-    def free(self, offset: int, *, unmapped: bool = True) -> None:
-        self.core.slice_release(self.number, offset, unmapped=unmapped)
+    def free(self, offset: int, *, serial: int = 0, unmapped: bool = True) -> None:
+        self.core.slice_release(self.number, offset, serial=serial, unmapped=unmapped)
 
     def reset(self, flags: int = 0, peer_flags: int = KEEP, **maxima: int) -> None:
         self.core.peer_reset(self.number, flags, peer_flags, **maxima)

@@ -154,12 +154,12 @@ class CorePeer:
         return ReceivedMessage(
             message.type, message.flags, message.destination, message.uid, message.gid, message.pid, 0,
             message.offset, message.n_bytes, message.handles, Fds(fds), None, message.size,
-            memoryview(payload), self._give_back if message.size else None,
+            memoryview(payload), self._give_back if message.size else None, message.serial,
         )
 
     def _give_back(self, message: ReceivedMessage) -> None:
         if not self.is_gone:
-            self.bus.core.slice_release(self.number, message.offset)
+            self.bus.core.slice_release(self.number, message.offset, serial=message.detach()[0])
 
 
 @asynccontextmanager

@@ -91,14 +91,10 @@ RECEIVING = [
     ),
     Fault(
         "what was peeked is not published again", ("R-13",), POOL,
-        "        slice_ = self.published.pop(offset, None)\n"
-        "        if slice_ is None:\n"
-        '            raise NoSuchHandle(f"no published slice at {offset}")\n'
+        "        del self.published[offset]\n"
         "        slice_.published = False\n"
         "        if not slice_.pinned:\n",
-        "        slice_ = self.published.pop(offset, None)\n"
-        "        if slice_ is None:\n"
-        '            raise NoSuchHandle(f"no published slice at {offset}")\n'
+        "        del self.published[offset]\n"
         "        slice_.published = slice_.pinned\n"
         "        if not slice_.pinned:\n",
     ),
@@ -251,13 +247,24 @@ POOLS = [
     ),
     Fault(
         "any offset in the first word of a slice releases it", ("L-8",), POOL,
-        "self.published.pop(offset, None)",
-        "self.published.pop(offset & -8, None)",
+        "        slice_ = self.published.get(offset)\n",
+        "        offset &= -8\n"
+        "        slice_ = self.published.get(offset)\n",
+    ),
+    Fault(
+        "a slice is released for another that lay at its offset before", ("L-8",), POOL,
+        "        if serial not in (0, slice_.serial):\n",
+        "        if serial > self.serial:\n",
+    ),
+    Fault(
+        "all slices of a peer have the same serial", ("L-8",), POOL,
+        "            self.serial += 1\n",
+        "            self.serial = 1\n",
     ),
     Fault(
         "a slice can be released twice", ("L-8",), POOL,
-        "self.published.pop(offset, None)",
-        "self.published.get(offset)",
+        "        del self.published[offset]\n",
+        "",
     ),
     Fault(
         "the slice of an undelivered message can be released", ("L-8",), TRANSACTION,

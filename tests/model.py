@@ -173,10 +173,11 @@ class Model(Rules):
             self.drop_references(owner, handle, 1)
         self.tidy()
 
-    def slice_release(self, peer: int, offset: int, *, unmapped: bool = True) -> None:
-        """L-7, L-8."""
+    def slice_release(self, peer: int, offset: int, *, serial: int = 0, unmapped: bool = True) -> None:
+        """L-7, L-8; a serial that is not 0 must be that of the publication."""
         reader = self.peer(peer)
-        if offset not in [slice_.offset for slice_ in reader.published]:
+        meant = [slice_ for slice_ in reader.published if serial in (0, slice_.serial)]
+        if offset not in [slice_.offset for slice_ in meant]:
             raise NoSuchHandle
         reader.published = [slice_ for slice_ in reader.published if slice_.offset != offset]
 
@@ -314,9 +315,11 @@ class Model(Rules):
         slice_.contents = contents.ljust(slice_.size, b"\0")  # R-43
         if slice_ not in reader.published:
             reader.published.append(slice_)  # R-13
+            reader.last_serial += 1
+            slice_.serial = reader.last_serial
         reader.is_exposed = True
         self.tidy()
         return Message(
             DATA, bits, destination, who.uid, who.gid, who.pid, who.tid, slice_.offset, len(data.payload),
-            handles, fds, secctx, slice_.size,
+            handles, fds, secctx, slice_.size, slice_.serial,
         )

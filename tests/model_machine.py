@@ -260,7 +260,9 @@ class Machine(RuleBasedStateMachine):
             offsets = tuple(slice_.offset for slice_ in peer.published)
             guesses = offsets if offsets and number % 8 else (0, 8, 9, 112)
             offset = pick(guesses, number // 8)
-            self.twins.run("slice_release", peer.number, offset, unmapped=unmapped)
+            known = [slice_.serial for slice_ in peer.published if slice_.offset == offset]
+            serial = pick((0, *known, *range(peer.last_serial + 2)), number // 64)
+            self.twins.run("slice_release", peer.number, offset, serial=serial, unmapped=unmapped)
 
     # ---- messages --------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Slice:
     charged: int
     payload: bytes
     contents: bytes = b""
+    serial: int = 0
 
 
 @dataclass(eq=False)
@@ -87,6 +88,7 @@ class Peer:
     queue: list[Entry] = field(default_factory=list)
     seeds: list[Data] = field(default_factory=list)
     published: list[Slice] = field(default_factory=list)
+    last_serial: int = 0
     has_segment: bool = False
     is_exposed: bool = False
 

@@ -149,9 +149,10 @@ class Writer:
         return {
             "shares_buffers": peer.shares_buffers,
             "last_generation": int(peer.has_segment),
+            "last_serial": peer.last_serial,
             "segments": {1: segment} if peer.has_segment else {},
             "retired": {},
-            "published": [place(slice_) for slice_ in peer.published],
+            "published": [[*place(slice_), slice_.serial] for slice_ in peer.published],
             "slices": slices,
         }
 

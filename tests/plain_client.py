@@ -19,7 +19,7 @@ ANSWER, REFUSED, OFFER, RETIRED = 0x8000, 0x4001, 0x4002, 0x4003
 INSTALL_FDS, PARK, DETACH = 4, 1, 2
 DRAINED, IN_SEGMENT, DETACHED, UNMAPPED = 1, 1, 2, 1
 INVALID = 2**64 - 1
-MESSAGE = struct.Struct("<3Q4I6Q2I3Q")
+MESSAGE = struct.Struct("<3Q4I6Q2I4Q")
 
 
 class Refused(Exception):
@@ -45,7 +45,7 @@ class Received:
     def __init__(self, values: tuple[int, ...], contents: bytes, fds: list[int]) -> None:
         self.type, self.flags, self.destination, self.uid, self.gid, self.pid, self.tid = values[:7]
         self.offset, self.n_bytes, n_handles, self.n_fds, self.n_secctx, self.size, self.note = values[7:14]
-        self.generation, self.fds = values[15], fds
+        self.generation, self.serial, self.fds = values[15], values[18], fds
         self.payload = contents[: self.n_bytes]
         self.handles = struct.unpack_from(f"<{n_handles}Q", contents, (self.n_bytes + 7) // 8 * 8)
 
@@ -193,7 +193,8 @@ class Client:
 
     def reply(self, to: list[int], payload: bytes, answered: Received, release: int = INVALID) -> Received:
         fixed, tail = self.sending(to, payload, [], [], 0)
-        rest = struct.pack("<6Q", INSTALL_FDS, INVALID, PARK, answered.offset, 0, release)
+        slice_ = answered.offset, 0, answered.serial
+        rest = struct.pack("<7Q", INSTALL_FDS, INVALID, PARK, *slice_, release)
         return self.received(self.start(REPLY, fixed + rest + tail))
 
     def received(self, tag: int) -> Received:
@@ -201,7 +202,7 @@ class Client:
         values = MESSAGE.unpack_from(body)
         note, n_inline, generation = values[13:16]
         if note & IN_SEGMENT:
-            self.map(body[MESSAGE.size - 24 : MESSAGE.size], fds)
+            self.map(body[96:120], fds)
         contents = body[MESSAGE.size : MESSAGE.size + n_inline]
         if not n_inline and values[7] != INVALID:
             if generation not in self.segments:
@@ -223,7 +224,8 @@ class Client:
     def give_back(self, message: Received, *, unmap: bool = False) -> None:
         if unmap:
             self.segments.pop(message.generation)[0].close()
-        self.request(SLICE_RELEASE, struct.pack("<QQ", message.offset, UNMAPPED if unmap else 0))
+        flags = UNMAPPED if unmap else 0
+        self.request(SLICE_RELEASE, struct.pack("<QQQ", message.offset, flags, message.serial))
 
     def close(self) -> None:
         self.sock.close()

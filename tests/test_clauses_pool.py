@@ -213,6 +213,39 @@ def test_the_two_holds_on_a_slice_are_independent(
     assert use(reader) == (0, 0)
 
 
+@pytest.mark.parametrize("again", ["another message", "the same one", "the seed"])
+def test_a_serial_means_one_publication_and_no_other_at_its_offset(
+    bus: CoreBus, reader: BusPeer, sender: BusPeer, to: int, again: str
+) -> None:
+    """L-8, R-13, S-13: after a release, and after a flush; without a serial, whichever is there."""
+    if again == "the seed":
+        reader.send([], b"the seed", flags=SendFlag.SEED)
+        first = reader.recv(RecvFlag.SEED | RecvFlag.PEEK)
+        reader.reset(ResetFlag.FLUSH)
+        second = reader.recv(RecvFlag.SEED)
+    else:
+        sender.send([to], b"message.")
+        first = reader.recv(RecvFlag.PEEK if again == "the same one" else 0)
+        reader.free(first.offset, serial=first.serial)
+        if again == "another message":
+            sender.send([to], b"another.")
+        second = reader.recv()
+    assert second.offset == first.offset and first.serial != second.serial
+    for serial in (first.serial, second.serial + 1):
+        with Unchanged(bus, NoSuchHandle, "serial"):
+            reader.free(second.offset, serial=serial)
+    reader.free(second.offset, serial=second.serial)
+    assert use(reader) == (0, 0)
+
+
+def test_a_slice_that_is_received_again_keeps_its_serial(reader: BusPeer, sender: BusPeer, to: int) -> None:
+    """R-13: one publication, however often it is looked at."""
+    sender.send([to], b"message.")
+    assert reader.recv(RecvFlag.PEEK).serial == reader.recv(RecvFlag.PEEK).serial == reader.recv().serial == 1
+    reader.free(0)
+    assert use(reader) == (0, 0)
+
+
 @pytest.mark.parametrize("size", [8, 1000, MIB, 2 * MIB + 5])
 def test_slice_release_gives_slice_and_bytes_back_at_once(
     bus: CoreBus, reader: BusPeer, sender: BusPeer, to: int, size: int

@@ -126,4 +126,4 @@ def test_it_says_to_whose_share_an_undelivered_message_belongs() -> None:
     assert two.state()["account"]["queued"] == {1: [8, 1, 0, 1]}
     assert json.dumps(bus.snapshot())
     two.recv(RecvFlag.PEEK)
-    assert two.state()["pool"]["published"] == [[0, 8, 8]]
+    assert two.state()["pool"]["published"] == [[0, 8, 8, 1]]

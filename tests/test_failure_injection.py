@@ -119,7 +119,7 @@ class Scene:
             return [heap.read(entry["slice"][0]) for entry in entries]
         return (
             {generation: base for generation, (base, _) in memory.segments.items()},
-            [memory.at(offset, size) for offset, size, _ in known["pool"]["published"]],
+            [memory.at(offset, size) for offset, size, *_ in known["pool"]["published"]],
             [memory.at(entry["slice"][0], entry["n_bytes"]) for entry in entries],
         )
 
@@ -131,7 +131,7 @@ class Scene:
         for peer in self.peers:
             while peer.is_readable():
                 told.append(peer.recv(4))
-            for offset, _, _ in peer.state()["pool"]["published"]:
+            for offset, *_ in peer.state()["pool"]["published"]:
                 peer.free(offset)
         told.append(self.everything())
         for number in self.bus.snapshot()["peers"]:
@@ -340,7 +340,7 @@ def release_everything(scene: Scene) -> None:
     for number, (_, references) in scene.q.state()["handles"].items():
         for _ in range(references - (number == 0x20)):
             scene.q.release(number)
-    for offset, _, _ in scene.q.state()["pool"]["published"]:
+    for offset, *_ in scene.q.state()["pool"]["published"]:
         scene.q.free(offset)
 
 

@@ -277,7 +277,7 @@ def test_an_offer_is_confirmed_or_refused_at_once_and_its_descriptors_follow_the
 
 
 def message_answer(tag: int, destination: int = 0x10) -> bytes:
-    values = (1, 0, destination, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0)
+    values = (1, 0, destination, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 1)
     return answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*values))
 
 

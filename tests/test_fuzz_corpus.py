@@ -153,7 +153,7 @@ def test_a_message_of_an_unknown_type_or_outside_its_slice_is_the_fault_of_the_b
     kind: int, offset: int, n_bytes: int
 ) -> None:
     client, request, tag = client_of("recv")
-    fields = (kind, 0, 0x10, 0, 0, 0, 0, offset, n_bytes, 0, 0, 0, 8, 0, 0, 77, 0, 0)
+    fields = (kind, 0, 0x10, 0, 0, 0, 0, offset, n_bytes, 0, 0, 0, 8, 0, 0, 77, 0, 0, 1)
     client.exchange.reader.feed(answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*fields)))
     client.exchange.process()
     outcome = client.finish(request, taken(client, tag))

@@ -184,7 +184,7 @@ CASES: dict[str, Case] = {
         fd=lambda stage: stage.observer.fileno(), changes=True,
     ),
     "DESTROY": Case(Operation.DESTROY, words(0, 2, OWN_NODE, 0x50), changes=True),
-    "SLICE_RELEASE": Case(Operation.SLICE_RELEASE, words(0, 0), Stage.received, changes=True),
+    "SLICE_RELEASE": Case(Operation.SLICE_RELEASE, words(0, 0, 0), Stage.received, changes=True),
     "SEND": Case(Operation.SEND, REQUESTS[Operation.SEND].pack(*SEND) + SEND_TAIL, changes=True, tells=b"m"),
     "SEND with descriptors": Case(
         Operation.SEND, REQUESTS[Operation.SEND].pack(*SEND) + SEND_TAIL, n_fds=2, changes=True, tells=b"m"
@@ -207,7 +207,7 @@ CASES: dict[str, Case] = {
         changes=True, tells=b"call",
     ),
     "REPLY": Case(
-        Operation.REPLY, REQUESTS[Operation.REPLY].pack(*REPLY, *RECEIVING, 0, 0, 0x13) + REPLY_TAIL,
+        Operation.REPLY, REQUESTS[Operation.REPLY].pack(*REPLY, *RECEIVING, 0, 0, 0, 0x13) + REPLY_TAIL,
         Stage.received, n_answers=0, changes=True, tells=b"reply",
     ),
 }

@@ -294,6 +294,60 @@ def test_l_8_a_slice_is_released_once_at_its_start(p: Peer, q: Peer, to_q: int) 
     message.release()
 
 
+@pytest.mark.parametrize("size", [1, 5000, 2 * MIB])
+@pytest.mark.parametrize("kept", [1, 5000, 2 * MIB])
+def test_releasing_a_message_from_before_a_flush_leaves_what_lies_in_its_place(
+    p: Peer, q: Peer, kept: int, size: int
+) -> None:
+    """L-8, L-11: its slice is gone, and another one begins at its offset."""
+    p.send([q.transfer(0x10, p)], bytes(size))
+    before = q.recv()
+    q.reset(ResetFlag.FLUSH)
+    to_q = q.transfer(0x10, p)
+    p.send([to_q], b"B" * kept)
+    message = q.recv()
+    before.release()
+    p.send([to_q], b"C" * kept)
+    assert bytes(message.payload) == b"B" * kept
+    with q.recv() as last:
+        assert bytes(last.payload) == b"C" * kept
+    message.release()
+    with pytest.raises(NoSuchHandle):
+        q.release_slice(message.offset)
+
+
+@pytest.mark.parametrize("size", [1, 5000, 2 * MIB])
+def test_releasing_a_message_whose_slice_was_given_back_by_its_offset_leaves_the_next_one(
+    p: Peer, q: Peer, to_q: int, size: int
+) -> None:
+    """L-8: a slice is released once, by whichever way."""
+    p.send([to_q], bytes(size))
+    before = q.recv()
+    q.release_slice(before.offset)
+    p.send([to_q], b"B" * size)
+    message = q.recv()
+    before.release()
+    p.send([to_q], b"C" * size)
+    assert bytes(message.payload) == b"B" * size
+    message.release()
+    q.recv().release()
+
+
+def test_r_13_a_slice_that_is_published_again_is_not_released_by_who_peeked_at_it(
+    p: Peer, q: Peer, to_q: int
+) -> None:
+    p.send([to_q], b"B")
+    peeked = q.recv(RecvFlag.PEEK)
+    q.release_slice(peeked.offset)
+    message = q.recv()
+    peeked.release()
+    p.send([to_q], b"C")
+    assert q.recv().offset != message.offset
+    message.release()
+    with pytest.raises(NoSuchHandle):
+        q.release_slice(message.offset)
+
+
 def test_q_16_a_slice_is_charged_until_it_is_released(
     bus: InProcessBus | NativeBus, p: Peer, q: Peer, to_q: int
 ) -> None:

@@ -106,7 +106,7 @@ def is_refused(found: list[Frame]) -> bool:
 
 def valid_requests() -> dict[str, bytes]:
     """One well-formed request of each kind; an operation that is not named here has zeros for its fields."""
-    sending, receiving = (0, 1, 0, 1, 3, 0, 0), (0, NO_LIMIT, 0)
+    sending, receiving, slice_ = (0, 1, 0, 1, 3, 0, 0), (0, NO_LIMIT, 0), (NO_LIMIT, 0, 0)
     lists = struct.pack("<QQ", 0x10, 0x20) + b"abc"
     bodies: dict[int, bytes] = {number: bytes(layout.size) for number, layout in REQUESTS.items()} | {
         Operation.HELLO: REQUESTS[Operation.HELLO].pack(MAGIC, VERSION, 0),
@@ -121,11 +121,11 @@ def valid_requests() -> dict[str, bytes]:
         Operation.RELEASE: struct.pack("<Q", 0xB),
         Operation.TRANSFER: struct.pack("<3Q", 0, 0x30, HANDLE_INVALID),
         Operation.DESTROY: struct.pack("<QQQ", 0, 1, 0x40),
-        Operation.SLICE_RELEASE: struct.pack("<QQ", 0, 0),
+        Operation.SLICE_RELEASE: struct.pack("<QQQ", 0, 0, 0),
         Operation.SEND: REQUESTS[Operation.SEND].pack(*sending) + lists,
         Operation.RECV: struct.pack("<3Q", 0, NO_LIMIT, 0),
         Operation.CALL: REQUESTS[Operation.CALL].pack(*sending, *receiving) + lists,
-        Operation.REPLY: REQUESTS[Operation.REPLY].pack(*sending, *receiving, NO_LIMIT, 0, NO_LIMIT) + lists,
+        Operation.REPLY: REQUESTS[Operation.REPLY].pack(*sending, *receiving, *slice_, NO_LIMIT) + lists,
     }
     return {Operation(number).name: encode(number, 7, body) for number, body in bodies.items()}
 

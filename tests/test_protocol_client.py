@@ -26,6 +26,7 @@ from plain_client import (
     QUERY,
     RELEASE,
     SLICE_RELEASE,
+    UNMAPPED,
     Client,
     Failed,
     Refused,
@@ -147,13 +148,39 @@ def test_a_segment_that_was_lost_is_asked_for(p: Client, q: Client, to_q: int) -
     assert first.generation in q.segments
 
 
+def test_a_slice_with_another_serial_is_left_alone(p: Client, q: Client, to_q: int) -> None:
+    """L-8: neither is it given back, nor does its segment count as unmapped."""
+    p.send([to_q], bytes(2 << 20))
+    message = q.recv()
+    for serial in (message.serial + 1, INVALID):
+        stale = struct.pack("<QQQ", message.offset, UNMAPPED, serial)
+        assert failure(q.request, SLICE_RELEASE, stale) == errno.ENXIO
+    assert message.generation in q.segments
+    q.give_back(message)
+    assert q.segments == {}, "the bus asked for it"
+
+
+def test_a_reply_gives_back_the_slice_that_it_answers_and_no_other(p: Client, q: Client, to_q: int) -> None:
+    """L-8: what lies at its offset by now stays."""
+    p.send([to_q], b"first")
+    message = q.recv()
+    q.request(SLICE_RELEASE, struct.pack("<QQQ", message.offset, 0, 0))
+    p.send([to_q], b"second")
+    second = q.recv()
+    assert second.offset == message.offset
+    with pytest.raises(Failed, match="serial") as caught:
+        q.reply([0x200], b"third", message)
+    assert (caught.value.errno, caught.value.done) == (errno.ENXIO, 1)
+    q.give_back(second)
+
+
 def test_a_retired_segment_is_unmapped_and_its_charge_returns(
     bus: NativeBus, p: Client, q: Client, to_q: int
 ) -> None:
     used_before = bus.snapshot()["users"]
     p.send([to_q], bytes(2 << 20))
     message = q.recv()
-    tag = q.start(SLICE_RELEASE, struct.pack("<QQ", message.offset, 0))
+    tag = q.start(SLICE_RELEASE, struct.pack("<QQQ", message.offset, 0, 0))
     assert bus.snapshot()["users"] != used_before
     q.answer(tag)
     assert q.segments == {}, "RETIRED came before the answer"

@@ -231,11 +231,11 @@ def test_nothing_of_a_sequence_happens_before_its_send_is_finished(
     bus.during(lambda: peer.send([0x200], b"answered"))
     message = bus.during(peer.recv)
     number = max(bus.peers())
-    assert message.offset in [offset for offset, _, _ in bus.peers()[number]["pool"]["published"]]
+    assert message.offset in [offset for offset, *_ in bus.peers()[number]["pool"]["published"]]
     payload = signal_like(strings(FEW_TURNS))
     sender.fill(payload)
     before = bus.peers()
-    release = (0, NO_LIMIT, 0, message.offset, 0, own)
+    release = (0, NO_LIMIT, 0, message.offset, 0, 0, own)
     sender.channel.sock.sendall(sender.request(len(payload), Operation.REPLY, *release) + QUERY)
     n_turns = 0
     while not (answers := sender.take()):

@@ -145,7 +145,8 @@ class Message(NamedTuple):
 
     ``handles`` are ids of the receiver, HANDLE_INVALID for dead nodes (R-45). ``fds`` are numbers of
     the bus process, valid until the edge next calls ``take_freed_fds()``; empty without INSTALL_FDS
-    (R-31). ``size`` is the slice's size in bytes.
+    (R-31). ``size`` is the slice's size in bytes; ``serial`` tells it from others that lie at its offset
+    before and after it (0: no slice).
     """
 
     type: MessageType
@@ -161,6 +162,7 @@ class Message(NamedTuple):
     fds: tuple[int, ...]
     secctx: bytes | None
     size: int
+    serial: int = 0
 
 
 class Ahead(NamedTuple):
@@ -283,9 +285,10 @@ class CoreApi(Protocol):
         In the order of the list NoSuchHandle, NotUnique, ForeignNode, AlreadyDestroyed (H-61), then
         QuotaExceeded; InvalidArgument for flags, and for more nodes than the user's handles."""
 
-    def slice_release(self, peer: int, offset: int, *, unmapped: bool = True) -> None:
+    def slice_release(self, peer: int, offset: int, *, serial: int = 0, unmapped: bool = True) -> None:
         """Give a received slice back (L-7 … L-10); NoSuchHandle unless a published one begins at ``offset``.
 
+        ``serial`` is that of the message; 0 means whichever is published there.
         ``unmapped=False`` says that the slice's own segment may still be mapped: it is retired, and
         stays charged until ``segment_unmapped``."""
 

@@ -288,9 +288,9 @@ class Core:
         """The next message, or the seed (§5)."""
         return receive(self._peer(peer), flags, max_offset)
 
-    def slice_release(self, peer: int, offset: int, *, unmapped: bool = True) -> None:
+    def slice_release(self, peer: int, offset: int, *, serial: int = 0, unmapped: bool = True) -> None:
         """L-7 … L-10."""
-        self._peer(peer).pool.release(offset, unmapped)
+        self._peer(peer).pool.release(offset, serial, unmapped)
 
     def segment_unmapped(self, peer: int, generation: int) -> None:
         """The charge of a retired segment returns."""

@@ -62,7 +62,7 @@ def receive(peer: Peer, flags: int, max_offset: int) -> Message:
     return Message(
         MessageType.DATA, FLAGS[bits], HANDLE_INVALID if node is None else peer.ids.ids[node],
         credentials.uid, credentials.gid, credentials.pid, credentials.tid,
-        slice_.offset, entry.n_bytes, handles, fds, secctx, slice_.size,
+        slice_.offset, entry.n_bytes, handles, fds, secctx, slice_.size, slice_.serial,
     )
 
 

@@ -7,11 +7,13 @@ best fit, too (L-4): the smallest gap that holds the slice, the lowest of equals
 start. Neighbouring gaps merge, but not across segments.
 
 A slice has two independent holds (L-9): *pinned* by its message, *published* to the peer. It is free
-when both are gone. An emptied segment is closed; only a shared one at address 0 stays, or the last
-shared one while slices are left, so that a busy pool does not open and close one per message, and
-the first slice of an empty pool of small slices is at offset 0. If the peer may have mapped what
-is closed, it is *retired*: the address range and the bytes of the last slice stay taken until the
-peer has unmapped it.
+when both are gone. Each publication has a *serial* of its own, so that who remembers one that is over
+cannot end that which lies at its offset now.
+
+An emptied segment is closed; only a shared one at address 0 stays, or the last shared one while
+slices are left, so that a busy pool does not open and close one per message, and the first slice of
+an empty pool of small slices is at offset 0. If the peer may have mapped what is closed, it is
+*retired*: the address range and the bytes of the last slice stay taken until the peer has unmapped it.
 
 Invariants. 1. Gaps and slices tile the shared segments. 2. ``cancel``, in the reverse order of
 ``allocate``, restores the very state from before. 3. Generations of segments that anybody could
@@ -116,7 +118,7 @@ class Segment:
 class Slice:
     """A range of a pool for one message; ``charged`` bytes are booked for it."""
 
-    __slots__ = ("charged", "offset", "pinned", "published", "segment", "size")
+    __slots__ = ("charged", "offset", "pinned", "published", "segment", "serial", "size")
 
     def __init__(self, offset: int, size: int, charged: int, segment: Segment) -> None:
         self.offset = offset
@@ -125,6 +127,8 @@ class Slice:
         self.segment = segment
         self.pinned = True
         self.published = False
+        self.serial = 0
+        """Of its latest publication."""
 
 
 class Pool:
@@ -132,7 +136,7 @@ class Pool:
 
     __slots__ = (
         "_bases", "_gaps", "_sequencer", "_shared", "_space", "account", "generation", "memory", "number",
-        "published", "retired", "segments", "slices",
+        "published", "retired", "segments", "serial", "slices",
     )
 
     def __init__(self, number: int, account: Account, memory: Memory, sequencer: Sequencer) -> None:
@@ -149,6 +153,7 @@ class Pool:
         self.published: dict[int, Slice] = {}
         self.retired: dict[int, tuple[Segment, int]] = {}
         self.generation = 0
+        self.serial = 0
         self.slices = 0
 
     def allocate(self, size: int, charged: int) -> Slice:
@@ -202,6 +207,8 @@ class Pool:
         """The peer learns of the slice; idempotent (R-13)."""
         if not slice_.published:
             slice_.published = True
+            self.serial += 1
+            slice_.serial = self.serial
             slice_.segment.exposed = True
             self.published[slice_.offset] = slice_
 
@@ -211,11 +218,14 @@ class Pool:
         if not slice_.published:
             self._free(slice_, self.memory.shares_buffers)
 
-    def release(self, offset: int, unmapped: bool) -> None:
-        """The peer gives a published slice back (L-8); NoSuchHandle if none starts there."""
-        slice_ = self.published.pop(offset, None)
+    def release(self, offset: int, serial: int, unmapped: bool) -> None:
+        """The peer gives a published slice back (L-8); NoSuchHandle if none, or a later one, starts there."""
+        slice_ = self.published.get(offset)
         if slice_ is None:
             raise NoSuchHandle(f"no published slice at {offset}")
+        if serial not in (0, slice_.serial):
+            raise NoSuchHandle(f"the slice at {offset} has serial {slice_.serial}, not {serial}")
+        del self.published[offset]
         slice_.published = False
         if not slice_.pinned:
             self._free(slice_, unmapped)

@@ -150,8 +150,9 @@ def _pool(pool: Pool) -> dict[str, Any]:
     return {
         "shares_buffers": pool.memory.shares_buffers,
         "last_generation": pool.generation,
+        "last_serial": pool.serial,
         "segments": {number: [s.base, s.size, s.slices, s.exposed, s.shared] for number, s in segments},
         "retired": {number: [s.base, s.size, charged] for number, (s, charged) in pool.retired.items()},
-        "published": [_slice(slice_) for slice_ in pool.published.values()],
+        "published": [[*_slice(slice_), slice_.serial] for slice_ in pool.published.values()],
         "slices": pool.slices,
     }
