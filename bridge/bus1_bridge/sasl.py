@@ -1,23 +1,29 @@
 """sasl: the server's side of D-Bus authentication, as a table.
 
 Theory. A client sends one NUL, then lines; each line gets one line back. What a command does depends
-on the state, and the table below is the whole protocol. The only mechanism is EXTERNAL: the client may
-claim a user id, and what counts is the one that the kernel gave. Lines that come together are handled
-together; what follows BEGIN are messages, and is kept in ``rest``.
+on the state, and the table below is the whole protocol. Lines that come together are handled together;
+what follows BEGIN are messages, and is kept in ``rest``.
 
-Invariants. 1. ``done`` only after OK with the kernel's uid, and BEGIN.
+Which mechanisms there are is configuration. EXTERNAL: the client may claim a user id, and what counts is
+the one that the kernel gave. DBUS_COOKIE_SHA1: the client shows that it can read a file of the user of the
+bus, and is that user. ANONYMOUS: the client is nobody.
+
+Invariants. 1. ``done`` only after OK and BEGIN; ``identity`` is then the kernel's uid, that of the user of
+the bus, or None for nobody, and nobody is let in only if that is allowed.
 2. ``feed`` raises nothing but RemoteProtocolError, and never holds more than ``MAX_BUFFER`` bytes
 without a line.
 3. After ``MAX_REJECTED`` rejections the last answer is REJECTED, and ``closed`` is set; it is set after
 ``MAX_LINES`` lines, too, unless the last of them is BEGIN.
 
-Not here: whether that user may connect (the router), time limits, sockets.
+Not here: whether that user may connect (the router), cookies and their file (keyring), time limits, sockets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from bus1.errors import RemoteProtocolError
 
@@ -25,6 +31,38 @@ MAX_BUFFER = 16384
 MAX_REJECTED = 6
 MAX_LINES = 64
 """What an authentication may take; a client that wants in needs about four."""
+EXTERNAL, COOKIE, ANONYMOUS = "EXTERNAL", "DBUS_COOKIE_SHA1", "ANONYMOUS"
+MECHANISMS = (EXTERNAL, COOKIE, ANONYMOUS)
+"""All that there are, in the order in which they are offered."""
+
+
+class Keyring(Protocol):
+    """The cookies of the user of the bus."""
+
+    uid: int
+
+    def is_owner(self, identity: bytes) -> bool:
+        """Whether this decimal uid or login name is the user of the bus."""
+
+    def cookie(self) -> tuple[bytes, bytes] | None:
+        """Number and value of a cookie that is good for now; None if there is no safe one."""
+
+    def challenge(self) -> bytes:
+        """Some bytes in hexadecimal that nobody can foresee."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthRules:
+    """How clients of one bus may show who they are."""
+
+    mechanisms: tuple[str, ...] = (EXTERNAL,)
+    allows_anonymous: bool = False
+    keyring: Keyring | None = None
+    """For DBUS_COOKIE_SHA1; None refuses everybody who tries it."""
+
+
+EXTERNAL_ONLY = AuthRules()
+"""What the usual configuration files say."""
 
 
 class AuthState(Enum):
@@ -36,15 +74,23 @@ class AuthState(Enum):
     DONE = "nothing more"
 
 
+_CONTEXT = b"org_freedesktop_general"
+
+
 class ServerAuth:
     """One client's authentication; RemoteProtocolError from ``feed`` closes the connection."""
 
-    def __init__(self, uid: int | None, guid: str, *, can_pass_fds: bool = True) -> None:
+    def __init__(
+        self, uid: int | None, guid: str, rules: AuthRules = EXTERNAL_ONLY, *, can_pass_fds: bool = True
+    ) -> None:
         self.uid = uid
         """As the kernel gave it; None if it gave none."""
         self.guid = guid
+        self.rules = rules
         self.can_pass_fds = can_pass_fds
         self.state = AuthState.AUTH
+        self.identity: int | None = None
+        """Who the client is once OK was said: None before, and for nobody."""
         self.takes_fds = False
         """The client asked for descriptors and got them."""
         self.closed = False
@@ -56,6 +102,9 @@ class ServerAuth:
         """The NUL has come."""
         self.rest = b""
         """Not yet handled; once ``done``, the first messages."""
+        self._mechanism = b""
+        self._expected: tuple[bytes, bytes] | None = None
+        """Challenge and cookie that the client's answer is to be made of."""
 
     @property
     def done(self) -> bool:
@@ -102,31 +151,74 @@ class ServerAuth:
 
     def _start(self, argument: bytes) -> bytes:
         mechanism, response = _cut(argument)
-        if mechanism != b"EXTERNAL":
+        if mechanism.decode() not in self.rules.mechanisms or mechanism not in _RESPONSES:
             return self._reject()
-        if not response:
+        self._mechanism, self._expected = mechanism, None
+        if mechanism == b"EXTERNAL" and not response:
             self.state = AuthState.DATA
             return b"DATA"
-        return self._identify(response)
+        return self._respond(response)
 
-    def _identify(self, response: bytes) -> bytes:
+    def _respond(self, response: bytes) -> bytes:
         try:
-            identity = bytes.fromhex(response.decode()) if response.isalnum() else None
+            content = bytes.fromhex(response.decode()) if response.isalnum() else b""
         except ValueError:
-            identity = None
-        if identity is None and response:
+            content = b""
+        if response and not content:
             return b'ERROR "Invalid hex encoding"'
+        return _RESPONSES[self._mechanism](self, content)
+
+    def _external(self, identity: bytes) -> bytes:
         if self.uid is None or (identity and identity != b"%d" % self.uid):
             return self._reject()
+        return self._accept(self.uid)
+
+    def _anonymous(self, trace: bytes) -> bytes:
+        try:
+            trace.decode()
+        except UnicodeDecodeError:
+            return self._reject()
+        return self._accept(None) if self.rules.allows_anonymous else self._reject()
+
+    def _cookie(self, response: bytes) -> bytes:
+        keyring = self.rules.keyring
+        if keyring is None:
+            return self._reject()
+        if self._expected is not None:
+            return self._accept(keyring.uid) if self._knows_cookie(response) else self._reject()
+        if not keyring.is_owner(response) or (cookie := keyring.cookie()) is None:
+            return self._reject()
+        number, value = cookie
+        self._expected = keyring.challenge(), value
+        self.state = AuthState.DATA
+        return b"DATA " + b" ".join((_CONTEXT, number, self._expected[0])).hex().encode()
+
+    def _knows_cookie(self, response: bytes) -> bool:
+        # rarely needed, and dear to import
+        import hashlib
+        import hmac
+
+        assert self._expected is not None
+        challenge, cookie = self._expected
+        own, blank, digest = response.partition(b" ")
+        if not (own and blank):
+            return False
+        expected = hashlib.sha1(b":".join((challenge, own, cookie)), usedforsecurity=False)
+        return hmac.compare_digest(expected.hexdigest().encode(), digest)
+
+    def _accept(self, identity: int | None) -> bytes:
         self.state = AuthState.BEGIN
+        self.identity = identity
         return b"OK " + self.guid.encode()
 
     def _reject(self, argument: bytes = b"") -> bytes:
         self.state = AuthState.AUTH
         self.takes_fds = False
+        self.identity = None
         self.rejected += 1
         self.closed = self.rejected >= MAX_REJECTED
-        return b"REJECTED EXTERNAL"
+        offered = [name for name in MECHANISMS if name in self.rules.mechanisms]
+        return " ".join(["REJECTED", *offered]).encode()
 
     def _negotiate(self, argument: bytes) -> bytes:
         if not self.can_pass_fds:
@@ -152,6 +244,13 @@ def _cut(line: bytes) -> tuple[bytes, bytes]:
 
 _Answer = Callable[[ServerAuth, bytes], bytes]
 
+_RESPONSES: dict[bytes, _Answer] = {
+    b"EXTERNAL": ServerAuth._external,
+    b"DBUS_COOKIE_SHA1": ServerAuth._cookie,
+    b"ANONYMOUS": ServerAuth._anonymous,
+}
+"""What a client's response does, initial or not."""
+
 
 def _error(text: str) -> _Answer:
     return lambda auth, argument: f'ERROR "{text}"'.encode()
@@ -172,7 +271,7 @@ _TABLE: dict[AuthState, dict[bytes, _Answer]] = {
     },
     AuthState.DATA: {
         b"AUTH": _error("Sent AUTH while another AUTH in progress"),
-        b"DATA": ServerAuth._identify,
+        b"DATA": ServerAuth._respond,
         b"CANCEL": ServerAuth._reject,
         b"ERROR": ServerAuth._reject,
         b"NEGOTIATE_UNIX_FD": _EARLY,

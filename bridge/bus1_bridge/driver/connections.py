@@ -8,7 +8,7 @@ Not here: names and who owns them (``names``).
 
 from __future__ import annotations
 
-from ..switch.tables import LegacyParty
+from ..switch.tables import UNKNOWN_ID, LegacyParty
 from ..wire import Variant
 from .errors import DriverError
 from .method import Call, Values
@@ -45,7 +45,10 @@ def announce(call: Call) -> None:
 def unix_user(call: Call, name: str) -> Values:
     """GetConnectionUnixUser."""
     target = call.target(name, "UID")
-    return ((target.credentials if target else call.delivery.tables.bus_credentials).uid,)
+    uid = target.uid if target else call.delivery.tables.bus_credentials.uid
+    if uid is None:
+        raise DriverError("Failed", f"Could not determine UID for '{name}'")
+    return (uid,)
 
 
 def process_id(call: Call, name: str) -> Values:
@@ -61,13 +64,16 @@ def credentials(call: Call, name: str) -> Values:
     """GetConnectionCredentials: what is known, under the keys of the specification."""
     target = call.target(name, "credentials")
     credentials = target.credentials if target else call.delivery.tables.bus_credentials
-    known = {"UnixUserID": Variant("u", credentials.uid)}
+    known: dict[str, Variant] = {}
+    if credentials.uid != UNKNOWN_ID:
+        known["UnixUserID"] = Variant("u", credentials.uid)
     if credentials.pid:
         known["ProcessID"] = Variant("u", credentials.pid)
     label = credentials.secctx
     if isinstance(target, LegacyParty):
-        groups = sorted({credentials.gid, *target.groups})
-        known["UnixGroupIDs"] = Variant("au", groups)
+        groups = sorted({credentials.gid, *target.groups} - {UNKNOWN_ID})
+        if groups:
+            known["UnixGroupIDs"] = Variant("au", groups)
         label = target.label
     if label:
         known["LinuxSecurityLabel"] = Variant("ay", label.rstrip(b"\0") + b"\0")

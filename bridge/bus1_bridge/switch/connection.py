@@ -158,6 +158,7 @@ class Connection:
         if auth.done:
             self.auth = None
             self.party.takes_fds = auth.takes_fds
+            self.party.identify(auth.identity)
             self._buffer += auth.rest
 
     def _next_frame(self) -> Incoming | None:

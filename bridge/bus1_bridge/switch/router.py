@@ -81,7 +81,7 @@ class Router:
 
     def connect(
         self, credentials: Credentials, now: float, *, groups: tuple[int, ...] = (),
-        label: bytes | None = None,
+        label: bytes | None = None, can_pass_fds: bool = True,
     ) -> int:
         """A new connection; its id is its hosted peer in Core."""
         self.delivery.now = now
@@ -92,7 +92,7 @@ class Router:
         self._core.send(peer, (), handles=(0,), credentials=credentials)
         party = LegacyParty(peer, credentials, root=(peer, 0), groups=groups, label=label)
         self.tables.parties[peer] = party
-        auth = ServerAuth(credentials.uid, self.tables.guid)
+        auth = ServerAuth(party.uid, self.tables.guid, self.tables.auth, can_pass_fds=can_pass_fds)
         self._connections[peer] = Connection(party, auth, self.limits, now)
         self._incomplete.add(peer)
         heapq.heappush(self._deadlines, (now + self.limits.auth_timeout, peer))
@@ -109,6 +109,7 @@ class Router:
         if c is None:
             self.delivery.discard(fds)
             return
+        was_strange = c.auth is not None
         try:
             c.take(data, fds, now)
         except RemoteProtocolError as error:
@@ -120,8 +121,8 @@ class Router:
             if c.auth.closed:
                 c.is_ending = True
                 self._close_if_done(c)
-        elif c.party.credentials.uid != self.tables.bus_credentials.uid:
-            self._end(c, f"user {c.party.credentials.uid} may not connect")
+        elif was_strange and not self._may_connect(c.party):
+            self._end(c, f"user {c.party.uid} may not connect")
             return
         self._advance(c)
         if c.fds and not c.fds_are_timed:
@@ -300,6 +301,10 @@ class Router:
         return False
 
     # ---- one connection --------------------------------------------------------------------------
+
+    def _may_connect(self, party: LegacyParty) -> bool:
+        # nobody has passed already: without <allow_anonymous/> there is no OK
+        return party.uid is None or party.uid == self.tables.bus_credentials.uid
 
     def _advance(self, c: Connection) -> None:
         """Handle what is complete, within the budget; the rest is for the next turn."""

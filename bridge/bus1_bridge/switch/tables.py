@@ -11,7 +11,7 @@ Not here: any decision.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bus1.core.api import CoreApi, Credentials, NodeRef
 from bus1.label import Label
@@ -19,8 +19,12 @@ from bus1.label import Label
 from ..bindings import Bindings
 from ..match import MatchIndex
 from ..names import NameTable
+from ..sasl import EXTERNAL_ONLY, AuthRules
 from .limits import BYTES_PER_TURN
 from .replies import ReplyTable
+
+UNKNOWN_ID = 0xFFFF_FFFF
+"""The uid and gid of a client of whom the kernel knows none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +40,16 @@ class Party:
     """The node that ``resolve`` hands out."""
     announced: bool = False
     """NameOwnerChanged for the unique name has been sent."""
+
+    @property
+    def uid(self) -> int | None:
+        """Whose it is; None if nobody knows: the client of another machine, or an anonymous one."""
+        return None if self.credentials.uid == UNKNOWN_ID else self.credentials.uid
+
+    @property
+    def pid(self) -> int | None:
+        """Its process; None if nobody knows."""
+        return self.credentials.pid or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +103,8 @@ class LegacyParty(Party):
     label: bytes | None = None
     takes_fds: bool = False
     """UNIX_FD passing was negotiated."""
+    is_monitor: bool = False
+    """It sees everything, has no name any more, and says nothing."""
     nodes: dict[int, Derived | Reply] = field(default_factory=dict)
     """By node id; the root is node 0 and is not listed."""
     derived: dict[str, int] = field(default_factory=dict)
@@ -111,6 +127,13 @@ class LegacyParty(Party):
     next_note: int = 1
     next_serial: int = 1
     """For messages that the bus sends to this client on behalf of native peers, and its own."""
+
+    def identify(self, uid: int | None) -> None:
+        """Who it is, as it has shown; None for nobody. Then what the kernel knows of a uid holds no more."""
+        if uid != self.uid:
+            uid = UNKNOWN_ID if uid is None else uid
+            self.credentials = replace(self.credentials, uid=uid, gid=UNKNOWN_ID)
+            self.groups = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +177,8 @@ class Tables:
     names: NameTable
     matches: MatchIndex
     replies: ReplyTable
+    monitors: MatchIndex = field(default_factory=MatchIndex)
+    """The rules of monitors, which match whoever a message is addressed to."""
     parties: dict[int, Party] = field(default_factory=dict)
     """By Core peer."""
     unique: dict[str, Party] = field(default_factory=dict)
@@ -164,6 +189,8 @@ class Tables:
     emitters: dict[int, int] = field(default_factory=dict)
     """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
     machine_id: str = ""
+    auth: AuthRules = EXTERNAL_ONLY
+    """How clients may show who they are."""
     bindings: Bindings = field(init=False)
     """What each capability path stands for (gateway's own)."""
 
