@@ -76,11 +76,12 @@ def view_of(pid: int, pidfd: Fds) -> tuple[View | None, Fds]:
 def pids_of(pid: int, pidfd: Fds) -> tuple[tuple[int, int], ...]:
     """(pid namespace, number there) of a process, from its own namespace up to ours; () if unknown."""
     process = _Process(pid, pidfd)
-    numbers = process.numbers()
     namespace, pin = process.pid_namespace()
     with pin:
-        namespaces = [file.st_ino for file in _lineage(pin[0])] if pin else [namespace] if namespace else []
-    return tuple(zip(namespaces, reversed(numbers), strict=False))
+        if namespace == _own_pid_namespace():
+            return ((namespace, pid),) if namespace else ()
+        namespaces = [file.st_ino for file in _lineage(pin[0])] if pin else []
+        return tuple(zip(namespaces, reversed(process.numbers()), strict=False))
 
 
 class _Process:

@@ -30,17 +30,21 @@ from bus1.reactor import Reactor
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x2_0000, 0x1000_0000, 0x2000_0000
 MS_REC, MS_PRIVATE = 0x4000, 0x4_0000
+PR_SET_DUMPABLE = 4
 FIRST_UID, FIRST_GID, COUNT = 61_000, 62_000, 1000
 """Ids of the machine that are 0 and up in the namespaces."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """Who a party is in its namespaces, and how many pid namespaces below the first it lives."""
+    """Who a party is in its namespaces, and how many pid namespaces below the first it lives.
+
+    An ``inner`` one is root in a user namespace of its own, and nobody else is there."""
 
     uid: int
     gid: int
     depth: int = 0
+    is_inner: bool = False
 
 
 class Party:
@@ -128,6 +132,14 @@ def unshare(flags: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def be_root_alone(uid: int, gid: int) -> None:
+    """In a new user namespace, as the user who has these ids may."""
+    unshare(CLONE_NEWUSER)
+    for name, line in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(line)
+
+
 def mount_proc() -> None:
     """A /proc of this pid namespace, for this mount namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -159,6 +171,10 @@ def play(role: dict[str, Any]) -> None:
     os.setgroups([])
     os.setresgid(role["gid"], role["gid"], role["gid"])
     os.setresuid(role["uid"], role["uid"], role["uid"])
+    # As if it had been started as this user: the others may look at it.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    if role["is_inner"]:
+        be_root_alone(role["uid"], role["gid"])
     sock = socket.socket(fileno=role["socket"])
     peer: Peer | None = None
     for line in sock.makefile("r"):

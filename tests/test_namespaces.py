@@ -24,6 +24,7 @@ from namespace_parties import (
     Parties,
     Party,
     Role,
+    be_root_alone,
 )
 from native_bus import NativeBus
 from shortage import n_descriptors, room_for
@@ -222,6 +223,20 @@ def test_outside_the_bus_s_pid_namespace_users_are_known(own_proc: int) -> None:
         assert pid != below.pid
 
 
+@pytest.mark.parametrize("new", [0, CLONE_NEWPID], ids=["its own /proc", "an outer /proc"])
+def test_below_the_bus_s_user_namespace_ids_are_translated(new: int) -> None:
+    """P-51: once more; with a /proc where others have the numbers of its clients, the bus doesn't try."""
+    roles = Role(0, 0), Role(1001, 1001), Role(5, 6), Role(1001, 1001, is_inner=True)
+    also = ((1000, 0, 1), (1001, 63_000, 1))
+    with Parties(*roles, flags=CLONE_NEWUSER | new, also=also) as there:
+        _, same, other, below = there.all
+        pid = same.pid if pidfds_tell_namespaces() or not new else 0
+        known = (OVERFLOW, OVERFLOW) if new else (0, 0)
+        assert told(there, same, below) == (*known, pid, 0)
+        assert told(there, other, below)[:2] == (OVERFLOW, OVERFLOW)
+        assert told(there, below, other)[:2] == ((1001, 1001) if pid else (OVERFLOW, OVERFLOW))
+
+
 def test_outside_both_namespaces_nothing_is_known() -> None:
     """P-51."""
     with Parties(Role(0, 0), Role(5, 6)) as there:
@@ -279,6 +294,21 @@ def test_who_connected_is_not_mistaken_for_whoever_has_its_number_now() -> None:
             assert child.end() == 0
             with pidfd_of(accepted, who, who) as pidfd:
                 assert pids_of(os.getpid(), pidfd) == ()
+
+
+def test_a_namespace_that_is_not_below_ours_is_outside() -> None:
+    """P-51: no kernel lets anybody look there; but if one did."""
+    with Fds([os.open("/proc/self/ns/user", os.O_RDONLY)]) as outer:
+
+        def look_out() -> None:
+            be_root_alone(os.getuid(), os.getgid())
+            with Fds([os.pidfd_open(os.getpid())]) as pidfd:
+                process = namespaces._Process(os.getpid(), pidfd)
+                assert process.maps() == [SAME, SAME]
+                process.namespace = lambda kind: Fds([os.dup(outer[0])])  # type: ignore[method-assign]
+                assert process.maps() == [(), ()]
+
+        assert in_child(look_out) == 0
 
 
 HALF = 1 << 31
@@ -351,6 +381,11 @@ def test_a_sender_that_hides_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(Broker, "has_foreign_peers", True)
         arrive()
         assert asked == [os.getpid()] * 3
+        monkeypatch.setattr(Broker, "has_foreign_peers", False)
+        arrive()
+        monkeypatch.setattr(Broker, "has_foreign_peers", True)
+        arrive()
+        assert asked == [os.getpid()] * 6
     broker.close()
     reactor.close()
 
