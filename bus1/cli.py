@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import REMAINDER, SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from . import __version__
@@ -31,9 +31,14 @@ _EXAMPLES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status. SystemExit after help, and for usage errors."""
     line = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded("bus1", lambda: _run(line))
+
+
+def guarded(program: str, run: Callable[[], int]) -> int:
+    """Run a verb: what fails is told in words on standard error; returns the exit status."""
     try:
         try:
-            return _run(line)
+            return run()
         finally:
             _flush()
     except BrokenPipeError:
@@ -44,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complaint = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     except KeyboardInterrupt:
         return 130
-    os.write(2, f"bus1: {printable(complaint)}\n".encode(errors="backslashreplace"))
+    os.write(2, f"{program}: {printable(complaint)}\n".encode(errors="backslashreplace"))
     return 1
 
 
@@ -79,16 +84,20 @@ def _run(line: list[str]) -> int:
         parser.error(f"unknown verb {found.verb!r}" if found.verb else "a verb is needed")
     command = _load(verbs[found.verb])
     before = line[: len(line) - len(found.rest) - 1]
-    parser = parser_of(found.verb, command)
+    return run_command(parser_of(found.verb, command), command, before + found.rest)
+
+
+def run_command(parser: ArgumentParser, command: Command, line: Sequence[str]) -> int:
+    """Parse a verb's arguments and run it; SystemExit for usage errors."""
     try:
-        return command.run(parser.parse_args(before + found.rest))
+        return command.run(parser.parse_args(line))
     except UsageError as error:
         parser.error(str(error))
 
 
-def parser_of(verb: str, command: Command) -> ArgumentParser:
+def parser_of(verb: str, command: Command, program: str = "bus1") -> ArgumentParser:
     """The parser of one verb's arguments."""
-    parser = _parser(f"bus1 {verb}", None)
+    parser = _parser(f"{program} {verb}", None)
     parser.description = command.description
     parser.epilog = example_lines(command.examples)
     command.add_arguments(parser)

@@ -116,12 +116,23 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    line = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(parse(sys.argv[1:] if arguments is None else arguments))
+        if line and not line[0].startswith("-"):
+            return _run_verb(line)
+        return _run(parse(line))
     except UsageError as error:
         complaint = f"bus1-bridge: {error}\n{USAGE}\n"
     os.write(2, complaint.encode(errors="backslashreplace"))
     return 1
+
+
+def _run_verb(line: Sequence[str]) -> int:
+    from . import verbs
+
+    if line[0] not in verbs.VERBS:
+        raise UsageError(f"unknown verb {line[0]}: there are {', '.join(verbs.VERBS)}")
+    return verbs.run(line)
 
 
 def _help() -> str:
@@ -129,6 +140,10 @@ def _help() -> str:
     lines = [
         f"  {flag + forms[takes]:<31}{text}" for flag, (takes, text) in _FLAGS.items() if text
     ]
+    from . import verbs
+
+    lines += ["", "bus1-bridge VERB, with VERB --help:"]
+    lines += [f"  {verb:<31}{text}" for verb, text in verbs.summaries()]
     about = "A D-Bus message bus. Native bus1 programs find it under the same name with 1 behind it."
     return "\n".join([USAGE, "", about, "", *lines])
 
