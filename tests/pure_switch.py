@@ -10,8 +10,19 @@ from bus1_bridge import wire
 from bus1_bridge.gateway import Gateway
 from bus1_bridge.match import MatchIndex
 from bus1_bridge.names import NameTable
+from bus1_bridge.switch.api import Answer
 from bus1_bridge.switch.delivery import Delivery
-from bus1_bridge.switch.effects import Close, CloseDescriptors, Effect, Refused
+from bus1_bridge.switch.effects import (
+    Close,
+    CloseDescriptors,
+    Effect,
+    Found,
+    ListServices,
+    LookUp,
+    Question,
+    Refused,
+    Reload,
+)
 from bus1_bridge.switch.flow import user_limits
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.replies import ReplyTable
@@ -89,6 +100,10 @@ class PureSwitch:
         self.router = Router(self.delivery, self.gateway)
         self.now = 0.0
         self.effects: list[Effect] = []
+        self.services: dict[str, str] = {}
+        """Names that can be started, and their commands."""
+        self.complaint: str | None = None
+        """What is wrong with the configuration when it is read again."""
         self.closed_fds: list[int] = []
         self.settle()
         self._at_first = self.charges()
@@ -132,8 +147,21 @@ class PureSwitch:
         for effect in self.router.take_effects():
             if isinstance(effect, CloseDescriptors):
                 self.closed_fds += effect.fds
+            elif isinstance(effect, (LookUp, ListServices, Reload)):
+                self._answer(effect)
             else:
                 self.effects.append(effect)
+
+    def _answer(self, question: Question) -> None:
+        """What the control plane does at once."""
+        answer: object = self.complaint
+        if isinstance(question, LookUp):
+            command = self.services.get(question.name)
+            answer = None if command is None else Found(command)
+        elif isinstance(question, ListServices):
+            answer = tuple(self.services)
+        self.router.activation.carry_out(Answer(question.asker, answer))
+        self.turn()
 
     def close_reason(self, connection: int) -> str | None:
         """Why the bus closed the connection; None if it is open."""

@@ -280,7 +280,8 @@ class Gateway:
         self, sender: LegacyParty, reader: NativeParty, kind: flow.Kind, incoming: Incoming
     ) -> Verdict:
         size = flow.allocated(len(incoming.message), len(incoming.fds))
-        return self._delivery.admits(sender, reader, size, kind, self._delivery.now)
+        now, may_wait = self._delivery.now, incoming.may_wait
+        return self._delivery.admits(sender, reader, size, kind, now, may_wait=may_wait)
 
     # ---- answers and signals ---------------------------------------------------------------------
 

@@ -46,11 +46,11 @@ def run(options: Options) -> int:
     address = f"{dbus_address(sockets[0])},guid={guid}"
     if options.forks:
         return _fork(options, sockets, guid, address)
-    return _live(sockets, guid, early=lambda: options.printing.announce(address, os.getpid()))
+    return _live(sockets, address, guid, early=lambda: options.printing.announce(address, os.getpid()))
 
 
 def _live(
-    sockets: list[Listening], guid: str, *, early: Callable[[], None] = lambda: None,
+    sockets: list[Listening], address: str, guid: str, *, early: Callable[[], None] = lambda: None,
     late: Callable[[], None] = lambda: None,
 ) -> int:
     """Serve until a signal says stop; ``early`` is called before what serves is there, ``late`` after."""
@@ -58,7 +58,8 @@ def _live(
     def serve(signals: int) -> None:
         from . import daemon
 
-        daemon.serve([listening.sock.detach() for listening in sockets], guid, signals, late)
+        descriptors = [listening.sock.detach() for listening in sockets]
+        daemon.serve(descriptors, address, guid, signals, late)
 
     live(sockets, serve, early)
     return 0
@@ -78,7 +79,7 @@ def _fork(options: Options, sockets: list[Listening], guid: str, address: str) -
             os.write(writing, b"1")
             os.close(writing)
 
-        return _live(sockets, guid, late=ready)
+        return _live(sockets, address, guid, late=ready)
     os.close(writing)
     is_ready = os.read(reading, 1)
     os.close(reading)

@@ -15,6 +15,7 @@ from ..switch.connection import Incoming
 from ..switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
 from ..switch.tables import LegacyParty
 from ..wire import CALL, ERROR_PREFIX
+from . import services
 from .errors import DriverError, error_name
 from .method import LATER, PEER_INTERFACE, Call, Method, reply
 from .table import METHODS
@@ -30,9 +31,10 @@ class Driver:
         self._delivery = delivery
 
     def handle(self, sender: LegacyParty, incoming: Incoming) -> None:
-        """A message to the driver; all but calls are ignored."""
+        """A message to the driver; all but calls are ignored, one signal of systemd apart."""
         header = incoming.header
         if header.type != CALL:
+            services.hear(self._delivery, sender, incoming)
             return
         try:
             if not sender.unique and (header.interface, header.member) != (DRIVER_NAME, "Hello"):

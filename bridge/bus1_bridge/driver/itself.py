@@ -17,7 +17,9 @@ _PROPERTIES: dict[str, Variant] = {
     "Features": Variant("as", ["HeaderFiltering"]),
     "Interfaces": Variant("as", []),
 }
-_SIGNALS = (("NameOwnerChanged", "sss"), ("NameLost", "s"), ("NameAcquired", "s"))
+_SIGNALS = (
+    ("NameOwnerChanged", "sss"), ("NameLost", "s"), ("NameAcquired", "s"), ("ActivatableServicesChanged", ""),
+)
 
 
 def get_id(call: Call) -> Values:

@@ -73,11 +73,6 @@ def list_names(call: Call) -> Values:
     return ([DRIVER_NAME, *unique, *tables.names.names()],)
 
 
-def list_activatable_names(call: Call) -> Values:
-    """ListActivatableNames: the bus first."""
-    return ([DRIVER_NAME],)
-
-
 def list_queued_owners(call: Call, name: str) -> Values:
     """ListQueuedOwners: the owner first."""
     target = call.target(name, "owners")
@@ -87,8 +82,3 @@ def list_queued_owners(call: Call, name: str) -> Values:
         return ([target.unique],)
     tables = call.delivery.tables
     return ([tables.parties[peer].unique for peer in tables.names.queue(name)],)
-
-
-def start_service(call: Call, name: str, flags: int) -> Values:
-    """StartServiceByName."""
-    raise DriverError("ServiceUnknown", f"The name {name} was not provided by any .service files")

@@ -9,17 +9,21 @@ Not here: what the functions do.
 from __future__ import annotations
 
 from ..switch.delivery import DRIVER_NAME
-from . import connections, itself, matches, names
+from . import connections, itself, matches, names, services
 from .method import INTROSPECTABLE_INTERFACE, PEER_INTERFACE, PROPERTIES_INTERFACE, Method
 
 METHODS: tuple[Method, ...] = (
     Method(DRIVER_NAME, "Hello", "", "s", connections.hello, then=connections.announce),
     Method(DRIVER_NAME, "RequestName", "su", "u", names.request_name),
     Method(DRIVER_NAME, "ReleaseName", "s", "u", names.release_name),
-    Method(DRIVER_NAME, "StartServiceByName", "su", "u", names.start_service),
+    Method(DRIVER_NAME, "StartServiceByName", "su", "u", services.start_service),
+    Method(
+        DRIVER_NAME, "UpdateActivationEnvironment", "a{ss}", "", services.update_environment,
+        on_every_path=False, is_privileged=True,
+    ),
     Method(DRIVER_NAME, "NameHasOwner", "s", "b", names.name_has_owner),
     Method(DRIVER_NAME, "ListNames", "", "as", names.list_names),
-    Method(DRIVER_NAME, "ListActivatableNames", "", "as", names.list_activatable_names),
+    Method(DRIVER_NAME, "ListActivatableNames", "", "as", services.list_activatable_names),
     Method(DRIVER_NAME, "AddMatch", "s", "", matches.add_match),
     Method(DRIVER_NAME, "RemoveMatch", "s", "", matches.remove_match),
     Method(DRIVER_NAME, "GetNameOwner", "s", "s", names.name_owner),
@@ -28,6 +32,7 @@ METHODS: tuple[Method, ...] = (
     Method(DRIVER_NAME, "GetConnectionUnixProcessID", "s", "u", connections.process_id),
     Method(DRIVER_NAME, "GetAdtAuditSessionData", "s", "ay", connections.audit_data),
     Method(DRIVER_NAME, "GetConnectionSELinuxSecurityContext", "s", "ay", connections.selinux_context),
+    Method(DRIVER_NAME, "ReloadConfig", "", "", services.reload_config),
     Method(DRIVER_NAME, "GetId", "", "s", itself.get_id),
     Method(DRIVER_NAME, "GetConnectionCredentials", "s", "a{sv}", connections.credentials),
     Method(PROPERTIES_INTERFACE, "Get", "ss", "v", itself.get, on_every_path=False),

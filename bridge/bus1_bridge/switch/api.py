@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .effects import Refused
+from .effects import Abandoned, Note, Question, Refused, SetEnvironment, Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Failed:
     traceback: str
 
 
-Punt = Signalled | Closed | Refused | Failed
+Punt = Signalled | Closed | Refused | Failed | Question | Start | Abandoned | SetEnvironment | Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,52 @@ class Shutdown:
     """Close every socket; the Switch is of no use afterwards."""
 
 
-Command = Listen | WatchSignals | Shutdown
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a question (``effects.Question``); nothing if its connection has gone."""
+
+    asker: int
+    answer: object
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureActivation:
+    """How services are started on this bus."""
+
+    uses_systemd: bool = False
+    has_helper: bool = False
+    """A setuid helper starts them: then nobody sets their environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesChanged:
+    """The names that can be started are others now, or their files were read again: everybody may know."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskSystemd:
+    """This attempt is systemd's: ask it for the unit, as soon as it is on the bus."""
+
+    name: str
+    attempt: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """This attempt, and those of other services with the same command, failed; nothing if it is over."""
+
+    name: str
+    attempt: int
+    error: str
+    """The error's whole name."""
+    text: str
+    with_its_kin: bool = False
+    """Those with the same command fail, too."""
+
+
+ActivationCommand = Answer | ConfigureActivation | ServicesChanged | AskSystemd | StartFailed
+Command = Listen | WatchSignals | Shutdown | ActivationCommand
 
 
 class Switch(Protocol):

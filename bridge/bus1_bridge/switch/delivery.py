@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bus1.core.api import Buffer, Credentials, Parcel
 from bus1.errors import Bus1Error
@@ -30,7 +30,11 @@ from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
 from .effects import CloseDescriptors, Effect, Refused, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .limits import BusLimits
+from .questions import Questions
 from .tables import LegacyParty, NativeParty, Party, Tables
+
+if TYPE_CHECKING:
+    from ..activation import Activation
 
 DRIVER_NAME = "org.freedesktop.DBus"
 DRIVER_PATH = "/org/freedesktop/DBus"
@@ -61,9 +65,12 @@ class Delivery:
         self.now = 0.0
         """The time of the current turn: set by whoever drives the bus before anything else happens."""
         self.watchers: Watchers | None = None
+        self.activation: Activation | None = None
+        """The router's."""
         self.eavesdroppers: Counter[int] = Counter()
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.effects: list[Effect] = []
+        self.questions = Questions(self.effects)
         self._refused: Counter[tuple[str, str, str]] = Counter()
 
     # ---- parcels ---------------------------------------------------------------------------------
@@ -105,13 +112,15 @@ class Delivery:
         """The connection has output that is not in its queue."""
         self.effects.append(Wake(connection))
 
-    def admits(self, sender: Party, reader: Party, size: int, kind: int, now: float) -> Verdict:
+    def admits(
+        self, sender: Party, reader: Party, size: int, kind: int, now: float, *, may_wait: bool = True
+    ) -> Verdict:
         """What becomes of a message of ``size`` (see ``flow.allocated``); a message that is not
-        delivered is counted here."""
+        delivered is counted here. PAUSE only if it ``may_wait``."""
         if isinstance(reader, NativeParty):
             self.flow.look_at_native(reader.peer, now)
         verdict = self.flow.admits(
-            sender.peer, reader.peer, size, Kind(kind), now, pausable=self._may_wait(sender)
+            sender.peer, reader.peer, size, Kind(kind), now, pausable=may_wait and self._may_wait(sender)
         )
         if verdict in (Verdict.DROP, Verdict.REFUSE):
             self._count(sender, reader, Kind(kind).name.lower())
@@ -204,8 +213,11 @@ class Delivery:
                 self.transmit(None, parcels)
             if self.watchers is not None:
                 self.watchers.names_changed([change])
+            attempt = self.activation.owned(change.name) if self.activation and new else None
             if isinstance(new, LegacyParty):
                 self._tell(new, "NameAcquired", change.name)
+            if self.activation and attempt:
+                self.activation.flush(attempt)
 
     def forget(self, party: Party) -> None:
         """The one step of a disconnect, for both kinds of party; nothing if it is gone already."""
@@ -223,6 +235,8 @@ class Delivery:
         self.name_changes(changes, leaving=party)
         del tables.parties[peer]
         tables.unique.pop(party.unique, None)
+        if self.activation:
+            self.activation.forget(party)
         self.flow.forget(peer)
         tables.bindings.forget(peer)
         tables.core.peer_disconnect(peer)
@@ -245,20 +259,30 @@ class Delivery:
             body=wire.marshal("s", name),
         )
 
+    def broadcast(self, member: str) -> None:
+        """A signal of the bus without arguments, to all whose rules match."""
+        parcels = self._signal_parcels(member)
+        if parcels:
+            self.transmit(None, parcels)
+
     def _change_parcels(self, name: str, old: Party | None, new: Party | None) -> list[Parcel]:
         """NameOwnerChanged for all whose rules match."""
-        arguments = (name, old.unique if old else "", new.unique if new else "")
-        member = "NameOwnerChanged"
+        return self._signal_parcels(
+            "NameOwnerChanged", name, old.unique if old else "", new.unique if new else ""
+        )
+
+    def _signal_parcels(self, member: str, *arguments: str) -> list[Parcel]:
         receivers = self._matching(MatchInput(
             type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
             arguments=lambda: arguments,
         ))
         if not receivers:
             return []
-        body = wire.marshal("sss", *arguments)
+        signature = "s" * len(arguments)
+        body = wire.marshal(signature, *arguments)
         message = wire.build(
             SIGNAL, flags=NO_REPLY_EXPECTED, serial=1, body_length=len(body), path=DRIVER_PATH,
-            interface=DRIVER_NAME, member=member, sender=DRIVER_NAME, signature="sss",
+            interface=DRIVER_NAME, member=member, sender=DRIVER_NAME, signature=signature,
         ) + body
         return [
             Parcel(

@@ -47,4 +47,71 @@ class Refused:
     """How many of this kind, between these two, since the last record."""
 
 
-Effect = Wake | Close | CloseDescriptors | Refused
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Is there a service of this name? The answer is ``Found`` or None."""
+
+    asker: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to ``LookUp``: the name can be started."""
+
+    command: str = ""
+    """What its file says under ``Exec=``; services that share it share its failure."""
+    label: str | None = None
+    """The AppArmor label that it is assumed to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListServices:
+    """Which names can be started? The answer is a tuple of them."""
+
+    asker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Read the configuration again. The answer is None, or what is wrong with it."""
+
+    asker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the service of this name: somebody waits for it."""
+
+    name: str
+    attempt: int
+    requester: str
+    """Unique name of the first who waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Nobody waits for this start any more: it took too long."""
+
+    name: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetEnvironment:
+    """Services that are started from now on get these variables."""
+
+    variables: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the log."""
+
+    text: str
+
+
+Question = LookUp | ListServices | Reload
+Effect = (
+    Wake | Close | CloseDescriptors | Refused | Question | Start | Abandoned | SetEnvironment | Note
+)

@@ -32,7 +32,7 @@ from bus1.transport import credentials_of
 
 from ..gateway import Gateway
 from .api import Closed, Command, Failed, Listen, Punt, Shutdown, Signalled, WatchSignals
-from .effects import Close, CloseDescriptors, Effect, Refused, Wake
+from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .router import Router
 
@@ -98,6 +98,9 @@ class PythonSwitch:
                     )
                 case Shutdown():
                     self._close()
+                case _:
+                    self.router.activation.carry_out(command)
+                    self._settle()
 
     # ---- for endpoints and listeners -------------------------------------------------------------
 
@@ -204,7 +207,7 @@ class PythonSwitch:
                 case CloseDescriptors(fds):
                     for fd in fds:
                         os.close(fd)
-                case Refused():
+                case _:
                     self._punts.append(effect)
 
     def _drop(self, endpoint: Endpoint) -> None:

@@ -20,11 +20,14 @@ from bus1.core.api import Buffer, Parcel
 from bus1.errors import NotUnique, Overloaded, RemoteProtocolError, TooLarge
 
 from .. import wire
+from ..activation import Activation
 from ..capabilities import is_capability
+from ..driver.errors import DriverError
 from ..wire import CALL, ERROR_PREFIX, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .delivery import DRIVER_NAME, Delivery
 from .flow import Kind, Verdict, allocated
+from .questions import Unanswered
 from .tables import LegacyParty, NativeParty, Party
 
 _SMALL_BODY = 4096
@@ -35,7 +38,6 @@ ACCESS_DENIED = ERROR_PREFIX + "AccessDenied"
 LIMITS_EXCEEDED = ERROR_PREFIX + "LimitsExceeded"
 NAME_HAS_NO_OWNER = ERROR_PREFIX + "NameHasNoOwner"
 NOT_SUPPORTED = ERROR_PREFIX + "NotSupported"
-SERVICE_UNKNOWN = ERROR_PREFIX + "ServiceUnknown"
 
 
 class NativeEnds(Protocol):
@@ -61,14 +63,28 @@ class Answering(Protocol):
 class Planner:
     """The one path of every message of a D-Bus client."""
 
-    def __init__(self, delivery: Delivery, driver: Answering, natives: NativeEnds) -> None:
+    def __init__(
+        self, delivery: Delivery, driver: Answering, natives: NativeEnds, activation: Activation
+    ) -> None:
         self._delivery = delivery
         self._tables = delivery.tables
         self._driver = driver
         self._natives = natives
+        self._activation = activation
 
     def plan(self, sender: LegacyParty, incoming: Incoming, now: float) -> bool:
         """Carry the message out; False if it has to wait. RemoteProtocolError: disconnect."""
+        try:
+            return self._plan(sender, incoming, now)
+        except Unanswered:
+            return False
+
+    def deliver_held(self, sender: LegacyParty, incoming: Incoming) -> None:
+        """A message whose destination was started meanwhile."""
+        assert incoming.header.destination
+        self._unicast(sender, incoming, incoming.header.destination, self._delivery.now)
+
+    def _plan(self, sender: LegacyParty, incoming: Incoming, now: float) -> bool:
         header = incoming.header
         if header.destination == DRIVER_NAME:
             self._to_driver(sender, incoming)
@@ -113,7 +129,7 @@ class Planner:
             incoming.fds = ()
             return True
         if not isinstance(target, LegacyParty):
-            self._refuse_destination(sender, header, destination)
+            self._to_nobody(sender, incoming, destination)
             return True
         return self._to_client(sender, target, incoming, now)
 
@@ -122,7 +138,7 @@ class Planner:
         header, delivery = incoming.header, self._delivery
         kind = _KINDS[header.type]
         size = allocated(len(incoming.message) + len(sender.unique) + 16, len(incoming.fds))
-        verdict = delivery.admits(sender, reader, size, kind, now)
+        verdict = delivery.admits(sender, reader, size, kind, now, may_wait=incoming.may_wait)
         if verdict is Verdict.PAUSE:
             return False
         if verdict is not Verdict.DELIVER:
@@ -223,13 +239,22 @@ class Planner:
             f"Message bus will not accept messages of unknown type {incoming.header.type}",
         )
 
-    def _refuse_destination(self, sender: LegacyParty, header: wire.Header, destination: str) -> None:
+    def _to_nobody(self, sender: LegacyParty, incoming: Incoming, destination: str) -> None:
+        """Nobody owns the name: what can be started is started, and the message waits for that."""
+        header = incoming.header
         if header.flags & NO_AUTO_START:
-            name, text = NAME_HAS_NO_OWNER, f'Name "{destination}" does not exist'
-        else:
-            name = SERVICE_UNKNOWN
-            text = f"The name {destination} was not provided by any .service files"
-        self._delivery.send_error(sender, header, name, text)
+            self._delivery.send_error(
+                sender, header, NAME_HAS_NO_OWNER, f'Name "{destination}" does not exist'
+            )
+            return
+        try:
+            found = self._activation.look_up(sender, destination)
+            if header.type > SIGNAL:
+                self._refuse_type(sender, incoming)
+            else:
+                self._activation.hold(sender, incoming, destination, found)
+        except DriverError as error:
+            self._delivery.send_error(sender, header, error.name, str(error))
 
 
 def _awaits_reply(header: wire.Header) -> bool:

@@ -26,6 +26,7 @@ from typing import Protocol
 from bus1.core.api import Ahead, Buffer, Credentials, Message, MessageType
 from bus1.errors import RemoteProtocolError
 
+from ..activation import Activation
 from ..driver import Driver
 from ..sasl import ServerAuth
 from .connection import Connection, Incoming
@@ -66,7 +67,10 @@ class Router:
         self.limits = delivery.limits
         self._core = delivery.tables.core
         self._natives = natives
-        self._planner = Planner(delivery, Driver(delivery), natives)
+        self.activation = delivery.activation = Activation(delivery)
+        self._planner = Planner(delivery, Driver(delivery), natives, self.activation)
+        self.activation.deliver = self._planner.deliver_held
+        self.activation.resume = self._go_on
         self._connections: dict[int, Connection] = {}
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
@@ -197,6 +201,7 @@ class Router:
             c = self._connections.get(connection)
             if c is not None:
                 self._advance(c)
+        self.activation.expire(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             c = self._connections.get(heapq.heappop(self._deadlines)[1])
             if c is not None:
@@ -206,9 +211,11 @@ class Router:
         """When ``resume`` has something to do; a time that has passed means at once."""
         if self._busy:
             return self.delivery.now
-        times = [self._deadlines[0][0]] if self._deadlines else []
-        pause = self.delivery.flow.next_deadline()
-        return min([*times, pause]) if pause is not None else min(times, default=None)
+        times = (
+            self._deadlines[0][0] if self._deadlines else None,
+            self.delivery.flow.next_deadline(), self.activation.next_deadline(),
+        )
+        return min((time for time in times if time is not None), default=None)
 
     def take_effects(self) -> list[Effect]:
         """What the edge has to do."""
@@ -347,6 +354,11 @@ class Router:
         if c.party.unique:
             self._incomplete.discard(c.party.peer)
         return True
+
+    def _go_on(self, connection: int) -> None:
+        """What the connection's message waited for is known: it is planned again in the next turn."""
+        if connection in self._connections:
+            self._busy.setdefault(connection)
 
     def _is_held(self, c: Connection) -> bool:
         """Its next message has to wait, or it has work left, or it doesn't read its answers."""

@@ -1,0 +1,357 @@
+"""activation: names that nobody owns yet, and what waits for them.
+
+Theory. A message to an unowned name that can be started is held here, under the name and in the order
+of arrival, with its descriptors; a call of StartServiceByName waits in the same queue. The first who waits
+makes an *attempt*: the control plane is told to start the service, and success is nothing but the name
+getting an owner, whoever that is. The attempt's number goes with everything that is said about it, so that
+late news of an old attempt never touches a new one. What waits longer than ``service_start_timeout``
+gets TimedOut, whatever became of the program.
+
+What is held is charged to its sender, whose share is what it may keep waiting at one reader; all of
+one user have as much as one reader may have. With ``--systemd-activation`` the bus itself has something
+to say to systemd, which waits here, too, until systemd is on the bus.
+
+Invariants. 1. A name has an attempt only while nobody owns it. 2. An attempt ends with the name's owner, a
+failure, or its deadline. 3. Of a client that is gone nothing is held; the attempt goes on.
+
+Not here: whether a name can be started, and how (the control plane: starting), policy (planner).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from bus1_services.types import is_bus_name, is_error_name
+
+from bus1.core.api import Parcel
+
+from . import hosted, wire
+from .driver.errors import DriverError
+from .driver.method import Ticket, refuse, reply
+from .switch.api import (
+    ActivationCommand,
+    Answer,
+    AskSystemd,
+    ConfigureActivation,
+    ServicesChanged,
+    StartFailed,
+)
+from .switch.connection import Incoming
+from .switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
+from .switch.effects import Abandoned, Found, LookUp, Note, SetEnvironment, Start
+from .switch.flow import PAIR_MARK, READER_MARK, allocated
+from .switch.tables import LegacyParty, Party
+from .wire import CALL, NO_REPLY_EXPECTED, SIGNAL
+
+SYSTEMD = "org.freedesktop.systemd1"
+_ACTIVATOR = "org.freedesktop.systemd1.Activator"
+_MANAGER = "org.freedesktop.systemd1.Manager"
+_MANAGER_PATH = "/org/freedesktop/systemd1"
+_TIMED_OUT = wire.ERROR_PREFIX + "TimedOut"
+_NAME_SHOWN = 255
+"""Of a name that cannot be one, as much is repeated in an error."""
+
+
+class StartError(DriverError):
+    """A start failed; under the whole name that the failure has."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__("", text)
+        self.name = name
+
+
+@dataclass(slots=True)
+class Held:
+    """A message that waits for its destination."""
+
+    sender: LegacyParty
+    incoming: Incoming
+
+    @property
+    def weight(self) -> int:
+        """What it counts against the marks of its sender."""
+        return allocated(len(self.incoming.message), len(self.incoming.fds))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message of the bus itself to systemd: a signal, or a call that wants no answer."""
+
+    type: int
+    path: str
+    interface: str
+    member: str
+    signature: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A name that is being started."""
+
+    name: str
+    number: int
+    deadline: float
+    found: Found
+    unit: str | None = None
+    """systemd starts it: its unit."""
+    waiting: list[Held | Ticket | Said] = field(default_factory=list)
+    """In order of arrival."""
+
+
+class Activation:
+    """All names that are being started."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._tables = delivery.tables
+        self._questions = delivery.questions
+        self.settings = ConfigureActivation()
+        self.deliver: Callable[[LegacyParty, Incoming], None] = lambda sender, incoming: None
+        """What plans a held message again; the planner's."""
+        self.resume: Callable[[int], None] = lambda connection: None
+        """What lets a connection go on whose question is answered; the router's."""
+        self._attempts: dict[str, Attempt] = {}
+        self._last_number = 0
+        self._n_waiting = 0
+        """Held messages and calls, of all names."""
+        self._of_sender: Counter[int] = Counter()
+        """Weight of what is held, by Core peer."""
+        self._of_user: Counter[int] = Counter()
+
+    # ---- who comes to wait -----------------------------------------------------------------------
+
+    def look_up(self, asker: LegacyParty, name: str) -> Found:
+        """What is known of a name that can be started; Unanswered, DriverError."""
+        attempt = self._attempts.get(name)
+        if attempt is not None:
+            return attempt.found
+        found: object = None
+        if self.settings.uses_systemd and name == SYSTEMD:
+            found = Found()
+        elif is_bus_name(name) and not name.startswith(":") and name != DRIVER_NAME:
+            found = self._questions.ask(asker.peer, partial(LookUp, name=name))
+        if not isinstance(found, Found):
+            raise DriverError(
+                "ServiceUnknown", f"The name {name[:_NAME_SHOWN]} was not provided by any .service files"
+            )
+        return found
+
+    def hold(self, sender: LegacyParty, incoming: Incoming, name: str, found: Found) -> None:
+        """Keep the message, with its descriptors, until the name has an owner; DriverError."""
+        held = Held(sender, replace(incoming, may_wait=False))
+        self._check_room(name)
+        self._check_share(held, name)
+        self._wait(name, found, held, sender.unique)
+        self._of_sender[sender.peer] += held.weight
+        self._of_user[sender.credentials.uid] += held.weight
+        incoming.fds = ()
+
+    def start(self, ticket: Ticket, name: str) -> bool:
+        """StartServiceByName: False if the name has an owner; else the ticket is answered later.
+
+        Unanswered, DriverError."""
+        found = self.look_up(ticket.caller, name)
+        if self._tables.names.owner(name) is not None:
+            return False
+        self._check_room(name)
+        self._wait(name, found, ticket, ticket.caller.unique)
+        return True
+
+    def set_environment(self, variables: dict[str, str]) -> None:
+        """For what is started from now on, by whomever; DriverError."""
+        if self.settings.uses_systemd:
+            self._check_room(SYSTEMD)
+            assignments = [f"{name}={value}" for name, value in variables.items()]
+            body = wire.marshal("as", assignments)
+            self._tell_systemd(Said(CALL, _MANAGER_PATH, _MANAGER, "SetEnvironment", "as", body))
+        self._delivery.effects.append(SetEnvironment(variables))
+
+    def _tell_systemd(self, said: Said) -> None:
+        """Now, or when it is on the bus."""
+        if self._tables.names.owner(SYSTEMD) is not None:
+            self._say(said)
+        else:
+            self._wait(SYSTEMD, Found(), said, DRIVER_NAME)
+
+    def _wait(self, name: str, found: Found, entry: Held | Ticket | Said, requester: str) -> None:
+        attempt = self._attempts.get(name)
+        if attempt is None:
+            self._last_number += 1
+            deadline = self._delivery.now + self._delivery.limits.service_start_timeout
+            attempt = Attempt(name, self._last_number, deadline, found)
+            self._attempts[name] = attempt
+            self._delivery.effects.append(Start(name, attempt.number, requester))
+        attempt.waiting.append(entry)
+        self._n_waiting += 1
+
+    def _check_room(self, name: str) -> None:
+        limit = self._delivery.limits.max_pending_service_starts
+        if self._n_waiting >= limit:
+            raise DriverError(
+                "LimitsExceeded",
+                f"The maximum number of pending activations has been reached, activation of {name} failed "
+                f"(max_pending_service_starts={limit})",
+            )
+
+    def _check_share(self, held: Held, name: str) -> None:
+        sender = held.sender
+        for who, waiting, mark in (
+            (sender.unique, self._of_sender[sender.peer], PAIR_MARK),
+            (f"user {sender.credentials.uid}", self._of_user[sender.credentials.uid], READER_MARK),
+        ):
+            if waiting and waiting + held.weight > mark:
+                raise DriverError(
+                    "LimitsExceeded",
+                    f"Too much of {who} waits for services that are being started, {waiting} of {mark} "
+                    f"bytes: this message to {name} is not kept",
+                )
+
+    # ---- how an attempt ends ---------------------------------------------------------------------
+
+    def owned(self, name: str) -> Attempt | None:
+        """The name has an owner: calls of StartServiceByName are answered; ``flush`` has to follow."""
+        attempt = self._end(name)
+        if attempt is not None:
+            for entry in attempt.waiting:
+                if isinstance(entry, Ticket):
+                    reply(self._delivery, entry, (1,))
+        return attempt
+
+    def flush(self, attempt: Attempt) -> None:
+        """What was held goes to the new owner, as if it was sent now."""
+        for entry in attempt.waiting:
+            if isinstance(entry, Held):
+                self.deliver(entry.sender, entry.incoming)
+                self._delivery.discard(entry.incoming.fds)
+            elif isinstance(entry, Said):
+                self._say(entry)
+
+    def unit_failed(self, sender: LegacyParty, unit: str, error: str, text: str) -> None:
+        """systemd says that it could not start a unit; nobody else's word counts."""
+        delivery, tables = self._delivery, self._tables
+        trusted = {0, tables.bus_credentials.uid}
+        if not self.settings.uses_systemd:
+            complaint = "there is no systemd activation on this bus"
+        elif tables.names.owner(SYSTEMD) != sender.peer or sender.credentials.uid not in trusted:
+            complaint = "it is forged"
+        else:
+            name = error if is_error_name(error) else wire.ERROR_PREFIX + "Failed"
+            for attempt in [a for a in self._attempts.values() if a.unit == unit]:
+                self._fail(attempt, name, text)
+            delivery.effects.append(Note(f"Activation via systemd failed for unit '{unit}': {text}"))
+            return
+        delivery.effects.append(Note(
+            f"ActivationFailure of {sender.unique} (uid={sender.credentials.uid} "
+            f"pid={sender.credentials.pid}) is ignored: {complaint}"
+        ))
+
+    def expire(self, now: float) -> None:
+        """Attempts whose time is over fail."""
+        seconds = self._delivery.limits.service_start_timeout
+        while self._attempts:
+            attempt = next(iter(self._attempts.values()))
+            if attempt.deadline > now:
+                return
+            via = f" via systemd, unit '{attempt.unit}'" if attempt.unit else ""
+            text = (
+                f"Failed to activate service '{attempt.name}'{via}: timed out "
+                f"(service_start_timeout={round(seconds * 1000)}ms)"
+            )
+            self._fail(attempt, _TIMED_OUT, text)
+            self._delivery.effects += [Note(text), Abandoned(attempt.name, attempt.number)]
+
+    def next_deadline(self) -> float | None:
+        """When the first attempt's time is over: attempts stand in the order of their beginning."""
+        return next((attempt.deadline for attempt in self._attempts.values()), None)
+
+    def forget(self, party: Party) -> None:
+        """The client is gone: what it has waiting is dropped, what it made start goes on."""
+        self._questions.forget(party.peer)
+        if not self._attempts or not isinstance(party, LegacyParty):
+            return
+        for attempt in self._attempts.values():
+            kept: list[Held | Ticket | Said] = []
+            for entry in attempt.waiting:
+                if isinstance(entry, Held) and entry.sender is party:
+                    self._release(entry)
+                    self._delivery.discard(entry.incoming.fds)
+                elif not (isinstance(entry, Ticket) and entry.caller is party):
+                    kept.append(entry)
+            self._n_waiting -= len(attempt.waiting) - len(kept)
+            attempt.waiting = kept
+
+    def _kin(self, attempt: Attempt) -> list[Attempt]:
+        """The other attempts with the same command."""
+        command = attempt.found.command
+        return [
+            other for other in self._attempts.values()
+            if command and other.found.command == command and other is not attempt
+        ]
+
+    def _end(self, name: str) -> Attempt | None:
+        attempt = self._attempts.pop(name, None)
+        if attempt is not None:
+            self._n_waiting -= len(attempt.waiting)
+            for entry in attempt.waiting:
+                if isinstance(entry, Held):
+                    self._release(entry)
+        return attempt
+
+    def _release(self, held: Held) -> None:
+        for table, key in (
+            (self._of_sender, held.sender.peer), (self._of_user, held.sender.credentials.uid)
+        ):
+            table[key] -= held.weight
+            if not table[key]:
+                del table[key]
+
+    def _fail(self, attempt: Attempt, name: str, text: str) -> None:
+        self._end(attempt.name)
+        for entry in attempt.waiting:
+            if isinstance(entry, Held):
+                self._delivery.send_error(entry.sender, entry.incoming.header, name, text)
+                self._delivery.discard(entry.incoming.fds)
+            elif isinstance(entry, Ticket):
+                refuse(self._delivery, entry, StartError(name, text))
+
+    def _say(self, said: Said) -> None:
+        owner = self._tables.names.owner(SYSTEMD)
+        party = None if owner is None else self._tables.parties[owner]
+        if isinstance(party, LegacyParty):
+            header = wire.build(
+                said.type, flags=NO_REPLY_EXPECTED, serial=hosted.next_serial(party), path=said.path,
+                interface=said.interface, member=said.member, destination=SYSTEMD, sender=DRIVER_NAME,
+                signature=said.signature, body_length=len(said.body),
+            )
+            message = header + said.body
+            self._delivery.transmit(None, [Parcel((party.peer, 0), (message,), mandatory=False)])
+
+    # ---- the control plane -----------------------------------------------------------------------
+
+    def carry_out(self, command: ActivationCommand) -> None:
+        """What the control plane has decided."""
+        match command:
+            case Answer(asker, answer):
+                if self._questions.answer(asker, answer):
+                    self.resume(asker)
+            case ConfigureActivation():
+                self.settings = command
+            case ServicesChanged():
+                self._delivery.broadcast("ActivatableServicesChanged")
+            case AskSystemd(name, number, unit):
+                attempt = self._attempts.get(name)
+                if attempt is not None and attempt.number == number:
+                    attempt.unit = unit
+                    body = wire.marshal("s", unit)
+                    self._tell_systemd(
+                        Said(SIGNAL, DRIVER_PATH, _ACTIVATOR, "ActivationRequest", "s", body)
+                    )
+            case StartFailed(name, number, error, text, with_its_kin):
+                attempt = self._attempts.get(name)
+                if attempt is not None and attempt.number == number:
+                    for other in [attempt, *(self._kin(attempt) if with_its_kin else ())]:
+                        self._fail(other, error, text)
