@@ -28,6 +28,7 @@ from bus1.core.api import Credentials
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
 PEER = "org.freedesktop.DBus.Peer"
+MONITORING = "org.freedesktop.DBus.Monitoring"
 
 
 @pytest.fixture
@@ -215,6 +216,8 @@ def test_a_machine_without_id_says_so(bus: PureSwitch) -> None:
     client = bus.client()
     bus.tables.machine_id = ""
     assert client.fault("GetMachineId", interface=PEER) == "FileNotFound"
+    got = client.call("GetMachineId", interface=PEER, destination=None)
+    assert (got.error, got.sender) == (ERROR + "FileNotFound", None)
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -268,7 +271,7 @@ def test_every_error_of_the_contract_has_a_name() -> None:
 def test_properties_are_what_this_bus_can_do(bus: PureSwitch) -> None:
     client = bus.client()
     assert client.call("GetAll", "s", DRIVER, interface=PROPERTIES).args == (
-        {"Features": Variant("as", ["HeaderFiltering"]), "Interfaces": Variant("as", [])},
+        {"Features": Variant("as", ["HeaderFiltering"]), "Interfaces": Variant("as", [MONITORING])},
     )
 
 

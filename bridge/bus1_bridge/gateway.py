@@ -35,13 +35,14 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
-from bus1.errors import Denied, Disconnected, Overloaded, QuotaExceeded, Rejected, TooLarge
+from bus1.errors import Denied, Disconnected, NodeDestroyed, Overloaded, QuotaExceeded, Rejected, TooLarge
 from bus1.label import Label
 from bus1.unfinished import Unfinished
 
-from . import capabilities, hosted, published, subscriptions, wire
+from . import capabilities, hosted, subscriptions, wire
 from .outbound import Native, Outbound, target_of
 from .registry import Registry
+from .standard import StandardInterfaces
 from .switch import flow
 from .switch.connection import Incoming
 from .switch.delivery import DRIVER_NAME, GONE, NO_REPLY, Delivery
@@ -50,10 +51,6 @@ from .switch.limits import BYTES_PER_TURN
 from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
 from .translate import NativeCheck, NativeMessage, checked_message, to_envelope
 
-_STANDARD_INTERFACES = {
-    # what is meant where a call names no interface
-    "Introspect": published.INTROSPECTABLE, "Ping": published.PEER, "GetMachineId": published.PEER,
-}
 CALLEE_SILENT = "Message recipient dropped the call without replying"
 
 
@@ -70,11 +67,7 @@ class Gateway:
         self.core = delivery.tables.core
         self.registry = Registry(delivery)
         delivery.watchers = self.registry.watchers
-        self._standard: dict[tuple[str, str], Callable[[LegacyParty, wire.Header, NativeParty], bool]] = {
-            (published.INTROSPECTABLE, "Introspect"): self._introspect,
-            (published.PEER, "Ping"): self._ping,
-            (published.PEER, "GetMachineId"): self._machine_id,
-        }
+        self._standard = StandardInterfaces(delivery)
 
     # ---- the Hub of native peers -----------------------------------------------------------------
 
@@ -201,7 +194,7 @@ class Gateway:
     def _takes_signal(self, sender: LegacyParty, node: NodeRef, size: int) -> bool:
         reader, delivery = self._tables.parties.get(node[0]), self._delivery
         return reader is not None and (
-            delivery.admits(sender, reader, size, flow.Kind.BROADCAST, delivery.now) is Verdict.DELIVER
+            delivery.admits(sender, reader, size, flow.Kind.BROADCAST) is Verdict.DELIVER
         )
 
     # ---- calls -----------------------------------------------------------------------------------
@@ -210,13 +203,11 @@ class Gateway:
         header = incoming.header
         assert header.path and header.member
         entry = callee.objects.get(header.path)
-        interface = header.interface or _STANDARD_INTERFACES.get(header.member, "")
-        standard = self._standard.get((interface, header.member))
-        if standard is not None and (entry is None or interface == published.INTROSPECTABLE):
+        method = self._standard.method(header)
+        if method is not None and (entry is None or method == "Introspect"):
             if header.signature:
-                text = f"{interface}.{header.member} takes no arguments"
-                return self._refuse(sender, incoming, "InvalidArgs", text)
-            if standard(sender, header, callee):
+                return self._refuse(sender, incoming, "InvalidArgs", f"{method} takes no arguments")
+            if self._standard.answer(method, sender, incoming, callee):
                 self._delivery.discard(incoming.fds)
                 return True
         elif entry is not None:
@@ -235,9 +226,9 @@ class Gateway:
             return self._deliver(sender, incoming, node, callee)
         if header.signature:
             return self._refuse(sender, incoming, "InvalidArgs", "Release takes no arguments")
-        self._delivery.discard(incoming.fds)
         capabilities.give_back(self.core, sender, header.path)
-        self._reply(sender, header, callee)
+        self._standard.reply(sender, incoming, callee)
+        self._delivery.discard(incoming.fds)
         return True
 
     def _deliver(
@@ -266,7 +257,8 @@ class Gateway:
                 node, (envelope, incoming.body), (reply, *handles) if wants else handles,
                 bool(header.unix_fds),
             )
-            self._delivery.transmit(sender, [parcel], incoming.fds)
+            copies = self._delivery.copies.of_incoming(sender, incoming)
+            self._delivery.transmit(sender, [parcel, *copies], incoming.fds)
         except Disconnected:
             return self._no_such_object(sender, incoming)
         except Overloaded as error:
@@ -280,8 +272,7 @@ class Gateway:
         self, sender: LegacyParty, reader: NativeParty, kind: flow.Kind, incoming: Incoming
     ) -> Verdict:
         size = flow.allocated(len(incoming.message), len(incoming.fds))
-        now, may_wait = self._delivery.now, incoming.may_wait
-        return self._delivery.admits(sender, reader, size, kind, now, may_wait=may_wait)
+        return self._delivery.admits(sender, reader, size, kind, may_wait=incoming.may_wait)
 
     # ---- answers and signals ---------------------------------------------------------------------
 
@@ -290,14 +281,14 @@ class Gateway:
         header = incoming.header
         call = sender.native_calls.get(header.reply_serial)
         if call is None or not call.handle:
-            self._delivery.discard(incoming.fds)
+            self._let_go(sender, incoming)
             return
         del sender.native_calls[header.reply_serial]
         try:
             self._pass_on(sender, incoming, call)
         except (Rejected, Overloaded, Disconnected):
             # the caller sees its reply node released, which is NoReply
-            self._delivery.discard(incoming.fds)
+            self._let_go(sender, incoming)
         hosted.let_go(self.core, sender, call.handle, header.reply_serial)
 
     def _pass_on(self, sender: LegacyParty, incoming: Incoming, call: NativeCall) -> None:
@@ -314,10 +305,12 @@ class Gateway:
             message = checked_message(parts, len(incoming.fds), paths)
             outbound = Outbound(self._delivery, self.registry, sender, message, handles)
             outbound.send([(call.handle, node)], 1, incoming.fds, sender.credentials)
+        elif node is None:
+            raise NodeDestroyed("the caller waits no longer")
         else:
-            self.core.send(
-                sender.peer, (call.handle,), parts, handles, incoming.fds, credentials=sender.credentials
-            )
+            parcel = Parcel(node, parts, handles, bool(incoming.fds))
+            copies = self._delivery.copies.of_incoming(sender, incoming)
+            self._delivery.transmit(sender, [parcel, *copies], incoming.fds)
 
     def _signal(self, sender: LegacyParty, incoming: Incoming, reader: NativeParty) -> bool:
         """A signal with a destination: to that peer's subscribers, or else to its root."""
@@ -334,9 +327,10 @@ class Gateway:
             if verdict is not Verdict.DELIVER:
                 raise QuotaExceeded(f"{reader.unique} does not read")
             parcels = self._signal_parcels(sender, header, incoming.body, nodes)
+            parcels += self._delivery.copies.of_incoming(sender, incoming)
             self._delivery.transmit(sender, parcels, incoming.fds)
         except Overloaded:
-            self._delivery.discard(incoming.fds)
+            self._let_go(sender, incoming)
         return True
 
     def _signal_parcels(
@@ -351,41 +345,7 @@ class Gateway:
             for node in nodes
         ]
 
-    # ---- what the bus answers for native services ------------------------------------------------
-
-    def _introspect(self, sender: LegacyParty, header: wire.Header, callee: NativeParty) -> bool:
-        assert header.path
-        text = published.introspect(callee.objects, header.path)
-        if text is not None:
-            self._reply(sender, header, callee, "s", text)
-        return text is not None
-
-    def _ping(self, sender: LegacyParty, header: wire.Header, callee: NativeParty) -> bool:
-        self._reply(sender, header, callee)
-        return True
-
-    def _machine_id(self, sender: LegacyParty, header: wire.Header, callee: NativeParty) -> bool:
-        if self._tables.machine_id:
-            self._reply(sender, header, callee, "s", self._tables.machine_id)
-        elif not header.flags & CallFlag.NO_REPLY_EXPECTED:
-            name = wire.ERROR_PREFIX + "FileNotFound"
-            self._delivery.send_error(sender, header, name, "This machine has no machine id")
-        return True
-
-    def _reply(
-        self, to: LegacyParty, header: wire.Header, callee: NativeParty, signature: str = "", *values: object
-    ) -> None:
-        """The answer to a call, in the name of the native party that was called."""
-        if header.flags & CallFlag.NO_REPLY_EXPECTED:
-            return
-        body = wire.marshal(signature, *values)
-        head = wire.build(
-            wire.RETURN, flags=CallFlag.NO_REPLY_EXPECTED, serial=hosted.next_serial(to),
-            body_length=len(body), reply_serial=header.serial, destination=to.unique,
-            sender=callee.unique, signature=signature,
-        )
-        parts = (head, body) if body else (head,)
-        self._delivery.transmit(None, [Parcel((to.peer, hosted.ROOT), parts, mandatory=False)])
+    # ---- refusals ----------------------------------------------------------------------------------
 
     def _no_such_object(self, sender: LegacyParty, incoming: Incoming) -> bool:
         """Never existed, somebody else's, or gone: one answer."""
@@ -395,10 +355,16 @@ class Gateway:
     def _refuse(self, sender: LegacyParty, incoming: Incoming, name: str, text: str) -> bool:
         """The call is done, with an error; always True."""
         header = incoming.header
-        self._delivery.discard(incoming.fds)
+        self._let_go(sender, incoming)
         if not header.flags & CallFlag.NO_REPLY_EXPECTED:
             self._delivery.send_error(sender, header, wire.ERROR_PREFIX + name, text)
         return True
+
+    def _let_go(self, sender: LegacyParty, incoming: Incoming) -> None:
+        """The message goes nowhere, or to monitors alone."""
+        self._delivery.show(sender, incoming)
+        self._delivery.discard(incoming.fds)
+        incoming.fds = ()
 
     # ---- what leaves a hosted queue --------------------------------------------------------------
 
@@ -417,6 +383,8 @@ class Gateway:
                 hosted.hold(reader, handle, noted.serial)
         for path, handle in zip(noted.grants, handles, strict=True):
             capabilities.grant(self.core, reader, path, handle)
+        if reader.is_monitor:
+            hosted.retire(self.core, reader)
 
     def notified(self, reader: LegacyParty, entry: Ahead, message: Message) -> bytes | None:
         """A notification left the queue: the NoReply to write in its place, if it is one."""
@@ -443,8 +411,12 @@ class Gateway:
     def _no_reply(self, reader: LegacyParty, reply: Reply) -> bytes:
         text = CALLEE_SILENT if reply.callee in self._tables.unique else GONE
         body = wire.marshal("s", text)
-        return wire.build(
+        message = wire.build(
             wire.ERROR, flags=CallFlag.NO_REPLY_EXPECTED, serial=hosted.next_serial(reader),
             body_length=len(body), error_name=NO_REPLY, reply_serial=reply.serial,
             destination=reader.unique, sender=DRIVER_NAME, signature="s",
         ) + body
+        copies = self._delivery.copies.of(None, (message,))
+        if copies:
+            self._delivery.transmit(None, copies)
+        return message

@@ -80,6 +80,22 @@ def close_reply(core: CoreApi, party: LegacyParty, node: int) -> Reply:
     return reply
 
 
+def retire(core: CoreApi, party: LegacyParty) -> None:
+    """The client uses nothing of all this any more: its nodes end, its handles are released.
+
+    What is still on its way to it is to be retired when it has arrived."""
+    if party.nodes:
+        core.node_destroy(party.peer, list(party.nodes), DestroyFlag.RELEASE_HANDLES)
+    for table in (party.nodes, party.derived, party.open_replies, party.grants, party.subscriptions):
+        table.clear()
+    for handle in list(party.held):
+        for use, count in forget_handle(core, party, handle).items():
+            if isinstance(use, int):
+                del party.native_calls[use]
+            elif isinstance(use, str):
+                party.granted -= count
+
+
 # ---- calls of native peers -----------------------------------------------------------------------
 
 

@@ -213,7 +213,7 @@ _BySender = dict[str | None, ConditionTree]
 
 
 class MatchIndex:
-    """The rules of everybody."""
+    """The rules of everybody; its length is the number of owners that have one."""
 
     def __init__(self) -> None:
         self._shapes: dict[_Shape, dict[_Place, _BySender]] = {}
@@ -222,6 +222,9 @@ class MatchIndex:
         self._ranks: dict[int, int] = {}
         self._next_rank = 0
         self._naming: dict[str, dict[MatchRule, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._owned)
 
     def add(self, owner: int, rule: MatchRule) -> None:
         """One more instance of the rule for this owner."""

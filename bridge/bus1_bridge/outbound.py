@@ -257,6 +257,7 @@ class Outbound:
             parcel = self._add(
                 self._parcel(reader, header, handles, False, note), _Piece(None, reader, note, handles)
             )
+        self._show(header)
         self._answers.append(_Answer(reader, node[1], parcel))
 
     def _to_matching(
@@ -278,6 +279,7 @@ class Outbound:
                 continue
             if self._verdict(reader, len(plain), flow.Kind.BROADCAST) is Verdict.DELIVER:
                 self._add(self._parcel(reader, plain, (), False, 0), _Piece(None))
+        self._show(plain)
 
     # ---- one D-Bus message -----------------------------------------------------------------------
 
@@ -298,6 +300,14 @@ class Outbound:
             self._parcel(reader, header, reply + handles, mandatory, note),
             _Piece(slot, reader, note, handles),
         )
+        self._show(header)
+
+    def _show(self, header: bytes) -> None:
+        """Monitors see the message as D-Bus has it."""
+        body = self._message.body
+        parts: tuple[Buffer, ...] = (header, body) if body else (header,)
+        for parcel in self._delivery.copies.of(self._sender, parts, self._message.n_fds):
+            self._add(parcel, _Piece(None))
 
     def _parcel(
         self, reader: LegacyParty, header: bytes, handles: tuple[int, ...], mandatory: bool, note: int
@@ -341,7 +351,7 @@ class Outbound:
     def _verdict(self, reader: LegacyParty, header_size: int, kind: flow.Kind) -> Verdict:
         assert self._sender is not None
         size = flow.allocated(header_size + len(self._message.body), self._message.n_fds)
-        return self._delivery.admits(self._sender, reader, size, kind, self._delivery.now)
+        return self._delivery.admits(self._sender, reader, size, kind)
 
 
 _Plan = Callable[[Outbound, int, NodeRef, Party | None, Target, bool], None]

@@ -7,12 +7,13 @@ To add a method: write its function into the file of its noun (``names``, ``conn
 gets a new file), and one row into ``table.METHODS``, at the reference's place. The function gets a
 ``Call`` and the arguments, and returns the values of the reply. It raises ``DriverError``, or an error of
 the contract, before it has changed anything; ``errors`` knows the D-Bus name of each. What must happen
-once the reply is queued is the row's ``then``. A method that answers later returns ``LATER``, keeps
-``call.ticket()``, and gives that to ``reply`` or ``refuse`` when it knows. Conditions that are the same
-for many methods are marks of the row (``is_privileged``, ``on_every_path``), never code of the function.
+once the reply is queued is put into ``call.afterwards``. A method that answers later returns ``LATER``,
+keeps ``call.ticket()``, and gives that to ``reply`` or ``refuse`` when it knows. Conditions that are the
+same for many methods are marks of the row (``is_privileged``, ``on_every_path``), never code of the
+function.
 
-Invariants. 1. The signals that a call causes are queued before its reply, unless they are the row's
-``then``.
+Invariants. 1. The signals that a call causes are queued before its reply, unless they are put off to
+``afterwards``.
 2. Before Hello no other call to the driver is answered.
 
 Not here: who may send what (policy), the sending itself (``switch.delivery``).

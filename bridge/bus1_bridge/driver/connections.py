@@ -19,7 +19,7 @@ def hello(call: Call) -> Values:
     tables, limits, caller = call.delivery.tables, call.delivery.limits, call.caller
     if caller.unique:
         raise DriverError("Failed", "Already handled an Hello message")
-    named = len(tables.unique)
+    named = len(tables.unique) + len(tables.monitors)
     if named >= limits.max_completed_connections:
         raise DriverError(
             "LimitsExceeded", f"The maximum number of active connections, {named}, has been reached"
@@ -34,12 +34,8 @@ def hello(call: Call) -> Values:
     caller.unique = f":1.{tables.next_unique}"
     tables.next_unique += 1
     tables.unique[caller.unique] = caller
+    call.afterwards.append(lambda: call.delivery.announce(caller))
     return (caller.unique,)
-
-
-def announce(call: Call) -> None:
-    """After the reply to Hello: everybody may know."""
-    call.delivery.announce(call.caller)
 
 
 def unix_user(call: Call, name: str) -> Values:

@@ -14,10 +14,10 @@ from .. import wire
 from ..switch.connection import Incoming
 from ..switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
 from ..switch.tables import LegacyParty
-from ..wire import CALL, ERROR_PREFIX
+from ..wire import CALL
 from . import services
 from .errors import DriverError, error_name
-from .method import LATER, PEER_INTERFACE, Call, Method, reply
+from .method import LATER, PEER_INTERFACE, Call, Method, Values, reply
 from .table import METHODS
 
 _ON_EVERY_PATH = frozenset(method.interface for method in METHODS if method.on_every_path)
@@ -33,32 +33,46 @@ class Driver:
     def handle(self, sender: LegacyParty, incoming: Incoming) -> None:
         """A message to the driver; all but calls are ignored, one signal of systemd apart."""
         header = incoming.header
+        is_stranger = not sender.unique
+        if not is_stranger:
+            self._delivery.show(sender, incoming)
         if header.type != CALL:
             services.hear(self._delivery, sender, incoming)
             return
         try:
-            if not sender.unique and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
+            if is_stranger and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
                 raise Denied("Client tried to send a message other than Hello without being registered")
             call = Call(self._delivery, sender, header, METHODS, _look_up(header))
             _check(call)
-            _answer(call, incoming)
+            values = _ask(call, incoming)
         except Bus1Error as error:
+            if is_stranger:
+                self._delivery.show(sender, incoming)
             self._delivery.send_error(sender, header, error_name(error), str(error))
+            return
+        if is_stranger:
+            # monitors see Hello under the name that it gives
+            self._delivery.show(sender, incoming)
+        _answer(call, values)
 
     def handle_as_peer(self, sender: LegacyParty, incoming: Incoming) -> None:
         """A call without destination: the bus as any other peer; the answer carries no sender."""
         header = incoming.header
         method = _AS_PEER.get(header.member or "")
         wanted = header.interface in {None, PEER_INTERFACE} and header.signature == ""
-        if method is None or not wanted:
-            self._delivery.send_error(
-                sender, header, ERROR_PREFIX + "UnknownMethod",
-                f'Method "{header.member}" with signature "{header.signature}" '
-                f'on interface "{header.interface or "(null)"}" doesn\'t exist\n',
-                anonymous=True,
-            )
+        try:
+            if method is None or not wanted:
+                raise DriverError(
+                    "UnknownMethod",
+                    f'Method "{header.member}" with signature "{header.signature}" '
+                    f'on interface "{header.interface or "(null)"}" doesn\'t exist\n',
+                )
+            call = Call(self._delivery, sender, header, METHODS, method)
+            values = _ask(call, incoming)
+        except Bus1Error as error:
+            self._delivery.send_error(sender, header, error_name(error), str(error), anonymous=True)
         else:
-            _answer(Call(self._delivery, sender, header, METHODS, method), incoming, anonymous=True)
+            _answer(call, values, anonymous=True)
 
 
 def _look_up(header: wire.Header) -> Method:
@@ -93,11 +107,14 @@ def _check(call: Call) -> None:
         )
 
 
-def _answer(call: Call, incoming: Incoming, *, anonymous: bool = False) -> None:
+def _ask(call: Call, incoming: Incoming) -> Values | None:
     method = call.method
     reads = method.takes if method.reads is None else method.reads
-    values = method.answer(call, *wire.unmarshal(reads, incoming.body, call.header.endian))
+    return method.answer(call, *wire.unmarshal(reads, incoming.body, call.header.endian))
+
+
+def _answer(call: Call, values: Values | None, *, anonymous: bool = False) -> None:
     if values is not LATER:
         reply(call.delivery, call.ticket(anonymous=anonymous), values)
-        if method.then is not None:
-            method.then(call)
+        for action in call.afterwards:
+            action()

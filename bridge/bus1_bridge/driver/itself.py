@@ -11,11 +11,11 @@ from ..introspection import DriverInterface, describe
 from ..switch.delivery import DRIVER_NAME, DRIVER_PATH
 from ..wire import Variant
 from .errors import DriverError
-from .method import Call, Method, Values
+from .method import MONITORING_INTERFACE, Call, Method, Values
 
 _PROPERTIES: dict[str, Variant] = {
     "Features": Variant("as", ["HeaderFiltering"]),
-    "Interfaces": Variant("as", []),
+    "Interfaces": Variant("as", [MONITORING_INTERFACE]),
 }
 _SIGNALS = (
     ("NameOwnerChanged", "sss"), ("NameLost", "s"), ("NameAcquired", "s"), ("ActivatableServicesChanged", ""),

@@ -12,7 +12,7 @@ Not here: which row a message means (``dispatch``), the rows (``table``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bus1.errors import Bus1Error
@@ -25,6 +25,7 @@ from .errors import DriverError, error_name
 
 PEER_INTERFACE = "org.freedesktop.DBus.Peer"
 PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"
+MONITORING_INTERFACE = "org.freedesktop.DBus.Monitoring"
 INTROSPECTABLE_INTERFACE = "org.freedesktop.DBus.Introspectable"
 
 Values = tuple[Any, ...]
@@ -55,6 +56,8 @@ class Call:
     methods: tuple[Method, ...]
     """The whole table, for those that describe it."""
     method: Method
+    afterwards: list[Callable[[], None]] = field(default_factory=list)
+    """What happens once the reply is queued."""
 
     @property
     def is_at_home(self) -> bool:
@@ -98,8 +101,6 @@ class Method:
     """Only for root and the user of the bus."""
     reads: str | None = None
     """Signature of the first arguments, which are all that ``answer`` gets; None for all of them."""
-    then: Callable[[Call], None] | None = None
-    """What happens once the reply is queued."""
 
 
 def reply(delivery: Delivery, ticket: Ticket, values: Values) -> None:

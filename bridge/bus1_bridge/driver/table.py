@@ -9,11 +9,17 @@ Not here: what the functions do.
 from __future__ import annotations
 
 from ..switch.delivery import DRIVER_NAME
-from . import connections, itself, matches, names, services
-from .method import INTROSPECTABLE_INTERFACE, PEER_INTERFACE, PROPERTIES_INTERFACE, Method
+from . import connections, itself, matches, monitoring, names, services
+from .method import (
+    INTROSPECTABLE_INTERFACE,
+    MONITORING_INTERFACE,
+    PEER_INTERFACE,
+    PROPERTIES_INTERFACE,
+    Method,
+)
 
 METHODS: tuple[Method, ...] = (
-    Method(DRIVER_NAME, "Hello", "", "s", connections.hello, then=connections.announce),
+    Method(DRIVER_NAME, "Hello", "", "s", connections.hello),
     Method(DRIVER_NAME, "RequestName", "su", "u", names.request_name),
     Method(DRIVER_NAME, "ReleaseName", "s", "u", names.release_name),
     Method(DRIVER_NAME, "StartServiceByName", "su", "u", services.start_service),
@@ -40,6 +46,10 @@ METHODS: tuple[Method, ...] = (
     # the value may be anything of any size, and nothing can be set
     Method(PROPERTIES_INTERFACE, "Set", "ssv", "", itself.set_, on_every_path=False, reads="ss"),
     Method(INTROSPECTABLE_INTERFACE, "Introspect", "", "s", itself.introspect),
+    Method(
+        MONITORING_INTERFACE, "BecomeMonitor", "asu", "", monitoring.become_monitor,
+        on_every_path=False, is_privileged=True,
+    ),
     Method(PEER_INTERFACE, "GetMachineId", "", "s", itself.machine_id),
     Method(PEER_INTERFACE, "Ping", "", "", itself.ping),
 )

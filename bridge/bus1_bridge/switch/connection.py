@@ -48,6 +48,8 @@ class Incoming:
     check: BodyCheck | None
     granted: GrantedPaths | None = None
     """What the check has found of the sender's capabilities; None if the sender has none."""
+    is_shown: bool = False
+    """Monitors have seen it."""
     may_wait: bool = True
     """False: it has waited for its destination to be started, and is delivered or refused now."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,9 +25,11 @@ from bus1.core.api import Buffer, Credentials, Parcel
 from bus1.errors import Bus1Error
 
 from .. import hosted, walk, wire
-from ..match import MatchInput
+from ..match import MatchInput, MatchRule
 from ..names import Change
 from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
+from .connection import Incoming
+from .copies import NOT_REGISTERED, Copies
 from .effects import CloseDescriptors, Effect, Refused, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .limits import BusLimits
@@ -40,8 +43,6 @@ DRIVER_NAME = "org.freedesktop.DBus"
 DRIVER_PATH = "/org/freedesktop/DBus"
 NO_REPLY = ERROR_PREFIX + "NoReply"
 GONE = "Message recipient disconnected from message bus without replying"
-NOT_REGISTERED = ":not.active.yet"
-"""Destination of what the bus says to a client before its Hello."""
 
 _SERIAL = Struct("<I")
 _REFUSED_KEYS = 1024
@@ -64,6 +65,7 @@ class Delivery:
         self.flow = Flow(tables.core, self.limits)
         self.now = 0.0
         """The time of the current turn: set by whoever drives the bus before anything else happens."""
+        self.copies = Copies(tables, self.admits)
         self.watchers: Watchers | None = None
         self.activation: Activation | None = None
         """The router's."""
@@ -95,11 +97,10 @@ class Delivery:
             for parcel in parcels:
                 self.flow.undelivered(parcel.node[0], _size(parcel))
             raise
-        kind = "bus" if sender is None else "broadcast"
         for parcel, slot in zip(parcels, slots, strict=True):
             if slot:
                 self.flow.undelivered(parcel.node[0], _size(parcel))
-                self._count(sender, tables.parties.get(parcel.node[0]), kind)
+                self._count(sender, tables.parties.get(parcel.node[0]))
         return slots
 
     def discard(self, fds: Iterable[int]) -> None:
@@ -113,18 +114,26 @@ class Delivery:
         self.effects.append(Wake(connection))
 
     def admits(
-        self, sender: Party, reader: Party, size: int, kind: int, now: float, *, may_wait: bool = True
+        self, sender: Party | None, reader: Party, size: int, kind: Kind, *, may_wait: bool = True
     ) -> Verdict:
-        """What becomes of a message of ``size`` (see ``flow.allocated``); a message that is not
-        delivered is counted here. PAUSE only if it ``may_wait``."""
+        """What becomes of a message of ``size`` (see ``flow.allocated``) of a client, or of the bus; a
+        message that is not delivered is counted here. PAUSE only if it ``may_wait``."""
         if isinstance(reader, NativeParty):
-            self.flow.look_at_native(reader.peer, now)
-        verdict = self.flow.admits(
-            sender.peer, reader.peer, size, Kind(kind), now, pausable=may_wait and self._may_wait(sender)
-        )
+            self.flow.look_at_native(reader.peer, self.now)
+        peer = self.tables.bus_peer if sender is None else sender.peer
+        pausable = may_wait and sender is not None and self._may_wait(sender)
+        verdict = self.flow.admits(peer, reader.peer, size, kind, self.now, pausable=pausable)
         if verdict in (Verdict.DROP, Verdict.REFUSE):
-            self._count(sender, reader, Kind(kind).name.lower())
+            self._count(sender, reader, kind.name.lower())
         return verdict
+
+    def show(self, sender: LegacyParty, incoming: Incoming) -> None:
+        """Monitors get to see, once, a message that nobody else gets in this form; descriptors go along."""
+        parcels = self.copies.of_incoming(sender, incoming)
+        incoming.is_shown = True
+        if parcels:
+            self.transmit(sender, parcels, incoming.fds)
+            incoming.fds = ()
 
     def take_refused(self) -> list[Refused]:
         """What was not delivered since the last call, summed up per sender, reader and kind."""
@@ -151,9 +160,13 @@ class Delivery:
     def send_from_bus(
         self, to: LegacyParty, type: int, *, path: str | None = None, interface: str | None = None,
         member: str | None = None, error_name: str | None = None, reply_serial: int = 0,
-        signature: str = "", body: bytes = b"", anonymous: bool = False,
+        signature: str = "", body: bytes = b"", anonymous: bool = False, only_monitors: bool = False,
     ) -> None:
-        """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out."""
+        """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out.
+
+        ``only_monitors`` see what a client would hear if it were not gone."""
+        if only_monitors and not self.copies:
+            return
         serial = hosted.next_serial(to)
         message = wire.build(
             type, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body), path=path,
@@ -161,7 +174,11 @@ class Delivery:
             destination=None if anonymous else to.unique or NOT_REGISTERED,
             sender=None if anonymous else DRIVER_NAME, signature=signature,
         ) + body
-        self.transmit(None, [Parcel((to.peer, 0), (message,), mandatory=False)])
+        parcels = [] if only_monitors else [Parcel((to.peer, 0), (message,), mandatory=False)]
+        if not anonymous:
+            parcels += self.copies.of(None, (message,))
+        if parcels:
+            self.transmit(None, parcels)
 
     def send_error(
         self, to: LegacyParty, header: wire.Header, name: str, text: str, *, anonymous: bool = False
@@ -206,8 +223,8 @@ class Delivery:
         ``leaving`` is a party that hears nothing any more."""
         for change in changes:
             old, new = self._party(change.old), self._party(change.new)
-            if isinstance(old, LegacyParty) and old is not leaving:
-                self._tell(old, "NameLost", change.name)
+            if isinstance(old, LegacyParty):
+                self._tell(old, "NameLost", change.name, only_monitors=old is leaving)
             parcels = self._change_parcels(change.name, old, new)
             if parcels:
                 self.transmit(None, parcels)
@@ -233,6 +250,7 @@ class Delivery:
         if party.announced:
             changes.append(Change(party.unique, peer, None))
         self.name_changes(changes, leaving=party)
+        tables.monitors.drop(peer)
         del tables.parties[peer]
         tables.unique.pop(party.unique, None)
         if self.activation:
@@ -240,8 +258,30 @@ class Delivery:
         self.flow.forget(peer)
         tables.bindings.forget(peer)
         tables.core.peer_disconnect(peer)
-        for caller, serial in tables.replies.drop(peer)[1]:
-            waiting = tables.parties.get(caller)
+        self._answer_callers_of(peer)
+
+    def become_monitor(self, party: LegacyParty, rules: Sequence[MatchRule]) -> None:
+        """The client gives up its names, rules and calls, and sees everything that ``rules`` match."""
+        tables, peer = self.tables, party.peer
+        # in the reference's order: the unique name first
+        changes = [Change(party.unique, peer, None), *reversed(tables.names.drop(peer))]
+        party.announced = False
+        del tables.unique[party.unique]
+        self.name_changes(changes)
+        tables.matches.drop(peer)
+        tables.matches.forget_name(party.unique)
+        self.eavesdroppers.pop(peer, None)
+        self._recount_eavesdroppers()
+        party.is_monitor = True
+        for rule in rules:
+            tables.monitors.add(peer, replace(rule, eavesdrop=True))
+        tables.bindings.forget(peer)
+        hosted.retire(tables.core, party)
+        self._answer_callers_of(peer)
+
+    def _answer_callers_of(self, peer: int) -> None:
+        for caller, serial in self.tables.replies.drop(peer)[1]:
+            waiting = self.tables.parties.get(caller)
             if isinstance(waiting, LegacyParty):
                 self.send_no_reply(waiting, serial, GONE)
 
@@ -253,10 +293,10 @@ class Delivery:
             else:
                 del self.eavesdroppers[peer]
 
-    def _tell(self, to: LegacyParty, member: str, name: str) -> None:
+    def _tell(self, to: LegacyParty, member: str, name: str, *, only_monitors: bool = False) -> None:
         self.send_from_bus(
             to, SIGNAL, path=DRIVER_PATH, interface=DRIVER_NAME, member=member, signature="s",
-            body=wire.marshal("s", name),
+            body=wire.marshal("s", name), only_monitors=only_monitors,
         )
 
     def broadcast(self, member: str) -> None:
@@ -276,7 +316,7 @@ class Delivery:
             type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
             arguments=lambda: arguments,
         ))
-        if not receivers:
+        if not (receivers or self.copies):
             return []
         signature = "s" * len(arguments)
         body = wire.marshal(signature, *arguments)
@@ -290,7 +330,7 @@ class Delivery:
                 mandatory=False,
             )
             for party in receivers
-        ]
+        ] + self.copies.of(None, (message,))
 
     def _matching(self, message: MatchInput) -> list[LegacyParty]:
         parties = self.tables.parties
@@ -307,7 +347,10 @@ class Delivery:
             and not self.tables.replies.awaited_from(sender.peer)
         )
 
-    def _count(self, sender: Party | None, reader: Party | None, kind: str) -> None:
+    def _count(self, sender: Party | None, reader: Party | None, kind: str = "") -> None:
+        if isinstance(reader, LegacyParty) and reader.is_monitor:
+            kind = "copy"
+        kind = kind or ("bus" if sender is None else "broadcast")
         key = (sender.unique if sender else DRIVER_NAME, reader.unique if reader else "", kind)
         if key in self._refused or len(self._refused) < _REFUSED_KEYS:
             self._refused[key] += 1

@@ -54,6 +54,8 @@ class Kind(IntEnum):
     REPLY = 3
     BUS = 4
     """Said by the bus itself."""
+    COPY = 5
+    """What a monitor sees of others."""
 
 
 class Verdict(Enum):
@@ -69,6 +71,8 @@ _OVER_THE_MARK: dict[tuple[Kind, bool], tuple[Verdict, Verdict]] = {
     # (kind, the sender can be paused): (the reader makes progress, it does not)
     (Kind.BROADCAST, False): (Verdict.DELIVER, Verdict.DROP),
     (Kind.BROADCAST, True): (Verdict.DELIVER, Verdict.DROP),
+    (Kind.COPY, False): (Verdict.DELIVER, Verdict.DROP),
+    (Kind.COPY, True): (Verdict.DELIVER, Verdict.DROP),
     (Kind.CALL, True): (Verdict.PAUSE, Verdict.PAUSE),
     (Kind.SIGNAL, True): (Verdict.PAUSE, Verdict.PAUSE),
     (Kind.CALL, False): (Verdict.DELIVER, Verdict.REFUSE),

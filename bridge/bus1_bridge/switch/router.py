@@ -347,7 +347,7 @@ class Router:
 
     def _handle(self, c: Connection, incoming: Incoming) -> bool:
         """One message; False if it has to wait."""
-        if not self._planner.plan(c.party, incoming, self.delivery.now):
+        if not self._planner.plan(c.party, incoming):
             return False
         self.delivery.discard(incoming.fds)
         incoming.fds = ()

@@ -1,0 +1,31 @@
+"""monitoring: BecomeMonitor.
+
+Theory. A client that may see everything gives up all else. Its rules are checked before anything happens; the
+reply is queued first, then the client loses its names and becomes invisible.
+
+Not here: what monitors see (``switch.copies``).
+"""
+
+from __future__ import annotations
+
+from bus1.errors import InvalidArgument
+
+from .. import match
+from .errors import DriverError
+from .method import Call, Values
+
+
+def become_monitor(call: Call, texts: list[str], flags: int) -> Values:
+    """BecomeMonitor: no rule means everything."""
+    limit = call.delivery.limits.max_match_rules_per_connection
+    if flags:
+        raise InvalidArgument(f"BecomeMonitor knows no flags yet, not {flags:#x}")
+    if len(texts) > limit:
+        raise DriverError(
+            "LimitsExceeded",
+            f'Connection "{call.caller.unique}" is not allowed to monitor by {len(texts)} match rules '
+            f"(limit: {limit})",
+        )
+    rules = [match.parse(text) for text in texts or ("",)]
+    call.afterwards.append(lambda: call.delivery.become_monitor(call.caller, rules))
+    return ()
