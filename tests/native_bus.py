@@ -14,27 +14,28 @@ import socket
 import struct
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from time import monotonic
+from typing import Any
 
+from broken_hubs import LateHub, LenientHub, TornHub
 from core_bus import Core
 
 from bus1 import transport
 from bus1.addresses import socket_name
 from bus1.broker import Broker, BrokerLimits, PlainHub
-from bus1.core.api import Buffer, CoreApi, Credentials, Limits
+from bus1.core.api import Limits
 from bus1.descriptors import Fds
-from bus1.errors import Bus1Error
 from bus1.frames import MAGIC, REQUESTS, VERSION, Frame, FrameReader, FrameWriter, Operation, encode
 from bus1.links import InProcessLink
 from bus1.peer import Peer
 from bus1.reactor import Reactor
 from bus1.transport import receive, transmit
+
+PATIENCE = 30.0
+"""Seconds until a test says what the bus has not given back."""
 
 
 def charges(snapshot: dict[str, Any]) -> dict[str, Any]:
@@ -95,9 +96,9 @@ class NativeBus:
 
     def wait_until_idle(self, n_fds: int) -> None:
         """Until the bus has noticed that its clients are gone: everything is given back."""
-        for _ in range(2000):
-            if not charges(self.snapshot()) and self.n_fds() <= n_fds:
-                break
+        give_up = monotonic() + PATIENCE
+        while monotonic() < give_up and (charges(self.snapshot()) or self.n_fds() > n_fds):
+            pass
         assert charges(self.snapshot()) == {}
         assert self.n_fds() == n_fds
 
@@ -235,109 +236,7 @@ def fail(name: str, times: str, first: str = "0") -> int:
     return left
 
 
-class LenientHub(PlainHub):
-    """Lets unix sockets travel, as towards a hosted peer."""
-
-    def send(
-        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-        progress: object = None,
-    ) -> list[int]:
-        return self.core.send(
-            peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials
-        )
-
-
-class _Instead:
-    """Core, with other commands in place of some."""
-
-    def __init__(self, core: CoreApi, **commands: Callable[..., object]) -> None:
-        self._core = core
-        vars(self).update(commands)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._core, name)
-
-
-class UnorderedHub(PlainHub):
-    """Breaks the order of events on purpose: what it holds back happens some turns later."""
-
-    TURNS = 24
-
-    def __init__(self, core: CoreApi) -> None:
-        super().__init__(core)
-        self._turn = 0
-        self._held: deque[tuple[int, Callable[[], object]]] = deque()
-
-    def settle(self) -> None:
-        self._turn += 1
-        while self._held and self._held[0][0] <= self._turn:
-            with suppress(Bus1Error):
-                self._held.popleft()[1]()
-
-    def hold(self, act: Callable[[], object]) -> None:
-        self._held.append((self._turn + self.TURNS, act))
-
-
-class TornHub(UnorderedHub):
-    """Serves the last destination of some multicasts later; nodes destroyed together die one by one."""
-
-    def __init__(self, core: CoreApi) -> None:
-        super().__init__(core)
-        self.core = cast(CoreApi, _Instead(core, node_destroy=partial(self._destroy, core.node_destroy)))
-        self._n = 0
-
-    def _destroy(
-        self, destroy: Callable[..., None], peer: int, nodes: Sequence[int], flags: int = 0
-    ) -> None:
-        destroy(peer, nodes[:1], flags)
-        for node in nodes[1:]:
-            self.hold(partial(destroy, peer, [node], flags))
-
-    def send(
-        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-        progress: object = None,
-    ) -> list[int]:
-        send = partial(super().send, peer, parts=parts, handles=handles, fds=fds, flags=flags)
-        self._n += 1
-        if len(optional) < 2 or self._n % 2:
-            return send(destinations, optional=optional, credentials=credentials)
-        self.hold(partial(send, (), optional=optional[-1:], credentials=credentials))
-        return [*send(destinations, optional=optional[:-1], credentials=credentials), 0]
-
-
-class LateHub(UnorderedHub):
-    """Answers some requests before it carries them out: sends to one destination, destructions, releases."""
-
-    def __init__(self, core: CoreApi) -> None:
-        super().__init__(core)
-        later = {
-            name: partial(self._later, getattr(core, name)) for name in ("handle_release", "node_destroy")
-        }
-        self.core = cast(CoreApi, _Instead(core, **later))
-        self._n = 0
-
-    def _later(self, command: Callable[..., object], *arguments: object) -> None:
-        self.hold(partial(command, *arguments))
-
-    def send(
-        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-        progress: object = None,
-    ) -> list[int]:
-        send = partial(
-            super().send, peer, destinations, parts, handles, fds, flags=flags, optional=optional,
-            credentials=credentials,
-        )
-        self._n += 1
-        if len(optional) != 1 or self._n % 2:
-            return send()
-        self.hold(send)
-        return [0]
-
-
-HUBS = {"plain": PlainHub, "lenient": LenientHub, "torn": TornHub, "late": LateHub}
+HUBS: dict[str, type[PlainHub]] = {"plain": PlainHub, "lenient": LenientHub, "torn": TornHub, "late": LateHub}
 
 
 def main(address: str, options: str) -> None:

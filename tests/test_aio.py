@@ -14,6 +14,7 @@ import anyio
 import pytest
 from core_bus import Core
 from native_bus import NativeBus
+from shortage import everything_given_back
 
 from bus1 import aio
 from bus1.broker import Broker, PlainHub
@@ -37,16 +38,14 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
 @pytest.fixture(params=["asyncio", "trio"])
 def run(bus: NativeBus, request: pytest.FixtureRequest) -> Iterator[Run]:
     """Runs a test with two peers and the first one's handle to the other; nothing is left behind."""
-    n_fds, own = bus.n_fds(), len(os.listdir("/proc/self/fd"))
 
     async def with_peers(test: Test) -> None:
         with anyio.fail_after(30):
             async with aio.connect(bus.address) as p, aio.connect(bus.address) as q:
                 await test(p, q, await q.transfer(0x10, p))
 
-    yield lambda test: anyio.run(partial(with_peers, test), backend=request.param)
-    bus.wait_until_idle(n_fds)
-    assert len(os.listdir("/proc/self/fd")) == own
+    with everything_given_back(bus):
+        yield lambda test: anyio.run(partial(with_peers, test), backend=request.param)
 
 
 async def payload_of(peer: aio.Peer) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import resource
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from core_bus import MIB, BusPeer, CoreBus, FlatMemory, Unchanged
 from native_bus import InProcessBus, NativeBus
 from plain_client import Client, Failed
+from shortage import room_for
 
 from bus1.core.account import Ledger
 from bus1.core.api import HANDLE_INVALID, Limits, RecvFlag, ResetFlag, SendFlag
@@ -172,14 +172,8 @@ class World:
 
     def recv_in_a_full_table(self) -> None:
         self.p.send([self.to_q], b"m", fds=[self.pipe[0]] * 40)
-        numbers = set(map(int, os.listdir("/proc/self/fd")))
-        free = [number for number in range(1000) if number not in numbers]
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free[20], hard))
-        try:
+        with room_for(20):
             self.q.recv()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture(params=["in-process", "socket"])

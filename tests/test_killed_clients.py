@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from child import ended, forked
 from native_bus import NativeBus, RawChannel
 
 from bus1.core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Limits, MessageType, RecvFlag
@@ -327,18 +328,17 @@ def test_p_16_a_process_killed_in_the_middle_of_a_request_leaves_nothing(bus: Na
 def kill_after(act: Callable[[], None], channel: RawChannel) -> None:
     """A process that holds the channel and its peer alone does something, and is killed."""
     read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            act()
-            os.write(write, b"x")
-            signal.pause()
-        finally:
-            os._exit(1)
+
+    def act_and_stay() -> None:
+        act()
+        os.write(write, b"x")
+        signal.pause()
+
+    child = forked(act_and_stay)
     channel.close()
     assert os.read(read, 1) == b"x"
     os.kill(child, signal.SIGKILL)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert ended(child) == -signal.SIGKILL
     os.close(read)
     os.close(write)
 

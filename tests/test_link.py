@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import resource
 import select
 import socket
 import stat
@@ -14,6 +13,7 @@ from contextlib import suppress
 
 import pytest
 from native_bus import InProcessBus, NativeBus
+from shortage import everything_given_back, n_descriptors, room_for
 
 from bus1.core.api import NO_LIMIT, Buffer, Limits, MessageType, RecvFlag, ResetFlag, SendFlag
 from bus1.descriptors import Fds
@@ -49,18 +49,16 @@ def bus(
 @pytest.fixture
 def peer(bus: InProcessBus | NativeBus) -> Iterator[NewPeer]:
     """Makes peers; afterwards the bus, and this process, are as they were before."""
-    n_fds, own = bus.n_fds(), len(os.listdir("/proc/self/fd"))
     peers: list[Peer] = []
 
     def new() -> Peer:
         peers.append(bus.peer())
         return peers[-1]
 
-    yield new
-    for made in peers:
-        made.close()
-    bus.wait_until_idle(n_fds)
-    assert len(os.listdir("/proc/self/fd")) == own
+    with everything_given_back(bus):
+        yield new
+        for made in peers:
+            made.close()
 
 
 @pytest.fixture
@@ -200,17 +198,10 @@ def test_r_33_a_full_descriptor_table_leaves_the_message_queued(
     p: Peer, q: Peer, to_q: int, pipe: tuple[int, int]
 ) -> None:
     p.send([to_q], b"m", [0x300], [pipe[0]] * 40)
-    own = len(os.listdir("/proc/self/fd"))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    numbers = set(map(int, os.listdir("/proc/self/fd")))
-    free = [number for number in range(1000) if number not in numbers]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[20], hard))
-    try:
-        with pytest.raises(TooManyDescriptors):
-            q.recv()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(os.listdir("/proc/self/fd")) == own
+    own = n_descriptors()
+    with room_for(20), pytest.raises(TooManyDescriptors):
+        q.recv()
+    assert n_descriptors() == own
     assert is_readable(q)
     with q.recv() as message:
         assert len(message.fds) == 40 and len(message.handles) == 1

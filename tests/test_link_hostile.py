@@ -17,6 +17,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
+from child import ended, forked
 from native_bus import NativeBus, RawChannel
 
 from bus1.core.api import HANDLE_INVALID, NO_LIMIT, Limits, MessageType, RecvFlag, SendFlag
@@ -366,13 +367,8 @@ def test_credentials_are_those_of_whoever_wrote_the_request(bus: NativeBus) -> N
     with bus.peer() as p, bus.channel().open() as channel:
         handle = p.transfer(0x10, channel.descriptor)
         body = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 0, 0, 0) + struct.pack("<Q", handle)
-        child = os.fork()
-        if not child:
-            try:
-                channel.sock.sendall(encode(Operation.SEND, 1, body))
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        child = forked(lambda: channel.sock.sendall(encode(Operation.SEND, 1, body)))
+        assert ended(child) == 0
         channel.sock.sendall(encode(Operation.SEND, 2, body))
         assert [p.recv(wait=True).pid for _ in range(2)] == [child, os.getpid()]
 

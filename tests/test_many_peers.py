@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
 import pytest
+from child import ended, forked
 from native_bus import InProcessBus, NativeBus
 
 from bus1.core.api import NO_LIMIT, Limits, MessageType
@@ -202,24 +204,23 @@ def close_in_threads(children: list[Peer]) -> None:
 def close_in_processes(children: list[Peer]) -> None:
     """Each of four processes holds a quarter of the peers alone; they end together."""
     go, wait = os.pipe()
+
+    def hold(place: int) -> None:
+        os.close(wait)
+        for number, child in enumerate(children):
+            if number % 4 != place:
+                os.close(child.fileno())
+        os.read(go, 1)
+
     pids = []
     for place in range(4):
-        if not (pid := os.fork()):
-            try:
-                os.close(wait)
-                for number, child in enumerate(children):
-                    if number % 4 != place:
-                        os.close(child.fileno())
-                os.read(go, 1)
-            finally:
-                os._exit(0)
-        pids.append(pid)
+        pids.append(forked(partial(hold, place)))
     for child in children:
         child.close()
     os.close(wait)
     os.close(go)
     for pid in pids:
-        assert os.waitpid(pid, 0)[1] == 0
+        assert ended(pid) == 0
 
 
 @pytest.mark.parametrize(("new_bus", "close"), [

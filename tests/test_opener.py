@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child import ended, forked
 from native_bus import NativeBus
 
 from bus1.peer import Peer
@@ -27,23 +28,22 @@ def bus() -> Iterator[NativeBus]:
 def test_a_peer_is_accounted_to_the_real_user_of_its_opener(bus: NativeBus, effective: int) -> None:
     """P-7: as it was when the peer was opened, whoever it is later."""
     opened, over = os.pipe(), os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            os.close(over[1])
-            os.setresuid(ALICE, effective, 0)
-            with Peer.connect(bus.address):
-                os.setresuid(0, 0, 0)
-                os.setresuid(CAROL, CAROL, CAROL)
-                os.write(opened[1], b"1")
-                os.read(over[0], 1)
-        finally:
-            os._exit(0)
+
+    def open_a_peer() -> None:
+        os.close(over[1])
+        os.setresuid(ALICE, effective, 0)
+        with Peer.connect(bus.address):
+            os.setresuid(0, 0, 0)
+            os.setresuid(CAROL, CAROL, CAROL)
+            os.write(opened[1], b"1")
+            os.read(over[0], 1)
+
+    child = forked(open_a_peer)
     os.close(opened[1])
     os.close(over[0])
     assert os.read(opened[0], 1) == b"1"
     accounts = [peer["account"]["uid"] for peer in bus.snapshot()["peers"].values()]
     os.close(over[1])
     os.close(opened[0])
-    os.waitpid(child, 0)
+    assert ended(child) == 0
     assert accounts == [ALICE]

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child import in_child
 from native_bus import InProcessBus, NativeBus
+from shortage import everything_given_back
 
 from bus1.addresses import default_address, native_address
 from bus1.core.api import Limits, MessageType, RecvFlag
@@ -33,10 +35,8 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
 @pytest.fixture
 def untouched(bus: NativeBus) -> Iterator[None]:
     """Afterwards the bus, and this process, are as they were before."""
-    n_fds, own = bus.n_fds(), len(os.listdir("/proc/self/fd"))
-    yield
-    bus.wait_until_idle(n_fds)
-    assert len(os.listdir("/proc/self/fd")) == own
+    with everything_given_back(bus):
+        yield
 
 
 @pytest.fixture
@@ -54,19 +54,6 @@ def q(bus: NativeBus, untouched: None) -> Iterator[Peer]:
 @pytest.fixture
 def to_q(p: Peer, q: Peer) -> int:
     return q.transfer(0x10, p)
-
-
-def in_child(act: object) -> int:
-    """The exit status of a forked child that calls ``act``."""
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            act()  # type: ignore[operator]
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def used_bytes(bus: NativeBus) -> int:

@@ -6,10 +6,10 @@ import errno
 import fcntl
 import mmap
 import os
-import resource
 from collections.abc import Callable, Iterator
 
 import pytest
+from shortage import n_descriptors, room_for
 
 from bus1.errors import OutOfMemory
 from bus1.memory import SealedMemory, Segment, make_arena
@@ -19,14 +19,14 @@ MIB = 1 << 20
 
 @pytest.fixture
 def memory() -> Iterator[SealedMemory]:
-    n_fds = len(os.listdir("/proc/self/fd"))
+    n_fds = n_descriptors()
     memory = SealedMemory()
     memory.open_segment(1, 0, 4 * MIB)
     memory.open_segment(2, 8 * MIB, MIB)
     yield memory
     for generation in (1, 2):
         memory.close_segment(generation)
-    assert len(os.listdir("/proc/self/fd")) == n_fds
+    assert n_descriptors() == n_fds
 
 
 def segment(memory: SealedMemory, generation: int = 1) -> Segment:
@@ -104,15 +104,9 @@ def test_pages_that_cannot_be_allocated_are_out_of_memory(
 
 
 def test_a_segment_that_cannot_be_made_leaves_nothing(memory: SealedMemory) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = [number for number in range(1000) if not is_open(number)]
-    for room in (0, 1):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free[room], hard))
-        try:
-            with pytest.raises(OutOfMemory):
-                memory.open_segment(3, 16 * MIB, 4096)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for n in (0, 1):
+        with room_for(n), pytest.raises(OutOfMemory):
+            memory.open_segment(3, 16 * MIB, 4096)
     assert memory.segment(3) is None and memory.segment_at(16 * MIB) is None
 
 

@@ -6,7 +6,6 @@ import ast
 import errno
 import os
 import re
-import resource
 import select
 import socket
 import struct
@@ -32,6 +31,7 @@ from plain_client import (
     Refused,
     close_all,
 )
+from shortage import room_for
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 DATA, NODE_DESTROY, NODE_RELEASE = 1, 2, 3
@@ -211,14 +211,8 @@ def test_descriptors_are_offered_then_taken(p: Client, q: Client, to_q: int, n: 
 def test_descriptors_that_do_not_fit_leave_the_message_queued(p: Client, q: Client, to_q: int) -> None:
     r, w = os.pipe()
     p.send([to_q], b"pipe", fds=[w] * 40)
-    taken = set(map(int, os.listdir("/proc/self/fd")))
-    free = [number for number in range(1000) if number not in taken]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free[20], hard))
-    try:
+    with room_for(20):
         assert failure(q.recv) == errno.EMFILE
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert is_readable(q)
     message = q.recv()
     assert len(message.fds) == 40

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 import pytest
+from child import in_child
 from native_bus import InProcessBus, NativeBus
 
 from bus1.core.api import RecvFlag
@@ -210,18 +211,14 @@ def test_in_the_child_of_a_fork_the_bus_of_an_in_process_peer_is_gone() -> None:
         operations: list[Callable[[], object]] = [
             lambda: p.send([to_q]), lambda: p.transfer(1), q.recv, q.query, q.disconnect,
         ]
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                for operation in operations:
-                    with pytest.raises(BusGone, match="process"):
-                        operation()
-                p.close()
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
+
+        def use_it() -> None:
+            for operation in operations:
+                with pytest.raises(BusGone, match="process"):
+                    operation()
+            p.close()
+
+        assert in_child(use_it) == 0
         p.send([to_q], b"still here")
         assert is_readable(q)
         with q.recv() as message:
