@@ -29,13 +29,14 @@ class Listener:
 
     def __init__(
         self, reactor: Reactor, sock: socket.socket, accept: Callable[[socket.socket], None],
-        pause: float = SHORTAGE_PAUSE,
+        pause: float = SHORTAGE_PAUSE, short: Callable[[OSError], None] = lambda error: None,
     ) -> None:
-        """``accept`` owns each connection; ``pause`` is how long a shortage is waited out."""
+        """``accept`` owns each connection; a shortage is told to ``short``, and waited out for ``pause``."""
         self._reactor = reactor
         self._sock = sock
         self._accept = accept
         self._pause = pause
+        self._short = short
         self._is_paused = False
         self._is_short = False
         sock.setblocking(False)
@@ -60,6 +61,7 @@ class Listener:
                 if error.errno not in SHORTAGE:
                     raise
                 self._is_short = True
+                self._short(error)
                 self._watch()
                 self._reactor.call_at(now + self._pause, self, self._try_again)
                 return

@@ -17,6 +17,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 
 BACKLOG = 128
 _MAX_NAME = 107
@@ -47,13 +48,12 @@ class Listening:
         return shown(self.name)
 
     def remove_file(self) -> None:
-        """Remove the socket's file; nothing if it is gone, or another one by now."""
+        """Remove the socket's file; nothing if it is gone, another one by now, or not ours to remove."""
         if self.path is not None:
-            try:
+            # a bus that has given up its rights can't remove from every directory
+            with suppress(FileNotFoundError, PermissionError):
                 if _identity(self.path) == self._identity:
                     os.unlink(self.path)
-            except FileNotFoundError:
-                return
 
     def close(self) -> None:
         """Close the socket and remove its file."""

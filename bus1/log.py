@@ -1,4 +1,8 @@
-"""log: lines for people, on standard error.
+"""log: lines for people.
+
+Theory. A line goes to standard error, or where a ``Write`` takes it. Standard error may be a pipe that nobody
+reads, and a bus cannot wait for its reader: what the pipe doesn't take at once is left out. Some lines carry
+fields for programs, as the journal keeps them; equal lines are counted.
 
 Invariants. 1. One flood gives at most one line per second and kind. 2. Who cannot be told does not stop
 the bus.
@@ -9,41 +13,55 @@ Not here: what deserves a line (the commands).
 from __future__ import annotations
 
 import os
+import select
+from collections.abc import Callable
 from contextlib import suppress
 
 PAUSE = 1.0
 LINES = 64
 """Lines of different kinds that are written at once; more are left out."""
 
+Fields = tuple[tuple[str, str], ...]
+"""Names and values."""
+Write = Callable[[str, Fields], None]
+_STANDARD_ERROR = 2
+
 
 def write_line(program: str, text: str) -> None:
     """One line of this process, now."""
+    rest = f"{program}[{os.getpid()}]: {text}\n".encode(errors="backslashreplace")
+    poll = select.poll()
+    poll.register(_STANDARD_ERROR, select.POLLOUT)
     with suppress(OSError):
-        os.write(2, f"{program}[{os.getpid()}]: {text}\n".encode(errors="backslashreplace"))
+        # a pipe that is ready takes as much as this without blocking
+        while rest and poll.poll(0):
+            rest = rest[os.write(_STANDARD_ERROR, rest[: select.PIPE_BUF]) :]
 
 
 class Log:
     """Lines that wait to be written; equal ones are counted."""
 
-    def __init__(self, program: str) -> None:
-        self._program = program
-        self._counts: dict[str, int] = {}
+    def __init__(self, program: str, write: Write | None = None) -> None:
+        """They go to standard error, or to ``write``."""
+        self._write: Write = write or (lambda text, fields: write_line(program, text))
+        self._waiting: dict[str, tuple[int, Fields]] = {}
         self._quiet_until = 0.0
 
     @property
     def deadline(self) -> float | None:
         """When the lines that wait should be written."""
-        return self._quiet_until if self._counts else None
+        return self._quiet_until if self._waiting else None
 
-    def note(self, line: str, count: int = 1) -> None:
+    def note(self, line: str, count: int = 1, fields: Fields = ()) -> None:
         """One more line, for something that happened ``count`` times."""
-        if line in self._counts or len(self._counts) < LINES:
-            self._counts[line] = self._counts.get(line, 0) + count
+        if line in self._waiting or len(self._waiting) < LINES:
+            before, _ = self._waiting.get(line, (0, fields))
+            self._waiting[line] = (before + count, fields)
 
     def write(self, now: float) -> None:
         """Write what waits, unless that was done a moment ago."""
-        if self._counts and now >= self._quiet_until:
-            for line, count in self._counts.items():
-                write_line(self._program, f"{line} ({count} times)" if count > 1 else line)
-            self._counts.clear()
+        if self._waiting and now >= self._quiet_until:
+            for line, (count, fields) in self._waiting.items():
+                self._write(f"{line} ({count} times)" if count > 1 else line, fields)
+            self._waiting.clear()
             self._quiet_until = now + PAUSE

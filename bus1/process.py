@@ -5,7 +5,7 @@ sockets first, then the address, then the import of what serves clients. Clients
 in the backlog of the sockets, signals in a pipe that the reactor watches later.
 
 Invariants. 1. The address is printed only when the sockets listen. 2. When ``live`` returns, no socket file
-of this bus is left, whatever ended it.
+of this bus is left that it may remove, whatever ended it.
 
 Not here: binding (listening), serving (broker).
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .reactor import Reactor
 
 STOP = frozenset((signal.SIGTERM, signal.SIGINT))
+RELOAD = signal.SIGHUP
 _STANDARD_FDS = 3
 
 
@@ -64,15 +65,18 @@ def printing_descriptor(flag: str, text: str) -> int:
     return int(text)
 
 
-def prepare() -> None:
-    """Descriptors 0 to 2 are open, 0 is nothing, and as many descriptors as possible are allowed."""
+def prepare() -> tuple[int, int]:
+    """Descriptors 0 to 2 are open, 0 is nothing, and as many descriptors as possible are allowed.
+
+    Returns the limits of descriptors that held before (RLIMIT_NOFILE): those that children should have."""
     null = os.open(os.devnull, os.O_RDWR)
     while null < _STANDARD_FDS:
         null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.close(null)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
 
 
 def silence() -> None:
@@ -84,16 +88,21 @@ def silence() -> None:
     os.close(null)
 
 
-def live(sockets: Sequence[Listening], serve: Callable[[int], None], early: Callable[[], None]) -> None:
+def live(
+    sockets: Sequence[Listening], serve: Callable[[int], None], early: Callable[[], None], *,
+    reloads: bool = False,
+) -> None:
     """Let ``serve`` do its work, and remove the sockets' files; ``early`` is called before.
 
-    ``serve`` is given the descriptor where the numbers of signals arrive (see STOP), and owns it."""
+    ``serve`` is given the descriptor where the numbers of signals arrive (those of STOP and, if the bus
+    ``reloads``, RELOAD), and owns it."""
     try:
         reading, writing = socket.socketpair()
         writing.setblocking(False)
-        for number in STOP:
+        for number in {*STOP, RELOAD} if reloads else STOP:
             signal.signal(number, lambda number, frame: None)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if not reloads:
+            signal.signal(RELOAD, signal.SIG_IGN)
         signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         early()
         serve(reading.detach())

@@ -1,7 +1,10 @@
 """daemon: the control plane of a running bus.
 
-Theory. ``serve`` makes the tables and the Switch for sockets that listen already, polls the Switch, writes
-what deserves a line to stderr, and ends with SIGTERM or SIGINT.
+Theory. ``serve`` makes the tables and the Switch for sockets that listen already, then polls the Switch, and
+does what is decided outside of its tables: it reads the configuration again when it is told to or when its
+directories change, tells the service manager, and writes what deserves a line.
+
+Invariants. 1. A configuration that can't be read changes nothing.
 
 Not here: flags (cli), addresses (listening), the process around it (process), everything that routes
 (switch).
@@ -17,23 +20,32 @@ from typing import TYPE_CHECKING
 from bus1.core.api import Credentials
 from bus1.core.bus import Core
 from bus1.descriptors import refuse_unix_sockets
-from bus1.log import Log
-from bus1.process import STOP
+from bus1.log import Fields, Log
+from bus1.process import RELOAD, STOP
+from bus1.systemd import notify
 
 from .gateway import Gateway
+from .journal import INFORMATION, PRIORITY, Journal
 from .match import MatchIndex
 from .names import NameTable
-from .process import PROGRAM
+from .process import PROGRAM, Launch
+from .sasl import COOKIE, EXTERNAL_ONLY, MECHANISMS, AuthRules
 from .switch.api import (
     Answer,
     Closed,
     Command,
+    Configure,
+    ConfigureActivation,
     Failed,
     Listen,
     Punt,
+    Readable,
+    ServicesChanged,
+    Short,
     Shutdown,
     Signalled,
     Switch,
+    Watch,
     WatchSignals,
 )
 from .switch.delivery import Delivery
@@ -46,9 +58,14 @@ from .switch.router import Router
 from .switch.tables import Tables
 
 if TYPE_CHECKING:
+    from .busconfig import BusConfig, ConfigError
+    from .changes import Changes
     from .starting import Starter
 
 _MACHINE_ID_FILES = ("/var/lib/dbus/machine-id", "/etc/machine-id")
+_WATCH_AFTER = 1.0
+"""Seconds from the start until directories are watched: a client that waits for the bus comes first."""
+_NEWS: Fields = ((PRIORITY, str(INFORMATION)),)
 
 
 def new_tables(core: Core, limits: BusLimits, *, guid: str, bus_id: str, machine_id: str = "") -> Tables:
@@ -61,71 +78,208 @@ def new_tables(core: Core, limits: BusLimits, *, guid: str, bus_id: str, machine
     )
 
 
-def new_switch(guid: str) -> PythonSwitch:
-    """A session bus without sockets."""
-    limits = BusLimits()
+def new_switch(guid: str, limits: BusLimits | None = None, auth: AuthRules = EXTERNAL_ONLY) -> PythonSwitch:
+    """A bus without sockets; a session bus's limits unless others are given."""
+    limits = BusLimits() if limits is None else limits
     tables = new_tables(
         Core(), limits, guid=guid, bus_id=os.urandom(16).hex(), machine_id=_read_machine_id()
     )
+    tables.auth = auth
     delivery = Delivery(tables, limits)
     gateway = Gateway(delivery, refuse_unix_sockets)
     return PythonSwitch(Router(delivery, gateway), gateway)
 
 
-def serve(
-    sockets: Sequence[int], address: str, guid: str, signals: int, ready: Callable[[], None]
-) -> None:
-    """Serve clients of the listening ``sockets`` (D-Bus's first, then the native one) until told to stop.
+def serve(launch: Launch, signals: int, ready: Callable[[], None]) -> None:
+    """Serve clients until told to stop.
 
-    ``address`` is what services are told. ``signals`` is where the numbers of signals arrive. Ownership of
-    all descriptors passes. ``ready`` is called once everything is in place."""
-    switch = new_switch(guid)
-    commands: list[Command] = [Listen(descriptor, native=i > 0) for i, descriptor in enumerate(sockets)]
-    switch.apply([*commands, WatchSignals(signals)])
+    ``signals`` is where the numbers of signals arrive. Ownership of all descriptors passes. ``ready`` is
+    called once everything is in place."""
+    config = launch.config
+    log = Log(PROGRAM, _journal(launch).write)
+    switch = new_switch(launch.guid, config.limits, _auth_rules(config, log))
+    switch.apply([
+        *(
+            Listen(listening.sock.detach(), native=door.is_native)
+            for door in launch.doors for listening in door.sockets
+        ),
+        WatchSignals(signals),
+    ])
     ready()
-    _serve(switch, address)
-    switch.apply([Shutdown()])
+    Daemon(launch, switch, log).run()
 
 
-def _serve(switch: Switch, address: str) -> None:
-    log = Log(PROGRAM)
-    services = Services(address, log.note)
-    while True:
-        for punt in switch.poll(log.deadline):
+class Daemon:
+    """What decides outside of the Switch."""
+
+    def __init__(self, launch: Launch, switch: Switch, log: Log) -> None:
+        self._launch = launch
+        self._switch = switch
+        self._log = log
+        self._config = launch.config
+        self._services = Services(launch, log.note)
+        self._read_at = launch.read_at
+        self._changes: Changes | None = None
+        self._watch_at: float | None = time.monotonic() + _WATCH_AFTER
+        self._warn(launch.config.warnings)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        notify("READY=1")
+        self._switch.apply(self._services.settings())
+        while self._turn():
+            pass
+        notify("STOPPING=1")
+        self._switch.apply([Shutdown()])
+
+    def reload(self) -> str | None:
+        """Read the configuration again: rules, limits and directories of services hold from now on.
+
+        If it can't be read all stays as it was, and the text says why."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._read_at, complaint = time.time_ns(), None
+        try:
+            self._config = self._launch.options.load()
+            services = self._services.configure(self._config)
+            self._switch.apply([Configure(self._config.limits), *services])
+        except _config_error() as error:
+            complaint = str(error)
+            self._log.note(f"Unable to reload configuration: {complaint}")
+        else:
+            self._warn(self._config.warnings)
+            self._log.note("Reloaded configuration", fields=_NEWS)
+            self._watch_folders()
+        notify("READY=1")
+        return complaint
+
+    # ---- a turn ----------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """One turn; False after the last one."""
+        for punt in self._switch.poll(self._deadline()):
             match punt:
                 case Signalled(number):
                     if number in STOP:
-                        return
-                case Note(text):
-                    log.note(text)
+                        return False
+                    if number == RELOAD:
+                        self.reload()
                 case Reload(asker):
-                    switch.apply([Answer(asker, None)])
+                    self._switch.apply([Answer(asker, self.reload())])
+                case Readable(descriptor):
+                    self._news(descriptor)
+                case Note(text):
+                    self._log.note(text, fields=_NEWS)
                 case _ if (line := _describe(punt)) is not None:
-                    log.note(*line)
-            switch.apply(services.handle(punt))
-        log.write(time.monotonic())
+                    self._log.note(*line)
+            self._switch.apply(self._services.handle(punt))
+        now = time.monotonic()
+        if self._watch_at is not None and now >= self._watch_at:
+            self._watch_at = None
+            self._start_watching()
+        if self._changes is not None and self._changes.take(now):
+            self.reload()
+        self._log.write(now)
+        return True
+
+    def _deadline(self) -> float | None:
+        changes = None if self._changes is None else self._changes.deadline
+        times = (self._log.deadline, self._watch_at, changes)
+        return min((time for time in times if time is not None), default=None)
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._log.note(warning)
+
+    # ---- directories -----------------------------------------------------------------------------
+
+    def _start_watching(self) -> None:
+        try:
+            # dear to import, and nobody waits for it
+            from .changes import Changes
+
+            self._changes = Changes()
+        except (ImportError, OSError) as error:
+            self._log.note(f"changes of the configuration will not be noticed: {error}")
+            return
+        self._switch.apply([Watch(self._changes.descriptor)])
+        self._watch_folders()
+
+    def _watch_folders(self) -> None:
+        if self._changes is not None:
+            config = self._config
+            folders = [path for path in config.files if os.path.isdir(path)]
+            folders += [folder.path for folder in config.service_dirs if folder.is_watched]
+            self._changes.watch(folders, self._read_at, time.monotonic())
+
+    def _news(self, descriptor: int) -> None:
+        if self._changes is not None and self._changes.descriptor == descriptor:
+            self._changes.look(time.monotonic())
 
 
 class Services:
     """Starts services; what it takes for that is loaded when the first is asked for."""
 
-    def __init__(self, address: str, note: Callable[[str], None]) -> None:
-        self._address = address
+    def __init__(self, launch: Launch, note: Callable[[str], None]) -> None:
+        self._launch = launch
+        self._config = launch.config
         self._note = note
         self._starter: Starter | None = None
+
+    def settings(self) -> list[Command]:
+        """What the Switch has to know from the start."""
+        has_helper = self._config.servicehelper is not None
+        return [ConfigureActivation(self._launch.options.asks_systemd, has_helper)]
+
+    def configure(self, config: BusConfig) -> list[Command]:
+        """Another configuration."""
+        self._config = config
+        if self._starter is None:
+            return [*self.settings(), ServicesChanged()]
+        return self._starter.configure(config.service_dirs, config.servicehelper)
 
     def handle(self, punt: Punt) -> list[Command]:
         """What is to be done about a punt."""
         if self._starter is None:
             if not isinstance(punt, LookUp | ListServices | SetEnvironment):
                 return []
-            from .configfiles import standard
             from .starting import Starter, Surroundings
 
-            config = standard("session")
-            self._starter = Starter(Surroundings(self._address, config.type), self._note)
+            launch, config = self._launch, self._config
+            self._starter = Starter(
+                Surroundings(
+                    launch.address, launch.config.type, uses_systemd=launch.options.asks_systemd,
+                    files=launch.nofile,
+                ),
+                self._note,
+            )
             self._starter.configure(config.service_dirs, config.servicehelper)
         return self._starter.handle(punt)
+
+
+def _config_error() -> type[ConfigError]:
+    from .busconfig import ConfigError
+
+    return ConfigError
+
+
+def _journal(launch: Launch) -> Journal:
+    config, options = launch.config, launch.options
+    prefix = {
+        "system": "[system] ", "session": f"[session uid={os.getuid()} pid={os.getpid()}] "
+    }.get(config.type or "", "")
+    syslog = config.syslog if options.syslog is None else options.syslog
+    return Journal(PROGRAM, prefix, syslog=syslog, stderr=options.stderr)
+
+
+def _auth_rules(config: BusConfig, log: Log) -> AuthRules:
+    """What the configuration says of authentication: what it doesn't mention is all allowed."""
+    mechanisms = config.auth or MECHANISMS
+    keyring = None
+    if COOKIE in mechanisms:
+        from .keyring import FileKeyring, home_and_login
+
+        keyring = FileKeyring(*home_and_login(), log.note)
+    return AuthRules(mechanisms, config.allows_anonymous, keyring)
 
 
 def _read_machine_id() -> str:
@@ -140,14 +294,22 @@ def _read_machine_id() -> str:
     return ""
 
 
-def _describe(punt: Punt) -> tuple[str, int] | None:
-    """A line for the log, and how often it happened."""
+def _describe(punt: Punt) -> tuple[str, int, Fields] | None:
+    """A line for the log, how often it happened, and who it was for programs."""
     match punt:
         case Refused(sender, reader, kind, count):
-            return f"{reader} does not read: {kind} of {sender} not delivered", count
+            line = f"{reader} does not read: {kind} of {sender} not delivered"
+            return line, count, (
+                ("DBUS_BROKER_SENDER_UNIQUE_NAME", sender), ("DBUS_BROKER_RECEIVER_UNIQUE_NAME", reader),
+                ("BUS1_COUNT", str(count)),
+            )
         case Closed(pid, uid, reason):
-            return f"closed the connection of pid {pid}, uid {uid}: {reason}", 1
+            line = f"closed the connection of pid {pid}, uid {uid}: {reason}"
+            return line, 1, (("BUS1_CLIENT_PID", str(pid)), ("BUS1_CLIENT_UID", str(uid)))
         case Failed(pid, text):
-            return f"a defect of the bus closed the connection of pid {pid}:\n{text}", 1
+            line = f"a defect of the bus closed the connection of pid {pid}:\n{text}"
+            return line, 1, (("BUS1_CLIENT_PID", str(pid)),)
+        case Short(text):
+            return f"no more connections for a moment: {text}", 1, ()
         case _:
             return None

@@ -145,6 +145,21 @@ class FileKeyring:
         return True
 
 
+def home_and_login() -> tuple[str, str]:
+    """Where this process's user is at home, and the login name; empty if there is none."""
+    import pwd
+
+    home = os.environ.get("HOME", "")
+    if not (os.path.isdir(home) and os.stat(home).st_uid == os.getuid()):
+        # left over from whoever started this process
+        home = ""
+    try:
+        entry = pwd.getpwuid(os.getuid())
+    except KeyError:
+        return home or "/", ""
+    return home or entry.pw_dir, entry.pw_name
+
+
 def _take(name: str, folder: int) -> bool:
     try:
         _write(name, b"", folder)

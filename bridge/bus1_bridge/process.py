@@ -1,8 +1,12 @@
 """process: the process around a bus, from its start to its end.
 
-Theory. What every bus process needs is ``bus1.process``; here is what a D-Bus daemon adds: two sockets, an
-address with a guid, and ``--fork``, with which the parent prints, and leaves, once the child serves. What
-serves clients (``daemon``) is imported when the address has been printed.
+Theory. What every bus process needs is ``bus1.process``; here is what a D-Bus daemon adds: the configuration,
+several addresses with a guid, native sockets beside them, a pid file, another user, and forking, with which
+the parent prints, and leaves, once the child serves. What serves clients (``daemon``) is imported when the
+address has been printed.
+
+Invariants. 1. Whatever can fail, and does not need the child, fails before anything is printed.
+2. Nothing is served as root if the configuration names somebody else.
 
 Not here: flags (cli), addresses (listening), serving (daemon).
 """
@@ -10,82 +14,184 @@ Not here: flags (cli), addresses (listening), serving (daemon).
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from bus1.listening import AddressError, Listening
 from bus1.log import write_line
-from bus1.process import Printing, live, prepare, silence
+from bus1.process import live, prepare, silence
 
-from .listening import dbus_address, listen, listen_natively
+from .listening import Door, listen, listen_natively
+from .options import Options, StartError
+
+if TYPE_CHECKING:
+    from .busconfig import BusConfig
+    from .identity import Identity
+    from .pidfile import PidFile
 
 PROGRAM = "bus1-bridge"
-SESSION_ADDRESS = "unix:tmpdir=/tmp"
-"""Where the usual session.conf listens."""
+_UMASK = 0o022
+_PASSED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-class Options:
-    """What the command line asks for."""
+class Launch:
+    """A bus that is about to serve: what its control plane is told."""
 
-    __slots__ = ("address", "forks", "printing")
+    __slots__ = ("address", "config", "doors", "guid", "nofile", "options", "read_at")
 
-    def __init__(self, address: str, printing: Printing, *, forks: bool = False) -> None:
-        self.address = address
-        self.printing = printing
-        self.forks = forks
+    def __init__(
+        self, options: Options, config: BusConfig, doors: list[Door], guid: str, nofile: tuple[int, int],
+        read_at: int,
+    ) -> None:
+        self.options = options
+        self.config = config
+        self.doors = doors
+        self.guid = guid
+        self.nofile = nofile
+        """RLIMIT_NOFILE as it was: the one for children."""
+        self.read_at = read_at
+        """When reading the configuration began, in nanoseconds of the wall clock."""
+        addresses = [f"{door.address},guid={guid}" for door in doors if not door.is_native]
+        self.address = ";".join(reversed(addresses))
+        """What clients are told."""
+
+    @property
+    def sockets(self) -> list[Listening]:
+        """All listening sockets."""
+        return [listening for door in self.doors for listening in door.sockets]
 
 
 def run(options: Options) -> int:
-    """The whole life of the bus; returns the exit status. AddressError before anything is printed."""
-    prepare()
-    sockets = [listen(options.address)]
+    """The whole life of the bus; returns the exit status.
+
+    StartError, AddressError or ConfigError before anything is printed."""
+    nofile = prepare()
+    read_at = time.time_ns()
+    config = options.load()
+    pidfile = _pidfile(options, config)
+    identity = _identity(config)
+    doors = _listen(options, config)
+    launch = Launch(options, config, doors, os.urandom(16).hex(), nofile, read_at)
+
+    def settle_in() -> None:
+        if pidfile is not None:
+            pidfile.write(os.getpid())
+        if identity is not None and (warning := identity.assume()):
+            write_line(PROGRAM, warning)
+
     try:
-        sockets.append(listen_natively(sockets[0]))
-    except AddressError as error:
-        write_line(PROGRAM, f"no native socket: {error}")
-    guid = os.urandom(16).hex()
-    address = f"{dbus_address(sockets[0])},guid={guid}"
-    if options.forks:
-        return _fork(options, sockets, guid, address)
-    return _live(sockets, address, guid, early=lambda: options.printing.announce(address, os.getpid()))
+        if config.forks if options.forks is None else options.forks:
+            return _fork(launch, settle_in)
+
+        def early() -> None:
+            settle_in()
+            _announce(launch, os.getpid())
+
+        return _live(launch, early=early)
+    finally:
+        if pidfile is not None:
+            pidfile.remove()
+
+
+def _pidfile(options: Options, config: BusConfig) -> PidFile | None:
+    if config.pidfile is None or not options.writes_pidfile:
+        return None
+    from .pidfile import PidFile
+
+    pidfile = PidFile(config.pidfile)
+    pidfile.refuse_if_there()
+    return pidfile
+
+
+def _identity(config: BusConfig) -> Identity | None:
+    if config.user is None:
+        return None
+    from .identity import Identity
+
+    return Identity(config.user)
+
+
+def _listen(options: Options, config: BusConfig) -> list[Door]:
+    addresses = config.listen if options.address is None else (options.address,)
+    if not addresses:
+        raise StartError("Configuration file needs one or more <listen> elements giving addresses")
+    doors: list[Door] = []
+    try:
+        for address in addresses:
+            doors += listen(address)
+    except AddressError:
+        _close(doors)
+        raise
+    for name in _PASSED:
+        os.environ.pop(name, None)
+    if not any(door.is_native for door in doors):
+        doors += _native_doors(doors)
+    return doors
+
+
+def _native_doors(doors: list[Door]) -> list[Door]:
+    """Those beside every unix socket; whoever can't have one has none."""
+    natives = []
+    for door in doors:
+        if door.address.startswith("unix:"):
+            try:
+                natives.append(listen_natively(door))
+            except AddressError as error:
+                write_line(PROGRAM, f"no native socket: {error}")
+    return natives
+
+
+def _close(doors: list[Door]) -> None:
+    for door in doors:
+        for listening in door.sockets:
+            listening.close()
+
+
+def _announce(launch: Launch, pid: int) -> None:
+    try:
+        launch.options.printing.announce(launch.address, pid)
+    except OSError as error:
+        raise StartError(f"the address cannot be printed: {error.strerror}") from error
 
 
 def _live(
-    sockets: list[Listening], address: str, guid: str, *, early: Callable[[], None] = lambda: None,
-    late: Callable[[], None] = lambda: None,
+    launch: Launch, *, early: Callable[[], None], late: Callable[[], None] = lambda: None
 ) -> int:
     """Serve until a signal says stop; ``early`` is called before what serves is there, ``late`` after."""
 
     def serve(signals: int) -> None:
         from . import daemon
 
-        descriptors = [listening.sock.detach() for listening in sockets]
-        daemon.serve(descriptors, address, guid, signals, late)
+        daemon.serve(launch, signals, late)
 
-    live(sockets, serve, early)
+    live(launch.sockets, serve, early, reloads=True)
     return 0
 
 
-def _fork(options: Options, sockets: list[Listening], guid: str, address: str) -> int:
+def _fork(launch: Launch, settle_in: Callable[[], None]) -> int:
     """The child serves; the parent leaves once the child does."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         os.setsid()
+        if not launch.config.keeps_umask:
+            os.umask(_UMASK)
 
         def ready() -> None:
             silence()
-            options.printing.close()
+            launch.options.printing.close()
             os.write(writing, b"1")
             os.close(writing)
 
-        return _live(sockets, address, guid, late=ready)
+        return _live(launch, early=settle_in, late=ready)
     os.close(writing)
     is_ready = os.read(reading, 1)
     os.close(reading)
-    for listening in sockets:
+    for listening in launch.sockets:
         listening.sock.close()
     if not is_ready:
         return 1
-    options.printing.announce(address, child)
+    _announce(launch, child)
     return 0

@@ -7,6 +7,8 @@ Not here: the XML's form (``introspection``), statistics.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..introspection import DriverInterface, describe
 from ..switch.delivery import DRIVER_NAME, DRIVER_PATH
 from ..wire import Variant
@@ -81,7 +83,12 @@ def introspect(call: Call) -> Values:
     return (describe([_described(name, call.methods) for name in there], children),)
 
 
-def _described(interface: str, methods: tuple[Method, ...]) -> DriverInterface:
+def describe_driver(methods: Sequence[Method]) -> str:
+    """The driver's own description in XML, as everybody finds it at its path."""
+    return describe([_described(name, methods) for name in dict.fromkeys(m.interface for m in methods)])
+
+
+def _described(interface: str, methods: Sequence[Method]) -> DriverInterface:
     is_driver = interface == DRIVER_NAME
     return DriverInterface(
         interface,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .effects import Abandoned, Note, Question, Refused, SetEnvironment, Start
+from .limits import BusLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,29 @@ class Failed:
     traceback: str
 
 
-Punt = Signalled | Closed | Refused | Failed | Question | Start | Abandoned | SetEnvironment | Note
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A watched descriptor is readable, or has hung up: once per turn, until somebody has read it."""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """The kernel lacks something that accepting clients needs; what, in words."""
+
+    text: str
+
+
+Punt = (
+    Signalled | Closed | Refused | Failed | Readable | Short | Question | Start | Abandoned | SetEnvironment
+    | Note
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Accept clients on a listening unix socket; ownership of the descriptor passes."""
+    """Accept clients on a listening stream socket; ownership of the descriptor passes."""
 
     descriptor: int
     native: bool = False
@@ -64,6 +82,27 @@ class WatchSignals:
     """Report the signals whose numbers arrive as bytes on this descriptor (``signal.set_wakeup_fd``)."""
 
     descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Report when this descriptor is readable; its owner stays who he is, and unwatches it before closing."""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatch:
+    """Report no more of this descriptor."""
+
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """What the configuration says now; connections that exist keep ``max_message_size`` and the like."""
+
+    limits: BusLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +155,7 @@ class StartFailed:
 
 
 ActivationCommand = Answer | ConfigureActivation | ServicesChanged | AskSystemd | StartFailed
-Command = Listen | WatchSignals | Shutdown | ActivationCommand
+Command = Listen | WatchSignals | Watch | Unwatch | Configure | Shutdown | ActivationCommand
 
 
 class Switch(Protocol):

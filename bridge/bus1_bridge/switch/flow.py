@@ -150,6 +150,10 @@ class Flow:
         self._wasteful: dict[int, float] = {}
         """Senders of broadcasts that were dropped, and until when they come last."""
 
+    def configure(self, limits: BusLimits) -> None:
+        """Another hard bound from now on."""
+        self._hard_bound = limits.max_outgoing_bytes
+
     def admits(
         self, sender: int, reader: int, size: int, kind: Kind, now: float, *, pausable: bool = False
     ) -> Verdict:

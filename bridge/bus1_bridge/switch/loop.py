@@ -17,6 +17,7 @@ Not here: what messages do (router, gateway), what is decided outside the tables
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import sys
@@ -31,7 +32,21 @@ from bus1.reactor import Reactor
 from bus1.transport import credentials_of
 
 from ..gateway import Gateway
-from .api import Closed, Command, Failed, Listen, Punt, Shutdown, Signalled, WatchSignals
+from .api import (
+    Closed,
+    Command,
+    Configure,
+    Failed,
+    Listen,
+    Punt,
+    Readable,
+    Short,
+    Shutdown,
+    Signalled,
+    Unwatch,
+    Watch,
+    WatchSignals,
+)
 from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .router import Router
@@ -53,6 +68,7 @@ class PythonSwitch:
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []
         self._signals: SignalPipe | None = None
+        self._watched: dict[int, Watched] = {}
         self._writing: dict[Endpoint, None] = {}
         """Endpoints with output, in order."""
         self._used: dict[Endpoint, None] = {}
@@ -91,11 +107,19 @@ class PythonSwitch:
                     if native:
                         self.broker.listen(listening)
                     else:
-                        self._listeners.append(Listener(self.reactor, listening, self.accept))
+                        self._listeners.append(
+                            Listener(self.reactor, listening, self.accept, short=self._note_shortage)
+                        )
                 case WatchSignals(descriptor):
                     self._signals = SignalPipe(
                         self.reactor, descriptor, lambda number: self.report(Signalled(number))
                     )
+                case Watch(descriptor):
+                    self._watched[descriptor] = Watched(self, descriptor)
+                case Unwatch(descriptor):
+                    self._watched.pop(descriptor).close()
+                case Configure(limits):
+                    self.router.configure(limits)
                 case Shutdown():
                     self._close()
                 case _:
@@ -129,9 +153,12 @@ class PythonSwitch:
     def accept(self, connection: socket.socket) -> None:
         """A new D-Bus connection."""
         connection.setblocking(False)
+        is_local = connection.family == socket.AF_UNIX
         who = credentials_of(connection)
+        if not is_local:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self.router.connect(
-            who, self.router.delivery.now, groups=_groups(connection), label=who.secctx
+            who, self.router.delivery.now, groups=_groups(connection), label=who.secctx, can_pass_fds=is_local
         )
         endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
         self._endpoints[peer] = endpoint
@@ -144,6 +171,9 @@ class PythonSwitch:
         self._punts.append(punt)
 
     # ---- parts of a turn -------------------------------------------------------------------------
+
+    def _note_shortage(self, error: OSError) -> None:
+        self.report(Short(error.strerror or str(error)))
 
     def _now(self) -> float:
         now = self._clock()
@@ -225,10 +255,34 @@ class PythonSwitch:
             self._drop(endpoint)
         self._settle()
         self.broker.close()
+        for watched in self._watched.values():
+            watched.close()
+        self._watched.clear()
         if self._signals is not None:
             self._signals.close()
         self._settle()
         self.reactor.close()
+
+
+class Watched:
+    """A descriptor that somebody else reads: a source of the reactor."""
+
+    def __init__(self, switch: PythonSwitch, descriptor: int) -> None:
+        self._switch = switch
+        self._descriptor = descriptor
+        switch.reactor.add(self, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """The watched descriptor."""
+        return self._descriptor
+
+    def ready(self, events: int, now: float) -> None:
+        """It is readable."""
+        self._switch.report(Readable(self._descriptor))
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._switch.reactor.remove(self)
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:

@@ -32,8 +32,8 @@ from ..sasl import ServerAuth
 from .connection import Connection, Incoming
 from .delivery import Delivery
 from .effects import Close, Effect
-from .flow import BUS_MARK, OVERHEAD, hosted_limits
-from .limits import BYTES_PER_TURN
+from .flow import BUS_MARK, OVERHEAD, hosted_limits, user_limits
+from .limits import BYTES_PER_TURN, BusLimits
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
 
@@ -72,6 +72,8 @@ class Router:
         self.activation.deliver = self._planner.deliver_held
         self.activation.resume = self._go_on
         self._connections: dict[int, Connection] = {}
+        self._users: set[int] = {self.tables.bus_credentials.uid}
+        """Who has limits in Core."""
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
         self._incomplete: set[int] = set()
@@ -89,6 +91,9 @@ class Router:
     ) -> int:
         """A new connection; its id is its hosted peer in Core."""
         self.delivery.now = now
+        if credentials.uid not in self._users:
+            self._users.add(credentials.uid)
+            self._core.set_user_limits(credentials.uid, user_limits(self.limits))
         peer = self._core.peer_new(
             credentials.uid, limits=hosted_limits(self.limits), overhead=OVERHEAD
         )
@@ -101,6 +106,13 @@ class Router:
         self._incomplete.add(peer)
         heapq.heappush(self._deadlines, (now + self.limits.auth_timeout, peer))
         return peer
+
+    def configure(self, limits: BusLimits) -> None:
+        """Other limits from now on; a connection that exists keeps those of its size."""
+        self.limits = self.delivery.limits = limits
+        self.delivery.flow.configure(limits)
+        for uid in self._users:
+            self._core.set_user_limits(uid, user_limits(limits))
 
     def accepts(self) -> bool:
         """False while too many connections have no name yet: then accept none."""
