@@ -35,6 +35,7 @@ from shortage import room_for
 
 PAGE = Path(__file__).parent.parent / "docs" / "protocol.md"
 DATA, NODE_DESTROY, NODE_RELEASE = 1, 2, 3
+PEEK = 1
 
 
 @pytest.fixture
@@ -193,6 +194,25 @@ def test_who_unmaps_a_large_slice_is_not_asked(bus: NativeBus, p: Client, q: Cli
     p.send([to_q], bytes(2 << 20))
     q.give_back(q.recv(), unmap=True)
     assert bus.snapshot()["users"] == used_before and q.segments == {}
+
+
+def test_who_has_unmapped_a_slice_that_others_map_is_not_asked(
+    bus: NativeBus, p: Client, q: Client, to_q: int
+) -> None:
+    """Two channels map one segment: it is charged until the other one has unmapped it, too."""
+    other = Client(bus.address, q.peer.fileno())
+    used_before = bus.snapshot()["users"]
+    p.send([to_q], bytes(2 << 20))
+    look, message = q.recv(PEEK), other.recv()
+    assert look.generation == message.generation
+    q.give_back(look, unmap=True)
+    q.request(QUERY, bytes(8))
+    assert bus.snapshot()["users"] != used_before and len(other.segments) == 1
+    other.request(QUERY, bytes(8))
+    assert other.segments == {}, "RETIRED came to it alone"
+    other.request(QUERY, bytes(8))
+    assert bus.snapshot()["users"] == used_before
+    other.close()
 
 
 @pytest.mark.parametrize("n", [1, 253, 256])
