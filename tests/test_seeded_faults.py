@@ -39,7 +39,7 @@ def killers(fault: Fault) -> list[str]:
     return sorted((test for test in found if test not in left_out), key=lambda test: "/test_c" not in test)
 
 
-def outcome(fault: Fault, directory: Path, timeout: float = 110) -> subprocess.CompletedProcess[str]:
+def outcome(fault: Fault, directory: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """pytest's run of ``killers`` on a copy of the package with the fault in it."""
     package = clauses.ROOT / "bus1"
     shutil.copytree(package, directory / "bus1", ignore=shutil.ignore_patterns("__pycache__"))
@@ -56,7 +56,7 @@ def outcome(fault: Fault, directory: Path, timeout: float = 110) -> subprocess.C
 
 
 @pytest.mark.deep
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(320)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_noticed_by_tests_that_cite_its_clauses(fault: Fault, tmp_path: Path) -> None:
     run = outcome(fault, tmp_path)
