@@ -55,7 +55,7 @@ from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
 from .switch.replies import ReplyTable
 from .switch.router import Router
-from .switch.tables import Tables
+from .switch.tables import UNKNOWN_ID, Tables
 
 if TYPE_CHECKING:
     from .busconfig import BusConfig, ConfigError
@@ -285,12 +285,12 @@ def _auth_rules(config: BusConfig, log: Log) -> AuthRules:
 def _read_machine_id() -> str:
     for name in _MACHINE_ID_FILES:
         try:
-            with open(name, encoding="ascii") as file:
+            with open(name, "rb") as file:
                 text = file.read(64).strip()
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             continue
-        if len(text) == 32 and not text.strip("0123456789abcdefABCDEF"):
-            return text
+        if len(text) == 32 and not text.strip(b"0123456789abcdefABCDEF"):
+            return text.decode()
     return ""
 
 
@@ -304,7 +304,8 @@ def _describe(punt: Punt) -> tuple[str, int, Fields] | None:
                 ("BUS1_COUNT", str(count)),
             )
         case Closed(pid, uid, reason):
-            line = f"closed the connection of pid {pid}, uid {uid}: {reason}"
+            who = f"pid {pid}, uid {uid}" if uid != UNKNOWN_ID else "a client that nobody knows"
+            line = f"closed the connection of {who}: {reason}"
             return line, 1, (("BUS1_CLIENT_PID", str(pid)), ("BUS1_CLIENT_UID", str(uid)))
         case Failed(pid, text):
             line = f"a defect of the bus closed the connection of pid {pid}:\n{text}"

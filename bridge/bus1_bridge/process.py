@@ -77,8 +77,10 @@ def run(options: Options) -> int:
     def settle_in() -> None:
         if pidfile is not None:
             pidfile.write(os.getpid())
-        if identity is not None and (warning := identity.assume()):
-            write_line(PROGRAM, warning)
+        if identity is not None:
+            _load_everything()
+            if warning := identity.assume():
+                write_line(PROGRAM, warning)
 
     try:
         if config.forks if options.forks is None else options.forks:
@@ -110,6 +112,15 @@ def _identity(config: BusConfig) -> Identity | None:
     from .identity import Identity
 
     return Identity(config.user)
+
+
+def _load_everything() -> None:
+    """What would be loaded later: another user may not be able to read it."""
+    import traceback
+
+    from . import changes, daemon, keyring, starting
+
+    assert traceback and changes and daemon and keyring and starting
 
 
 def _listen(options: Options, config: BusConfig) -> list[Door]:
