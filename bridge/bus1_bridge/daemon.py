@@ -99,6 +99,7 @@ def serve(launch: Launch, signals: int, ready: Callable[[], None]) -> None:
     log = Log(PROGRAM, _journal(launch).write)
     switch = new_switch(launch.guid, config.limits, _auth_rules(config, log))
     switch.apply([
+        Configure(config.limits, config.policy),
         *(
             Listen(listening.sock.detach(), native=door.is_native)
             for door in launch.doors for listening in door.sockets
@@ -141,7 +142,7 @@ class Daemon:
         try:
             self._config = self._launch.options.load()
             services = self._services.configure(self._config)
-            self._switch.apply([Configure(self._config.limits), *services])
+            self._switch.apply([Configure(self._config.limits, self._config.policy), *services])
         except _config_error() as error:
             complaint = str(error)
             self._log.note(f"Unable to reload configuration: {complaint}")

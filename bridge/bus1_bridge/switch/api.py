@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..policy import Policy
 from .effects import Abandoned, Note, Question, Refused, SetEnvironment, Start
 from .limits import BusLimits
 
@@ -103,6 +104,7 @@ class Configure:
     """What the configuration says now; connections that exist keep ``max_message_size`` and the like."""
 
     limits: BusLimits
+    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)

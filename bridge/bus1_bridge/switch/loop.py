@@ -118,8 +118,8 @@ class PythonSwitch:
                     self._watched[descriptor] = Watched(self, descriptor)
                 case Unwatch(descriptor):
                     self._watched.pop(descriptor).close()
-                case Configure(limits):
-                    self.router.configure(limits)
+                case Configure(limits, policy):
+                    self.router.configure(limits, policy)
                 case Shutdown():
                     self._close()
                 case _:

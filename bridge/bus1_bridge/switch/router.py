@@ -28,7 +28,9 @@ from bus1.errors import RemoteProtocolError
 
 from ..activation import Activation
 from ..driver import Driver
+from ..policy import Policy
 from ..sasl import ServerAuth
+from .admission import refusal
 from .connection import Connection, Incoming
 from .delivery import Delivery
 from .effects import Close, Effect
@@ -107,8 +109,9 @@ class Router:
         heapq.heappush(self._deadlines, (now + self.limits.auth_timeout, peer))
         return peer
 
-    def configure(self, limits: BusLimits) -> None:
-        """Other limits from now on; a connection that exists keeps those of its size."""
+    def configure(self, limits: BusLimits, policy: Policy) -> None:
+        """Other limits and rules from now on; a connection that exists keeps the limits of its messages."""
+        self.tables.policy = policy
         self.limits = self.delivery.limits = limits
         self.delivery.flow.configure(limits)
         for uid in self._users:
@@ -137,8 +140,8 @@ class Router:
             if c.auth.closed:
                 c.is_ending = True
                 self._close_if_done(c)
-        elif was_strange and not self._may_connect(c.party):
-            self._end(c, f"user {c.party.uid} may not connect")
+        elif was_strange and (reason := refusal(self.tables, c.party)):
+            self._end(c, reason)
             return
         self._advance(c)
         if c.fds and not c.fds_are_timed:
@@ -320,10 +323,6 @@ class Router:
         return False
 
     # ---- one connection --------------------------------------------------------------------------
-
-    def _may_connect(self, party: LegacyParty) -> bool:
-        # nobody has passed already: without <allow_anonymous/> there is no OK
-        return party.uid is None or party.uid == self.tables.bus_credentials.uid
 
     def _advance(self, c: Connection) -> None:
         """Handle what is complete, within the budget; the rest is for the next turn."""

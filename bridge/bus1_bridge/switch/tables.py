@@ -19,6 +19,7 @@ from bus1.label import Label
 from ..bindings import Bindings
 from ..match import MatchIndex
 from ..names import NameTable
+from ..policy import OPEN, Policy
 from ..sasl import EXTERNAL_ONLY, AuthRules
 from .limits import BYTES_PER_TURN
 from .replies import ReplyTable
@@ -191,6 +192,8 @@ class Tables:
     machine_id: str = ""
     auth: AuthRules = EXTERNAL_ONLY
     """How clients may show who they are."""
+    policy: Policy = OPEN
+    """Who may do what: the current generation."""
     bindings: Bindings = field(init=False)
     """What each capability path stands for (gateway's own)."""
 
