@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,12 @@ COMMANDS = {"dbus-daemon": "dbus-daemon", "bus1-bridge": str(BRIDGE)}
 
 
 def open_fds(pid: int) -> int:
-    """How many descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    """How many descriptors a process has open, without that of its watched directories: it comes late."""
+    targets = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            targets.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return sum(target != "anon_inode:inotify" for target in targets)
 
 
 def eventually(claim: Callable[[], bool], what: Callable[[], object]) -> None:
