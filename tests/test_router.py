@@ -66,7 +66,7 @@ def test_other_users_are_turned_away_without_a_word(bus: PureSwitch) -> None:
     client = Client(bus, connection)
     theirs, ours = (str(uid).encode().hex().encode() for uid in (UID + 1, UID))
     client.say(SIGN_IN.replace(ours, theirs) + HELLO)
-    assert bus.close_reason(connection) == f"user {UID + 1} may not connect"
+    assert bus.close_reason(connection) == f"user {UID + 1} may not connect: no rule lets it in"
     root = Client(bus, bus.connect(uid=0))
     root.say(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")
     assert bus.close_reason(root.connection) is not None
