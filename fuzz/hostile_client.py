@@ -64,6 +64,12 @@ class HostileClient:
         self._asked: list[int] = []
         self.learned: list[int] = list(NODES)
 
+    @property
+    def n_descriptors(self) -> int:
+        """How many this process has for it: those that are still to be sent, too."""
+        own = [fd for fd in (self.sock.fileno(), self.descriptor, *(self._arena or ())) if fd >= 0]
+        return len(own) + self._reader.n_stray_fds + self._writer.n_fds
+
     # ---- writing ---------------------------------------------------------------------------------
 
     def write(self, frame: bytes, fds: Fds | None = None, limit: int = 1 << 30) -> None:

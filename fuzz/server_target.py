@@ -7,7 +7,8 @@ users, the bystanders to a third one: quotas shall protect them.
 
 Oracles. 1. Nothing escapes from a turn. 2. The bus comes to rest when nobody does anything. 3. Clients are
 told what the protocol has words for (hostile_client). 4. Two bystanders still exchange a message. 5. When
-all are gone everything is given back: peers, charges, timers, sources, channels, descriptors.
+all are gone everything is given back: peers, charges, timers, sources, channels, descriptors. 6. What the
+bus holds at any time is bounded by what its users may have.
 
 Not here: what a client does (hostile_client).
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
 
@@ -56,11 +57,25 @@ COUNTS = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 40, 253, 254, 256, 0)
 """How many descriptors travel with a frame: mostly none, sometimes more than the kernel takes at once."""
 _LARGE = 4500
 _TURNS = 4000
-OPERATIONS = [
-    *REQUESTS,
-    *[Operation.SEND] * 6, *[Operation.RECV] * 5, Operation.CALL, Operation.REPLY, *[Operation.TRANSFER] * 2,
-    *[Operation.INSTALLED] * 2,
-]
+OPERATIONS = (
+    Operation.HELLO, Operation.OPEN, Operation.ATTACH, Operation.ARENA, Operation.SEGMENT,
+    Operation.SEGMENT_UNMAPPED, Operation.INSTALLED, Operation.CANCEL, Operation.SNAPSHOT,
+    Operation.DISCONNECT, Operation.QUERY, Operation.RESET, Operation.RELEASE, Operation.TRANSFER,
+    Operation.DESTROY, Operation.SLICE_RELEASE, Operation.SEND, Operation.RECV, Operation.CALL,
+    Operation.REPLY, *[Operation.SEND] * 6, *[Operation.RECV] * 5, Operation.CALL, Operation.REPLY,
+    *[Operation.TRANSFER] * 2, *[Operation.INSTALLED] * 2,
+)
+"""What a request is, by its number in the corpus: a new one takes the place of one that is there several
+times, or all inputs change their meaning."""
+_USERS = len(HOSTILE_USERS) + 1
+_PER_USER = (
+    2 * BROKER_LIMITS.channels_per_user + 4 * BROKER_LIMITS.peers_per_user + LIMITS.slices
+    + _USERS * LIMITS.inflight_fds + BROKER_LIMITS.stray_fds_per_user
+)
+"""Descriptors of the bus that one user can take: connections with their arenas, peers, segments, parcels to
+each user, and what came with requests that are not complete."""
+_REMEMBERED = {"_gone", "_gone_order"}
+"""What a broker keeps of peers that are gone."""
 
 
 def one_input(data: bytes) -> None:
@@ -97,6 +112,7 @@ class World:
 
     def __init__(self, program: Program) -> None:
         self._program = program
+        self._n_before = len(open_numbers())
         self._now = 0.0
         self._core = Core(LIMITS)
         hub = SlowHub(self._core)
@@ -126,6 +142,7 @@ class World:
                     self.rest()
             for client in self._clients:
                 client.read()
+            assert self._n_of_bus() <= _USERS * _PER_USER, "the bus has too many descriptors"
 
     def end(self) -> None:
         """Everybody goes; what remains is what was there in the beginning."""
@@ -146,9 +163,8 @@ class World:
             assert not any(count for resources in counts for count in resources.values()), "charges remain"
         assert not self._reactor._timers and not self._reactor._sources and not self._reactor._stations
         broker = self._broker
-        assert not broker._channels and not broker._stations
-        assert not broker._n_channels and not broker._n_peers
-        assert not broker._arena_bytes and not broker._stray_fds
+        kept = {name for name, table in vars(broker).items() if isinstance(table, Collection) and table}
+        assert kept <= _REMEMBERED, f"the broker remembers {kept - _REMEMBERED}"
 
     def close(self) -> None:
         """For the next input, whatever became of this one."""
@@ -159,6 +175,11 @@ class World:
         self._kernel.stop()
 
     # ---- the bus ---------------------------------------------------------------------------------
+
+    def _n_of_bus(self) -> int:
+        """Descriptors that are open beside those of the clients and those that were before."""
+        bystanders = 2 * 2
+        return len(open_numbers()) - self._n_before - bystanders - sum(c.n_descriptors for c in self._clients)
 
     def _turn(self) -> bool:
         """One turn; False if there was nothing to do."""

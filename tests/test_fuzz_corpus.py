@@ -16,7 +16,7 @@ from bus1.client import Client, Request
 from bus1.core.api import NO_LIMIT
 from bus1.errors import RemoteProtocolError, TooManyDescriptors
 from bus1.exchange import Answer
-from bus1.frames import MAX_FRAME, RESULTS, VERSION, Event, Operation, answer, encode
+from bus1.frames import MAX_FRAME, REQUESTS, RESULTS, VERSION, Event, Operation, answer, encode
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # fuzz is not installed
@@ -47,6 +47,10 @@ def test_seeds_keep_the_contract() -> None:
         server_target.one_input(data)
     for data in seeds.frames_seeds():
         frames_target.one_input(data)
+
+
+def test_the_fuzzer_knows_every_request_under_a_fixed_number() -> None:
+    assert set(server_target.OPERATIONS) == set(REQUESTS) and len(server_target.OPERATIONS) == 37
 
 
 def test_the_corpus_stays_small() -> None:

@@ -21,6 +21,7 @@ ROOMS = {
     "bus1_bridge": ROOT / "bridge" / "bus1_bridge",
     "benchmarks": ROOT / "benchmarks",
     "examples": ROOT / "examples",
+    "fuzz": ROOT / "fuzz",
 }
 FILE_CAP = 450
 BODY_CAP = 55
@@ -31,6 +32,7 @@ DECLARED = {
     "bus1_bridge": {"bus1", "bus1_services", "sortedcontainers"},
     "benchmarks": {"bus1", "bus1_services", "bus1_bridge", "matplotlib"},
     "examples": {"anyio", "bus1", "bus1_services", "dbus_fast"},
+    "fuzz": {"atheris", "bus1"},
 }
 """What each room may import beside the standard library and itself."""
 
