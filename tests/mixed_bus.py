@@ -309,6 +309,7 @@ class Legacy:
             self.peer, credentials, self.unique, root=(self.peer, 0), announced=True, takes_fds=takes_fds
         )
         bus.tables.parties[self.peer] = self.party
+        bus.delivery.guard.admit(self.party)
         bus.tables.unique[self.unique] = self.party
         bus.delivery.name_changes([Change(self.unique, None, self.peer)])
         self.receive()

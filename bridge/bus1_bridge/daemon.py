@@ -49,7 +49,7 @@ from .switch.api import (
     WatchSignals,
 )
 from .switch.delivery import Delivery
-from .switch.effects import ListServices, LookUp, Note, Refused, Reload, SetEnvironment
+from .switch.effects import ListServices, LookUp, Note, PolicyRefusal, Refused, Reload, SetEnvironment
 from .switch.flow import user_limits
 from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 _MACHINE_ID_FILES = ("/var/lib/dbus/machine-id", "/etc/machine-id")
 _WATCH_AFTER = 1.0
 """Seconds from the start until directories are watched: a client that waits for the bus comes first."""
+_COMMAND_SHOWN = 50
 _NEWS: Fields = ((PRIORITY, str(INFORMATION)),)
 
 
@@ -84,7 +85,7 @@ def new_switch(guid: str, limits: BusLimits | None = None, auth: AuthRules = EXT
     tables = new_tables(
         Core(), limits, guid=guid, bus_id=os.urandom(16).hex(), machine_id=_read_machine_id()
     )
-    tables.auth = auth
+    tables.auth, tables.command_of = auth, _command_of
     delivery = Delivery(tables, limits)
     gateway = Gateway(delivery, refuse_unix_sockets)
     return PythonSwitch(Router(delivery, gateway), gateway)
@@ -283,6 +284,15 @@ def _auth_rules(config: BusConfig, log: Log) -> AuthRules:
     return AuthRules(mechanisms, config.allows_anonymous, keyring)
 
 
+def _command_of(pid: int) -> str:
+    """The beginning of the command line of a process, for people to read; empty if it has gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(_COMMAND_SHOWN).replace(b"\0", b" ").strip().decode(errors="backslashreplace")
+    except OSError:
+        return ""
+
+
 def _read_machine_id() -> str:
     for name in _MACHINE_ID_FILES:
         try:
@@ -304,6 +314,8 @@ def _describe(punt: Punt) -> tuple[str, int, Fields] | None:
                 ("DBUS_BROKER_SENDER_UNIQUE_NAME", sender), ("DBUS_BROKER_RECEIVER_UNIQUE_NAME", reader),
                 ("BUS1_COUNT", str(count)),
             )
+        case PolicyRefusal(_, text, count):
+            return text, count, (("BUS1_COUNT", str(count)),)
         case Closed(pid, uid, reason):
             who = f"pid {pid}, uid {uid}" if uid != UNKNOWN_ID else "a client that nobody knows"
             line = f"closed the connection of {who}: {reason}"

@@ -40,6 +40,7 @@ from bus1.label import Label
 from bus1.unfinished import Unfinished
 
 from . import capabilities, hosted, subscriptions, wire
+from .driver.errors import DriverError
 from .outbound import Native, Outbound, target_of
 from .registry import Registry
 from .standard import StandardInterfaces
@@ -72,13 +73,13 @@ class Gateway:
     # ---- the Hub of native peers -----------------------------------------------------------------
 
     def may_connect(self, credentials: Credentials) -> bool:
-        """The user of the bus, and nobody else."""
-        return credentials.uid == self._tables.bus_credentials.uid
+        """As the policy says: on a usual session bus its own user, and nobody else."""
+        return self._delivery.guard.may_connect(credentials).allowed
 
     def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
         """A native peer is there: its handle of the registry. Denied to other users."""
         if not self.may_connect(credentials):
-            raise Denied(f"user {credentials.uid} may not connect to the bus of another user")
+            raise Denied(f"user {credentials.uid} may not connect to this bus")
         granted = self.registry.grant(peer)
         limits = flow.hosted_limits(self._delivery.limits)
         self.core.peer_reset(
@@ -87,7 +88,8 @@ class Gateway:
         )
         unique = f":1.{self._tables.next_unique}"
         self._tables.next_unique += 1
-        self._tables.parties[peer] = NativeParty(peer, credentials, unique)
+        party = self._tables.parties[peer] = NativeParty(peer, credentials, unique)
+        self._delivery.guard.admit(party)
         return (granted,)
 
     def send(
@@ -172,12 +174,19 @@ class Gateway:
         party = self._tables.party_of(header.destination or "")
         if not isinstance(party, NativeParty):
             return False
+        self._check_policy(sender, header, party)
         if header.type == wire.CALL:
             return self._call(sender, incoming, party)
         if header.type == wire.SIGNAL:
             return self._signal(sender, incoming, party)
         self._answer(sender, incoming)
         return True
+
+    def _check_policy(self, sender: LegacyParty, header: wire.Header, party: NativeParty) -> None:
+        requested = header.reply_serial in sender.native_calls
+        refusal = self._delivery.guard.refusal(sender, party, header, requested=requested)
+        if refusal is not None:
+            raise DriverError("AccessDenied", refusal)
 
     def subscribers(self, sender: LegacyParty, header: wire.Header, body: Buffer) -> list[Parcel]:
         """The native subscribers of a broadcast, as optional parcels."""
@@ -187,14 +196,16 @@ class Gateway:
         size = flow.allocated(len(body), header.unix_fds)
         nodes = [
             node for node in subscriptions.followers(sender, header.path, header.interface, header.member)
-            if self._takes_signal(sender, node, size)
+            if self._takes_signal(sender, header, node, size)
         ]
         return self._signal_parcels(sender, header, body, nodes)
 
-    def _takes_signal(self, sender: LegacyParty, node: NodeRef, size: int) -> bool:
+    def _takes_signal(self, sender: LegacyParty, header: wire.Header, node: NodeRef, size: int) -> bool:
         reader, delivery = self._tables.parties.get(node[0]), self._delivery
-        return reader is not None and (
-            delivery.admits(sender, reader, size, flow.Kind.BROADCAST) is Verdict.DELIVER
+        return (
+            reader is not None
+            and delivery.guard.refusal(sender, reader, header, addressed=False) is None
+            and delivery.admits(sender, reader, size, flow.Kind.BROADCAST) is Verdict.DELIVER
         )
 
     # ---- calls -----------------------------------------------------------------------------------
@@ -222,6 +233,7 @@ class Gateway:
         callee = None if node is None else self._tables.parties.get(node[0])
         if node is None or not isinstance(callee, NativeParty):
             return self._no_such_object(sender, incoming)
+        self._check_policy(sender, header, callee)
         if (header.interface, header.member) != (capabilities.INTERFACE, "Release"):
             return self._deliver(sender, incoming, node, callee)
         if header.signature:

@@ -7,8 +7,8 @@ returns the change of primary owner that it caused, and the router turns changes
 NameOwnerChanged and NameAcquired, in that order.
 
 Invariants. 1. No queue is empty, and no owner stands in a queue twice.
-2. A name is in ``held(peer)`` if and only if the peer stands in its queue, and in ``primary(peer)`` if
-and only if the peer is the first there.
+2. A name is in ``held(peer)`` and ``claims(peer)`` if and only if the peer stands in its queue, and in
+``primary(peer)`` if and only if the peer is the first there.
 3. A ``Change`` names two different owners, and ``owner(name)`` is its ``new`` right after.
 
 Not here: which names may be requested (the driver checks syntax, limits and policy); unique names.
@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import KeysView
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+
+from sortedcontainers import SortedList
 
 
 class NameFlag(IntFlag):
@@ -69,6 +71,8 @@ class NameTable:
         self._queues: dict[str, list[_Claim]] = {}
         self._held: dict[int, dict[str, None]] = {}
         self._primary: dict[int, dict[str, None]] = {}
+        self._ordered: dict[int, SortedList[str]] = {}
+        """The names of ``_held`` in the order of their letters, for peers about whom that was asked."""
 
     def owner(self, name: str) -> int | None:
         """The primary owner."""
@@ -87,6 +91,21 @@ class NameTable:
         """Names that the peer owns or waits for, in the order in which it asked for them."""
         return list(self._held.get(peer, ()))
 
+    def claims(self, peer: int) -> KeysView[str]:
+        """Names that the peer owns or waits for; a view of the table."""
+        return self._held.get(peer, _NO_NAMES).keys()
+
+    def claims_in(self, peer: int, space: str) -> bool:
+        """Whether the peer owns or waits for this name, or one that continues it after a dot."""
+        held = self._held.get(peer)
+        if held is None or space in held:
+            return held is not None
+        ordered = self._ordered.get(peer)
+        if ordered is None:
+            ordered = self._ordered[peer] = SortedList(held)
+        at = ordered.bisect_left(f"{space}.")
+        return at < len(ordered) and str(ordered[at]).startswith(f"{space}.")
+
     def count(self, peer: int) -> int:
         """How many names the peer owns or waits for."""
         return len(self._held.get(peer, ()))
@@ -101,7 +120,7 @@ class NameTable:
         queue = self._queues.get(name)
         if queue is None:
             self._queues[name] = [claim]
-            self._held.setdefault(peer, {})[name] = None
+            self._hold(peer, name)
             return RequestResult.PRIMARY_OWNER, [self._change(name, None, peer)]
         first = queue[0]
         if first.owner == peer:
@@ -152,7 +171,7 @@ class NameTable:
         if place is not None:
             del queue[place]
         else:
-            self._held.setdefault(claim.owner, {})[name] = None
+            self._hold(claim.owner, name)
         if position is None:
             position = len(queue) if place is None else place
         queue.insert(position, claim)
@@ -161,6 +180,15 @@ class NameTable:
         queue[:] = [claim for claim in queue if claim.owner != peer]
         if name in self._held.get(peer, _NO_NAMES):
             _remove(self._held, peer, name)
+            if peer not in self._held:
+                self._ordered.pop(peer, None)
+            elif peer in self._ordered:
+                self._ordered[peer].remove(name)
+
+    def _hold(self, peer: int, name: str) -> None:
+        self._held.setdefault(peer, {})[name] = None
+        if peer in self._ordered:
+            self._ordered[peer].add(name)
 
 
 _NO_NAMES: dict[str, None] = {}

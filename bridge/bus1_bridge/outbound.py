@@ -39,7 +39,7 @@ from bus1.errors import (
 from . import capabilities, hosted, wire
 from .registry import SIGNALS_INTERFACE, Registry
 from .switch import flow
-from .switch.delivery import Delivery
+from .switch.delivery import DRIVER_NAME, Delivery
 from .switch.flow import Verdict
 from .switch.tables import Derived, LegacyParty, NativeParty, Note, Party, Reply
 from .translate import Address, NativeMessage, to_header
@@ -217,6 +217,7 @@ class Outbound:
         reply = self._handles[:1] if envelope.expects_reply else ()
         if envelope.expects_reply and not reply:
             raise InvalidArgument("a call that wants an answer has its reply node as handle 0")
+        self._check_policy(reader, path=target.path)
         self._check_room(reader, flow.Kind.CALL)
         self._unicast(slot, reader, mandatory, path=target.path, reply=reply)
 
@@ -236,6 +237,7 @@ class Outbound:
         path = self._source_path(self._sender)
         if path is None:
             raise InvalidArgument("a signal for a D-Bus client comes from a published object")
+        self._check_policy(reader, path=path)
         if self._check_room(reader, flow.Kind.SIGNAL):
             self._unicast(slot, reader, mandatory, path=path)
 
@@ -244,6 +246,7 @@ class Outbound:
     ) -> None:
         """The answer to a call of a legacy client."""
         assert isinstance(reader, LegacyParty) and isinstance(target, Reply)
+        self._check_policy(reader, reply_serial=target.serial)
         self._check_descriptors(reader)
         paths, handles = capabilities.granting(
             self._tables, self._peer, reader, self._message, self._handles
@@ -274,8 +277,11 @@ class Outbound:
         serial, sender.next_serial = sender.next_serial, hosted.following(sender.next_serial)
         plain = to_header(self._message, Address(sender.unique, serial, path=path), with_fds=True)
         self._speaks = True
-        for reader in self._delivery.receivers(sender, wire.parse(plain), self._message.body):
+        header, guard = wire.parse(plain), self._delivery.guard
+        for reader in self._delivery.receivers(sender, header, self._message.body):
             if self._message.n_fds and not reader.takes_fds:
+                continue
+            if guard.refusal(sender, reader, header, addressed=False) is not None:
                 continue
             if self._verdict(reader, len(plain), flow.Kind.BROADCAST) is Verdict.DELIVER:
                 self._add(self._parcel(reader, plain, (), False, 0), _Piece(None))
@@ -335,6 +341,18 @@ class Outbound:
         return None if node is None else sender.paths.get(node)
 
     # ---- whether the reader takes it -------------------------------------------------------------
+
+    def _check_policy(self, reader: LegacyParty, *, path: str | None = None, reply_serial: int = 0) -> None:
+        """Denied, as one of the two may not send or receive this; an answer is always one to a call."""
+        guard = self._delivery.guard
+        if guard.is_open(self._sender, reader):
+            return
+        sender = self._sender.unique if self._sender else DRIVER_NAME
+        address = Address(sender, 1, reader.unique, path, reply_serial)
+        header = wire.parse(to_header(self._message, address, with_fds=True))
+        refusal = guard.refusal(self._sender, reader, header, requested=bool(reply_serial))
+        if refusal is not None:
+            raise Denied(refusal)
 
     def _check_room(self, reader: LegacyParty, kind: flow.Kind) -> bool:
         """False: dropped and counted. QuotaExceeded if the sender has to be told."""

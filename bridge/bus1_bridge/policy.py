@@ -20,8 +20,8 @@ Not here: syntax (configxml, policyrules), where questions are asked (switch.gua
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from .policyrules import EVERYBODY, GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule, rule_of
 
@@ -68,31 +68,38 @@ class Message(Protocol):
         """How many descriptors come with it."""
 
 
-class Names:
-    """The names of one peer: its unique name, those it owns or waits for, and all that they begin with."""
+class Fields(NamedTuple):
+    """A message that is not there, or not in one piece."""
 
-    __slots__ = ("held", "spaces", "unique")
+    type: int
+    path: str | None = None
+    interface: str | None = None
+    member: str | None = None
+    error_name: str | None = None
+    destination: str | None = None
+    reply_serial: int = 0
+    unix_fds: int = 0
+
+
+class Names:
+    """The names of one peer: its unique name, and those it owns or waits for."""
+
+    __slots__ = ("held", "holds_in", "unique")
 
     def __init__(
-        self, unique: str, held: Collection[str] = (), spaces: Container[str] = frozenset()
+        self, unique: str, held: Collection[str] = (),
+        holds_in: Callable[[str], bool] = lambda space: False,
     ) -> None:
+        """``holds_in(space)``: one of ``held`` is that, or continues it after a dot.
+
+        With ``unique`` alone: somebody who has no other name, as the bus, or a service yet to come."""
         self.unique = unique
         self.held = held
-        self.spaces = spaces
+        self.holds_in = holds_in
 
-    @classmethod
-    def of_text(cls, name: str | None) -> Names:
-        """Of somebody who has this name and no other: the bus, or a service that is not there yet."""
-        return cls(name or "", (), frozenset(namespaces(name or "")))
-
-
-def namespaces(name: str) -> list[str]:
-    """The name, and what comes before each of its dots."""
-    spaces = [name]
-    while (dot := name.rfind(".")) > 0:
-        name = name[:dot]
-        spaces.append(name)
-    return spaces
+    def begin_with(self, space: str) -> bool:
+        """Whether one of all these names is ``space``, or continues it after a dot."""
+        return f"{self.unique}.".startswith(f"{space}.") or self.holds_in(space)
 
 
 class Verdict:
@@ -163,7 +170,7 @@ class _Filed:
             relevant.append(peer.unique)
         if len(relevant) > 1:
             relevant.sort()
-        spaces = tuple(space for space in self._spaces if _begins(peer, space)) if self._spaces else ()
+        spaces = tuple(space for space in self._spaces if peer.begin_with(space)) if self._spaces else ()
         key = (tuple(relevant), spaces, interface, message.type)
         picked = self._picked.get(key)
         if picked is None:
@@ -266,12 +273,8 @@ class ClientPolicy:
 def _is_about(rule: Rule, peer: Names) -> bool:
     assert rule.name is not None
     if rule.is_prefix:
-        return _begins(peer, rule.name)
+        return peer.begin_with(rule.name)
     return rule.name == peer.unique or rule.name in peer.held
-
-
-def _begins(peer: Names, space: str) -> bool:
-    return space in peer.spaces or f"{peer.unique}.".startswith(f"{space}.")
 
 
 NOTHING = ClientPolicy()

@@ -132,6 +132,7 @@ class Registry:
         names = [name for name, _ in document.names]
         failure = (
             self._complaint_of_names(names)
+            or self._complaint_of_policy(party, names)
             or self._complaint_of_their_number(party, names)
             or self.publications.complaint(party, document, call.handles)
         )
@@ -153,6 +154,13 @@ class Registry:
         for name in names:
             if not is_bus_name(name) or name.startswith(":") or name == DRIVER_NAME:
                 return Failure("InvalidArgs", f"The name '{name}' cannot be owned")
+        return None
+
+    def _complaint_of_policy(self, party: NativeParty, names: list[str]) -> Failure | None:
+        for name in names:
+            refusal = self._delivery.guard.refusal_to_own(party, name)
+            if refusal is not None:
+                return Failure("AccessDenied", refusal)
         return None
 
     def _complaint_of_their_number(self, party: NativeParty, names: list[str]) -> Failure | None:
@@ -182,6 +190,11 @@ class Registry:
         party = self._tables.party_of(name)
         if party is None:
             return Failure("NameHasNoOwner", f"Could not get owner of name '{name}': no such name")
+        refusal = None
+        if party is not call.caller:
+            refusal = self._delivery.guard.refusal_to_reach(call.caller, party)
+        if refusal is not None:
+            return Failure("AccessDenied", refusal)
         if isinstance(party, LegacyParty):
             root = self._core.handle_transfer(party.peer, hosted.ROOT, self._bus)
         elif isinstance(party, NativeParty) and party.root_handle is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bus1.core.api import Parcel
 
 from . import hosted, published, wire
+from .policy import Fields
 from .switch.connection import Incoming
 from .switch.delivery import Delivery
 from .switch.tables import LegacyParty, NativeParty
@@ -59,7 +60,10 @@ class StandardInterfaces:
         """The answer to a call, in the name of the native party that was called."""
         header = incoming.header
         self._delivery.show(to, incoming)
-        if header.flags & NO_REPLY_EXPECTED:
+        fields = Fields(wire.RETURN, destination=to.unique, reply_serial=header.serial)
+        if header.flags & NO_REPLY_EXPECTED or (
+            self._delivery.guard.refusal(callee, to, fields, requested=True) is not None
+        ):
             return
         body = wire.marshal(signature, *values)
         head = wire.build(

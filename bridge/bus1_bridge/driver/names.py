@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bus1_services.types import is_bus_name
 
-from bus1.errors import InvalidArgument
+from bus1.errors import Denied, InvalidArgument
 
 from ..switch.delivery import DRIVER_NAME
 from .errors import DriverError
@@ -34,6 +34,9 @@ def request_name(call: Call, name: str, flags: int) -> Values:
         f'Connection "{caller.unique}" is not allowed to own the service "{name}" because it is reserved '
         "for D-Bus' use only",
     )
+    refusal = delivery.guard.refusal_to_own(caller, name)
+    if refusal is not None:
+        raise Denied(refusal)
     names, limit = delivery.tables.names, delivery.limits.max_names_per_connection
     if names.count(caller.peer) + 1 >= limit:
         raise DriverError(

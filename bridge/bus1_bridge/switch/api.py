@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..policy import Policy
-from .effects import Abandoned, Note, Question, Refused, SetEnvironment, Start
+from .effects import Abandoned, Note, PolicyRefusal, Question, Refused, SetEnvironment, Start
 from .limits import BusLimits
 
 
@@ -64,8 +64,8 @@ class Short:
 
 
 Punt = (
-    Signalled | Closed | Refused | Failed | Readable | Short | Question | Start | Abandoned | SetEnvironment
-    | Note
+    Signalled | Closed | Refused | PolicyRefusal | Failed | Readable | Short | Question | Start | Abandoned
+    | SetEnvironment | Note
 )
 
 

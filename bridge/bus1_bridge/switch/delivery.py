@@ -27,11 +27,13 @@ from bus1.errors import Bus1Error
 from .. import hosted, walk, wire
 from ..match import MatchInput, MatchRule
 from ..names import Change
+from ..policy import Fields
 from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .copies import NOT_REGISTERED, Copies
-from .effects import CloseDescriptors, Effect, Refused, Wake
+from .effects import CloseDescriptors, Effect, PolicyRefusal, Refused, Wake
 from .flow import Flow, Kind, Verdict, allocated
+from .guard import Guard
 from .limits import BusLimits
 from .questions import Questions
 from .tables import LegacyParty, NativeParty, Party, Tables
@@ -63,6 +65,7 @@ class Delivery:
         self.tables = tables
         self.limits = limits or BusLimits()
         self.flow = Flow(tables.core, self.limits)
+        self.guard = Guard(tables)
         self.now = 0.0
         """The time of the current turn: set by whoever drives the bus before anything else happens."""
         self.copies = Copies(tables, self.admits)
@@ -135,11 +138,11 @@ class Delivery:
             self.transmit(sender, parcels, incoming.fds)
             incoming.fds = ()
 
-    def take_refused(self) -> list[Refused]:
+    def take_refused(self) -> list[Refused | PolicyRefusal]:
         """What was not delivered since the last call, summed up per sender, reader and kind."""
         records = [Refused(*key, count) for key, count in self._refused.items()]
         self._refused.clear()
-        return records
+        return [*records, *self.guard.take_refusals()]
 
     def receivers(self, sender: Party, header: wire.Header, body: Buffer) -> list[LegacyParty]:
         """D-Bus clients whose match rules fit the message: of a unicast, those who eavesdrop."""
@@ -164,7 +167,10 @@ class Delivery:
     ) -> None:
         """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out.
 
-        ``only_monitors`` see what a client would hear if it were not gone."""
+        ``only_monitors`` see what a client would hear if it were not gone, or were allowed to."""
+        if not (to.permissions.receives_all or anonymous):
+            fields = Fields(type, path, interface, member, error_name, to.unique, reply_serial)
+            only_monitors = only_monitors or self.guard.refusal(None, to, fields) is not None
         if only_monitors and not self.copies:
             return
         serial = hosted.next_serial(to)
@@ -312,10 +318,13 @@ class Delivery:
         )
 
     def _signal_parcels(self, member: str, *arguments: str) -> list[Parcel]:
-        receivers = self._matching(MatchInput(
-            type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
-            arguments=lambda: arguments,
-        ))
+        fields = Fields(SIGNAL, DRIVER_PATH, DRIVER_NAME, member)
+        receivers = [
+            party for party in self._matching(MatchInput(
+                type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
+                arguments=lambda: arguments,
+            )) if self.guard.refusal(None, party, fields, addressed=False) is None
+        ]
         if not (receivers or self.copies):
             return []
         signature = "s" * len(arguments)

@@ -48,6 +48,18 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRefusal:
+    """The policy kept something from happening, or would have wanted to."""
+
+    cause: str
+    """The same for what is refused to one client for one reason."""
+    text: str
+    """One of them, in full."""
+    count: int
+    """How many since the last record of this cause."""
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """Is there a service of this name? The answer is ``Found`` or None."""
 
@@ -113,5 +125,6 @@ class Note:
 
 Question = LookUp | ListServices | Reload
 Effect = (
-    Wake | Close | CloseDescriptors | Refused | Question | Start | Abandoned | SetEnvironment | Note
+    Wake | Close | CloseDescriptors | Refused | PolicyRefusal | Question | Start | Abandoned | SetEnvironment
+    | Note
 )

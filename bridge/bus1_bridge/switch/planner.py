@@ -110,6 +110,8 @@ class Planner:
 
     def _to_driver(self, sender: LegacyParty, incoming: Incoming) -> None:
         _check_type(incoming.header)
+        if sender.unique:
+            self._check_policy(sender, None, incoming.header)
         self._driver.handle(sender, incoming)
         # those who eavesdrop go without a message whose descriptors went to monitors
         is_whole = len(incoming.fds) == incoming.header.unix_fds
@@ -142,6 +144,7 @@ class Planner:
     def _to_client(self, sender: LegacyParty, reader: LegacyParty, incoming: Incoming) -> bool:
         """One party that is a D-Bus client."""
         header, delivery = incoming.header, self._delivery
+        self._check_policy(sender, reader, header)
         kind = _KINDS[header.type]
         size = allocated(len(incoming.message) + len(sender.unique) + 16, len(incoming.fds))
         verdict = delivery.admits(sender, reader, size, kind, may_wait=incoming.may_wait)
@@ -174,10 +177,16 @@ class Planner:
             raise DriverError("NameHasNoOwner", f'Name "{destination}" does not exist')
         found = self._activation.look_up(sender, destination)
         _check_type(header)
+        self._check_policy(sender, None, header)
         if not incoming.fds:
             # else monitors see it, with its descriptors, when it is delivered or refused
             self._delivery.show(sender, incoming)
         self._activation.hold(sender, incoming, destination, found)
+
+    def _check_policy(self, sender: LegacyParty, receiver: Party | None, header: wire.Header) -> None:
+        refusal = self._delivery.guard.refusal(sender, receiver, header)
+        if refusal is not None:
+            raise DriverError("AccessDenied", refusal)
 
     def _check_call(self, sender: LegacyParty, reader: LegacyParty, incoming: Incoming) -> None:
         """Refuse what the reader can't take; open the slot of a call that awaits an answer."""
@@ -210,13 +219,14 @@ class Planner:
         besides: Party | None = None,
     ) -> list[Parcel]:
         """Optional parcels to the clients whose rules match, as far as they can take the message."""
-        delivery, fds = self._delivery, incoming.fds
+        delivery, header, fds = self._delivery, incoming.header, incoming.fds
         size = allocated(sum(map(len, parts)), len(fds))
         return [
             Parcel((reader.peer, 0), parts, with_fds=bool(fds), mandatory=False)
-            for reader in delivery.receivers(sender, incoming.header, incoming.body)
+            for reader in delivery.receivers(sender, header, incoming.body)
             if reader is not besides
             and (reader.takes_fds or not fds)
+            and delivery.guard.refusal(sender, reader, header, addressed=False) is None
             and delivery.admits(sender, reader, size, Kind.BROADCAST) is Verdict.DELIVER
         ]
 

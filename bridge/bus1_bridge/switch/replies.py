@@ -41,6 +41,10 @@ class ReplyTable:
         _remove(self._received, callee, (caller, serial))
         return True
 
+    def awaits(self, caller: int, callee: int, serial: int) -> bool:
+        """Whether the slot is open."""
+        return (callee, serial) in self._made.get(caller, ())
+
     def drop(self, peer: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """The peer is gone: close its slots.
 

@@ -103,6 +103,7 @@ class Router:
         self._core.send(peer, (), handles=(0,), credentials=credentials)
         party = LegacyParty(peer, credentials, root=(peer, 0), groups=groups, label=label)
         self.tables.parties[peer] = party
+        self.delivery.guard.admit(party)
         auth = ServerAuth(party.uid, self.tables.guid, self.tables.auth, can_pass_fds=can_pass_fds)
         self._connections[peer] = Connection(party, auth, self.limits, now)
         self._incomplete.add(peer)
@@ -111,7 +112,7 @@ class Router:
 
     def configure(self, limits: BusLimits, policy: Policy) -> None:
         """Other limits and rules from now on; a connection that exists keeps the limits of its messages."""
-        self.tables.policy = policy
+        self.delivery.guard.configure(policy)
         self.limits = self.delivery.limits = limits
         self.delivery.flow.configure(limits)
         for uid in self._users:

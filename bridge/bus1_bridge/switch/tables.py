@@ -11,6 +11,7 @@ Not here: any decision.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bus1.core.api import CoreApi, Credentials, NodeRef
@@ -19,7 +20,7 @@ from bus1.label import Label
 from ..bindings import Bindings
 from ..match import MatchIndex
 from ..names import NameTable
-from ..policy import OPEN, Policy
+from ..policy import NOTHING, OPEN, ClientPolicy, Policy
 from ..sasl import EXTERNAL_ONLY, AuthRules
 from .limits import BYTES_PER_TURN
 from .replies import ReplyTable
@@ -41,6 +42,10 @@ class Party:
     """The node that ``resolve`` hands out."""
     announced: bool = False
     """NameOwnerChanged for the unique name has been sent."""
+    permissions: ClientPolicy = NOTHING
+    """What the current policy says about it."""
+    command: str | None = None
+    """Its command line, once somebody had to know."""
 
     @property
     def uid(self) -> int | None:
@@ -194,6 +199,8 @@ class Tables:
     """How clients may show who they are."""
     policy: Policy = OPEN
     """Who may do what: the current generation."""
+    command_of: Callable[[int], str] = lambda pid: ""
+    """Looks up the command line of a process, for people to read."""
     bindings: Bindings = field(init=False)
     """What each capability path stands for (gateway's own)."""
 
