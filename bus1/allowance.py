@@ -2,13 +2,14 @@
 
 Theory. Everybody waits while a request is executed. If each channel had a budget of its own, a user with many
 channels, or with large requests, would have most of the bus. So the channels of a user draw on one
-allowance, which is new in every turn; a large request costs as much as several. Channels for which nothing is
-left wait in a line and go on in the next turns, the first of them first.
+allowance, which is new in every turn; a request that is large, or touches much, costs as much as several, and
+so does the end of a peer. Channels for which nothing is left wait in a line and go on in the next turns, the
+first of them first.
 
 Invariants. 1. A user who has more to do than its allowance delays others by one allowance, and the request
 that exceeds it, per turn. 2. A channel that waits is behind those that have waited longer.
 
-Not here: what a request costs (requests, sending), what a turn is (reactor).
+Not here: what a request costs (channel, sending), what a turn is (reactor).
 """
 
 from __future__ import annotations

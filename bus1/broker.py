@@ -41,6 +41,7 @@ from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
 from .namespaces import view_of
 from .reactor import Reactor
+from .sending import REFERENCES_PER_REQUEST
 from .station import PeerStation
 
 
@@ -194,8 +195,7 @@ class Broker:
         del self._channels[channel]
         uid = channel.accepted.uid
         _decrease(self._n_channels, uid, 1)
-        if uid not in self._n_channels:
-            self._allowances.pop(uid, None)
+        self._forget_allowance(uid)
 
     def broke(self, channel: Channel) -> None:
         """A defect showed while this channel was served: it pays for it; called within the handler."""
@@ -210,6 +210,10 @@ class Broker:
     def allowance_of(self, uid: int) -> Allowance:
         """What all channels of a user draw on."""
         return self._allowances.setdefault(uid, Allowance(self.reactor, self.limits.requests_per_turn))
+
+    def _forget_allowance(self, uid: int) -> None:
+        if uid not in self._n_channels and uid not in self._n_peers:
+            self._allowances.pop(uid, None)
 
     def charge_arena(self, uid: int, size: int) -> None:
         """Charge or give back bytes of arenas; QuotaExceeded changes nothing."""
@@ -283,12 +287,19 @@ class Broker:
         return self._stations[cookie]
 
     def hang_up(self, station: PeerStation) -> None:
-        """The last copy of a peer's descriptor has been closed."""
-        now = self.reactor.clock()
+        """The last copy of a peer's descriptor has been closed.
+
+        If its user has had more than the allowance, the kernel tells again in the next turn."""
+        allowance = self.allowance_of(station.uid)
+        allowance.begin_turn()
+        if allowance.left < 0:
+            return
+        now, effort = self.reactor.clock(), self.hub.core.effort()
         for channel in list(station.channels):
             channel.drain(now)
         if station.is_live:
             self.disconnect(station)
+        allowance.left -= 1 + (self.hub.core.effort() - effort) // REFERENCES_PER_REQUEST
 
     def disconnect(self, station: PeerStation) -> None:
         """The peer ends, for all its holders."""
@@ -300,6 +311,7 @@ class Broker:
         if station in self._foreign:
             self._foreign.pop(station).close()
         _decrease(self._n_peers, station.uid, 1)
+        self._forget_allowance(station.uid)
         self._gone.add(station.cookie)
         self._gone_order.append(station.cookie)
         if len(self._gone_order) > self.limits.remembered_peers:

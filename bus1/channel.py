@@ -37,7 +37,7 @@ from .errors import (
 from .frames import Frame, FrameReader, FrameWriter, refusal
 from .namespaces import pidfd_of, pids_of
 from .requests import execute
-from .sending import Sending
+from .sending import REFERENCES_PER_REQUEST, Sending
 from .transport import Arrival, credentials_of, receive, transmit
 from .unfinished import Unfinished
 
@@ -76,7 +76,7 @@ class Channel:
         self._writer = FrameWriter()
         self._n_stray_fds = 0
         self.spent = 0
-        """What the requests of this turn have cost so far: one each, and more if they are large."""
+        """What the requests of this turn have cost so far: one each, and more if they are or do much."""
         self._is_working = False
         self._is_ended = False
         self._is_closed = False
@@ -232,6 +232,8 @@ class Channel:
 
     def _execute(self, frame: Frame) -> bool:
         """False: the request goes on in the next turn."""
+        core = self.broker.hub.core
+        effort = core.effort()
         try:
             reply = execute(self, frame)
         except Unfinished:
@@ -241,6 +243,7 @@ class Channel:
             if self._front is not frame:
                 frame.fds.close()
         self.broker.reactor.settle()
+        self.spent += (core.effort() - effort) // REFERENCES_PER_REQUEST
         if reply is not None:
             self.push(*reply)
         return True

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MAX_REFERENCES = 16384
 """Destinations and handles of one send, or nodes of one DESTROY: everybody waits until it is done."""
-_REFERENCES_PER_REQUEST, _BYTES_PER_REQUEST = 32, 1 << 18
+REFERENCES_PER_REQUEST, _BYTES_PER_REQUEST = 32, 1 << 18
 """So many handles and nodes, and bytes of an arena, cost as much of the allowance as a small request."""
 
 
@@ -44,7 +44,7 @@ class Sending:
 
 def check_references(channel: Channel, count: int) -> None:
     """TooLarge if one request names more handles and nodes than everybody else should wait for."""
-    channel.spent += count // _REFERENCES_PER_REQUEST
+    channel.spent += count // REFERENCES_PER_REQUEST
     if count > MAX_REFERENCES:
         raise TooLarge(f"{count} handles and nodes, a request takes {MAX_REFERENCES}")
 

@@ -6,7 +6,8 @@ polled; and when the last copy of the client's end closes, the kernel hangs up a
 The answer to RECV that empties the queue says DRAINED, and the client that got it takes the byte out.
 
 All RECVs of the peer, from whichever channel, pass through one line, those of the seed through another. A
-parked one waits there until there is a message. A message with descriptors is first *offered*: they are
+parked one waits there until there is a message. Many that look at the same large message are answered in
+several turns. A message with descriptors is first *offered*: they are
 installed in the client while the message stays queued; the client confirms, and only then the message is
 taken. Meanwhile the line waits, so at most one set of descriptors per line is on offer.
 
@@ -26,6 +27,7 @@ import select
 import socket
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .core.api import OFFSET_INVALID, Credentials, Message, RecvFlag
@@ -54,6 +56,7 @@ from .frames import (
     error_answer,
 )
 from .memory import SealedMemory, Segment
+from .sending import MAX_REFERENCES
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -209,7 +212,11 @@ class PeerStation:
     def _serve(self, line: Line) -> None:
         parked: list[PendingRecv] = []
         core = self.broker.hub.core
+        most = core.effort() + MAX_REFERENCES
         while line.waiting and line.offer is None:
+            if core.effort() > most:
+                self.broker.reactor.call_at(self.broker.reactor.clock(), line, partial(self._go_on, line))
+                break
             request = line.waiting.popleft()
             if request.options & PARK and self.is_live and not core.is_readable(self.peer):
                 parked.append(request)
@@ -225,6 +232,10 @@ class PeerStation:
                 self._fail(request, error)
         line.waiting.extendleft(reversed(parked))
         self._signal()
+
+    def _go_on(self, line: Line, now: float) -> None:
+        if self.is_live:
+            self._serve(line)
 
     def _answer(self, request: PendingRecv) -> None:
         if request.flags & INSTALL_FDS and (fds := self._fds_in_front(request)):

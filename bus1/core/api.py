@@ -345,6 +345,10 @@ class CoreApi(Protocol):
     def waiting(self, reader: int) -> Usage:
         """What everybody has queued, undelivered, at ``reader``."""
 
+    def effort(self) -> int:
+        """How many handles and queue entries commands have touched so far, those named in a request not
+        counted. What it grows by says how long everybody has waited; it is no part of the snapshot."""
+
     def set_user_limits(self, uid: int, limits: Limits) -> None:
         """Replace the maxima of a user; current use is untouched (P-33 in spirit)."""
 

@@ -332,6 +332,10 @@ class Core:
         """What everybody has undelivered at ``reader``."""
         return self._peer(reader).account.waiting()
 
+    def effort(self) -> int:
+        """Handles and queue entries touched so far."""
+        return self._sequencer.effort
+
     def set_user_limits(self, uid: int, limits: Limits) -> None:
         """Replace the maxima of a user, present or future."""
         self._ledger.configure(uid, limits)

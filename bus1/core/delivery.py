@@ -106,6 +106,7 @@ def _take(peer: Peer, instance: Instance, kept: int) -> None:
 def _install_handles(peer: Peer, instance: Instance, flags: int) -> tuple[int, ...]:
     """Ids for the handle array, each with one more user reference; QuotaExceeded for PEEK alone."""
     seed = instance.node is None
+    peer.sequencer.effort += len(instance.nodes)
     valid = [
         node.died == NEVER if seed
         else instance.stamp < node.died and (node.owner is not peer or peer in node.holders)

@@ -95,6 +95,7 @@ class Node:
 
     def notify(self) -> None:
         """Queue NODE_DESTROY at everybody concerned (N-1, N-4)."""
+        self.owner.sequencer.effort += len(self.holders) + len(self.carriers)
         for peer in (*self.holders, *(peer for peer in self.carriers if peer not in self.holders)):
             self.notices[peer] = notice = Notice(MessageType.NODE_DESTROY, self, self.died)
             peer.queue.append(notice)
@@ -160,6 +161,7 @@ class Peer:
 
     def discard(self, instance: Instance) -> None:
         """An undelivered message, already out of the queue, is gone for good."""
+        self.sequencer.effort += 1 + len(instance.nodes)
         if instance.node is not None:
             del instance.node.addressed[instance]
         for node in instance.nodes:
@@ -174,6 +176,7 @@ class Peer:
         """Drop the seed, if there is one (S-11)."""
         seed, self.seed = self.seed, None
         if seed is not None:
+            self.sequencer.effort += len(seed.nodes)
             for node in seed.nodes:
                 if seed.stamp < node.died:
                     node.fall()
@@ -185,6 +188,7 @@ class Peer:
         own = [h.node for h in handles if h.node.owner is self and h.node.died == NEVER]
         destroy([node for node in own if node not in protected], self.sequencer.draw())
         entries = self.queue.clear()
+        self.sequencer.effort += len(handles) + len(entries)
         for entry in entries:
             if isinstance(entry, Notice):
                 entry.node.notices.pop(self, None)

@@ -233,6 +233,7 @@ class Pool:
     def unpublish(self) -> None:
         """The peer loses all published slices (L-11)."""
         published, self.published = self.published, {}
+        self._sequencer.effort += len(published)
         for slice_ in published.values():
             slice_.published = False
             if not slice_.pinned:
