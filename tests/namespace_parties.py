@@ -20,11 +20,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+import party
 from core_bus import Core
 
 from bus1.addresses import socket_name
 from bus1.broker import Broker, BrokerLimits, PlainHub
-from bus1.descriptors import Fds
 from bus1.peer import Peer
 from bus1.reactor import Reactor
 
@@ -47,29 +47,18 @@ class Role:
     is_inner: bool = False
 
 
-class Party:
+class Party(party.Party):
     """The test's side of a process in the namespaces."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._lines = sock.makefile("r")
+        super().__init__(sock)
         self.pid = self.ask(do="pid")
         """In its own innermost namespace."""
 
-    def ask(self, **what: Any) -> Any:
-        self._sock.sendall(json.dumps(what).encode() + b"\n")
-        return json.loads(self._lines.readline())
-
     def open(self, address: str) -> Peer:
         """It opens a peer; the test holds it, too."""
-        self._sock.sendall(json.dumps({"do": "open", "address": address}).encode() + b"\n")
-        _, fds, _, _ = socket.recv_fds(self._sock, 1, 1)
-        with Fds(fds) as received:
-            return Peer.from_descriptor(received[0], address)
-
-    def close(self) -> None:
-        self._lines.close()
-        self._sock.close()
+        self.tell(do="open", address=address)
+        return self.taken(address)
 
 
 class Parties:
@@ -115,8 +104,8 @@ class Parties:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for party in self.all:
-            party.close()
+        for one in self.all:
+            one.close()
         self._wait()
 
     def _wait(self) -> None:
