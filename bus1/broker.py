@@ -5,7 +5,8 @@ Theory. A ``Broker`` listens, keeps the channels and the peers' stations, and st
 peers alone; the bridge's gateway is a Hub that also knows D-Bus connections. Peers are recognised by the
 socket cookie of their descriptor, which the kernel never gives to another socket.
 
-Invariants. 1. Per user, channels, peers and arena bytes are bounded; what is closed is given back.
+Invariants. 1. Per user, channels, peers, descriptors, bytes of arenas, and what waits to be executed or to be
+read are bounded; what is closed is given back.
 2. When a peer's descriptor hangs up, its complete requests are executed before it is disconnected, unless
 they take too long (``drained_requests``, ``drained_turns``).
 3. A defect that shows while a channel is served costs that channel, and is reported to whoever wants to
@@ -36,6 +37,7 @@ from .errors import (
     PeerShutdown,
     QuotaExceeded,
 )
+from .holdings import Holdings
 from .label import Label
 from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
@@ -43,6 +45,9 @@ from .namespaces import view_of
 from .reactor import Reactor
 from .sending import REFERENCES_PER_REQUEST
 from .station import PeerStation
+
+_FDS_OF_PEER = 2
+"""Its end of the pair, and a segment."""
 
 
 class Hub(Protocol):
@@ -125,8 +130,12 @@ class BrokerLimits:
     arena_bytes_per_user: int = 1 << 31
     stray_fds_per_user: int = 1024
     """Descriptors of requests that have not arrived completely, or go on in the next turn."""
+    incomplete_bytes_per_user: int = 1 << 25
+    """Bytes of such requests, beyond one read of each channel."""
     unsent_bytes: int = 1 << 20
     """While more answers than this wait for a client to read, its requests wait, too."""
+    unsent_bytes_per_user: int = 1 << 25
+    """Each channel may have half of what the others of its user have left."""
     requests_per_turn: int = 64
     """Of all channels of a user; a large request counts as several."""
     drained_bytes: int = 1 << 22
@@ -166,6 +175,11 @@ class Broker:
         self._n_peers: Counter[int] = Counter()
         self._arena_bytes: Counter[int] = Counter()
         self._stray_fds: Counter[int] = Counter()
+        self._incomplete: Counter[int] = Counter()
+        self.unsent: Counter[int] = Counter()
+        """Bytes that wait until the clients of a user read."""
+        self.holdings = Holdings(reactor)
+        """The descriptors of each user."""
 
     # ---- listening -------------------------------------------------------------------------------
 
@@ -188,13 +202,22 @@ class Broker:
         if not self.hub.may_connect(channel.accepted):
             channel.refuse(Denied(f"user {uid} may not connect to this bus"))
         elif self._n_channels[uid] > self.limits.channels_per_user:
-            channel.refuse(QuotaExceeded(f"user {uid} has too many channels"))
+            channel.refuse(QuotaExceeded(
+                f"user {uid} has too many channels: at most {self.limits.channels_per_user}"
+            ))
+        else:
+            try:
+                self.holdings.check(uid, 0)
+            except QuotaExceeded as error:
+                channel.refuse(error)
 
     def channel_gone(self, channel: Channel) -> None:
         """A channel has been closed."""
         del self._channels[channel]
         uid = channel.accepted.uid
         _decrease(self._n_channels, uid, 1)
+        if uid not in self._n_channels:
+            self.unsent.pop(uid, None)
         self._forget_allowance(uid)
 
     def broke(self, channel: Channel) -> None:
@@ -217,15 +240,20 @@ class Broker:
 
     def charge_arena(self, uid: int, size: int) -> None:
         """Charge or give back bytes of arenas; QuotaExceeded changes nothing."""
-        if size > 0 and self._arena_bytes[uid] + size > self.limits.arena_bytes_per_user:
-            raise QuotaExceeded(f"user {uid} has too many bytes of arenas")
-        _decrease(self._arena_bytes, uid, -size)
+        _charge(self._arena_bytes, uid, size, self.limits.arena_bytes_per_user, "bytes of arenas")
 
     def charge_stray_fds(self, uid: int, n: int) -> None:
         """Charge or give back descriptors of incomplete requests; QuotaExceeded changes nothing."""
-        if n > 0 and self._stray_fds[uid] + n > self.limits.stray_fds_per_user:
-            raise QuotaExceeded(f"user {uid} has too many descriptors in incomplete requests")
-        _decrease(self._stray_fds, uid, -n)
+        if n > 0:
+            self.holdings.check(uid, n)
+        what = "descriptors in incomplete requests"
+        _charge(self._stray_fds, uid, n, self.limits.stray_fds_per_user, what)
+        self.holdings.book(uid, n)
+
+    def charge_incomplete(self, uid: int, n: int) -> None:
+        """Charge or give back bytes of incomplete requests; QuotaExceeded changes nothing."""
+        what = "bytes of incomplete requests"
+        _charge(self._incomplete, uid, n, self.limits.incomplete_bytes_per_user, what)
 
     # ---- peers -----------------------------------------------------------------------------------
 
@@ -234,7 +262,8 @@ class Broker:
         opener, core = channel.credentials, self.hub.core
         uid = opener.uid
         if self._n_peers[uid] >= self.limits.peers_per_user:
-            raise QuotaExceeded(f"user {uid} has too many peers")
+            raise QuotaExceeded(f"user {uid} has too many peers: at most {self.limits.peers_per_user}")
+        self.holdings.check(uid, _FDS_OF_PEER)
         memory = SealedMemory()
         try:
             with channel.process() as pidfd:
@@ -250,8 +279,10 @@ class Broker:
             raise OutOfMemory(f"no descriptors for one more peer: {error.strerror}") from error
         self._stations[station.cookie] = station
         self._n_peers[uid] += 1
+        self.holdings.book(uid, _FDS_OF_PEER)
         if view is not None:
             self._foreign[station] = namespace
+            self.holdings.book(uid, 1)
         try:
             granted = self.hub.peer_opened(peer, channel.accepted)
         except BaseException:
@@ -310,7 +341,9 @@ class Broker:
         del self._stations[station.cookie]
         if station in self._foreign:
             self._foreign.pop(station).close()
+            self.holdings.book(station.uid, -1)
         _decrease(self._n_peers, station.uid, 1)
+        self.holdings.book(station.uid, -_FDS_OF_PEER)
         self._forget_allowance(station.uid)
         self._gone.add(station.cookie)
         self._gone_order.append(station.cookie)
@@ -328,6 +361,13 @@ class Broker:
         self.reactor.settle()
         for channel in list(self._channels):
             channel.close()
+        self.holdings.close()
+
+
+def _charge(counter: Counter[int], uid: int, n: int, most: int, what: str) -> None:
+    if n > 0 and counter[uid] + n > most:
+        raise QuotaExceeded(f"user {uid} has {counter[uid]} {what}, {n} more are too many: at most {most}")
+    _decrease(counter, uid, -n)
 
 
 def _decrease(counter: Counter[int], key: int, by: int) -> None:

@@ -12,7 +12,8 @@ channel, in words, and touch nothing else. 3. Requests that are complete when th
 side are executed, and the answers written, before the channel is closed. 4. A closed channel owns no
 descriptor, no timer, no place in any table. 5. A defect that shows in a channel's turn costs that channel.
 
-Not here: the peer's own descriptor and its RECVs (station), the meaning of requests (requests).
+Not here: the peer's own descriptor and its RECVs (station), the meaning of requests (requests), how answers
+leave (outlet).
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ from .errors import (
     RemoteProtocolError,
     TooManyDescriptors,
 )
-from .frames import Frame, FrameReader, FrameWriter, refusal
+from .frames import Frame, FrameReader, refusal
 from .namespaces import pidfd_of, pids_of
+from .outlet import Outlet
 from .requests import execute
 from .sending import REFERENCES_PER_REQUEST, Sending
-from .transport import Arrival, credentials_of, receive, transmit
+from .transport import RECEIVE_SIZE, Arrival, credentials_of, receive
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -71,10 +73,10 @@ class Channel:
         """What the request in front sends, if it goes on in the next turn."""
         self._front: Frame | None = None
         """That request, or the one whose turn has not come yet; it owns its descriptors."""
-        self._allowance = broker.allowance_of(self.accepted.uid)
         self._reader = FrameReader()
-        self._writer = FrameWriter()
         self._n_stray_fds = 0
+        self._n_incomplete = 0
+        """Descriptors and bytes of requests in waiting that are charged."""
         self.spent = 0
         """What the requests of this turn have cost so far: one each, and more if they are or do much."""
         self._is_working = False
@@ -84,6 +86,9 @@ class Channel:
         self._events = _INPUT
         reactor = broker.reactor
         reactor.add(self, self._events)
+        self._allowance = broker.allowance_of(self.accepted.uid)
+        self.outlet = Outlet(broker, sock, self.accepted.uid, self._resume)
+        """Where answers leave."""
         reactor.call_at(reactor.clock() + broker.limits.handshake_timeout, (self, "handshake"), self._give_up)
 
     def fileno(self) -> int:
@@ -97,7 +102,7 @@ class Channel:
         try:
             if events & _HANG_UP:
                 # Nobody reads answers any more; what was requested completely still counts.
-                self._writer.close()
+                self.outlet.forget()
             if events & _INPUT and not self._has_more:
                 self._read()
             self._allowance.begin_turn()
@@ -108,6 +113,9 @@ class Channel:
                 self._end_turn(now)
         except Exception:
             self.broker.broke(self)
+
+    def _resume(self, now: float) -> None:
+        self.ready(0, now)
 
     def drain(self, now: float) -> None:
         """Execute what the client has sent completely so far: its peer is about to go."""
@@ -121,7 +129,7 @@ class Channel:
         left = self.broker.limits.drained_requests
         left -= self._work(left)
         while True:
-            if self._front is not None and turns > 0 and not self._is_clogged:
+            if self._front is not None and turns > 0 and not self.outlet.is_clogged:
                 turns -= 1
             elif self._front is None and budget > 0 and left > 0 and (size := self._read()):
                 budget -= size
@@ -145,23 +153,18 @@ class Channel:
         self._flush()
         if self._is_closed:
             return
-        if self._is_ended and not self._has_more and not self._writer.pending:
+        if self._is_ended and not self._has_more and self.outlet.is_empty:
             self.close()
             return
-        if self._has_more and not self._is_clogged:
+        if self._has_more and not self.outlet.is_clogged:
             self._allowance.wait(self)
         self._watch()
-
-    @property
-    def _is_clogged(self) -> bool:
-        """Too much waits for the client to read: bytes, or any descriptor, as it fills the bus's table."""
-        return self._writer.pending > self.broker.limits.unsent_bytes or self._writer.n_fds > 0
 
     def _watch(self) -> None:
         if self._is_closed:
             return
-        events = select.EPOLLOUT if self._writer.pending else 0
-        if not (self._is_ended or self._has_more or self._is_clogged):
+        events = self.outlet.events
+        if not (self._is_ended or self._has_more or self.outlet.is_clogged):
             events |= select.EPOLLIN | select.EPOLLRDHUP
         if events != self._events:
             self._events = events
@@ -214,7 +217,7 @@ class Channel:
                 frame, self._front = self._front or self._reader.next(), None
                 if frame is None:
                     break
-                if self.spent >= budget or self._is_clogged:
+                if self.spent >= budget or self.outlet.is_clogged:
                     self._front = frame
                     self._has_more = True
                     break
@@ -227,7 +230,7 @@ class Channel:
         finally:
             self._is_working = False
         if not self._is_closed:
-            self._mind_stray_fds()
+            self._mind_waiting()
         return self.spent
 
     def _execute(self, frame: Frame) -> bool:
@@ -253,16 +256,19 @@ class Channel:
         self.sending = None
         if self._front is not None:
             self._front.fds.close()
-            self._mind_stray_fds()
+            self._mind_waiting()
 
-    def _mind_stray_fds(self) -> None:
-        # A client that stops in mid-frame must not keep descriptors of the bus for ever.
-        n_fds = self._reader.n_stray_fds + (0 if self._front is None else len(self._front.fds))
-        if n_fds == self._n_stray_fds == 0:
+    def _mind_waiting(self) -> None:
+        # A client that stops in mid-frame must not keep descriptors of the bus for ever, nor its memory.
+        n_fds, n_bytes = self._reader.n_stray_fds, self._reader.n_bytes
+        if self._front is not None:
+            n_fds, n_bytes = n_fds + len(self._front.fds), n_bytes + len(self._front.body)
+        n_bytes = max(0, n_bytes - RECEIVE_SIZE)
+        if n_fds == self._n_stray_fds and n_bytes == self._n_incomplete and not n_fds:
             return
         key, reactor = (self, "descriptors"), self.broker.reactor
         try:
-            self._charge_stray_fds(n_fds)
+            self._charge_waiting(n_fds, n_bytes)
         except QuotaExceeded as error:
             self.refuse(error)
             return
@@ -271,9 +277,11 @@ class Channel:
         else:
             reactor.cancel(key)
 
-    def _charge_stray_fds(self, n: int) -> None:
-        self.broker.charge_stray_fds(self.accepted.uid, n - self._n_stray_fds)
-        self._n_stray_fds = n
+    def _charge_waiting(self, n_fds: int, n_bytes: int) -> None:
+        self.broker.charge_stray_fds(self.accepted.uid, n_fds - self._n_stray_fds)
+        self._n_stray_fds = n_fds
+        self.broker.charge_incomplete(self.accepted.uid, n_bytes - self._n_incomplete)
+        self._n_incomplete = n_bytes
 
     # ---- output ----------------------------------------------------------------------------------
 
@@ -283,7 +291,7 @@ class Channel:
             if fds is not None:
                 fds.close()
             return
-        self._writer.push(frame, fds)
+        self.outlet.push(frame, fds)
         if not self._is_working:
             self._flush()
             self._watch()
@@ -292,12 +300,10 @@ class Channel:
         if self._is_closed:
             return
         try:
-            transmit(self._sock, self._writer, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+            self.outlet.flush()
         except OSError:
-            # Nobody reads any more, or the kernel takes no more descriptors: close, but not in the middle.
-            self._writer.close()
+            # Nobody reads any more: close, but not in the middle.
+            self.outlet.forget()
             self._is_ended = True
             self._has_more = True
             self._allowance.wait(self)
@@ -321,14 +327,18 @@ class Channel:
     def replace_arena(self, fd: int, size: int) -> None:
         """Take ``fd`` as the new arena; QuotaExceeded leaves the old one, and ``fd`` with the caller."""
         old = self.arena[1] if self.arena else 0
-        self.broker.charge_arena(self.accepted.uid, size - old)
-        self._drop_arena()
+        uid, holdings = self.accepted.uid, self.broker.holdings
+        holdings.check(uid, 1)
+        self.broker.charge_arena(uid, size - old)
+        holdings.book(uid, 1)
+        self._close_arena()
         self.arena = (fd, size)
 
-    def _drop_arena(self) -> None:
+    def _close_arena(self) -> None:
         if self.arena is not None:
             os.close(self.arena[0])
             self.arena = None
+            self.broker.holdings.book(self.accepted.uid, -1)
 
     def _give_up(self, now: float) -> None:
         self.refuse(RemoteProtocolError("the client did not go on in time"))
@@ -336,7 +346,7 @@ class Channel:
     def refuse(self, error: Bus1Error) -> None:
         """Say why, and close."""
         if not self._is_closed:
-            self._writer.push(refusal(error))
+            self.outlet.push(refusal(error))
             self._flush()
             self.close()
 
@@ -350,17 +360,16 @@ class Channel:
         for key in ("handshake", "descriptors"):
             reactor.cancel((self, key))
         reactor.remove(self)
-        self._sock.close()
+        self.outlet.close()
         self.sending = None
         if self._front is not None:
             self._front.fds.close()
             self._front = None
         self._reader.close()
-        self._writer.close()
-        self._charge_stray_fds(0)
+        self._charge_waiting(0, 0)
         if self.arena is not None:
             self.broker.charge_arena(self.accepted.uid, -self.arena[1])
-            self._drop_arena()
+            self._close_arena()
         self.broker.channel_gone(self)
         if self.station is not None:
             self.station.channel_gone(self)

@@ -233,6 +233,11 @@ class FrameReader:
         self._is_short = False
 
     @property
+    def n_bytes(self) -> int:
+        """How many bytes have arrived that no frame has been made of."""
+        return len(self._buffer)
+
+    @property
     def n_stray_fds(self) -> int:
         """How many descriptors have arrived whose frame is not complete."""
         return len(self._fds)
@@ -293,6 +298,8 @@ class FrameWriter:
     """Frames in; what to hand to each sendmsg out."""
 
     _BATCH = 64
+    _FRAME_COST = 512
+    """Bytes of memory that a queued frame needs beside its own, at most."""
 
     def __init__(self) -> None:
         self._queue: deque[_Outgoing] = deque()
@@ -300,6 +307,11 @@ class FrameWriter:
         """Bytes that have not been sent."""
         self.n_fds = 0
         """Descriptors of frames that have not been sent wholly."""
+
+    @property
+    def weight(self) -> int:
+        """The memory that is needed for what has not been sent, in bytes."""
+        return self.pending + len(self._queue) * self._FRAME_COST
 
     def push(self, frame: bytes, fds: Fds | None = None) -> None:
         """Queue a frame; takes the descriptors and closes them once they are sent."""

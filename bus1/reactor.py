@@ -82,6 +82,8 @@ class Reactor:
         """(when, number, key) of every timer."""
         self._sequence = 0
         self._settling = False
+        self.close_fd: Callable[[int], None] = os.close
+        """How a descriptor is closed that Core has let go."""
         self.turn = 0
         """Counts the turns."""
 
@@ -129,7 +131,7 @@ class Reactor:
                 if not (woken or retired or freed):
                     return
                 for fd in freed:
-                    os.close(fd)
+                    self.close_fd(fd)
                 for peer in woken:
                     if (station := self._stations.get(peer)) is not None:
                         station.woken()

@@ -97,6 +97,8 @@ def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply
         raise UnknownOperation(f"operation {number:#x}")
     if len(frame.fds) and number not in _TAKES_FDS:
         raise RemoteProtocolError(f"operation {number:#x} takes no descriptors")
+    if number in _GIVES_FDS:
+        channel.outlet.check_room(1)
     return operation
 
 
@@ -331,6 +333,7 @@ def _snapshot(channel: Channel, frame: Frame) -> Reply:
 _FIRST = {Operation.HELLO}
 _BINDING = {Operation.OPEN, Operation.ATTACH}
 _GREETED = _BINDING | {Operation.SNAPSHOT}
+_GIVES_FDS = {Operation.OPEN, Operation.ARENA, Operation.SEGMENT, Operation.SNAPSHOT}
 _TAKES_FDS = {Operation.ATTACH, Operation.TRANSFER, Operation.SEND, Operation.CALL, Operation.REPLY}
 OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.HELLO: _hello,

@@ -61,6 +61,8 @@ def send(channel: Channel, frame: Frame, sending: Sending) -> list[int]:
     for fd in frame.fds:
         if broker.is_peer_descriptor(fd):
             raise NotSupported("a peer's descriptor cannot be sent")
+    if frame.fds:
+        broker.holdings.check(channel.accepted.uid, len(frame.fds))
     try:
         slots = broker.hub.send(
             channel.check_live().peer, sending.destinations, sending.parts, sending.handles,
@@ -70,7 +72,7 @@ def send(channel: Channel, frame: Frame, sending: Sending) -> list[int]:
     except Unfinished as unfinished:
         sending.progress, channel.sending = unfinished.progress, sending
         raise
-    frame.fds.take_all()
+    broker.holdings.own(frame.fds.take_all(), channel.accepted.uid)
     return slots
 
 

@@ -222,7 +222,8 @@ class PeerStation:
                 parked.append(request)
                 continue
             try:
-                self._answer(request)
+                if not self._answer(request):
+                    parked.append(request)
             except WouldBlock as nothing:
                 if request.options & PARK:
                     parked.append(request)
@@ -237,13 +238,26 @@ class PeerStation:
         if self.is_live:
             self._serve(line)
 
-    def _answer(self, request: PendingRecv) -> None:
-        if request.flags & INSTALL_FDS and (fds := self._fds_in_front(request)):
-            request.channel.push(encode(Event.OFFER, request.tag, b"", len(fds)), duplicate(fds))
-            request.offered = fds
-            self._line_of(request).offer = request
-        else:
+    def go_on(self) -> None:
+        """A user may have read the descriptors that it was sent."""
+        if self.is_live:
+            self._serve(self._seed_line)
+            self._serve(self._queue_line)
+
+    def _answer(self, request: PendingRecv) -> bool:
+        """False: its user has to read other descriptors first."""
+        if not (request.flags & INSTALL_FDS and (fds := self._fds_in_front(request))):
             self._take(request)
+            return True
+        channel = request.channel
+        if request.options & PARK and not channel.outlet.may_push(len(fds)):
+            self.broker.holdings.watch(channel.accepted.uid, self)
+            return False
+        channel.outlet.check_room(len(fds))
+        channel.push(encode(Event.OFFER, request.tag, b"", len(fds)), duplicate(fds))
+        request.offered = fds
+        self._line_of(request).offer = request
+        return True
 
     def _fds_in_front(self, request: PendingRecv) -> tuple[int, ...]:
         core = self.broker.hub.core
@@ -309,7 +323,7 @@ class PeerStation:
         slice_note = 0
         fds: Fds | None = None
         holders = self._holders.setdefault(segment.generation, set())
-        if request.channel not in holders:
+        if request.channel not in holders and request.channel.outlet.may_push(1):
             try:
                 fds = duplicate([segment.fd])
                 holders.add(request.channel)

@@ -156,6 +156,8 @@ class World:
         self._sender.close()
         self._receiver.close()
         self.rest()
+        self._now += 1  # whether anything is still in flight is looked up now and then
+        self.rest()
         snapshot = self._core.snapshot()
         assert not snapshot["peers"] and not snapshot["let_go"], "peers remain"
         for user in snapshot["users"].values():
@@ -165,6 +167,7 @@ class World:
         broker = self._broker
         kept = {name for name, table in vars(broker).items() if isinstance(table, Collection) and table}
         assert kept <= _REMEMBERED, f"the broker remembers {kept - _REMEMBERED}"
+        assert not broker.holdings._users
 
     def close(self) -> None:
         """For the next input, whatever became of this one."""

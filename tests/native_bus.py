@@ -55,11 +55,16 @@ class NativeBus:
 
     def __init__(
         self, directory: Path, limits: Limits | None = None, *, hub: str = "plain", label: str | None = None,
-        **broker_limits: float,
+        uid: int = 0, n_descriptors: int = 0, **broker_limits: float,
     ) -> None:
-        """``label`` is the security context of every client, as a kernel with labels tells it."""
+        """``label`` is the security context of every client, as a kernel with labels tells it.
+
+        ``uid``, unless 0, is whose process it is, ``n_descriptors`` its limit, in place of the hard one."""
         self.address = str(directory / "bus1")
-        options = {"core": asdict(limits or Limits()), "broker": broker_limits, "hub": hub, "label": label}
+        options = {
+            "core": asdict(limits or Limits()), "broker": broker_limits, "hub": hub, "label": label,
+            "uid": uid, "n_descriptors": n_descriptors,
+        }
         self.process = subprocess.Popen(
             [sys.executable, __file__, self.address, json.dumps(options)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -242,7 +247,12 @@ HUBS: dict[str, type[PlainHub]] = {"plain": PlainHub, "lenient": LenientHub, "to
 def main(address: str, options: str) -> None:
     chosen = json.loads(options)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = chosen["n_descriptors"] or hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if uid := chosen["uid"]:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
     if (label := chosen["label"]) is not None:
         vars(transport)["_label"] = lambda sock: label.encode()
     hub = HUBS[chosen["hub"]](Core(Limits(**chosen["core"])))

@@ -692,4 +692,4 @@ def test_a_refused_channel_is_told_why(shell: Shell) -> None:
     shell.serve("--address=bus", "--channels-per-user=1")
     shell.peer()
     for verb in LOOKING:
-        assert shell.fails(verb) == f"user {os.getuid()} has too many channels"
+        assert shell.fails(verb) == f"user {os.getuid()} has too many channels: at most 1"

@@ -18,18 +18,24 @@ from user_parties import MIB, NODE, User
 from bus1.core.api import Limits
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root may become three other users")
-ALICE, CAROL, DAVE, BOB, MALLORY = 61001, 61002, 61003, 61004, 61005
+ALICE, CAROL, DAVE, BOB, MALLORY, BUS = 61001, 61002, 61003, 61004, 61005, 61006
 CALLS = 10
 
 
-def new_bus(limits: Limits | None = None) -> NativeBus:
+def new_bus(limits: Limits | None = None, *, uid: int = 0, n_descriptors: int = 0) -> NativeBus:
     """A bus process that all users can reach."""
-    return NativeBus(Path(f"@bus1-users-{os.urandom(8).hex()}"), limits)
+    address = Path(f"@bus1-users-{os.urandom(8).hex()}")
+    return NativeBus(address, limits, uid=uid, n_descriptors=n_descriptors)
 
 
-@pytest.fixture(scope="module")
-def module_bus() -> Iterator[NativeBus]:
-    bus = new_bus()
+BUSES: dict[str, dict[str, Any]] = {"root": {}, "another": {"uid": BUS, "n_descriptors": 4096}}
+"""Root's has what it wants of the kernel, another user's that many descriptors, open and in flight."""
+
+
+@pytest.fixture(scope="module", params=list(BUSES))
+def module_bus(request: pytest.FixtureRequest) -> Iterator[NativeBus]:
+    """The bus of root, and of another user."""
+    bus = new_bus(**BUSES[request.param])
     yield bus
     bus.close()
 
@@ -97,6 +103,7 @@ class Attack:
 LIMITED = [
     "floods", "floods_itself", "opens_peers", "opens_channels", "passes_descriptors", "abandons_descriptors",
     "holds_slices", "sends_the_largest", "fills_pools", "creates_nodes", "multicasts", "makes_arenas",
+    "leaves_offers_unread", "leaves_arenas_unread", "leaves_segments_unread",
 ]
 UNLIMITED = ["never_reads", "creates_and_destroys"]
 """What costs time alone."""
@@ -106,10 +113,16 @@ TOGETHER: list[tuple[str, ...]] = [
     ("floods", "floods_itself", "holds_slices", "fills_pools"),
     ("creates_nodes", "multicasts"),
     ("creates_and_destroys", "sends_the_largest"),
+    ("leaves_offers_unread", "leaves_arenas_unread", "leaves_segments_unread"),
 ]
 
 
-@pytest.mark.parametrize("ways", [*zip(WAYS), *TOGETHER], ids="+".join)
+@pytest.mark.parametrize(
+    ("module_bus", "ways"), [
+        *(("another", (way,)) for way in WAYS), *(("another", ways) for ways in TOGETHER),
+        *(("root", ways) for ways in TOGETHER),
+    ], indirect=["module_bus"],
+)
 def test_whatever_one_user_does_two_others_go_on_talking(
     bus: NativeBus, talk: Talk, ways: tuple[str, ...]
 ) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from native_bus import RawChannel
 
-from bus1.core.api import DestroyFlag
+from bus1.core.api import NO_LIMIT, DestroyFlag, RecvFlag
 from bus1.descriptors import Fds, duplicate
 from bus1.errors import BY_ERRNO, QuotaExceeded
 from bus1.frames import ANSWER_PREFIX, EVENTS, REQUESTS, Event, Operation, encode
@@ -161,6 +161,8 @@ class Pipeline(RawChannel):
         frame.fds.close()
         if frame.operation == Event.REFUSED:
             raise BY_ERRNO[EVENTS[Event.REFUSED].unpack_from(frame.body)[0]]("the channel is refused")
+        if frame.operation == Event.OFFER:
+            return 0
         return int(ANSWER_PREFIX.unpack_from(frame.body)[0])
 
 
@@ -282,6 +284,34 @@ class Hostile:
         pipeline = Pipeline(self.address, self.peer)
         frames = [sending([8 * number for number in range(1000, 9000)], b"x")] * 10
         return lambda: pipeline.requests(frames)
+
+    def leaves_offers_unread(self) -> Callable[[], None]:
+        """On one channel after the other, all of which are refused in the end."""
+        recv = REQUESTS[Operation.RECV].pack(RecvFlag.PEEK | RecvFlag.INSTALL_FDS, NO_LIMIT, 0)
+        hello = REQUESTS[Operation.HELLO].pack(b"bus1", 1, 0)
+        with open(os.devnull) as null:
+            self.peer.send([NODE], fds=[null.fileno()] * 200)
+        return self._unread([encode(Operation.RECV, 5, recv), encode(Operation.HELLO, 6, hello)])
+
+    def leaves_arenas_unread(self) -> Callable[[], None]:
+        return self._unread([encode(Operation.ARENA, 5, struct.pack("<Q", 4096))] * 100)
+
+    def leaves_segments_unread(self) -> Callable[[], None]:
+        self.peer.send([NODE], b"x")
+        return self._unread([encode(Operation.SEGMENT, 5, struct.pack("<Q", 1))] * 100)
+
+    def _unread(self, frames: list[bytes]) -> Callable[[], None]:
+        """Requests whose answers bring descriptors, on channels that nobody reads; one is read for each."""
+
+        def step() -> None:
+            reading = Pipeline(self.address, self.peer)
+            with reading:
+                reading.requests(frames[:1])
+            pipeline = Pipeline(self.address, self.peer)
+            self.kept.append(pipeline)
+            pipeline.sock.sendall(b"".join(frames))
+
+        return step
 
     def makes_arenas(self) -> Callable[[], None]:
         def step() -> None:

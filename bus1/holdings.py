@@ -1,0 +1,187 @@
+"""holdings: the descriptors that each user costs the bus, open in it or under way to clients.
+
+Theory. A process may have so many descriptors open. The kernel lets a user, unless it is root, have as many
+in flight: sent through unix sockets, and not read yet. What the bus sends counts for the user that the bus
+runs as, until the client reads it or hangs up. So each descriptor is booked for the user that it is open for,
+or sent to, in one account; a user may have half of what all others have left. Who asks for more is refused
+in words; who is to be sent more while something is unread has to read first.
+
+The kernel does not say when a client reads. It is asked (``Reader.look``) when it matters: when the part is
+used up, and while somebody waits, in growing intervals.
+
+Invariants. 1. Whatever one user does, half of what it leaves is there for the next, less one message: who has
+nothing unread may be sent one. 2. A descriptor of a message is booked for its sender until Core lets it go.
+
+Not here: sending (outlet), who asks (broker, requests, station).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from typing import Protocol
+
+from .errors import QuotaExceeded
+from .reactor import Reactor
+
+_OWN = 64
+"""Descriptors that the bus needs for itself."""
+_UNLIMITED = 1 << 20
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+
+
+class Reader(Protocol):
+    """Where descriptors have been sent that a client may not have read yet."""
+
+    is_closed: bool
+    """Only the descriptors under way keep it."""
+
+    def look(self) -> None:
+        """Ask the kernel; when all is read, book that with ``Holdings.read``."""
+
+    def abandon(self) -> None:
+        """Stop waiting for the client."""
+
+
+class Stalled(Protocol):
+    """Who waits until a user has read something."""
+
+    def go_on(self) -> None:
+        """There may be room now."""
+
+
+class _Holding:
+    """What is booked for one user, where something is unread, who waits, and how long from look to look."""
+
+    __slots__ = ("is_due", "looked", "n", "pause", "stalled", "unread")
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.unread: dict[Reader, None] = {}
+        self.stalled: dict[Stalled, None] = {}
+        self.pause = _FIRST_PAUSE
+        self.is_due = False
+        self.looked = -1
+
+
+class Holdings:
+    """The account of all users."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._total = max(2, (_UNLIMITED if soft == resource.RLIM_INFINITY else soft) - _OWN)
+        self._reactor = reactor
+        self._booked = 0
+        self._users: dict[int, _Holding] = {}
+        self._messages: dict[int, int] = {}
+        """Whose message carries a descriptor."""
+        reactor.close_fd = self._let_go
+
+    # ---- booking ---------------------------------------------------------------------------------
+
+    def book(self, uid: int, n: int) -> None:
+        """``n`` more for a user, or fewer, whatever its part is."""
+        holding = self._of(uid)
+        holding.n += n
+        self._booked += n
+        if not (holding.n or holding.unread or holding.stalled):
+            del self._users[uid]
+
+    def check(self, uid: int, n: int) -> None:
+        """QuotaExceeded if ``n`` more are more than the part of the user."""
+        if not self._fits(uid, n):
+            held = self._users[uid].n if uid in self._users else 0
+            raise QuotaExceeded(
+                f"user {uid} has {held} descriptors on this bus, open or unread, and may have "
+                f"{self._part(uid)}: {n} more are too many"
+            )
+
+    def charge(self, uid: int, n: int) -> None:
+        """``check``, then ``book``."""
+        self.check(uid, n)
+        self.book(uid, n)
+
+    def own(self, fds: Sequence[int], uid: int) -> None:
+        """Book the descriptors of a message that Core has taken for its sender."""
+        if fds:
+            self._messages.update(dict.fromkeys(fds, uid))
+            self.book(uid, len(fds))
+
+    def _let_go(self, fd: int) -> None:
+        if (uid := self._messages.pop(fd, None)) is not None:
+            self.book(uid, -1)
+        os.close(fd)
+
+    def _of(self, uid: int) -> _Holding:
+        return self._users.setdefault(uid, _Holding())
+
+    def _part(self, uid: int) -> int:
+        own = self._users[uid].n if uid in self._users else 0
+        return max(0, self._total - self._booked + own) // 2
+
+    def _fits(self, uid: int, n: int) -> bool:
+        holding = self._users.get(uid)
+        if holding is None:
+            return n <= self._part(uid)
+        if holding.n + n > self._part(uid) and holding.looked != self._reactor.turn:
+            holding.looked = self._reactor.turn
+            self._look(holding)
+        return holding.n + n <= self._part(uid)
+
+    # ---- under way -------------------------------------------------------------------------------
+
+    def may_send(self, uid: int, n: int) -> bool:
+        """The user has room for ``n``, or has read all that it was sent."""
+        return self._fits(uid, n) or uid not in self._users or not self._users[uid].unread
+
+    def sent(self, uid: int, n: int, reader: Reader) -> None:
+        """Book what has been queued for a client."""
+        self._of(uid).unread[reader] = None
+        self.book(uid, n)
+
+    def read(self, uid: int, n: int, reader: Reader) -> None:
+        """The client has read all of it."""
+        self._of(uid).unread.pop(reader, None)
+        self.book(uid, -n)
+
+    def watch(self, uid: int, stalled: Stalled | None = None) -> None:
+        """Look again and again: ``stalled`` waits for room, or a closed reader for its client."""
+        holding = self._of(uid)
+        if stalled is not None:
+            holding.stalled[stalled] = None
+        if not holding.is_due:
+            holding.is_due = True
+            holding.pause = _FIRST_PAUSE
+            self._look_later(uid, holding)
+
+    def _look_later(self, uid: int, holding: _Holding) -> None:
+        when = self._reactor.clock() + holding.pause
+        self._reactor.call_at(when, (self, uid), lambda now: self._look_again(uid, holding))
+
+    def _look_again(self, uid: int, holding: _Holding) -> None:
+        before = holding.n
+        self._look(holding)
+        holding.pause = _FIRST_PAUSE if holding.n < before else min(2 * holding.pause, _LONGEST_PAUSE)
+        for stalled in list(holding.stalled):
+            if not self.may_send(uid, 1):
+                break
+            del holding.stalled[stalled]
+            stalled.go_on()
+        holding.is_due = bool(holding.stalled) or any(reader.is_closed for reader in holding.unread)
+        if holding.is_due:
+            self._look_later(uid, holding)
+        elif self._users.get(uid) is holding:
+            self.book(uid, 0)
+
+    def _look(self, holding: _Holding) -> None:
+        for reader in list(holding.unread):
+            reader.look()
+
+    def close(self) -> None:
+        """Wait for no client any more."""
+        for uid, holding in list(self._users.items()):
+            self._reactor.cancel((self, uid))
+            holding.stalled.clear()
+            for reader in list(holding.unread):
+                reader.abandon()
