@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,10 +106,12 @@ def reap(process: subprocess.Popen[Any]) -> None:
             process.kill()
 
 
-def start_bus(kind: str, folder: Path, cleanup: ExitStack) -> Bus:
-    """Start a session bus on a socket in ``folder`` and wait for its address."""
+def start_bus(
+    kind: str, folder: Path, cleanup: ExitStack, flags: Sequence[str] = ("--session",)
+) -> Bus:
+    """Start a bus on a socket in ``folder``, a session's unless ``flags`` say otherwise, and wait for it."""
     path = str(folder / "bus")
-    command = [COMMANDS[kind], "--session", f"--address=unix:path={path}", "--print-address=1", "--nofork"]
+    command = [COMMANDS[kind], *flags, f"--address=unix:path={path}", "--print-address=1", "--nofork"]
     environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder), "XDG_DATA_HOME": str(folder)}
     environment.pop("DBUS_SESSION_BUS_ADDRESS", None)
     log = cleanup.enter_context((folder / "log").open("wb"))
@@ -149,10 +151,10 @@ def lend(bus: Bus) -> Iterator[Bus]:
     check_nothing_is_left(bus, fds)
 
 
-def fresh_bus(kind: str, folder: Path) -> Iterator[Bus]:
+def fresh_bus(kind: str, folder: Path, flags: Sequence[str] = ("--session",)) -> Iterator[Bus]:
     """A bus that only one test sees."""
     with ExitStack() as cleanup:
-        bus = start_bus(kind, folder, cleanup)
+        bus = start_bus(kind, folder, cleanup, flags)
         yield from lend(bus)
         stop_bus(bus)
 

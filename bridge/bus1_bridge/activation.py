@@ -34,7 +34,6 @@ from .driver.method import Ticket, refuse, reply
 from .switch.api import (
     ActivationCommand,
     Answer,
-    AskSystemd,
     ConfigureActivation,
     ServicesChanged,
     StartFailed,
@@ -179,14 +178,28 @@ class Activation:
 
     def _wait(self, name: str, found: Found, entry: Held | Ticket | Said, requester: str) -> None:
         attempt = self._attempts.get(name)
+        is_new = attempt is None
         if attempt is None:
             self._last_number += 1
             deadline = self._delivery.now + self._delivery.limits.service_start_timeout
-            attempt = Attempt(name, self._last_number, deadline, found)
-            self._attempts[name] = attempt
-            self._delivery.effects.append(Start(name, attempt.number, requester))
+            attempt = self._attempts[name] = Attempt(name, self._last_number, deadline, found)
         attempt.waiting.append(entry)
         self._n_waiting += 1
+        if is_new:
+            self._begin(attempt, requester)
+
+    def _begin(self, attempt: Attempt, requester: str) -> None:
+        """Have it started by whom it takes: systemd itself comes without being called."""
+        effects, name, unit = self._delivery.effects, attempt.name, attempt.found.unit
+        if not self.settings.uses_systemd or (unit is None and name != SYSTEMD):
+            effects.append(Start(name, attempt.number, requester))
+        elif unit is not None and name != SYSTEMD:
+            attempt.unit = unit
+            effects.append(Note(
+                f"Activating via systemd: service name='{name}' unit='{unit}' requested by '{requester}'"
+            ))
+            body = wire.marshal("s", unit)
+            self._tell_systemd(Said(SIGNAL, DRIVER_PATH, _ACTIVATOR, "ActivationRequest", "s", body))
 
     def _check_room(self, name: str) -> None:
         limit = self._delivery.limits.max_pending_service_starts
@@ -342,14 +355,6 @@ class Activation:
                 self.settings = command
             case ServicesChanged():
                 self._delivery.broadcast("ActivatableServicesChanged")
-            case AskSystemd(name, number, unit):
-                attempt = self._attempts.get(name)
-                if attempt is not None and attempt.number == number:
-                    attempt.unit = unit
-                    body = wire.marshal("s", unit)
-                    self._tell_systemd(
-                        Said(SIGNAL, DRIVER_PATH, _ACTIVATOR, "ActivationRequest", "s", body)
-                    )
             case StartFailed(name, number, error, text, with_its_kin):
                 attempt = self._attempts.get(name)
                 if attempt is not None and attempt.number == number:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bus1.core.api import Credentials
@@ -228,7 +229,10 @@ class Services:
         self._starter: Starter | None = None
 
     def settings(self) -> list[Command]:
-        """What the Switch has to know from the start."""
+        """What the Switch has to know from the start; the user's own directories are there then."""
+        for directory in self._config.service_dirs:
+            if directory.is_strict and not directory.is_watched:
+                _make_private(directory.path)
         has_helper = self._config.servicehelper is not None
         return [ConfigureActivation(self._launch.options.asks_systemd, has_helper)]
 
@@ -256,6 +260,13 @@ class Services:
             )
             self._starter.configure(config.service_dirs, config.servicehelper)
         return self._starter.handle(punt)
+
+
+def _make_private(path: str) -> None:
+    """Make a directory for this user alone, and the one above it, if only they are missing."""
+    for directory in (os.path.dirname(path), path):
+        with suppress(OSError):
+            os.mkdir(directory, 0o700)
 
 
 def _config_error() -> type[ConfigError]:

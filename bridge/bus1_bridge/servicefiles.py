@@ -17,7 +17,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import islice
 
 from .busconfig import ServiceDir
@@ -152,9 +151,6 @@ class ServiceFiles:
             known.get(configured) or _Directory(configured, self._complain)
             for configured in dict.fromkeys(directories)
         ]
-        for configured in dict.fromkeys(directories):
-            if configured.is_strict and not configured.is_watched:
-                _make_private(configured.path)
         self._names: dict[str, tuple[_Directory, str]] = {}
 
     def find(self, name: str) -> Service | None:
@@ -181,10 +177,3 @@ class ServiceFiles:
                 if file.service is not None:
                     names.setdefault(file.service.name, (directory, name))
         self._names = names
-
-
-def _make_private(path: str) -> None:
-    """Make a directory for this user alone, and the one above it, if only they are missing."""
-    for directory in (os.path.dirname(path), path):
-        with suppress(OSError):
-            os.mkdir(directory, 0o700)

@@ -2,8 +2,8 @@
 
 Theory. The Switch asks whether a name can be started (``LookUp``), and says when to (``Start``); what files
 and processes make of that is told back as commands. A failure is told at once; success is no business of
-this file, since it is the name that tells it. A service is started by systemd if the bus was told to use it
-and the file names a unit, by the setuid helper if the configuration names one, else by the bus itself. A
+this file, since it is the name that tells it. What systemd is to start is none, either: the Switch asks it.
+Other services are started by the setuid helper if the configuration names one, else by the bus itself. A
 program that ends with status 0 may have gone into the background: it is given time.
 
 Invariants. 1. Every ``Start`` that cannot lead to anything is answered with ``StartFailed``. 2. Every child
@@ -18,14 +18,12 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 
-from .activation import SYSTEMD
 from .busconfig import ServiceDir
 from .servicefiles import ServiceFiles
 from .services import Service, ServiceError, split_command
 from .spawning import Child, spawn
 from .switch.api import (
     Answer,
-    AskSystemd,
     Command,
     ConfigureActivation,
     Punt,
@@ -128,22 +126,15 @@ class Starter:
 
     def _look_up(self, name: str) -> Found | None:
         service = self._files.find(name)
-        return None if service is None else Found(service.command, service.label)
+        return None if service is None else Found(service.command, service.unit, service.label)
 
     # ---- starting --------------------------------------------------------------------------------
 
     def _start(self, name: str, attempt: int, requester: str) -> list[Command]:
-        if self._surroundings.uses_systemd and name == SYSTEMD:
-            # the service manager comes by itself
-            return []
         service = self._files.find(name)
         if service is None:
             text = f"The name {name} was not provided by any .service files"
             return [StartFailed(name, attempt, ERROR_PREFIX + "ServiceUnknown", text)]
-        if self._surroundings.uses_systemd and service.unit:
-            self._note(f"Activating via systemd: service name='{name}' unit='{service.unit}' requested by "
-                       f"'{requester}'")
-            return [AskSystemd(name, attempt, service.unit)]
         helper = self._surroundings.helper
         if helper and not service.user:
             text = f"Cannot do system-bus activation with no user: {service.file} has no User= for {name}"

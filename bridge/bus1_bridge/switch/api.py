@@ -135,15 +135,6 @@ class ServicesChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class AskSystemd:
-    """This attempt is systemd's: ask it for the unit, as soon as it is on the bus."""
-
-    name: str
-    attempt: int
-    unit: str
-
-
-@dataclass(frozen=True, slots=True)
 class StartFailed:
     """This attempt, and those of other services with the same command, failed; nothing if it is over."""
 
@@ -156,7 +147,7 @@ class StartFailed:
     """Those with the same command fail, too."""
 
 
-ActivationCommand = Answer | ConfigureActivation | ServicesChanged | AskSystemd | StartFailed
+ActivationCommand = Answer | ConfigureActivation | ServicesChanged | StartFailed
 Command = Listen | WatchSignals | Watch | Unwatch | Configure | Shutdown | ActivationCommand
 
 

@@ -73,6 +73,8 @@ class Found:
 
     command: str = ""
     """What its file says under ``Exec=``; services that share it share its failure."""
+    unit: str | None = None
+    """What systemd knows it as."""
     label: str | None = None
     """The AppArmor label that it is assumed to have."""
 
