@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from buses import COMMANDS, Bus, Pool, fresh_bus
+from daemons import Daemon, lend_daemon
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None, database=None, derandomize=True)
@@ -44,3 +45,15 @@ def shared_buses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def bus(request: pytest.FixtureRequest, shared_buses: Pool) -> Iterator[Bus]:
     """Each of the two in turn: shared by tests, each of which must leave it as it was."""
     yield from shared_buses.lend(request.param)
+
+
+@pytest.fixture(params=list(COMMANDS))
+def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
+    """Each of the two in turn, to be started by the test as it likes."""
+    yield from lend_daemon(request.param, tmp_path)
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[Daemon]:
+    """The installed bus1-bridge, to be started by the test as it likes."""
+    yield from lend_daemon("bus1-bridge", tmp_path)

@@ -5,83 +5,22 @@ The yardstick is spec/dbus-bus.md §1, §11 and §14."""
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bus1_bridge.cli import FLAGS, UsageError, main, parse
-from buses import BRIDGE, Bus, eventually, open_fds, reap
+from buses import Bus, eventually, open_fds
+from daemons import Daemon, line, path_of, serves
 from dbus_client import PATIENCE, Client, Wire
 
 from bus1 import __version__
 from bus1.addresses import native_address, socket_name
-
-Popen: Any = subprocess.Popen
-"""Untyped: which overload is meant shows only in the options."""
-
-
-@dataclass
-class Starter:
-    """Starts bus1-bridge the way a program would; ends what it started."""
-
-    folder: Path
-    cleanup: ExitStack = field(default_factory=ExitStack)
-
-    def start(self, *flags: str, program: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.folder)} | options.pop("environment", {})
-        pipe = subprocess.PIPE
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": pipe, "stderr": pipe}
-        process: subprocess.Popen[bytes] = Popen(
-            [*(program or [str(BRIDGE)]), *flags], env=environment, cwd=self.folder, **streams | options
-        )
-        self.cleanup.callback(reap, process)
-        return process
-
-    def serve(self, *flags: str, **options: Any) -> tuple[subprocess.Popen[bytes], str]:
-        """A bus that listens, and its address."""
-        process = self.start("--session", "--print-address", *flags, **options)
-        return process, line(process.stdout)
-
-    def fails(self, *flags: str, **options: Any) -> str:
-        """What it says on stderr; it must end with status 1 and print nothing else."""
-        output, complaint = (process := self.start(*flags, **options)).communicate(timeout=PATIENCE)
-        assert (process.returncode, output) == (1, b""), complaint
-        return complaint.decode()
-
-
-@pytest.fixture
-def bridge(tmp_path: Path) -> Iterator[Starter]:
-    starter = Starter(tmp_path)
-    with starter.cleanup:
-        yield starter
-
-
-def line(stream: Any) -> str:
-    readable, _, _ = select.select([stream], [], [], PATIENCE)
-    assert readable
-    text: str = stream.readline().decode()
-    assert text.endswith("\n"), text
-    return text.rstrip("\n")
-
-
-def path_of(address: str) -> str:
-    kind, _, rest = address.partition(",guid=")[0].partition("=")
-    return ("\0" if kind == "unix:abstract" else "") + rest
-
-
-def serves(address: str) -> bool:
-    with Client(path_of(address)) as client:
-        return bool(client.name.startswith(":1."))
-
 
 # ---- flags ---------------------------------------------------------------------------------------
 
@@ -183,22 +122,22 @@ def test_bad_values_are_usage_errors() -> None:
     ],
 )
 def test_the_bus_listens_on_the_first_entry_that_works(
-    bridge: Starter, address: str, expected: str | None
+    bridge: Daemon, address: str, expected: str | None
 ) -> None:
     address = address.format(pid=os.getpid())
     if expected is None:
         assert "must be escaped" in bridge.fails("--session", "--address", address)
         return
     expected = expected.format(pid=os.getpid(), folder=bridge.folder)
-    _, printed = bridge.serve("--address", address)
+    _, printed = bridge.serve("--session", "--address", address)
     shown, _, guid = printed.partition(",guid=")
     assert shown == expected
     assert len(bytes.fromhex(guid)) == 16
 
 
 @pytest.mark.parametrize("key", ["dir", "tmpdir"])
-def test_a_directory_gets_a_socket_of_a_random_name(bridge: Starter, key: str) -> None:
-    addresses = [bridge.serve(f"--address=unix:{key}={bridge.folder}")[1] for _ in range(2)]
+def test_a_directory_gets_a_socket_of_a_random_name(bridge: Daemon, key: str) -> None:
+    addresses = [bridge.serve("--session", f"--address=unix:{key}={bridge.folder}")[1] for _ in range(2)]
     assert len(set(addresses)) == 2
     for address in addresses:
         name = Path(path_of(address))
@@ -236,45 +175,45 @@ def test_a_directory_gets_a_socket_of_a_random_name(bridge: Starter, key: str) -
     ],
 )
 def test_an_address_that_cannot_be_listened_on_is_an_error_in_words(
-    bridge: Starter, address: str, complaint: str
+    bridge: Daemon, address: str, complaint: str
 ) -> None:
     said = bridge.fails("--session", "--print-address", f"--address={address}")
     assert said.startswith("bus1-bridge: Failed to start message bus: ")
     assert complaint in said
 
 
-def test_runtime_needs_the_directory(bridge: Starter) -> None:
+def test_runtime_needs_the_directory(bridge: Daemon) -> None:
     said = bridge.fails("--session", "--address=unix:runtime=yes", environment={"XDG_RUNTIME_DIR": ""})
     assert "XDG_RUNTIME_DIR is not set" in said
 
 
-def test_a_stale_socket_is_replaced_and_anything_else_is_not(bridge: Starter) -> None:
+def test_a_stale_socket_is_replaced_and_anything_else_is_not(bridge: Daemon) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as stale:
         stale.bind(str(bridge.folder / "bus"))
-    _, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    _, address = bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     assert serves(address)
     (bridge.folder / "file").write_text("precious")
     assert "Address already in use" in bridge.fails("--session", f"--address=unix:path={bridge.folder}/file")
     assert (bridge.folder / "file").read_text() == "precious"
 
 
-def test_an_empty_address_is_the_usual_one(bridge: Starter) -> None:
-    process, address = bridge.serve("--address=")
+def test_an_empty_address_is_the_usual_one(bridge: Daemon) -> None:
+    process, address = bridge.serve("--session", "--address=")
     process.terminate()
     assert process.wait(PATIENCE) == 0  # so it removes its sockets, which lie outside the test's folder
     assert address.startswith("unix:path=/tmp/dbus-")
 
 
-def test_the_guid_is_that_of_the_authentication(bridge: Starter) -> None:
-    _, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+def test_the_guid_is_that_of_the_authentication(bridge: Daemon) -> None:
+    _, address = bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     with Wire(path_of(address)) as wire:
         wire.write(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
         assert wire.line() == f"OK {address.partition('guid=')[2]}"
 
 
-def test_native_clients_find_their_socket_beside(bridge: Starter) -> None:
+def test_native_clients_find_their_socket_beside(bridge: Daemon) -> None:
     for kind, where in (("path", f"{bridge.folder}/bus"), ("abstract", f"bus1-beside-{os.getpid()}")):
-        process, printed = bridge.serve(f"--address=unix:{kind}={where}")
+        process, printed = bridge.serve("--session", f"--address=unix:{kind}={where}")
         name = native_address(printed)
         assert name is not None
         with closing(socket.socket(socket.AF_UNIX)) as probe:
@@ -283,23 +222,23 @@ def test_native_clients_find_their_socket_beside(bridge: Starter) -> None:
         assert process.wait(PATIENCE) == 0
 
 
-def test_a_socket_name_without_room_for_a_native_one_serves_d_bus_alone(bridge: Starter) -> None:
+def test_a_socket_name_without_room_for_a_native_one_serves_d_bus_alone(bridge: Daemon) -> None:
     name = "x" * 107
-    process, address = bridge.serve(f"--address=unix:path={name}")
+    process, address = bridge.serve("--session", f"--address=unix:path={name}")
     assert address.startswith(f"unix:path={name},guid=")
     process.terminate()
     _, errors = process.communicate(timeout=PATIENCE)
     assert b"no native socket: Socket name too long" in errors
 
 
-def test_a_native_socket_that_somebody_serves_is_left_alone(bridge: Starter) -> None:
+def test_a_native_socket_that_somebody_serves_is_left_alone(bridge: Daemon) -> None:
     for kind, where in (("path", f"{bridge.folder}/bus"), ("abstract", f"bus1-taken-{os.getpid()}")):
         name = native_address(f"unix:{kind}={where}")
         assert name is not None
         with closing(socket.socket(socket.AF_UNIX)) as other:
             other.bind(socket_name(name))
             other.listen()
-            process, address = bridge.serve(f"--address=unix:{kind}={where}")
+            process, address = bridge.serve("--session", f"--address=unix:{kind}={where}")
             assert serves(address)
             process.terminate()
             _, errors = process.communicate(timeout=PATIENCE)
@@ -310,7 +249,7 @@ def test_a_native_socket_that_somebody_serves_is_left_alone(bridge: Starter) -> 
 
 
 @pytest.mark.parametrize("thing", ["file", "directory", "link"])
-def test_what_is_no_socket_is_never_removed_for_the_native_one(bridge: Starter, thing: str) -> None:
+def test_what_is_no_socket_is_never_removed_for_the_native_one(bridge: Daemon, thing: str) -> None:
     place = bridge.folder / "bus1"
     if thing == "file":
         place.write_text("precious")
@@ -318,7 +257,7 @@ def test_what_is_no_socket_is_never_removed_for_the_native_one(bridge: Starter, 
         place.mkdir()
     else:
         place.symlink_to(bridge.folder / "elsewhere")
-    process, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    process, address = bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     assert serves(address)
     process.terminate()
     _, errors = process.communicate(timeout=PATIENCE)
@@ -326,10 +265,10 @@ def test_what_is_no_socket_is_never_removed_for_the_native_one(bridge: Starter, 
     assert [entry.name for entry in bridge.folder.iterdir()] == ["bus1"]
 
 
-def test_a_native_socket_that_nobody_serves_any_more_is_replaced(bridge: Starter) -> None:
+def test_a_native_socket_that_nobody_serves_any_more_is_replaced(bridge: Daemon) -> None:
     with closing(socket.socket(socket.AF_UNIX)) as stale:
         stale.bind(str(bridge.folder / "bus1"))
-    bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+    bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     with closing(socket.socket(socket.AF_UNIX)) as probe:
         probe.connect(str(bridge.folder / "bus1"))
 
@@ -337,7 +276,7 @@ def test_a_native_socket_that_nobody_serves_any_more_is_replaced(bridge: Starter
 # ---- what is printed -----------------------------------------------------------------------------
 
 
-def test_the_descriptor_is_closed_once_the_address_is_printed(bridge: Starter) -> None:
+def test_the_descriptor_is_closed_once_the_address_is_printed(bridge: Daemon) -> None:
     for shape in (["--print-address={}"], ["--print-address", "{}"]):
         reading, writing = os.pipe()
         with open(reading, "rb") as stream:
@@ -352,14 +291,14 @@ def test_the_descriptor_is_closed_once_the_address_is_printed(bridge: Starter) -
         assert serves(printed.decode().strip())
 
 
-def test_address_and_pid_may_share_a_descriptor(bridge: Starter) -> None:
+def test_address_and_pid_may_share_a_descriptor(bridge: Daemon) -> None:
     address = f"--address=unix:dir={bridge.folder}"
     process = bridge.start("--session", "--print-address", "--print-pid", address, bufsize=0)
     assert serves(line(process.stdout))
     assert line(process.stdout) == str(process.pid)
 
 
-def test_nothing_is_printed_unasked(bridge: Starter) -> None:
+def test_nothing_is_printed_unasked(bridge: Daemon) -> None:
     process = bridge.start("--session", "--nofork", f"--address=unix:path={bridge.folder}/bus")
     eventually(lambda: (bridge.folder / "bus1").exists(), lambda: process.poll())
     eventually(lambda: serves(f"unix:path={bridge.folder}/bus"), lambda: process.poll())
@@ -371,8 +310,8 @@ def test_nothing_is_printed_unasked(bridge: Starter) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_bus_with_status_0_and_without_a_trace(bridge: Starter, number: int) -> None:
-    process, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+def test_a_signal_ends_the_bus_with_status_0_and_without_a_trace(bridge: Daemon, number: int) -> None:
+    process, address = bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     with Client(path_of(address)) as client:
         process.send_signal(number)
         assert process.wait(PATIENCE) == 0
@@ -380,8 +319,8 @@ def test_a_signal_ends_the_bus_with_status_0_and_without_a_trace(bridge: Starter
     assert list(bridge.folder.iterdir()) == []
 
 
-def test_the_end_removes_no_socket_that_this_bus_has_not_made(bridge: Starter) -> None:
-    process, _ = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+def test_the_end_removes_no_socket_that_this_bus_has_not_made(bridge: Daemon) -> None:
+    process, _ = bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     with ExitStack() as others:
         for name in ("bus", "bus1"):
             (bridge.folder / name).unlink()
@@ -392,8 +331,8 @@ def test_the_end_removes_no_socket_that_this_bus_has_not_made(bridge: Starter) -
         assert {entry.name for entry in bridge.folder.iterdir()} == {"bus", "bus1"}
 
 
-def test_sighup_does_not_end_the_bus(bridge: Starter) -> None:
-    process, address = bridge.serve(f"--address=unix:path={bridge.folder}/bus")
+def test_sighup_does_not_end_the_bus(bridge: Daemon) -> None:
+    process, address = bridge.serve("--session", f"--address=unix:path={bridge.folder}/bus")
     process.send_signal(signal.SIGHUP)
     assert serves(address)
     assert process.poll() is None
@@ -402,7 +341,7 @@ def test_sighup_does_not_end_the_bus(bridge: Starter) -> None:
 # ---- fork ----------------------------------------------------------------------------------------
 
 
-def test_the_parent_of_a_fork_leaves_when_the_bus_listens(bridge: Starter) -> None:
+def test_the_parent_of_a_fork_leaves_when_the_bus_listens(bridge: Daemon) -> None:
     process = bridge.start(
         "--session", "--fork", "--print-address", "--print-pid", f"--address=unix:path={bridge.folder}/bus"
     )
@@ -421,7 +360,7 @@ def test_the_parent_of_a_fork_leaves_when_the_bus_listens(bridge: Starter) -> No
     eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))
 
 
-def test_a_fork_keeps_no_folder_busy_and_finds_its_sockets_again(bridge: Starter) -> None:
+def test_a_fork_keeps_no_folder_busy_and_finds_its_sockets_again(bridge: Daemon) -> None:
     process = bridge.start("--session", "--fork", "--print-pid", "--address=unix:path=bus")
     output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, b"")
@@ -434,13 +373,12 @@ def test_a_fork_keeps_no_folder_busy_and_finds_its_sockets_again(bridge: Starter
     eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))
 
 
-def test_a_fork_works_without_standard_descriptors(bridge: Starter) -> None:
+def test_a_fork_works_without_standard_descriptors(bridge: Daemon) -> None:
     reading, writing = os.pipe()
     with open(reading, "rb") as stream:
         bridge.start(
-            "-c", 'fd=$1; shift; exec 0<&- 1>&- 2>&-; exec "$@" --print-pid=$fd', "sh", str(writing),
-            str(BRIDGE), "--session", "--fork", f"--address=unix:path={bridge.folder}/bus",
-            program=["/bin/sh"], pass_fds=(writing,),
+            f"--print-pid={writing}", "--session", "--fork", f"--address=unix:path={bridge.folder}/bus",
+            program=["/bin/sh", "-c", 'exec 0<&- 1>&- 2>&-; exec "$@"', "sh"], pass_fds=(writing,),
         )
         os.close(writing)
         child = int(stream.read())
@@ -451,33 +389,33 @@ def test_a_fork_works_without_standard_descriptors(bridge: Starter) -> None:
     eventually(lambda: list(bridge.folder.iterdir()) == [], lambda: list(bridge.folder.iterdir()))
 
 
-def test_a_fork_that_cannot_listen_fails_in_the_parent(bridge: Starter) -> None:
+def test_a_fork_that_cannot_listen_fails_in_the_parent(bridge: Daemon) -> None:
     assert "No such file" in bridge.fails("--session", "--fork", "--address=unix:path=/nonexistent/bus")
 
 
 # ---- the process ---------------------------------------------------------------------------------
 
 
-def test_standard_input_is_replaced(bridge: Starter) -> None:
-    process, _ = bridge.serve(f"--address=unix:dir={bridge.folder}", stdin=subprocess.PIPE)
+def test_standard_input_is_replaced(bridge: Daemon) -> None:
+    process, _ = bridge.serve("--session", f"--address=unix:dir={bridge.folder}", stdin=subprocess.PIPE)
     assert os.readlink(f"/proc/{process.pid}/fd/0") == "/dev/null"
     assert process.stdin is not None
 
 
-def test_as_many_descriptors_as_allowed_are_taken(bridge: Starter) -> None:
+def test_as_many_descriptors_as_allowed_are_taken(bridge: Daemon) -> None:
     process, _ = bridge.serve(
-        f"--address=unix:dir={bridge.folder}",
-        program=["/bin/sh", "-c", f'ulimit -Sn 100; exec {BRIDGE} "$@"', "sh"],
+        "--session", f"--address=unix:dir={bridge.folder}",
+        program=["/bin/sh", "-c", 'ulimit -Sn 100; exec "$@"', "sh"],
     )
     limits = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
     [(soft, hard)] = [entry.split()[3:5] for entry in limits if entry.startswith("Max open files")]
     assert soft == hard
 
 
-def test_too_many_connections_for_the_descriptors_stop_nobody(bridge: Starter) -> None:
+def test_too_many_connections_for_the_descriptors_stop_nobody(bridge: Daemon) -> None:
     process, address = bridge.serve(
-        f"--address=unix:path={bridge.folder}/bus",
-        program=["/bin/sh", "-c", f'ulimit -n 40; exec {BRIDGE} "$@"', "sh"],
+        "--session", f"--address=unix:path={bridge.folder}/bus",
+        program=["/bin/sh", "-c", 'ulimit -n 40; exec "$@"', "sh"],
     )
     path = path_of(address)
     with Client(path) as first, ExitStack() as crowd:
@@ -491,10 +429,10 @@ def test_too_many_connections_for_the_descriptors_stop_nobody(bridge: Starter) -
         eventually(lambda: open_fds(process.pid) <= before, lambda: open_fds(process.pid))
 
 
-def test_who_sends_descriptors_that_the_bus_cannot_take_loses_its_connection_alone(bridge: Starter) -> None:
+def test_who_sends_descriptors_that_the_bus_cannot_take_loses_its_connection_alone(bridge: Daemon) -> None:
     process, address = bridge.serve(
-        f"--address=unix:path={bridge.folder}/bus",
-        program=["/bin/sh", "-c", f'ulimit -n 40; exec {BRIDGE} "$@"', "sh"],
+        "--session", f"--address=unix:path={bridge.folder}/bus",
+        program=["/bin/sh", "-c", 'ulimit -n 40; exec "$@"', "sh"],
     )
     path = path_of(address)
     with Client(path) as reader, Client(path) as sender, ExitStack() as crowd:
