@@ -176,6 +176,18 @@ class RawChannel:
                 raise EOFError
         return frame
 
+    def frames_until_the_end(self) -> list[Frame]:
+        """What the bus still says when the client has closed its sending side."""
+        self.sock.shutdown(socket.SHUT_WR)
+        found: list[Frame] = []
+        while True:
+            try:
+                frame = self.frame()
+            except EOFError:
+                return found
+            frame.fds.close()
+            found.append(frame)
+
     def close(self) -> None:
         self.sock.close()
         self.reader.close()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import two_peers
 from child import ended, forked
 from native_bus import NativeBus, RawChannel
 
@@ -27,7 +28,6 @@ from bus1.frames import (
     SCM_MAX_FD,
     VERSION,
     Event,
-    Frame,
     FrameWriter,
     Operation,
     RecvOption,
@@ -222,32 +222,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
     bus.close()
 
 
-@pytest.fixture(autouse=True)
-def bystanders(bus: NativeBus) -> Iterator[None]:
-    """Two peers that notice nothing; afterwards the bus is as it was before."""
-    n_fds = bus.n_fds()
-    with bus.peer() as p, bus.peer() as q:
-        to_q = q.transfer(0x10, p)
-        p.send([to_q], b"before")
-        yield
-        p.send([to_q], b"after")
-        for text in (b"before", b"after"):
-            with q.recv() as message:
-                assert bytes(message.payload) == text
-    bus.wait_until_idle(n_fds)
-
-
-def answers_until_the_end(channel: RawChannel) -> list[Frame]:
-    """What the bus still says when the client has closed its sending side."""
-    channel.sock.shutdown(socket.SHUT_WR)
-    found: list[Frame] = []
-    while True:
-        try:
-            frame = channel.frame()
-        except EOFError:
-            return found
-        frame.fds.close()
-        found.append(frame)
+bystanders = two_peers.bystanders
 
 
 def news(observer: Peer) -> list[tuple[MessageType, bytes]]:
@@ -283,7 +258,7 @@ def test_a_request_that_is_cut_anywhere_changes_nothing_and_a_whole_one_is_execu
             case.prepare(stage)
             before = state(bus)
             case.send(stage.channel.sock, n, stage)
-            found = answers_until_the_end(stage.channel)
+            found = stage.channel.frames_until_the_end()
             if n < len(case.frame):
                 assert (state(bus), found) == (before, []), n
                 continue
@@ -359,7 +334,7 @@ def test_a_client_that_dies_while_it_makes_itself_known_leaves_nothing(
                 if n:
                     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
                     channel.sock.sendmsg([request[:n]], rights)
-                found = answers_until_the_end(channel) if n % 2 else []
+                found = channel.frames_until_the_end() if n % 2 else []
             if n % 2:
                 assert len(found) == (n == len(request))
         while bus.n_fds() > n_bus_fds:
@@ -375,7 +350,7 @@ def test_a_message_on_offer_to_a_client_that_dies_goes_to_the_next(bus: NativeBu
     with Stage(bus) as stage:
         offered(stage)
         CASES["INSTALLED"].send(stage.channel.sock, n, stage)
-        assert answers_until_the_end(stage.channel) == []
+        assert stage.channel.frames_until_the_end() == []
         with stage.guardian.recv() as message:
             assert bytes(message.payload) == b"payload" and len(message.fds) == 1
 

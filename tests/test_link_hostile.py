@@ -17,6 +17,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
+import two_peers
 from child import ended, forked
 from native_bus import NativeBus, RawChannel
 
@@ -68,32 +69,7 @@ def impatient_bus(tmp_path: Path) -> Iterator[NativeBus]:
     bus.close()
 
 
-@pytest.fixture(autouse=True)
-def bystanders(bus: NativeBus) -> Iterator[None]:
-    """Two peers that notice nothing; afterwards the bus is as it was before."""
-    n_fds = bus.n_fds()
-    with bus.peer() as p, bus.peer() as q:
-        to_q = q.transfer(0x10, p)
-        p.send([to_q], b"before")
-        yield
-        p.send([to_q], b"after")
-        for text in (b"before", b"after"):
-            with q.recv() as message:
-                assert bytes(message.payload) == text
-    bus.wait_until_idle(n_fds)
-
-
-def frames_until_the_end(channel: RawChannel) -> list[Frame]:
-    """Everything that the bus answers after the client has closed its sending side."""
-    channel.sock.shutdown(socket.SHUT_WR)
-    found: list[Frame] = []
-    while True:
-        try:
-            frame = channel.frame()
-        except EOFError:
-            return found
-        frame.fds.close()
-        found.append(frame)
+bystanders = two_peers.bystanders
 
 
 def errno_of(frame: Frame) -> int:
@@ -168,7 +144,7 @@ def test_a_request_with_any_field_wrong_is_answered_or_costs_its_channel(bus: Na
     for frame in spoilt(valid_requests()[name]):
         with channel_for(bus, name) as channel:
             channel.sock.sendall(frame)
-            for answer in frames_until_the_end(channel):
+            for answer in channel.frames_until_the_end():
                 if answer.operation & ANSWER:
                     assert errno_of(answer) in {0, *BY_ERRNO}
                 else:
@@ -180,7 +156,7 @@ def test_a_request_with_any_field_wrong_is_answered_or_costs_its_channel(bus: Na
 def test_a_request_as_it_should_be_keeps_its_channel(bus: NativeBus, name: str) -> None:
     with channel_for(bus, name) as channel:
         channel.sock.sendall(valid_requests()[name] + QUERY)
-        found = frames_until_the_end(channel)
+        found = channel.frames_until_the_end()
     # Nothing is on offer, no peer is presented, or QUERY comes too early: out of place.
     if name in {"INSTALLED", "ATTACH", "HELLO"}:
         assert is_refused(found)
@@ -197,7 +173,7 @@ def test_a_descriptor_with_any_request_is_used_refused_or_costs_the_channel(
     frame = valid_requests()[name]
     with channel_for(bus, name) as channel:
         channel.write(frame[:6] + b"\1\0" + frame[8:], Fds([write]))
-        found = frames_until_the_end(channel)
+        found = channel.frames_until_the_end()
     if name in {"SEND", "CALL", "REPLY"}:
         assert errno_of(found[0]) == 0
     elif name in {"ATTACH", "TRANSFER"}:
@@ -222,21 +198,21 @@ def test_a_descriptor_with_any_request_is_used_refused_or_costs_the_channel(
 def test_whoever_does_not_greet_properly_is_refused_in_words(bus: NativeBus, start: bytes) -> None:
     with bus.channel() as channel:
         channel.sock.sendall(start)
-        found = frames_until_the_end(channel)
+        found = channel.frames_until_the_end()
         assert is_refused(found) or (len(start) < HEADER.size and not found)
 
 
 def test_an_unknown_version_is_named(bus: NativeBus) -> None:
     with bus.channel() as channel:
         channel.sock.sendall(encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(MAGIC, 77, 0)))
-        assert b"77" in frames_until_the_end(channel)[-1].body
+        assert b"77" in channel.frames_until_the_end()[-1].body
 
 
 @pytest.mark.parametrize("operation", [Operation.HELLO, Operation.OPEN, Operation.ATTACH])
 def test_a_channel_is_bound_once(bus: NativeBus, operation: Operation) -> None:
     with bus.channel().open() as channel:
         channel.sock.sendall(encode(operation, 3, bytes(REQUESTS[operation].size)))
-        assert is_refused(frames_until_the_end(channel))
+        assert is_refused(channel.frames_until_the_end())
 
 
 def test_an_unknown_operation_is_enotty_and_on_a_dead_peer_eshutdown(bus: NativeBus) -> None:
@@ -244,7 +220,7 @@ def test_an_unknown_operation_is_enotty_and_on_a_dead_peer_eshutdown(bus: Native
     with bus.channel().open() as channel:
         disconnect = encode(Operation.DISCONNECT, 4, bytes(8))
         channel.sock.sendall(encode(0x7777, 3, b"?") + disconnect + encode(0x7777, 5, b"?") + QUERY)
-        found = frames_until_the_end(channel)
+        found = channel.frames_until_the_end()
         assert [errno_of(frame) for frame in found] == [25, 0, 108, 108]
 
 
@@ -255,7 +231,7 @@ def test_only_a_peers_descriptor_attaches(bus: NativeBus, fd: str, tmp_path: Pat
         numbers = {"pipe": [null.fileno()], "none": [], "two": [null.fileno()] * 2}.get(fd, [left.fileno()])
         fds = Fds([os.dup(number) for number in numbers])
         channel.write(encode(Operation.ATTACH, 3, bytes(8), len(fds)), fds)
-        found = frames_until_the_end(channel)
+        found = channel.frames_until_the_end()
         assert is_refused(found) if len(numbers) != 1 else errno_of(found[-1]) == 95
 
 
@@ -263,7 +239,7 @@ def test_descriptors_where_none_belong_cost_the_channel(bus: NativeBus) -> None:
     for frame in (QUERY, QUERY[:6] + b"\1\0" + QUERY[8:]):
         with bus.channel().open() as channel, open(os.devnull) as null:
             channel.write(frame, Fds([os.dup(null.fileno())]))
-            assert is_refused(frames_until_the_end(channel))
+            assert is_refused(channel.frames_until_the_end())
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 40, 59])
@@ -271,7 +247,7 @@ def test_a_client_that_dies_in_mid_frame_leaves_nothing(bus: NativeBus, n: int) 
     for abandoned in valid_requests().values():
         with bus.channel().open() as channel:
             channel.sock.sendall(QUERY + abandoned[: min(n, len(abandoned) - 1)])
-            assert [frame.tag for frame in frames_until_the_end(channel)] == [99]
+            assert [frame.tag for frame in channel.frames_until_the_end()] == [99]
 
 
 def test_a_client_that_stops_in_mid_frame_with_descriptors_loses_them_and_its_channel(
@@ -395,7 +371,7 @@ def test_payload_outside_the_arena_is_refused(bus: NativeBus) -> None:
         arena = encode(Operation.ARENA, 4, struct.pack("<Q", 8192))
         channel.sock.sendall(send(0, 1) + arena + send(0, 8192))
         channel.sock.sendall(send(1, 8192) + send(2**64 - 1, 2) + send(8192, 1))
-        codes = [errno_of(frame) for frame in frames_until_the_end(channel)]
+        codes = [errno_of(frame) for frame in channel.frames_until_the_end()]
         assert codes == [22, 0, 0, 22, 22, 22]
 
 
@@ -420,7 +396,7 @@ def test_too_much_inline_payload_and_too_large_an_arena_are_emsgsize(bus: Native
         n = MAX_INLINE_PAYLOAD + 1
         send = encode(Operation.SEND, 5, REQUESTS[Operation.SEND].pack(0, 0, 0, 0, n, 0, 0) + bytes(n))
         channel.sock.sendall(send + encode(Operation.ARENA, 6, struct.pack("<Q", 1 << 40)))
-        assert [errno_of(frame) for frame in frames_until_the_end(channel)] == [90, 90]
+        assert [errno_of(frame) for frame in channel.frames_until_the_end()] == [90, 90]
 
 
 def test_a_frame_of_the_largest_size_is_taken_and_a_larger_one_refused(bus: NativeBus) -> None:
@@ -428,10 +404,10 @@ def test_a_frame_of_the_largest_size_is_taken_and_a_larger_one_refused(bus: Nati
     largest = encode(Operation.DESTROY, 5, struct.pack(f"<QQ{n}Q", 0, n, *[0xB] * n))
     with bus.channel().open() as channel:
         channel.sock.sendall(largest)
-        assert errno_of(frames_until_the_end(channel)[0]) == errno.EMSGSIZE
+        assert errno_of(channel.frames_until_the_end()[0]) == errno.EMSGSIZE
     with bus.channel().open() as channel:
         channel.sock.sendall(struct.pack("<I", MAX_FRAME + 1) + largest[4 : HEADER.size])
-        assert is_refused(frames_until_the_end(channel))
+        assert is_refused(channel.frames_until_the_end())
 
 
 @pytest.mark.parametrize(("operation", "fields"), [
@@ -447,7 +423,7 @@ def test_a_request_with_more_than_16384_handles_and_nodes_is_too_large(
     body = REQUESTS[operation].pack(*fields)
     with bus.channel().open() as channel:
         channel.sock.sendall(encode(operation, 5, body + bytes(8 * 16385)))
-        assert errno_of(frames_until_the_end(channel)[0]) == errno.EMSGSIZE
+        assert errno_of(channel.frames_until_the_end()[0]) == errno.EMSGSIZE
 
 
 def test_up_to_16384_handles_are_the_accounts_business(bus: NativeBus) -> None:

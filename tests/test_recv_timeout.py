@@ -8,10 +8,11 @@ import select
 import signal
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic
 
 import pytest
+import two_peers
 from child import in_child
 from native_bus import InProcessBus, NativeBus
 
@@ -23,33 +24,8 @@ from bus1.peer import Peer
 SHORT = 0.02
 
 
-@pytest.fixture(scope="module")
-def native_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
-    bus = NativeBus(tmp_path_factory.mktemp("bus"))
-    yield bus
-    bus.close()
-
-
-@pytest.fixture(params=["in-process", "socket"])
-def bus(request: pytest.FixtureRequest, native_bus: NativeBus) -> Iterator[InProcessBus | NativeBus]:
-    if request.param == "socket":
-        yield native_bus
-        return
-    bus = InProcessBus()
-    yield bus
-    bus.close()
-
-
-@pytest.fixture
-def p(bus: InProcessBus | NativeBus) -> Iterator[Peer]:
-    with bus.peer() as peer:
-        yield peer
-
-
-@pytest.fixture
-def q(bus: InProcessBus | NativeBus) -> Iterator[Peer]:
-    with bus.peer() as peer:
-        yield peer
+native_bus, bus, p, q = two_peers.native_bus, two_peers.bus, two_peers.p, two_peers.q
+untouched = two_peers.untouched
 
 
 def is_readable(peer: Peer) -> bool:

@@ -85,3 +85,16 @@ def drained(peer: Peer) -> list[bytes]:
             found.append(text(peer.recv()))
         except WouldBlock:
             return found
+
+
+@pytest.fixture(autouse=True)
+def bystanders(bus: NativeBus) -> Iterator[None]:
+    """Two peers that notice nothing; afterwards the bus is as it was before."""
+    n_fds = bus.n_fds()
+    with bus.peer() as p, bus.peer() as q:
+        to_q = q.transfer(0x10, p)
+        p.send([to_q], b"before")
+        yield
+        p.send([to_q], b"after")
+        assert drained(q) == [b"before", b"after"]
+    bus.wait_until_idle(n_fds)
