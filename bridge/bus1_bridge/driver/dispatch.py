@@ -30,15 +30,17 @@ class Driver:
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
 
-    def handle(self, sender: LegacyParty, incoming: Incoming) -> None:
-        """A message to the driver; all but calls are ignored, one signal of systemd apart."""
+    def handle(self, sender: LegacyParty, incoming: Incoming) -> bool:
+        """A message to the driver; all but calls are ignored, one signal of systemd apart.
+
+        False if the answer is an error."""
         header = incoming.header
         is_stranger = not sender.unique
         if not is_stranger:
             self._delivery.show(sender, incoming)
         if header.type != CALL:
             services.hear(self._delivery, sender, incoming)
-            return
+            return True
         try:
             if is_stranger and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
                 raise Denied("Client tried to send a message other than Hello without being registered")
@@ -49,11 +51,12 @@ class Driver:
             if is_stranger:
                 self._delivery.show(sender, incoming)
             self._delivery.send_error(sender, header, error_name(error), str(error))
-            return
+            return False
         if is_stranger:
             # monitors see Hello under the name that it gives
             self._delivery.show(sender, incoming)
         _answer(call, values)
+        return True
 
     def handle_as_peer(self, sender: LegacyParty, incoming: Incoming) -> None:
         """A call without destination: the bus as any other peer; the answer carries no sender."""

@@ -48,8 +48,8 @@ class NativeEnds(Protocol):
 class Answering(Protocol):
     """What a plan needs of the driver."""
 
-    def handle(self, sender: LegacyParty, incoming: Incoming) -> None:
-        """A message to the driver."""
+    def handle(self, sender: LegacyParty, incoming: Incoming) -> bool:
+        """A message to the driver; False if the answer is an error."""
 
     def handle_as_peer(self, sender: LegacyParty, incoming: Incoming) -> None:
         """A call without destination."""
@@ -112,7 +112,8 @@ class Planner:
         _check_type(incoming.header)
         if sender.unique:
             self._check_policy(sender, None, incoming.header)
-        self._driver.handle(sender, incoming)
+        if not self._driver.handle(sender, incoming):
+            return
         # those who eavesdrop go without a message whose descriptors went to monitors
         is_whole = len(incoming.fds) == incoming.header.unix_fds
         if self._delivery.eavesdroppers and sender.unique and is_whole:
