@@ -117,12 +117,10 @@ TOGETHER: list[tuple[str, ...]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("module_bus", "ways"), [
-        *(("another", (way,)) for way in WAYS), *(("another", ways) for ways in TOGETHER),
-        *(("root", ways) for ways in TOGETHER),
-    ], indirect=["module_bus"],
-)
+@pytest.mark.parametrize(("module_bus", "ways"), [
+    *(pytest.param("another", ways, id="+".join(("another", *ways))) for ways in [*zip(WAYS), *TOGETHER]),
+    *(pytest.param("root", ways, id="+".join(("root", *ways))) for ways in TOGETHER),
+], indirect=["module_bus"])
 def test_whatever_one_user_does_two_others_go_on_talking(
     bus: NativeBus, talk: Talk, ways: tuple[str, ...]
 ) -> None:
@@ -139,6 +137,23 @@ def test_whatever_one_user_does_two_others_go_on_talking(
     with User(MALLORY, bus.address) as again:
         everything = {"size": 3 * MIB, "n_handles": 1000, "n_fds": 256}
         assert again.ask(do="send", handle=NODE, **everything) == 1, "it may have as much as before"
+
+
+def test_a_bus_with_few_descriptors_lives_through_it_too() -> None:
+    """Q-9: one user takes all that it can get of them, in every way at once."""
+    bus = new_bus(uid=BUS, n_descriptors=1024)
+    with User(CAROL, bus.address) as carol, User(DAVE, bus.address) as dave:
+        talk = start_talk(carol, dave)
+        with bus_peer_of(dave, bus) as other, User(MALLORY, bus.address) as mallory:
+            victim = other.peer.transfer(NODE, mallory.peer)
+            attack = Attack(mallory, victim, dict.fromkeys([*TOGETHER[0], *TOGETHER[-1]], "refused"))
+            attack.wait_until_at_work()
+            assert talk.goes_on(3)
+            with User(ALICE, bus.address) as alice:
+                assert alice.ask(do="send", handle=NODE, size=MIB, n_handles=9, n_fds=99) == 1
+            attack.end(bus)
+        assert talk.goes_on()
+    bus.close()
 
 
 def bus_peer_of(user: User, bus: NativeBus) -> User:
