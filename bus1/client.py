@@ -33,7 +33,7 @@ from .core.api import (
     PeerState,
 )
 from .descriptors import Fds, duplicate
-from .errors import OutOfMemory, RemoteProtocolError, TooLarge, TooManyDescriptors
+from .errors import BusGone, OutOfMemory, RemoteProtocolError, TooLarge, TooManyDescriptors
 from .exchange import Answer, Exchange
 from .frames import (
     FEATURES,
@@ -347,7 +347,7 @@ class Client:
 
     def close(self) -> None:
         """End the channel; messages stay readable, their slices are the peer's."""
-        self.exchange.fail()
+        self.exchange.fail(BusGone("the connection is closed"))
         self.pool.close()
         self.drop_arena()
 

@@ -6,7 +6,8 @@ the child notices that the channel is its parent's, and attaches through a new o
 (inprocess) calls Core directly; its descriptor is an eventfd, and one thread drives the bus.
 
 Invariants. 1. An operation that raises has changed nothing. 2. Descriptors passed in stay the caller's.
-3. A RECV that is interrupted loses no message: the next one returns it.
+3. A RECV that is interrupted loses no message: the next one returns it. 4. An operation that a signal handler
+begins in the middle of another one of its thread is Busy, instead of waiting for ever.
 
 Not here: awaiting (aio), how payloads are read (received, mapping).
 """
@@ -30,6 +31,7 @@ from .errors import Bus1Error, BusGone, Disconnected, NoSuchHandle
 from .exchange import RECEIVING, Answer
 from .frames import RecvOption
 from .inprocess import InProcessLink
+from .nesting import Nesting
 from .received import ReceivedMessage
 from .transport import receive, transmit
 
@@ -115,6 +117,7 @@ class SocketLink:
     def __init__(self, address: str | None = None, descriptor: int | None = None) -> None:
         self.granted: tuple[int, ...] = ()
         self._address = default_address() if address is None else address
+        self._nesting = Nesting()
         self._sock, self._client = self._connect()
         self._pid = os.getpid()
         try:
@@ -151,8 +154,9 @@ class SocketLink:
     # ---- waiting for answers ---------------------------------------------------------------------
 
     def _run(self, request: Request[T]) -> T:
-        self._mind_fork()
-        return self._exchange(request)
+        with self._nesting:
+            self._mind_fork()
+            return self._exchange(request)
 
     def _mind_fork(self) -> None:
         if os.getpid() == self._pid:
@@ -215,7 +219,9 @@ class SocketLink:
             arrival = receive(self._sock, exchange.reader, flags)
         except BlockingIOError:
             arrival = None
-        except OSError:
+        except OSError as error:
+            if error.errno is None:
+                raise  # not the kernel's: a signal handler's own, TimeoutError for example
             with self._state:
                 exchange.fail()
             return
@@ -248,12 +254,17 @@ class SocketLink:
         fds: Sequence[int], *, flags: int, optional: Sequence[int],
     ) -> list[int]:
         """One transaction; a slot per destination, optional ones last."""
-        return self._send(parts, lambda: self._client.send(
-            destinations, parts, handles, fds, flags=flags, optional=optional
-        ))
+        with self._nesting:
+            return self._send(parts, lambda: self._client.send(
+                destinations, parts, handles, fds, flags=flags, optional=optional
+            ))
 
     def recv(self, flags: int, max_offset: int, *, timeout: float) -> ReceivedMessage:
         """The next message, or the seed; WouldBlock if there is none within ``timeout`` seconds."""
+        with self._nesting:
+            return self._recv(flags, max_offset, timeout)
+
+    def _recv(self, flags: int, max_offset: int, timeout: float) -> ReceivedMessage:
         self._mind_fork()
         if not flags & RecvFlag.SEED:
             with self._state:
@@ -270,19 +281,21 @@ class SocketLink:
         fds: Sequence[int], *, flags: int,
     ) -> ReceivedMessage:
         """``send``, then ``recv`` that waits."""
-        return self._message(self._send(parts, lambda: self._client.call(
-            destinations, parts, handles, fds, flags=flags, options=RecvOption.PARK
-        )))
+        with self._nesting:
+            return self._message(self._send(parts, lambda: self._client.call(
+                destinations, parts, handles, fds, flags=flags, options=RecvOption.PARK
+            )))
 
     def reply(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, answered: ReceivedMessage | None, release: int, flags: int,
     ) -> ReceivedMessage:
         """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
-        return self._message(self._send(parts, lambda: self._client.reply(
-            destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
-            options=RecvOption.PARK,
-        )))
+        with self._nesting:
+            return self._message(self._send(parts, lambda: self._client.reply(
+                destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
+                options=RecvOption.PARK,
+            )))
 
     def transfer(self, handle: int, destination: int | None) -> int:
         """One more reference for the peer behind a descriptor (None: this one); its id there."""
@@ -357,11 +370,12 @@ class SocketLink:
             return client.message(answer)
 
     def _give_back(self, message: ReceivedMessage) -> None:
-        self._mind_fork()
-        with self._state:
-            slice_ = self._client.slice_of(message)
-        with suppress(NoSuchHandle, Disconnected):
-            self._run(self._client.slice_release(*slice_))
+        with self._nesting:
+            self._mind_fork()
+            with self._state:
+                slice_ = self._client.slice_of(message)
+            with suppress(NoSuchHandle, Disconnected):
+                self._exchange(self._client.slice_release(*slice_))
 
 
 def _left(deadline: float) -> float | None:

@@ -102,7 +102,8 @@ class Peer:
         The seed (flag SEED) is there or is not: InvalidArgument for waiting. The message owns its
         descriptors; without INSTALL_FDS they are lost (R-32). Raises OutOfRange if its slice ends beyond
         ``max_offset`` bytes (R-4), TooManyDescriptors (R-33), QuotaExceeded (PEEK, R-12; too many wait),
-        OutOfMemory: it stays queued, or the next call returns it."""
+        OutOfMemory: it stays queued, or the next call returns it. A signal handler that interrupts it cannot
+        use this peer (Busy), but close it (BusGone)."""
         patience = (math.inf if wait else 0.0) if timeout is None else timeout
         if not patience >= 0:
             raise InvalidArgument(f"a timeout of {patience} seconds")
@@ -143,9 +144,9 @@ class Peer:
         return self.recv(flags | RecvFlag.SEED)
 
     def release_slice(self, offset: int) -> None:
-        """Give back the slice that begins at ``offset`` bytes (L-7 … L-10); NoSuchHandle if none does.
+        """Give back whichever slice begins at ``offset`` bytes (L-7 … L-10); NoSuchHandle if none does.
 
-        ``ReceivedMessage.release`` is the usual way."""
+        ``ReceivedMessage.release`` is the usual way, and means its own alone."""
         self._link.release_slice(offset)
 
     # ---- nodes and handles -----------------------------------------------------------------------

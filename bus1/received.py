@@ -60,9 +60,9 @@ class ReceivedMessage:
         A slice that is gone already (given back by its offset, peer reset or disconnected, bus gone) is no
         error; what lies in its place by now stays."""
         self.fds.close()
-        if (give_back := self._give_back) is not None:
+        if self._give_back is not None:
+            self._give_back(self)
             self._give_back = None
-            give_back(self)
         self._end_view()
 
     def detach(self) -> tuple[int, int | None]:

@@ -206,7 +206,7 @@ class PeerStation:
         for request in self._queue_line.waiting:
             if request.channel is channel and request.tag == tag:
                 self._queue_line.waiting.remove(request)
-                self._fail(request, WouldBlock("cancelled"))
+                self._fail(request, WouldBlock("nothing has come in time"))
                 return
 
     def _serve(self, line: Line) -> None:
