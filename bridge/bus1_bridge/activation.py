@@ -326,6 +326,7 @@ class Activation:
         self._end(attempt.name)
         for entry in attempt.waiting:
             if isinstance(entry, Held):
+                self._delivery.show(entry.sender, entry.incoming)
                 self._delivery.send_error(entry.sender, entry.incoming.header, name, text)
                 self._delivery.discard(entry.incoming.fds)
             elif isinstance(entry, Ticket):
@@ -341,7 +342,8 @@ class Activation:
                 signature=said.signature, body_length=len(said.body),
             )
             message = header + said.body
-            self._delivery.transmit(None, [Parcel((party.peer, 0), (message,), mandatory=False)])
+            parcel = Parcel((party.peer, 0), (message,), mandatory=False)
+            self._delivery.transmit(None, [parcel, *self._delivery.copies.of(None, (message,))])
 
     # ---- the control plane -----------------------------------------------------------------------
 

@@ -187,12 +187,13 @@ class Delivery:
             self.transmit(None, parcels)
 
     def send_error(
-        self, to: LegacyParty, header: wire.Header, name: str, text: str, *, anonymous: bool = False
+        self, to: LegacyParty, header: wire.Header, name: str, text: str, *, anonymous: bool = False,
+        only_monitors: bool = False,
     ) -> None:
         """The bus's error reply to the message with this header."""
         self.send_from_bus(
             to, ERROR, error_name=name, reply_serial=header.serial, signature="s",
-            body=wire.error_body(text), anonymous=anonymous,
+            body=wire.error_body(text), anonymous=anonymous, only_monitors=only_monitors,
         )
 
     def send_no_reply(self, to: LegacyParty, serial: int, text: str) -> None:
@@ -278,6 +279,8 @@ class Delivery:
         tables.matches.forget_name(party.unique)
         self.eavesdroppers.pop(peer, None)
         self._recount_eavesdroppers()
+        if self.activation:
+            self.activation.forget(party)
         party.is_monitor = True
         for rule in rules:
             tables.monitors.add(peer, replace(rule, eavesdrop=True))

@@ -24,7 +24,7 @@ from .. import wire
 from ..activation import Activation
 from ..capabilities import is_capability
 from ..driver.errors import DriverError
-from ..wire import CALL, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import CALL, ERROR_PREFIX, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .copies import stamped
 from .delivery import DRIVER_NAME, Delivery
@@ -117,15 +117,15 @@ class Planner:
         # those who eavesdrop go without a message whose descriptors went to monitors
         is_whole = len(incoming.fds) == incoming.header.unix_fds
         if self._delivery.eavesdroppers and sender.unique and is_whole:
-            parts = _stamped(sender, incoming)
-            self._transmit(sender, self._to_matching(sender, incoming, parts), incoming)
+            parcels, refusals = self._to_matching(sender, incoming, _stamped(sender, incoming))
+            self._transmit(sender, parcels, incoming, refusals)
 
     def _broadcast(self, sender: LegacyParty, incoming: Incoming) -> None:
         parts = _stamped(sender, incoming)
-        parcels = self._to_matching(sender, incoming, parts)
+        parcels, refusals = self._to_matching(sender, incoming, parts)
         parcels += self._natives.subscribers(sender, incoming.header, incoming.body)
         parcels += self._delivery.copies.of_incoming(sender, incoming, parts)
-        self._transmit(sender, parcels, incoming)
+        self._transmit(sender, parcels, incoming, refusals)
 
     def _unicast(self, sender: LegacyParty, incoming: Incoming, destination: str) -> bool:
         header = incoming.header
@@ -157,11 +157,13 @@ class Planner:
         parts = _stamped(sender, incoming)
         self._check_call(sender, reader, incoming)
         parcels = [Parcel((reader.peer, 0), parts, with_fds=bool(incoming.fds))]
+        refusals: list[str] = []
         if delivery.eavesdroppers:
-            parcels += self._to_matching(sender, incoming, parts, besides=reader)
+            copies, refusals = self._to_matching(sender, incoming, parts, besides=reader)
+            parcels += copies
         parcels += delivery.copies.of_incoming(sender, incoming, parts)
         try:
-            self._transmit(sender, parcels, incoming)
+            self._transmit(sender, parcels, incoming, refusals)
         except Overloaded:
             if _awaits_reply(header):
                 self._tables.replies.take(sender.peer, reader.peer, header.serial)
@@ -218,23 +220,35 @@ class Planner:
     def _to_matching(
         self, sender: LegacyParty, incoming: Incoming, parts: tuple[Buffer, ...],
         besides: Party | None = None,
-    ) -> list[Parcel]:
-        """Optional parcels to the clients whose rules match, as far as they can take the message."""
+    ) -> tuple[list[Parcel], list[str]]:
+        """Optional parcels to the clients whose rules match, as far as they can take the message.
+
+        And why others of them may not have it."""
         delivery, header, fds = self._delivery, incoming.header, incoming.fds
         size = allocated(sum(map(len, parts)), len(fds))
-        return [
-            Parcel((reader.peer, 0), parts, with_fds=bool(fds), mandatory=False)
-            for reader in delivery.receivers(sender, header, incoming.body)
-            if reader is not besides
-            and (reader.takes_fds or not fds)
-            and delivery.guard.refusal(sender, reader, header, addressed=False) is None
-            and delivery.admits(sender, reader, size, Kind.BROADCAST) is Verdict.DELIVER
-        ]
+        parcels, refusals = [], []
+        for reader in delivery.receivers(sender, header, incoming.body):
+            if reader is besides or (fds and not reader.takes_fds):
+                continue
+            refusal = delivery.guard.refusal(sender, reader, header, addressed=False)
+            if refusal is not None:
+                refusals.append(refusal)
+            elif delivery.admits(sender, reader, size, Kind.BROADCAST) is Verdict.DELIVER:
+                parcels.append(Parcel((reader.peer, 0), parts, with_fds=bool(fds), mandatory=False))
+        return parcels, refusals
 
-    def _transmit(self, sender: LegacyParty, parcels: list[Parcel], incoming: Incoming) -> None:
+    def _transmit(
+        self, sender: LegacyParty, parcels: list[Parcel], incoming: Incoming, refusals: list[str]
+    ) -> None:
         if parcels:
             self._delivery.transmit(sender, parcels, incoming.fds)
             incoming.fds = ()
+        if self._delivery.copies:
+            # nobody is told that it may not listen, but monitors are
+            for text in refusals:
+                self._delivery.send_error(
+                    sender, incoming.header, ERROR_PREFIX + "AccessDenied", text, only_monitors=True
+                )
 
     def _full(
         self, sender: LegacyParty, reader: LegacyParty, incoming: Incoming, *, told: bool
