@@ -22,8 +22,8 @@ from bus1.errors import QuotaExceeded, WouldBlock
 from bus1.peer import Peer
 
 AnyBus = InProcessBus | NativeBus
-N_DESCRIPTORS = 4096
-"""Two for each peer here, two for each in the bus process, with room for whatever else is open."""
+N_DESCRIPTORS = 8192
+"""Two for each peer here; in the bus process three for each, which one user may have half of."""
 N_RECEIVERS = 256
 N_CHILDREN = 1000
 N_SIBLINGS = 100
