@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dbus_client import BUS, PATIENCE, Client, Wire
+from witness import look
 
 BRIDGE = Path(sys.executable).parent / "bus1-bridge"
 COMMANDS = {"dbus-daemon": "dbus-daemon", "bus1-bridge": str(BRIDGE)}
@@ -123,7 +125,17 @@ def start_bus(
     readable, _, _ = select.select([process.stdout], [], [], PATIENCE)
     address = process.stdout.readline().decode().strip() if readable else ""
     assert address.startswith("unix:"), (command, address, (folder / "log").read_text())
-    return Bus(kind, process, address, path, folder)
+    bus = Bus(kind, process, address, path, folder)
+    check_who_listens(bus)
+    return bus
+
+
+def check_who_listens(bus: Bus) -> None:
+    """The process behind the socket is the one that was started, and of the kind that tests are told."""
+    process = look(bus.address)
+    command = str(shutil.which("dbus-daemon")) if bus.is_reference else sys.executable
+    assert (process.pid, process.uid, process.executable) == (bus.pid, os.getuid(), os.path.realpath(command))
+    assert COMMANDS[bus.kind] in process.arguments
 
 
 def stop_bus(bus: Bus) -> None:
