@@ -64,7 +64,9 @@ class InProcessLink:
         self._reactor = reactor
         self._hub = hub
         self._memory = HeapMemory()
-        self._credentials = Credentials(os.getuid(), os.getgid(), os.getpid())
+        self._credentials = Credentials(
+            os.getuid(), os.getgid(), os.getpid(), groups=tuple(os.getgroups())
+        )
         self.peer = hub.core.peer_new(self._credentials.uid, self._memory)
         """The number of the peer in Core."""
         self.granted = hub.peer_opened(self.peer, self._credentials)

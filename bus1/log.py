@@ -2,7 +2,7 @@
 
 Theory. A line goes to standard error, or where a ``Write`` takes it. Standard error may be a pipe that nobody
 reads, and a bus cannot wait for its reader: what the pipe doesn't take at once is left out. Some lines carry
-fields for programs, as the journal keeps them; equal lines are counted.
+fields for programs, as the journal keeps them; lines of one cause are counted.
 
 Invariants. 1. One flood gives at most one line per second and kind. 2. Who cannot be told does not stop
 the bus.
@@ -44,7 +44,9 @@ class Log:
     def __init__(self, program: str, write: Write | None = None) -> None:
         """They go to standard error, or to ``write``."""
         self._write: Write = write or (lambda text, fields: write_line(program, text))
-        self._waiting: dict[str, tuple[int, Fields]] = {}
+        self._waiting: dict[str, tuple[str, int, Fields]] = {}
+        """By cause: the line, how often, and its fields."""
+        self._left_out = 0
         self._quiet_until = 0.0
 
     @property
@@ -52,16 +54,24 @@ class Log:
         """When the lines that wait should be written."""
         return self._quiet_until if self._waiting else None
 
-    def note(self, line: str, count: int = 1, fields: Fields = ()) -> None:
-        """One more line, for something that happened ``count`` times."""
-        if line in self._waiting or len(self._waiting) < LINES:
-            before, _ = self._waiting.get(line, (0, fields))
-            self._waiting[line] = (before + count, fields)
+    def note(self, line: str, count: int = 1, fields: Fields = (), cause: str = "") -> None:
+        """One more line, for something that happened ``count`` times; of lines with one ``cause``, the first.
+
+        Without a cause it is the line itself."""
+        key = cause or line
+        if key in self._waiting or len(self._waiting) < LINES:
+            first, before, theirs = self._waiting.get(key, (line, 0, fields))
+            self._waiting[key] = (first, before + count, theirs)
+        else:
+            self._left_out += count
 
     def write(self, now: float) -> None:
         """Write what waits, unless that was done a moment ago."""
         if self._waiting and now >= self._quiet_until:
-            for line, (count, fields) in self._waiting.items():
+            for line, count, fields in self._waiting.values():
                 self._write(f"{line} ({count} times)" if count > 1 else line, fields)
+            if self._left_out:
+                self._write(f"{self._left_out} more things deserved a line, and were left out", ())
             self._waiting.clear()
+            self._left_out = 0
             self._quiet_until = now + PAUSE

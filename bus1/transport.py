@@ -25,6 +25,9 @@ from .frames import SCM_MAX_FD, FrameReader, FrameWriter
 RECEIVE_SIZE = 1 << 16
 _UCRED = struct.Struct("=iII")
 _SO_PEERSEC = 31
+_SO_PEERGROUPS = 59
+_FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
+"""Bytes to try with: most users are in few groups."""
 _LABEL_MAX = 4096
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
 
@@ -71,9 +74,19 @@ def rights(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def credentials_of(sock: socket.socket) -> Credentials:
-    """Who connected, as the kernel remembers it; with the security label, if the kernel has any."""
+    """Who connected, as the kernel remembers it: with all groups, and a label if the kernel has any."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Credentials(uid, gid, pid, 0, _label(sock))
+    return Credentials(uid, gid, pid, 0, _label(sock), groups=_groups(sock))
+
+
+def _groups(sock: socket.socket) -> tuple[int, ...]:
+    for size in (_FEW_GROUPS, _MANY_GROUPS):
+        try:
+            data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size)
+        except OSError:
+            continue
+        return struct.unpack(f"{len(data) // 4}I", data)
+    return ()
 
 
 def _label(sock: socket.socket) -> bytes | None:

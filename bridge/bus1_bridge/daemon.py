@@ -172,6 +172,8 @@ class Daemon:
                     self._news(descriptor)
                 case Note(text):
                     self._log.note(text, fields=_NEWS)
+                case PolicyRefusal(sender, receiver, cause, text, count):
+                    self._log.note(text, count, _between(sender, receiver, count), cause)
                 case _ if (line := _describe(punt)) is not None:
                     self._log.note(*line)
             self._switch.apply(self._services.handle(punt))
@@ -316,17 +318,19 @@ def _read_machine_id() -> str:
     return ""
 
 
+def _between(sender: str, receiver: str, count: int) -> Fields:
+    return (
+        ("DBUS_BROKER_SENDER_UNIQUE_NAME", sender), ("DBUS_BROKER_RECEIVER_UNIQUE_NAME", receiver),
+        ("BUS1_COUNT", str(count)),
+    )
+
+
 def _describe(punt: Punt) -> tuple[str, int, Fields] | None:
     """A line for the log, how often it happened, and who it was for programs."""
     match punt:
         case Refused(sender, reader, kind, count):
             line = f"{reader} does not read: {kind} of {sender} not delivered"
-            return line, count, (
-                ("DBUS_BROKER_SENDER_UNIQUE_NAME", sender), ("DBUS_BROKER_RECEIVER_UNIQUE_NAME", reader),
-                ("BUS1_COUNT", str(count)),
-            )
-        case PolicyRefusal(_, text, count):
-            return text, count, (("BUS1_COUNT", str(count)),)
+            return line, count, _between(sender, reader, count)
         case Closed(pid, uid, reason):
             who = f"pid {pid}, uid {uid}" if uid != UNKNOWN_ID else "a client that nobody knows"
             line = f"closed the connection of {who}: {reason}"

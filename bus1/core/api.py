@@ -138,6 +138,8 @@ class Credentials:
     secctx: bytes | None = None
     pids: tuple[tuple[int, int], ...] = ()
     """(pid namespace, pid there) for receivers in other namespaces than the bus; () if nobody asked."""
+    groups: tuple[int, ...] = ()
+    """Supplementary groups; known only of who connected."""
 
 
 class Message(NamedTuple):

@@ -51,8 +51,11 @@ class Refused:
 class PolicyRefusal:
     """The policy kept something from happening, or would have wanted to."""
 
+    sender: str
+    receiver: str
+    """Unique names, or that of a service; empty if there is none."""
     cause: str
-    """The same for what is refused to one client for one reason."""
+    """The same for all that is refused between these two for one reason."""
     text: str
     """One of them, in full."""
     count: int

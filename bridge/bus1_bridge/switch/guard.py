@@ -17,8 +17,6 @@ Not here: the rules (policy), what becomes of a refused message (planner, gatewa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from bus1.core.api import Credentials
 
 from ..policy import Message, Names, Policy, Verdict
@@ -54,12 +52,11 @@ class Guard:
         """Give the party what the policy says about it."""
         party.permissions = self._tables.policy.of_client(party.uid, _groups(party))
 
-    def may_connect(self, credentials: Credentials, groups: Iterable[int] = ()) -> Verdict:
-        """Whether this user, with these groups beside the primary one, may use this bus."""
-        tables, uid = self._tables, credentials.uid
-        return tables.policy.may_connect(
-            None if uid == UNKNOWN_ID else uid, {credentials.gid, *groups}, tables.bus_credentials.uid
-        )
+    def may_connect(self, credentials: Credentials) -> Verdict:
+        """Whether this user may use this bus."""
+        uid = None if credentials.uid == UNKNOWN_ID else credentials.uid
+        groups = {credentials.gid, *credentials.groups}
+        return self._tables.policy.may_connect(uid, groups, self._tables.bus_credentials.uid)
 
     @staticmethod
     def is_open(sender: Party | None, receiver: Party | None) -> bool:
@@ -126,11 +123,12 @@ class Guard:
         if not self._noted:
             return []
         records = [
-            PolicyRefusal(" ".join(map(str, cause)), text, count)
+            PolicyRefusal(cause[1], cause[2], " ".join(map(str, cause)), text, count)
             for cause, (text, count) in self._noted.items()
         ]
         if self._left_out:
-            records.append(PolicyRefusal("", "more was refused by the policy, of others", self._left_out))
+            text = "the policy refused more, of others"
+            records.append(PolicyRefusal("", "", text, text, self._left_out))
         self._noted.clear()
         self._left_out = 0
         return records
@@ -195,8 +193,8 @@ class Guard:
 
 
 def _groups(party: Party) -> set[int]:
-    groups = {party.credentials.gid}
-    return groups.union(party.groups) if isinstance(party, LegacyParty) else groups
+    groups = party.groups if isinstance(party, LegacyParty) else party.credentials.groups
+    return {party.credentials.gid, *groups}
 
 
 def _or_unset(value: str | None) -> str:
