@@ -72,6 +72,13 @@ class Hub(Protocol):
 
         May raise Unfinished, with the ``progress`` for the same call in the next turn."""
 
+    def rehearse(
+        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+    ) -> bool:
+        """Whether ``send`` needs the payload, asked before a large one is copied; raises what ``send`` would,
+        as far as that can be known without it."""
+
     def peer_disconnect(self, peer: int) -> None:
         """As ``Core.peer_disconnect``, with whatever depends on the peer."""
 
@@ -105,6 +112,16 @@ class PlainHub:
         refuse_unix_sockets(fds)
         return self.core.send(
             peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials
+        )
+
+    def rehearse(
+        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+    ) -> bool:
+        """``Core.rehearse``."""
+        refuse_unix_sockets(fds)
+        return self.core.rehearse(
+            peer, destinations, n_bytes, handles, fds, flags=flags, optional=optional, credentials=credentials
         )
 
     def peer_disconnect(self, peer: int) -> None:

@@ -107,6 +107,14 @@ def read_arena(fd: int, start: int, size: int) -> bytes:
         raise OutOfMemory(f"no memory for a payload of {size} bytes") from error
 
 
+def hollow(size: int) -> memoryview:
+    """So many zeros, without memory: a payload of which the length alone counts. Raises OutOfMemory."""
+    try:
+        return memoryview(mmap.mmap(-1, size, prot=mmap.PROT_READ))
+    except (OSError, ValueError) as error:
+        raise OutOfMemory(f"no addresses for {size} bytes: {error}") from error
+
+
 def _make_sealed(size: int) -> tuple[int, mmap.mmap]:
     fd = os.memfd_create("bus1-pool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:

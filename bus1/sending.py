@@ -2,7 +2,7 @@
 
 Theory. The sending part of a request is taken apart and checked once. If the hub does not finish with it in
 this turn, the channel keeps it beside the request, and the next turn goes on from there: what lies in the
-client's arena may be something else by then.
+client's arena may be something else by then. A large payload is copied only if somebody would get it.
 
 Invariants. 1. Descriptors leave the frame when they have been sent, and not before.
 
@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .core.api import Buffer
 from .errors import InvalidArgument, NotSupported, TooLarge
 from .frames import MAX_INLINE_PAYLOAD, REQUESTS, Frame, check_length, fields, words
-from .memory import read_arena
+from .memory import hollow, read_arena
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ MAX_REFERENCES = 16384
 REFERENCES_PER_REQUEST, _BYTES_PER_REQUEST = 32, 1 << 18
 """So many handles and nodes, and bytes of an arena, cost as much of the allowance as a small request."""
 
+_REHEARSED = 1 << 22
+"""Larger payloads are rehearsed; who accepts default limits takes none of them."""
+
 
 @dataclass(slots=True)
 class Sending:
@@ -36,7 +40,7 @@ class Sending:
     destinations: tuple[int, ...]
     optional: tuple[int, ...]
     handles: tuple[int, ...]
-    parts: tuple[bytes, ...]
+    parts: tuple[Buffer, ...]
     rest: tuple[int, ...]
     progress: object = None
     """The hub's own, if this send was not finished in an earlier turn."""
@@ -88,19 +92,26 @@ def _parse(channel: Channel, frame: Frame) -> Sending:
     check_references(channel, len(tail))
     if n_inline > MAX_INLINE_PAYLOAD:
         raise TooLarge(f"{n_inline} bytes of inline payload")
-    parts: tuple[bytes, ...] = (frame.body[payload_at:],) if n_inline else ()
-    if size:
-        parts += (_from_arena(channel, start, size),)
+    parts = (frame.body[payload_at:],) if n_inline else ()
     optional_at = n_destinations + n_optional
-    return Sending(
+    sending = Sending(
         flags, tail[:n_destinations], tail[n_destinations:optional_at], tail[optional_at:], parts, tuple(rest)
     )
+    if size:
+        sending.parts += (_from_arena(channel, frame, sending, start, size),)
+    return sending
 
 
-def _from_arena(channel: Channel, start: int, size: int) -> bytes:
+def _from_arena(channel: Channel, frame: Frame, sending: Sending, start: int, size: int) -> Buffer:
     if channel.arena is None or start + size > channel.arena[1]:
         raise InvalidArgument("the payload lies outside the arena")
     channel.spent += size // _BYTES_PER_REQUEST
+    if size > _REHEARSED and not channel.broker.hub.rehearse(
+        channel.check_live().peer, sending.destinations, size + sum(map(len, sending.parts)),
+        sending.handles, tuple(frame.fds), flags=sending.flags, optional=sending.optional,
+        credentials=channel.credentials,
+    ):
+        return hollow(size)
     data = read_arena(channel.arena[0], start, size)
     if len(data) != size:
         raise InvalidArgument("the arena has lost its contents")

@@ -610,13 +610,11 @@ FAULTS = [
         "        except BaseException:\n"
         "            transaction.cancel()\n"
         "            raise\n"
-        "        transaction.commit()\n"
-        "        if seed is not None:\n",
+        "        return transaction, seed, slots\n",
         "        except BaseException:\n"
         "            transaction.commit()\n"
         "            raise\n"
-        "        transaction.commit()\n"
-        "        if seed is not None:\n",
+        "        return transaction, seed, slots\n",
     ),
     Fault(
         "CONTINUE tolerates unknown destinations", ("T-51",), "bus1/core/bus.py",

@@ -118,6 +118,19 @@ class Gateway:
         outbound = Outbound(self._delivery, self.registry, sender, message, handles)
         return outbound.send(targets, n_mandatory, fds, credentials)
 
+    def rehearse(
+        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int],
+        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
+    ) -> bool:
+        """As ``Core.rehearse``; what D-Bus connections get has to be translated before it can be weighed."""
+        if any(self._is_mapped(self.core.node_of(peer, handle)) for handle in (*destinations, *optional)):
+            return True
+        if fds and isinstance(self._tables.parties.get(peer), NativeParty):
+            self._check_descriptors(fds)
+        return self.core.rehearse(
+            peer, destinations, n_bytes, handles, fds, flags=flags, optional=optional, credentials=credentials
+        )
+
     def _checked(
         self, sender: NativeParty, parts: Sequence[Buffer], n_fds: int, progress: object
     ) -> NativeMessage:

@@ -335,6 +335,14 @@ class CoreApi(Protocol):
     def seed_ahead(self, peer: int) -> Ahead | None:
         """A look at the peer's seed that changes nothing; None if there is none."""
 
+    def rehearse(
+        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int] = (),
+        fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (), credentials: Credentials,
+    ) -> bool:
+        """Whether anybody would get a message with ``n_bytes`` of payload; raises what ``send`` would.
+
+        For payloads that are dear to come by. The next command may change the answer."""
+
     def is_readable(self, peer: int) -> bool:
         """Something is queued (P-41, P-42)."""
 

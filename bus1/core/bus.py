@@ -211,15 +211,41 @@ class Core:
     ) -> list[int]:
         """One transaction (§4)."""
         sender = self._peer(peer)
-        flags = int(flags)
+        transaction, seed, slots = self._collect(
+            sender, destinations, tuple(parts), 0, handles, fds, int(flags), optional, credentials
+        )
+        transaction.commit()
+        if seed is not None:
+            sender.discard_seed()
+            sender.seed = seed
+        return slots
+
+    def rehearse(
+        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int] = (),
+        fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (), credentials: Credentials,
+    ) -> bool:
+        """What ``send`` would do with so many bytes."""
+        sender = self._peer(peer)
+        transaction, seed, slots = self._collect(
+            sender, destinations, (), n_bytes, handles, fds, int(flags), optional, credentials
+        )
+        transaction.cancel()
+        sender.account.give(HANDLES, len(transaction.fresh))
+        return seed is not None or 0 in slots
+
+    def _collect(
+        self, sender: Peer, destinations: Sequence[int], parts: Sequence[Buffer], blank: int,
+        handles: Sequence[int], fds: Sequence[int], flags: int, optional: Sequence[int],
+        credentials: Credentials,
+    ) -> tuple[Transaction, Instance | None, list[int]]:
+        """All of ``send`` that may fail; ``blank`` bytes of the payload are not there."""
         if flags not in (0, CONTINUE, SEED) or (flags == SEED and (destinations or optional)):
             raise InvalidArgument(f"send flags {flags:#x}")
         check_counts(parts, fds)
         mandatory = len(destinations)
         if mandatory + len(optional) > sender.account.user.limits[HANDLES]:
             raise InvalidArgument(f"{mandatory + len(optional)} destinations")
-        n_bytes = payload_size(parts)
-        parts = tuple(parts)
+        n_bytes = payload_size(parts) + blank
         transaction = Transaction(sender, fds, credentials)
         tolerated = REMOTE_ERRORS if flags == CONTINUE else ()
         seed: Instance | None = None
@@ -245,11 +271,7 @@ class Core:
         except BaseException:
             transaction.cancel()
             raise
-        transaction.commit()
-        if seed is not None:
-            sender.discard_seed()
-            sender.seed = seed
-        return slots
+        return transaction, seed, slots
 
     def route(
         self, sender: int, parcels: Sequence[Parcel], fds: Sequence[int] = (), *, credentials: Credentials
