@@ -7,7 +7,7 @@ or sent to, in one account; a user may have half of what all others have left. W
 in words; who is to be sent more while something is unread has to read first.
 
 The kernel does not say when a client reads. It is asked (``Reader.look``) when it matters: when the part is
-used up, and while somebody waits, in growing intervals.
+used up, and while somebody waits, in growing intervals; the more there are to ask about, the rarer.
 
 Invariants. 1. Whatever one user does, half of what it leaves is there for the next, less one message: who has
 nothing unread may be sent one. 2. A descriptor of a message is booked for its sender until Core lets it go.
@@ -29,6 +29,8 @@ _OWN = 64
 """Descriptors that the bus needs for itself."""
 _UNLIMITED = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+_PAUSE_PER_READER = 2e-5
+"""Some ten times what a look at one takes."""
 
 
 class Reader(Protocol):
@@ -54,7 +56,7 @@ class Stalled(Protocol):
 class _Holding:
     """What is booked for one user, where something is unread, who waits, and how long from look to look."""
 
-    __slots__ = ("is_due", "looked", "n", "pause", "stalled", "unread")
+    __slots__ = ("is_due", "n", "next_look", "pause", "stalled", "unread")
 
     def __init__(self) -> None:
         self.n = 0
@@ -62,7 +64,7 @@ class _Holding:
         self.stalled: dict[Stalled, None] = {}
         self.pause = _FIRST_PAUSE
         self.is_due = False
-        self.looked = -1
+        self.next_look = 0.0
 
 
 class Holdings:
@@ -93,8 +95,8 @@ class Holdings:
         if not self._fits(uid, n):
             held = self._users[uid].n if uid in self._users else 0
             raise QuotaExceeded(
-                f"user {uid} has {held} descriptors on this bus, open or unread, and may have "
-                f"{self._part(uid)}: {n} more are too many"
+                f"user {uid} would have {held + n} descriptors on this bus, open or unread, "
+                f"and may have {self._part(uid)}"
             )
 
     def charge(self, uid: int, n: int) -> None:
@@ -124,8 +126,7 @@ class Holdings:
         holding = self._users.get(uid)
         if holding is None:
             return n <= self._part(uid)
-        if holding.n + n > self._part(uid) and holding.looked != self._reactor.turn:
-            holding.looked = self._reactor.turn
+        if holding.n + n > self._part(uid) and self._reactor.clock() >= holding.next_look:
             self._look(holding)
         return holding.n + n <= self._part(uid)
 
@@ -156,7 +157,7 @@ class Holdings:
             self._look_later(uid, holding)
 
     def _look_later(self, uid: int, holding: _Holding) -> None:
-        when = self._reactor.clock() + holding.pause
+        when = max(self._reactor.clock() + holding.pause, holding.next_look)
         self._reactor.call_at(when, (self, uid), lambda now: self._look_again(uid, holding))
 
     def _look_again(self, uid: int, holding: _Holding) -> None:
@@ -175,6 +176,7 @@ class Holdings:
             self.book(uid, 0)
 
     def _look(self, holding: _Holding) -> None:
+        holding.next_look = self._reactor.clock() + len(holding.unread) * _PAUSE_PER_READER
         for reader in list(holding.unread):
             reader.look()
 

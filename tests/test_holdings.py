@@ -193,7 +193,8 @@ def test_descriptors_of_messages_are_the_senders(bus: SteppedBus, clients: list[
     assert ANSWER_PREFIX.unpack_from(answer.body)[0] == errno.EDQUOT
     n = 180 + 3 + 2 * 4  # its channels, and two for each peer: the stranger is of this process, too
     text = answer.body[ANSWER_PREFIX.size :].decode()
-    assert f"user {os.getuid()} has {n} descriptors" in text and "60 more" in text
+    assert f"user {os.getuid()} would have {n + 60} descriptors" in text
+    assert f"may have {(ROOM - 1) // 2}" in text, "half of what the stranger's channel leaves"
     stranger.send_itself(90)
     assert stranger.error() == 0
     client.ask(encode(Operation.RESET, 6, REQUESTS[Operation.RESET].pack(1, *[NO_LIMIT] * 5)))
@@ -223,6 +224,25 @@ def test_when_everybody_is_gone_nothing_is_left(bus: SteppedBus) -> None:
     bus.broker.holdings.check(os.getuid(), ROOM // 2)
     with pytest.raises(QuotaExceeded):
         bus.broker.holdings.check(os.getuid(), ROOM // 2 + 1)
+
+
+def test_who_is_refused_again_and_again_does_not_make_the_bus_look_each_time(
+    bus: SteppedBus, clients: list[Few], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have a thousand channels to look at."""
+    fill(clients[0])
+    looks: list[socket.socket] = []
+    now = bus.reactor.clock() + 1
+    monkeypatch.setattr(bus.reactor, "clock", lambda: now)
+
+    def look(sock: socket.socket) -> int:
+        looks.append(sock)
+        return 1
+
+    monkeypatch.setattr(outlet, "_unread_bytes", look)
+    clients[1].ask(ARENA * 50)
+    assert [clients[1].error() for _ in range(50)] == [errno.EDQUOT] * 50
+    assert len(looks) <= len(clients)
 
 
 @pytest.mark.parametrize("error", [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM])
