@@ -213,7 +213,9 @@ def test_what_is_asked_of_systemd_waits_until_it_is_there(with_systemd: Startabl
     assert (setting.type, setting.path, setting.interface, setting.args) == (
         CALL, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", [["COLOUR=green"]]
     )
-    assert setting.flags & NO_REPLY
+    assert (setting.destination, setting.flags & NO_REPLY) == (SYSTEMD, NO_REPLY)
+    caller.ask("UpdateActivationEnvironment", "a{ss}", {})
+    assert [(got.destination, got.args) for got in systemd.drain()] == [(systemd.name, [[]])]
     caller.own(name)
     assert caller.reply(serial).args == [1]
     assert program.pids == []

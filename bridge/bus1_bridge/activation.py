@@ -172,7 +172,7 @@ class Activation:
     def _tell_systemd(self, said: Said) -> None:
         """Now, or when it is on the bus."""
         if self._tables.names.owner(SYSTEMD) is not None:
-            self._say(said)
+            self._say(said, at_once=True)
         else:
             self._wait(SYSTEMD, Found(), said, DRIVER_NAME)
 
@@ -332,13 +332,15 @@ class Activation:
             elif isinstance(entry, Ticket):
                 refuse(self._delivery, entry, StartError(name, text))
 
-    def _say(self, said: Said) -> None:
+    def _say(self, said: Said, *, at_once: bool = False) -> None:
         owner = self._tables.names.owner(SYSTEMD)
         party = None if owner is None else self._tables.parties[owner]
         if isinstance(party, LegacyParty):
+            # as the reference: a call that has not waited is sent to the connection itself
+            destination = party.unique if at_once and said.type == CALL else SYSTEMD
             header = wire.build(
                 said.type, flags=NO_REPLY_EXPECTED, serial=hosted.next_serial(party), path=said.path,
-                interface=said.interface, member=said.member, destination=SYSTEMD, sender=DRIVER_NAME,
+                interface=said.interface, member=said.member, destination=destination, sender=DRIVER_NAME,
                 signature=said.signature, body_length=len(said.body),
             )
             message = header + said.body
