@@ -10,8 +10,8 @@ does not read stops itself alone.
 Invariants. 1. Effects of a request are settled before its answer is written. 2. Malformed bytes close this
 channel, in words, and touch nothing else. 3. Requests that are complete when the client closes its sending
 side are executed, and the answers written, before the channel is closed. 4. A closed channel owns no
-descriptor, no timer, no place in any table; its outlet may wait for the client to read. 5. A defect that shows
-in a channel's turn costs that channel.
+descriptor, no timer, no place in any table; its outlet may wait for the client to read. 5. A defect that
+shows in a channel's turn costs that channel.
 
 Not here: the peer's own descriptor and its RECVs (station), the meaning of requests (requests), how answers
 leave (outlet).
