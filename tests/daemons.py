@@ -81,6 +81,11 @@ class Daemon:
         """Where ``configure`` lets it listen unless told otherwise."""
         return f"{self.folder}/bus"
 
+    @property
+    def left(self) -> list[str]:
+        """What lies in the folder; without that of transient services, which every bus makes and leaves."""
+        return sorted(path.name for path in self.folder.iterdir() if path.name != "dbus-1")
+
     def configure(self, content: str = "", *, listen: Sequence[str] = (), policy: str = OPEN) -> str:
         """A configuration file of a session bus with something more in it; its name."""
         where = "".join(f"<listen>{address}</listen>" for address in listen or [f"unix:path={self.socket}"])
@@ -101,7 +106,7 @@ class Daemon:
 
     def serve(self, *flags: str, **options: Any) -> tuple[subprocess.Popen[bytes], str]:
         """A daemon that listens in the foreground, and what it prints as its address."""
-        process = self.start("--nofork", "--print-address", *flags, **options)
+        process = self.start("--nofork", "--print-address=1", *flags, **options)
         return process, line(process.stdout)
 
     def fails(self, *flags: str, **options: Any) -> str:

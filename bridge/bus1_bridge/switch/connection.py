@@ -85,8 +85,8 @@ class Connection:
         """The client receives nothing more."""
         self.is_over_mark = False
         """Its messages wait until it has read more of the bus's answers."""
-        self.is_ending = False
-        """Closed by the bus as soon as the output is written."""
+        self.ending = ""
+        """Why the bus closes it as soon as the output is written."""
         self._limits = limits
         self._whole = b""
         """What came last if nothing waited: mostly exactly one message, which needs no copy then."""

@@ -139,10 +139,11 @@ class Router:
             self.delivery.wake(connection)
         if c.auth is not None:
             if c.auth.closed:
-                c.is_ending = True
-                self._close_if_done(c)
-        elif was_strange and (reason := refusal(self.tables, c.party)):
-            self._end(c, reason)
+                c.ending = "authentication failed"
+        elif was_strange:
+            c.ending = refusal(self.tables, c.party)
+        if c.ending:
+            self._close_if_done(c)
             return
         self._advance(c)
         if c.fds and not c.fds_are_timed:
@@ -190,7 +191,7 @@ class Router:
     def wants_input(self, connection: int) -> bool:
         """Whether to read from the socket."""
         c = self._connections.get(connection)
-        return c is not None and not c.has_ended and not c.is_ending and not self._is_held(c)
+        return c is not None and not c.has_ended and not c.ending and not self._is_held(c)
 
     def wanted(self, connection: int) -> int:
         """How many bytes to ask the socket for."""
@@ -285,7 +286,7 @@ class Router:
         else:
             self.delivery.flow.progressed(connection, now)
             self._dequeue(c, n)
-        if c.has_ended or c.is_ending:
+        if c.has_ended or c.ending:
             self._close_if_done(c)
 
     def _dequeue(self, c: Connection, n: int) -> None:
@@ -327,6 +328,8 @@ class Router:
 
     def _advance(self, c: Connection) -> None:
         """Handle what is complete, within the budget; the rest is for the next turn."""
+        if c.ending:
+            return
         peer, budget = c.party.peer, BYTES_PER_TURN
         try:
             for _ in range(MESSAGES_PER_TURN):
@@ -398,8 +401,8 @@ class Router:
         """After the client's last byte, or the bus's last line: close once the output is written."""
         if self.has_output(c.party.peer):
             return
-        if c.is_ending:
-            self._end(c, "authentication failed")
+        if c.ending:
+            self._end(c, c.ending)
         elif c.has_ended and not self._is_held(c):
             self._end(c, "")
 
