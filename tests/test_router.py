@@ -10,7 +10,7 @@ from bus1_bridge.sasl import MAX_BUFFER, MAX_LINES
 from bus1_bridge.switch.connection import AUTH_CHUNK, CHUNK
 from bus1_bridge.switch.flow import BUS_MARK, PATIENCE
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.switch.router import MESSAGES_PER_TURN
+from bus1_bridge.switch.router import WORK_PER_TURN
 from pure_switch import (
     CALL,
     DRIVER,
@@ -144,18 +144,22 @@ def test_malformed_bytes_end_their_connection_alone(bus: PureSwitch) -> None:
 # ---- budgets -------------------------------------------------------------------------------------
 
 
+PINGS = WORK_PER_TURN // 2
+"""Each is a message, and has an answer."""
+
+
 def test_a_turn_handles_a_bounded_number_of_messages_per_connection(bus: PureSwitch) -> None:
     busy, other = bus.client(), bus.client()
     ping = [message(
         CALL, 100 + i, path="/", interface="org.freedesktop.DBus.Peer", member="Ping", destination=DRIVER,
-    ) for i in range(3 * MESSAGES_PER_TURN)]
+    ) for i in range(3 * PINGS)]
     busy.say(b"".join(ping))
     assert not bus.router.wants_input(busy.connection)
     assert bus.router.next_deadline() == bus.now
     assert other.call("GetId").type == RETURN
-    assert len(busy.take_all()) == MESSAGES_PER_TURN
+    assert len(busy.take_all()) == PINGS
     bus.turns()
-    rest = range(100 + MESSAGES_PER_TURN, 100 + len(ping))
+    rest = range(100 + PINGS, 100 + len(ping))
     assert [got.reply_serial for got in busy.take_all()] == list(rest)
     assert bus.router.wants_input(busy.connection)
 
@@ -264,13 +268,13 @@ def test_small_bodies_go_in_one_buffer_with_their_header_and_large_ones_are_shar
 
 def test_after_eof_what_is_complete_is_executed_and_the_output_is_drained(bus: PureSwitch) -> None:
     client = bus.client()
-    for i in range(2 * MESSAGES_PER_TURN):
+    for i in range(2 * PINGS):
         client.say(message(CALL, 50 + i, path="/", member="GetId", interface=DRIVER, destination=DRIVER))
     client.say(b"l\1\0\1")
     bus.router.end_of_input(client.connection, bus.now)
     bus.turns()
     assert bus.close_reason(client.connection) is None
-    assert len(client.take_all()) == 2 * MESSAGES_PER_TURN
+    assert len(client.take_all()) == 2 * PINGS
     assert bus.close_reason(client.connection) == ""
 
 

@@ -74,6 +74,8 @@ class Delivery:
         """The router's."""
         self.eavesdroppers: Counter[int] = Counter()
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
+        self.work = 0
+        """Counts what takes time: messages that are handled, and each delivery of one."""
         self.effects: list[Effect] = []
         self.questions = Questions(self.effects)
         self._refused: Counter[tuple[str, str, str]] = Counter()
@@ -92,6 +94,7 @@ class Delivery:
         peer = tables.bus_peer if sender is None else sender.peer
         if credentials is None:
             credentials = tables.bus_credentials if sender is None else sender.credentials
+        self.work += len(parcels)
         for parcel in parcels:
             self.flow.delivering(parcel.node[0], _size(parcel), self.now)
         try:

@@ -29,7 +29,7 @@ from bus1.transport import rights
 
 from .router import Outgoing, Router
 
-FLUSH_BYTES = 1 << 20
+FLUSH_BYTES = 256 << 10
 """What one endpoint writes per turn, about."""
 _BUFFERS = 512
 _MAX_FDS = 253
@@ -49,8 +49,8 @@ class Turns(Protocol):
     def was_used(self, endpoint: Endpoint) -> None:
         """What the endpoint wants may have changed."""
 
-    def postpone(self, endpoint: Endpoint) -> None:
-        """To be read in this turn only if nobody else has anything."""
+    def has_input(self, endpoint: Endpoint) -> None:
+        """There may be something to read."""
 
     def broke(self, endpoint: Endpoint) -> None:
         """An exception that is no contract: a defect; called within the handler."""
@@ -65,8 +65,8 @@ class Endpoint:
         self.connection = connection
         self.pid = pid
         self.uid = uid
-        self.is_muted = False
-        """It is not read."""
+        self.process = (uid, pid or -connection)
+        """Who shares its turns with whom; one whose process isn't known shares with nobody."""
         self._is_full = False
         """The socket takes nothing at the moment."""
         self._is_short = False
@@ -79,24 +79,18 @@ class Endpoint:
 
     def ready(self, events: int, now: float) -> None:
         """Epoll has news."""
-        try:
-            router = self._turns.router
-            if events & _READ and router.wants_input(self.connection):
-                if router.delivery.flow.comes_last(self.connection, now):
-                    self._turns.postpone(self)
-                else:
-                    self._read(now)
-            if events & ~select.EPOLLIN:
-                self._is_full = False
-                self._turns.has_output(self)
-        except Exception:
-            self._turns.broke(self)
+        if events & _READ:
+            self._turns.has_input(self)
+        if events & ~select.EPOLLIN:
+            self._is_full = False
+            self._turns.has_output(self)
         self._turns.was_used(self)
 
-    def read(self, now: float) -> None:
-        """Read after all: nobody else had anything."""
+    def serve(self, now: float) -> None:
+        """Its turn: go on with what has been read, or read."""
+        router = self._turns.router
         try:
-            if self._turns.router.wants_input(self.connection):
+            if not router.go_on(self.connection, now) and router.wants_input(self.connection):
                 self._read(now)
         except Exception:
             self._turns.broke(self)
@@ -126,10 +120,11 @@ class Endpoint:
         # the turn is over: EPOLLOUT comes at once if there is more
         self._is_full = True
 
-    def watch(self) -> None:
-        """Ask epoll for what is wanted now, and for nothing if that is nothing."""
-        wants = self._wants()
-        self.is_muted = not wants & select.EPOLLIN
+    def watch(self, *, waits: bool) -> None:
+        """Ask epoll for what is wanted now, and for nothing if that is nothing.
+
+        ``waits``: that there is input is known, and its turn will come."""
+        wants = self._wants(waits)
         if wants == self._watched:
             return
         reactor = self._turns.reactor
@@ -146,11 +141,11 @@ class Endpoint:
         else:
             self._watched = wants
 
-    def _wants(self) -> int:
+    def _wants(self, waits: bool) -> int:
         if self._is_short:
             return 0
         router, wants = self._turns.router, 0
-        if router.wants_input(self.connection):
+        if not waits and router.wants_input(self.connection):
             wants |= select.EPOLLIN
         if self._is_full and router.has_output(self.connection):
             wants |= select.EPOLLOUT

@@ -1,9 +1,10 @@
 """loop: the Switch in Python, with its sockets on the reactor.
 
-Theory. ``PythonSwitch`` is the edge around the router: it accepts connections, gives every endpoint its
-turn, and carries out the router's effects. One turn is one turn of the reactor (every ready socket once),
-then whatever the router has left from earlier turns, then all output that came of it. Native clients share
-the reactor through the Broker, whose Hub is the gateway.
+Theory. ``PythonSwitch`` is the edge around the router: it accepts connections, gives endpoints their turns,
+and carries out the router's effects. One turn is one turn of the reactor; then come the clients that have
+sent something, or have work left from earlier turns, in the order of the schedule and as long as its time
+lasts; then the output that came of it, likewise. Native clients share the reactor through the Broker, whose
+Hub is the gateway.
 
 The time of a turn is taken when epoll returns, and holds for everything in it: the reactor's clock
 sets it.
@@ -22,7 +23,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bus1.broker import Broker
 from bus1.errors import InternalError
@@ -50,6 +51,7 @@ from .api import (
 from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .router import Router
+from .schedule import Schedule
 
 _SO_PEERGROUPS = 59
 _FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
@@ -73,8 +75,12 @@ class PythonSwitch:
         """Endpoints with output, in order."""
         self._used: dict[Endpoint, None] = {}
         """Endpoints whose wants may have changed."""
-        self._postponed: list[Endpoint] = []
-        """Endpoints to read in this turn only if nobody else has anything."""
+        self._readable: dict[Endpoint, None] = {}
+        """Endpoints with input that has not been read yet."""
+        self._n_late = 0
+        """How many of those that were ready in this turn come last."""
+        self._reading, self._flushing = Schedule(), Schedule()
+        """Two, as the order in one must not depend on who is served in the other."""
         self._punts: list[Punt] = []
 
     # ---- the waist -------------------------------------------------------------------------------
@@ -84,12 +90,12 @@ class PythonSwitch:
         due = self.router.next_deadline()
         if due is not None:
             deadline = due if deadline is None else min(due, deadline)
-        if self._writing:
+        if self._writing or self._readable:
             deadline = self.router.delivery.now
         n_ready = self.reactor.run_once(deadline)
         now = self._now()
-        self._read_postponed(n_ready, now)
-        self.router.resume(now)
+        self.router.tend(now)
+        self._serve(n_ready, now)
         self._settle()
         self._flush(now)
         self._settle()
@@ -136,9 +142,10 @@ class PythonSwitch:
         """What the endpoint wants may have changed."""
         self._used[endpoint] = None
 
-    def postpone(self, endpoint: Endpoint) -> None:
-        """To be read in this turn only if nobody else has anything."""
-        self._postponed.append(endpoint)
+    def has_input(self, endpoint: Endpoint) -> None:
+        """There may be something to read."""
+        self._readable[endpoint] = None
+        self._n_late += self.router.delivery.flow.comes_last(endpoint.connection, self.router.delivery.now)
 
     def broke(self, endpoint: Endpoint) -> None:
         """A defect showed while this connection was served: it pays for it."""
@@ -162,6 +169,8 @@ class PythonSwitch:
         )
         endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
         self._endpoints[peer] = endpoint
+        self._reading.enter(endpoint.process)
+        self._flushing.enter(endpoint.process)
         self.reactor.station(peer, endpoint)
         self.was_used(endpoint)
         self._mind_accepting()
@@ -180,33 +189,60 @@ class PythonSwitch:
         self.router.delivery.now = now
         return now
 
-    def _read_postponed(self, n_ready: int, now: float) -> None:
-        postponed, self._postponed = self._postponed, []
-        if len(postponed) == n_ready:
-            for endpoint in postponed:
-                endpoint.read(now)
-                self.reactor.settle()
+    def _serve(self, n_ready: int, now: float) -> None:
+        """Everybody who wants something, the least served first, until the time of the turn is over."""
+        comes_last = self.router.delivery.flow.comes_last
+        waiting: dict[int, None] = {}
+        late: dict[int, None] = {}
+        for endpoint in self._readable:
+            (late if comes_last(endpoint.connection, now) else waiting)[endpoint.connection] = None
+        waiting.update(dict.fromkeys(self.router.busy()))
+        if not waiting and n_ready <= self._n_late:
+            # what they say is being dropped, but nobody else has anything
+            waiting = late
+        self._n_late = 0
+        self._in_order(self._reading, waiting, self._serve_one, now)
+
+    def _serve_one(self, endpoint: Endpoint, now: float) -> None:
+        self._readable.pop(endpoint, None)
+        endpoint.serve(now)
 
     def _flush(self, now: float) -> None:
+        """Write for everybody who has output, the least served first; the rest goes on in the next turn."""
         writing, self._writing = self._writing, {}
-        for endpoint in writing:
-            if self._endpoints.get(endpoint.connection) is not endpoint:
-                continue
-            try:
-                endpoint.flush(now)
-            except Exception:
-                self.broke(endpoint)
-            self._used[endpoint] = None
-            self.reactor.settle()
+        waiting = [endpoint.connection for endpoint in writing]
+        for connection in self._in_order(self._flushing, waiting, Endpoint.flush, now):
+            if (endpoint := self._endpoints.get(connection)) is not None:
+                self._writing.setdefault(endpoint)
+
+    def _in_order(
+        self, schedule: Schedule, waiting: Collection[int], turn: Callable[[Endpoint, float], None],
+        now: float,
+    ) -> Sequence[int]:
+        """Give those who wait their turn, as long as there is time; returns who was not reached."""
+        before = time.perf_counter()
+
+        def serve(connection: int) -> float:
+            nonlocal before
+            endpoint = self._endpoints.get(connection)
+            if endpoint is not None:
+                try:
+                    turn(endpoint, now)
+                except Exception:
+                    self.broke(endpoint)
+                self._used[endpoint] = None
+                self.reactor.settle()
+            start, before = before, time.perf_counter()
+            return before - start
+
+        processes = ((self._endpoints[c].process, c) for c in waiting if c in self._endpoints)
+        return schedule.run(processes, serve) if waiting else ()
 
     def _watch(self) -> None:
         used, self._used = self._used, {}
         for endpoint in used:
             if self._endpoints.get(endpoint.connection) is endpoint:
-                endpoint.watch()
-                if endpoint.is_muted:
-                    # looked at again in every turn until it is read
-                    self._used[endpoint] = None
+                endpoint.watch(waits=endpoint in self._readable)
         self._mind_accepting()
 
     def _mind_accepting(self) -> None:
@@ -245,7 +281,10 @@ class PythonSwitch:
             self.router.disconnect(endpoint.connection, self.router.delivery.now)
             endpoint.close()
             self._writing.pop(endpoint, None)
+            self._readable.pop(endpoint, None)
             self._used.pop(endpoint, None)
+            self._reading.leave(endpoint.process)
+            self._flushing.leave(endpoint.process)
 
     def _close(self) -> None:
         for listener in self._listeners:

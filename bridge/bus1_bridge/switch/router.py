@@ -39,8 +39,8 @@ from .limits import BYTES_PER_TURN, BusLimits
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
 
-MESSAGES_PER_TURN = 64
-"""The budget of one connection, beside ``BYTES_PER_TURN``."""
+WORK_PER_TURN = 64
+"""The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
 _AHEAD = 64
 """Queue entries that are looked at for one call of ``outgoing``."""
 _DROPPED_AT_ONCE = 1024
@@ -80,8 +80,6 @@ class Router:
         """Connections with work left for the next turn, in order."""
         self._incomplete: set[int] = set()
         """Connections without a name yet."""
-        self._deaf: dict[int, None] = {}
-        """Connections whose output goes nowhere."""
         self._deadlines: list[tuple[float, int]] = []
         """A heap of (when, connection); an entry only says when to look."""
 
@@ -165,7 +163,9 @@ class Router:
         c = self._connections.get(connection)
         if c is not None:
             c.is_deaf = True
-            self._deaf[connection] = None
+            # it can't be told anything any more, so it should cost those who speak nothing
+            self.tables.matches.drop(connection)
+            self.delivery.eavesdroppers.pop(connection, None)
             c.lines.clear()
             c.notice, c.offset = b"", 0
             if c.is_over_mark:
@@ -208,16 +208,29 @@ class Router:
 
     def resume(self, now: float) -> None:
         """One turn: paused and over-budget connections go on, deadlines are kept."""
+        self.tend(now)
+        for connection in self.busy():
+            self.go_on(connection, now)
+
+    def busy(self) -> list[int]:
+        """Connections that can go on with what has been read."""
+        return list(self._busy)
+
+    def go_on(self, connection: int, now: float) -> bool:
+        """Its turn; False if it has nothing left from before."""
+        if connection not in self._busy:
+            return False
         self.delivery.now = now
-        for connection in self._deaf:
-            self._drop_output(self._connections[connection])
+        del self._busy[connection]
+        if (c := self._connections.get(connection)) is not None:
+            self._advance(c)
+        return True
+
+    def tend(self, now: float) -> None:
+        """What a turn has to do before anybody is served: pauses that end, deadlines."""
+        self.delivery.now = now
         for sender in self.delivery.flow.retries(now):
             self._busy.setdefault(sender)
-        busy, self._busy = self._busy, {}
-        for connection in busy:
-            c = self._connections.get(connection)
-            if c is not None:
-                self._advance(c)
         self.activation.expire(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             c = self._connections.get(heapq.heappop(self._deadlines)[1])
@@ -332,7 +345,8 @@ class Router:
             return
         peer, budget = c.party.peer, BYTES_PER_TURN
         try:
-            for _ in range(MESSAGES_PER_TURN):
+            end = self.delivery.work + WORK_PER_TURN
+            while self.delivery.work < end:
                 if peer not in self._connections:
                     return
                 if c.is_deaf:
@@ -343,6 +357,7 @@ class Router:
                     return
                 incoming, used = c.advance(budget)
                 budget -= used
+                self.delivery.work += 1
                 if incoming is None:
                     break
                 if not self._handle(c, incoming):
@@ -414,7 +429,6 @@ class Router:
         peer = c.party.peer
         del self._connections[peer]
         self._busy.pop(peer, None)
-        self._deaf.pop(peer, None)
         self._incomplete.discard(peer)
         self.delivery.discard(c.take_descriptors())
         self.delivery.forget(c.party)
