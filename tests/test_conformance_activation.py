@@ -383,3 +383,35 @@ def test_a_bus_that_reads_its_configuration_again_says_so(bus: Bus, startable: S
     client.ask("ReloadConfig")
     assert ("ActivatableServicesChanged",) in client.heard()
     assert name in client.ask("ListActivatableNames")[0]
+
+
+# ---- monitors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["exec sleep 1000", "exit 1"])
+def test_a_monitor_sees_what_waits_when_it_comes_and_not_again(
+    bus: Bus, startable: Startable, ending: str
+) -> None:
+    name, program = startable.add(ending)
+    caller, service, monitor = bus.connect(), bus.connect(), bus.connect()
+    monitor.ask(
+        "BecomeMonitor", "asu", ["interface='com.example.Seen'"], 0, interface=f"{BUS}.Monitoring"
+    )
+    serial = caller.call(name, "Do", interface="com.example.Seen")
+    if ending == "exit 1":
+        assert caller.reply(serial).error_name == "org.freedesktop.DBus.Error.Spawn.ChildExited"
+    else:
+        program.wait()
+        seen = monitor.receive()
+        while seen.member != "Do":
+            seen = monitor.receive()
+        monitor.inbox.append(seen)
+        service.own(name)
+        assert [got.member for got in service.drain()] == ["NameAcquired", "Do"]
+    caller.call(service.name, "Last", interface="com.example.Seen")
+    seen = []
+    while "Last" not in seen:
+        got = monitor.receive()
+        if got.interface == "com.example.Seen":
+            seen.append(got.member)
+    assert seen == ["Do", "Last"]
