@@ -200,11 +200,11 @@ def test_a_flood_of_refusals_is_one_record_with_a_count(bus: PureSwitch) -> None
     sender, reader = bus.client(), bus.client()
     data = b"".join(
         wire.build(CALL, serial=1000 + n, path="/x", member=f"M{n}", destination=reader.name)
-        for n in range(50)
+        for n in range(20)
     )
     sender.say(data)
     (record,) = records(bus)
-    assert record.count == 50
+    assert record.count == 20
     assert 'member="M0"' in record.text
 
 
