@@ -18,9 +18,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from bus1.broker import PlainHub
 from bus1.core.api import Credentials, DestroyFlag, Limits, RecvFlag, SendFlag
 from bus1.core.bus import Core
+from bus1.hub import PlainHub
 from bus1.inprocess import InProcessLink
 from bus1.memory import SealedMemory
 from bus1.peer import Peer

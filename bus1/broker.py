@@ -1,9 +1,8 @@
 """broker: the native side of a bus process.
 
 Theory. A ``Broker`` listens, keeps the channels and the peers' stations, and stands between them and a
-``Hub``: Core with whatever the process adds to it. ``PlainHub`` adds nothing, which makes a bus of native
-peers alone; the bridge's gateway is a Hub that also knows D-Bus connections. Peers are recognised by the
-socket cookie of their descriptor, which the kernel never gives to another socket.
+``Hub``: Core with whatever the process adds to it. Peers are recognised by the socket cookie of their
+descriptor, which the kernel never gives to another socket.
 
 Invariants. 1. Per user, channels, peers, descriptors, bytes of arenas, and what waits to be executed or to be
 read are bounded; what is closed is given back.
@@ -12,7 +11,7 @@ they take too long (``drained_requests``, ``drained_turns``).
 3. A defect that shows while a channel is served costs that channel, and is reported to whoever wants to
 know; without anybody it ends the loop. A broken invariant of Core always does.
 
-Not here: frames (channel, requests), D-Bus (the bridge).
+Not here: frames (channel, requests), what is served (hub), D-Bus (the bridge).
 """
 
 from __future__ import annotations
@@ -20,14 +19,12 @@ from __future__ import annotations
 import socket
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from .allowance import Allowance
 from .channel import Channel
-from .core.api import Buffer, CoreApi, Credentials
-from .descriptors import Fds, refuse_unix_sockets, unix_socket_cookie
+from .descriptors import Fds, unix_socket_cookie
 from .errors import (
     BadDescriptor,
     Denied,
@@ -38,7 +35,7 @@ from .errors import (
     QuotaExceeded,
 )
 from .holdings import Holdings
-from .label import Label
+from .hub import Hub
 from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
 from .namespaces import view_of
@@ -48,92 +45,6 @@ from .station import PeerStation
 
 _FDS_OF_PEER = 2
 """Its end of the pair, and a segment."""
-
-
-class Hub(Protocol):
-    """What a broker serves: Core, and what this process adds to it."""
-
-    @property
-    def core(self) -> CoreApi:
-        """The state machine; every operation not named here goes straight to it."""
-
-    def may_connect(self, credentials: Credentials) -> bool:
-        """Whether this client is served at all; asked when it connects, before a byte of it is read."""
-
-    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
-        """Handles that the endpoint grants to a new peer (ids of that peer); Denied ends the peer."""
-
-    def send(
-        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-        progress: object = None,
-    ) -> list[int]:
-        """As ``Core.send``; also decides whether unix sockets may travel (T-30).
-
-        May raise Unfinished, with the ``progress`` for the same call in the next turn."""
-
-    def rehearse(
-        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-    ) -> bool:
-        """Whether ``send`` needs the payload, asked before a large one is copied; raises what ``send`` would,
-        as far as that can be known without it."""
-
-    def peer_disconnect(self, peer: int) -> None:
-        """As ``Core.peer_disconnect``, with whatever depends on the peer."""
-
-    def settle(self) -> None:
-        """Called after every command, before anything else runs: hosted objects answer now."""
-
-    def labels(self) -> dict[int, Label]:
-        """What people may know of its peers, where that is more than who opened them."""
-
-
-class PlainHub:
-    """A bus of native peers alone: grants nothing, passes everything on."""
-
-    def __init__(self, core: CoreApi) -> None:
-        self.core = core
-
-    def may_connect(self, credentials: Credentials) -> bool:
-        """Everybody may."""
-        return True
-
-    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
-        """Nothing is granted."""
-        return ()
-
-    def send(
-        self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-        progress: object = None,
-    ) -> list[int]:
-        """``Core.send``, without unix sockets; always finished at once."""
-        refuse_unix_sockets(fds)
-        return self.core.send(
-            peer, destinations, parts, handles, fds, flags=flags, optional=optional, credentials=credentials
-        )
-
-    def rehearse(
-        self, peer: int, destinations: Sequence[int], n_bytes: int, handles: Sequence[int],
-        fds: Sequence[int], *, flags: int, optional: Sequence[int], credentials: Credentials,
-    ) -> bool:
-        """``Core.rehearse``."""
-        refuse_unix_sockets(fds)
-        return self.core.rehearse(
-            peer, destinations, n_bytes, handles, fds, flags=flags, optional=optional, credentials=credentials
-        )
-
-    def peer_disconnect(self, peer: int) -> None:
-        """``Core.peer_disconnect``."""
-        self.core.peer_disconnect(peer)
-
-    def settle(self) -> None:
-        """Nothing is hosted."""
-
-    def labels(self) -> dict[int, Label]:
-        """Nobody has a name."""
-        return {}
 
 
 @dataclass(frozen=True, slots=True)

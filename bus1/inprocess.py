@@ -39,7 +39,7 @@ from .received import ReceivedMessage
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
-    from .broker import Hub
+    from .hub import Hub
     from .reactor import Reactor
 
 _EVENT = re.compile(r"^eventfd-id:\s*(\d+)", re.MULTILINE)

@@ -22,12 +22,13 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
 
-from bus1.broker import Broker, BrokerLimits, PlainHub
+from bus1.broker import Broker, BrokerLimits
 from bus1.core.api import Buffer, Credentials, Limits
 from bus1.core.bus import Core
 from bus1.descriptors import Fds
 from bus1.errors import Bus1Error
 from bus1.frames import REQUESTS, FrameReader, Operation, encode
+from bus1.hub import PlainHub
 from bus1.reactor import Reactor
 from bus1.transport import Arrival, receive
 from bus1.unfinished import Unfinished

@@ -8,9 +8,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-from bus1.broker import PlainHub
 from bus1.core.api import Buffer, CoreApi, Credentials
 from bus1.errors import Bus1Error
+from bus1.hub import PlainHub
 
 
 class LenientHub(PlainHub):

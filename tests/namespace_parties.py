@@ -24,7 +24,8 @@ import party
 from core_bus import Core
 
 from bus1.addresses import socket_name
-from bus1.broker import Broker, BrokerLimits, PlainHub
+from bus1.broker import Broker, BrokerLimits
+from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
 

@@ -25,10 +25,11 @@ from core_bus import Core
 
 from bus1 import transport
 from bus1.addresses import socket_name
-from bus1.broker import Broker, BrokerLimits, PlainHub
+from bus1.broker import Broker, BrokerLimits
 from bus1.core.api import Limits
 from bus1.descriptors import Fds
 from bus1.frames import MAGIC, REQUESTS, VERSION, Frame, FrameReader, FrameWriter, Operation, encode
+from bus1.hub import PlainHub
 from bus1.links import InProcessLink
 from bus1.peer import Peer
 from bus1.reactor import Reactor

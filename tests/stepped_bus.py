@@ -11,10 +11,11 @@ from typing import Any
 
 from core_bus import Core
 
-from bus1.broker import Broker, BrokerLimits, PlainHub
+from bus1.broker import Broker, BrokerLimits
 from bus1.core.api import Limits
 from bus1.descriptors import Fds
 from bus1.frames import MAGIC, REQUESTS, VERSION, FrameReader, Operation, encode
+from bus1.hub import PlainHub
 from bus1.reactor import Reactor
 from bus1.transport import receive
 

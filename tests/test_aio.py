@@ -17,9 +17,10 @@ from native_bus import NativeBus
 from shortage import everything_given_back
 
 from bus1 import aio
-from bus1.broker import Broker, PlainHub
+from bus1.broker import Broker
 from bus1.core.api import Credentials, Limits, MessageType, RecvFlag
 from bus1.errors import BusGone, Denied, Disconnected, NodeDestroyed, NoSuchHandle, QuotaExceeded, WouldBlock
+from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
 

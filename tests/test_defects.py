@@ -15,10 +15,11 @@ from dbus_client import Client
 from native_bus import RawChannel
 from test_window import Crank
 
-from bus1.broker import Broker, PlainHub
+from bus1.broker import Broker
 from bus1.descriptors import Fds
 from bus1.errors import InternalError
 from bus1.frames import REQUESTS, Operation, encode
+from bus1.hub import PlainHub
 from bus1.reactor import Reactor
 
 

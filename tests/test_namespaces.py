@@ -30,10 +30,11 @@ from native_bus import NativeBus
 from shortage import n_descriptors, room_for
 
 from bus1 import channel, namespaces
-from bus1.broker import Broker, BrokerLimits, PlainHub
+from bus1.broker import Broker, BrokerLimits
 from bus1.core.api import Credentials
 from bus1.core.view import OVERFLOW, Extent, View
 from bus1.descriptors import Fds
+from bus1.hub import PlainHub
 from bus1.namespaces import pidfd_of, pids_of, view_of
 from bus1.peer import Peer
 from bus1.reactor import Reactor

@@ -19,10 +19,11 @@ from native_bus import RawChannel
 from test_window import Crank
 
 from bus1 import aio, frames
-from bus1.broker import Broker, PlainHub
+from bus1.broker import Broker
 from bus1.core.api import Credentials
 from bus1.errors import Denied
 from bus1.frames import EVENTS, REQUESTS, Operation, encode
+from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
 from bus1.transport import credentials_of

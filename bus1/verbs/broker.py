@@ -32,14 +32,12 @@ _MAXIMA = (
 PEERS_PER_USER = CHANNELS_PER_USER = 1024
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
+    """A count or a size on the command line; its name is what argparse calls it."""
     value = int(text) if text.isascii() and text.isdigit() else -1
     if not 0 <= value <= _LARGEST:
         raise ValueError(text)
     return value
-
-
-_number.__name__ = "number"  # what argparse calls it
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -59,15 +57,15 @@ def _add_arguments(parser: ArgumentParser) -> None:
     for flag, field, what in _MAXIMA:
         default = getattr(defaults, field)
         parser.add_argument(
-            flag, dest=field, metavar="N", type=_number, default=default,
+            flag, dest=field, metavar="N", type=number, default=default,
             help=f"for each user: {what} [{default}]",
         )
     parser.add_argument(
-        "--peers-per-user", metavar="N", type=_number, default=PEERS_PER_USER,
+        "--peers-per-user", metavar="N", type=number, default=PEERS_PER_USER,
         help=f"how many peers a user may have [{PEERS_PER_USER}]",
     )
     parser.add_argument(
-        "--channels-per-user", metavar="N", type=_number, default=CHANNELS_PER_USER,
+        "--channels-per-user", metavar="N", type=number, default=CHANNELS_PER_USER,
         help=f"how many connections; each process needs one per peer [{CHANNELS_PER_USER}]",
     )
 
@@ -107,10 +105,10 @@ def _sockets(address: str | None) -> Sequence[Listening]:
     passed = activated()
     if passed and address is not None:
         raise AddressError("sockets were passed to it, and --address names another one")
-    return passed or [bind(socket_name(default_address() if address is None else address))]
+    return passed or [bind(socket_name(usual_place() if address is None else address))]
 
 
-def default_address(environment: Mapping[str, str] = os.environ, *, is_root: bool | None = None) -> str:
+def usual_place(environment: Mapping[str, str] = os.environ) -> str:
     """Where a bus listens that was not told; the directory of the usual places is made."""
     from ..addresses import SYSTEM_ADDRESS
 
@@ -119,7 +117,7 @@ def default_address(environment: Mapping[str, str] = os.environ, *, is_root: boo
     if directory := environment.get("XDG_RUNTIME_DIR"):
         os.makedirs(directory, 0o700, exist_ok=True)
         return os.path.join(directory, "bus1")
-    if os.geteuid() == 0 if is_root is None else is_root:
+    if os.geteuid() == 0:
         os.makedirs(os.path.dirname(SYSTEM_ADDRESS), 0o755, exist_ok=True)
         return SYSTEM_ADDRESS
     raise Failure("say --address: neither BUS1_ADDRESS nor XDG_RUNTIME_DIR is set")
@@ -129,9 +127,10 @@ def _serve(sockets: Sequence[Listening], arguments: Namespace, signals: int) -> 
     # only now: whoever waits for the address reads on
     from time import monotonic
 
-    from ..broker import Broker, BrokerLimits, PlainHub
+    from ..broker import Broker, BrokerLimits
     from ..core.api import Limits
     from ..core.bus import Core
+    from ..hub import PlainHub
     from ..log import Log
     from ..process import STOP, SignalPipe
     from ..reactor import Reactor
