@@ -30,6 +30,8 @@ from .errors import Bus1Error, RemoteProtocolError
 MAGIC = b"bus1"
 VERSION = 1
 FEATURES = 0
+SNAPSHOT_FORMAT = 1
+"""Of the document that SNAPSHOT brings."""
 MAX_FRAME = 1 << 20
 MAX_INLINE_PAYLOAD = 1 << 16
 """Bytes of payload in a SEND; what is longer goes through the arena."""

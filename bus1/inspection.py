@@ -22,11 +22,11 @@ from . import __version__
 from .core.api import Credentials
 from .descriptors import Fds
 from .errors import Denied, OutOfMemory
+from .frames import SNAPSHOT_FORMAT
 
 if TYPE_CHECKING:
     from .broker import Broker
 
-FORMAT = 1
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -56,7 +56,7 @@ def _sealed(data: bytes) -> int:
 
 def _document(broker: Broker) -> dict[str, Any]:
     return {
-        "format": FORMAT,
+        "format": SNAPSHOT_FORMAT,
         "bus": {
             "pid": os.getpid(), "uid": os.geteuid(), "version": __version__, "limits": asdict(broker.limits),
         },

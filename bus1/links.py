@@ -34,14 +34,11 @@ from .inprocess import InProcessLink
 from .nesting import Nesting
 from .received import ReceivedMessage
 from .transport import receive, transmit
+from .waiting import time_left
 
 __all__ = ["InProcessLink", "Link", "SocketLink", "default_address", "native_address"]
 
 T = TypeVar("T")
-_LONGEST_WAIT = 1e5
-"""Seconds; the kernel takes no time-outs beyond a few weeks."""
-
-
 _attaching = threading.Lock()
 """In the child of a fork, whose locks are its parent's, one thread at a time opens a new channel."""
 
@@ -193,10 +190,10 @@ class SocketLink:
         exchange = self._client.exchange
         while True:
             with self._state:
-                answer, left = exchange.take(tag), _left(deadline)
+                answer, left = exchange.take(tag), time_left(deadline, monotonic())
                 while answer is None and left != 0 and self._is_read:
                     self._state.wait(left)
-                    answer, left = exchange.take(tag), _left(deadline)
+                    answer, left = exchange.take(tag), time_left(deadline, monotonic())
                 if answer is not None or left == 0:
                     return answer
                 self._is_read = True
@@ -376,11 +373,6 @@ class SocketLink:
                 slice_ = self._client.slice_of(message)
             with suppress(NoSuchHandle, Disconnected):
                 self._exchange(self._client.slice_release(*slice_))
-
-
-def _left(deadline: float) -> float | None:
-    """How many seconds to wait now on the way to ``deadline``: 0 if it has come, None for ever."""
-    return None if deadline == math.inf else min(max(0.0, deadline - monotonic()), _LONGEST_WAIT)
 
 
 def _parks(request: Request[T]) -> bool:

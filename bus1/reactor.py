@@ -31,9 +31,7 @@ from typing import Protocol
 from sortedcontainers import SortedList
 
 from .core.api import CoreApi
-
-_LONGEST_WAIT = 1e5
-"""Seconds; the kernel takes no time-outs beyond a few weeks."""
+from .waiting import time_left
 
 
 class Settling(Protocol):
@@ -181,8 +179,7 @@ class Reactor:
         self.settle()
         due = self._next_due()
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
-        timeout = None if until == math.inf else min(max(0.0, until - self.clock()), _LONGEST_WAIT)
-        events = self._epoll.poll(timeout)
+        events = self._epoll.poll(time_left(until, self.clock()))
         self.turn += 1
         self._removed.clear()
         now, last = self.clock(), self._sequence

@@ -84,10 +84,12 @@ def test_without_an_environment_only_root_has_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "SYSTEM_ADDRESS", str(tmp_path / "bus1" / "bus"))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Failure, match="say --address"):
-        broker.default_address({}, is_root=False)
+        broker.usual_place({})
     assert not (tmp_path / "bus1").exists()
-    assert broker.default_address({}, is_root=True) == str(tmp_path / "bus1" / "bus")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert broker.usual_place({}) == str(tmp_path / "bus1" / "bus")
     assert stat.S_IMODE((tmp_path / "bus1").stat().st_mode) == 0o755
 
 

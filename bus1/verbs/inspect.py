@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 25.0
 """Seconds to wait for a bus that does not answer."""
-_FORMAT = 1
 
 
 def fetch(address: str) -> Document:
@@ -34,6 +33,7 @@ def fetch(address: str) -> Document:
     from ..addresses import socket_name
     from ..client import Client
     from ..errors import BusGone
+    from ..frames import SNAPSHOT_FORMAT
     from .records import Document
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -52,7 +52,7 @@ def fetch(address: str) -> Document:
             raise Failure(f"the bus at {address} sent no JSON: {error}") from error
         finally:
             client.close()
-    if not isinstance(data, dict) or data.get("format") != _FORMAT:
+    if not isinstance(data, dict) or data.get("format") != SNAPSHOT_FORMAT:
         raise Failure(f"the bus at {address} sent a document of another format")
     return Document(data)
 
