@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from bus1_bridge.driver import ERROR_NAMES, METHODS, DriverError, Method, error_name
+from bus1_bridge.switch.api import ConfigureActivation
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.wire import ERROR_TEXT_MAX, Variant, marshal
 from pure_switch import (
@@ -270,9 +271,14 @@ def test_every_error_of_the_contract_has_a_name() -> None:
 
 def test_properties_are_what_this_bus_can_do(bus: PureSwitch) -> None:
     client = bus.client()
-    assert client.call("GetAll", "s", DRIVER, interface=PROPERTIES).args == (
-        {"Features": Variant("as", ["HeaderFiltering"]), "Interfaces": Variant("as", [MONITORING])},
-    )
+    features = ["ActivatableServicesChanged", "HeaderFiltering"]
+    for uses_systemd in (False, True):
+        bus.router.activation.settings = ConfigureActivation(uses_systemd=uses_systemd)
+        assert client.call("GetAll", "s", DRIVER, interface=PROPERTIES).args == ({
+            "Features": Variant("as", features + ["SystemdActivation"] * uses_systemd),
+            "Interfaces": Variant("as", [MONITORING]),
+        },)
+    assert client.call("GetAll", "s", PEER, interface=PROPERTIES).args == ({},)
 
 
 def test_a_value_that_nothing_can_be_set_to_is_not_unpacked(bus: PureSwitch) -> None:

@@ -139,7 +139,7 @@ class Activation:
             )
         return found
 
-    def hold(self, sender: LegacyParty, incoming: Incoming, name: str, found: Found) -> None:
+    def hold(self, sender: LegacyParty, incoming: Incoming, name: str, found: Found) -> Held:
         """Keep the message, with its descriptors, until the name has an owner; DriverError."""
         held = Held(sender, replace(incoming, may_wait=False))
         self._check_room(name)
@@ -148,6 +148,7 @@ class Activation:
         self._of_sender[sender.peer] += held.weight
         self._of_user[sender.credentials.uid] += held.weight
         incoming.fds = ()
+        return held
 
     def start(self, ticket: Ticket, name: str) -> bool:
         """StartServiceByName: False if the name has an owner; else the ticket is answered later.
@@ -170,10 +171,13 @@ class Activation:
         self._delivery.effects.append(SetEnvironment(variables))
 
     def _tell_systemd(self, said: Said) -> None:
-        """Now, or when it is on the bus."""
+        """Now, or when it is on the bus; monitors see it now."""
         if self._tables.names.owner(SYSTEMD) is not None:
             self._say(said, at_once=True)
         else:
+            copies = self._delivery.copies.of(None, (_written(said, SYSTEMD),))
+            if copies:
+                self._delivery.transmit(None, copies)
             self._wait(SYSTEMD, Found(), said, DRIVER_NAME)
 
     def _wait(self, name: str, found: Found, entry: Held | Ticket | Said, requester: str) -> None:
@@ -338,14 +342,10 @@ class Activation:
         if isinstance(party, LegacyParty):
             # as the reference: a call that has not waited is sent to the connection itself
             destination = party.unique if at_once and said.type == CALL else SYSTEMD
-            header = wire.build(
-                said.type, flags=NO_REPLY_EXPECTED, serial=hosted.next_serial(party), path=said.path,
-                interface=said.interface, member=said.member, destination=destination, sender=DRIVER_NAME,
-                signature=said.signature, body_length=len(said.body),
-            )
-            message = header + said.body
+            message = _written(said, destination, hosted.next_serial(party))
             parcel = Parcel((party.peer, 0), (message,), mandatory=False)
-            self._delivery.transmit(None, [parcel, *self._delivery.copies.of(None, (message,))])
+            copies = self._delivery.copies.of(None, (message,)) if at_once else []
+            self._delivery.transmit(None, [parcel, *copies])
 
     # ---- the control plane -----------------------------------------------------------------------
 
@@ -364,3 +364,11 @@ class Activation:
                 if attempt is not None and attempt.number == number:
                     for other in [attempt, *(self._kin(attempt) if with_its_kin else ())]:
                         self._fail(other, error, text)
+
+
+def _written(said: Said, destination: str, serial: int = 1) -> bytes:
+    return wire.build(
+        said.type, flags=NO_REPLY_EXPECTED, serial=serial, path=said.path, interface=said.interface,
+        member=said.member, destination=destination, sender=DRIVER_NAME, signature=said.signature,
+        body_length=len(said.body),
+    ) + said.body

@@ -290,7 +290,9 @@ class Gateway:
             text = f"{callee.unique} cannot take the call: {error}"
             return self._refuse(sender, incoming, "LimitsExceeded", text)
         if wants:
-            hosted.open_reply(sender, reply, Reply(header.serial, callee.unique))
+            opened = Reply(header.serial, callee.unique, self._delivery.now)
+            hosted.open_reply(sender, reply, opened)
+            self._delivery.overdue.opened()
         return True
 
     def _verdict(

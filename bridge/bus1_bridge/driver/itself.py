@@ -1,6 +1,7 @@
 """itself: what the bus says about itself: identity, properties, its description, and that it is alive.
 
-Theory. Properties are constant. The description is made from the driver's table, so that it never lies.
+Theory. Properties are constant as long as the bus lives. The description is made from the driver's table,
+so that it never lies.
 
 Not here: the XML's form (``introspection``), statistics.
 """
@@ -13,12 +14,11 @@ from ..introspection import DriverInterface, describe
 from ..switch.delivery import DRIVER_NAME, DRIVER_PATH
 from ..wire import Variant
 from .errors import DriverError
-from .method import MONITORING_INTERFACE, Call, Method, Values
+from .method import MONITORING_INTERFACE, STATS_INTERFACE, Call, Method, Values
 
-_PROPERTIES: dict[str, Variant] = {
-    "Features": Variant("as", ["HeaderFiltering"]),
-    "Interfaces": Variant("as", [MONITORING_INTERFACE]),
-}
+_OPTIONAL_INTERFACES = (MONITORING_INTERFACE, STATS_INTERFACE)
+"""Of the reference, those that a bus may lack."""
+_PROPERTIES = (("Features", "as"), ("Interfaces", "as"))
 _SIGNALS = (
     ("NameOwnerChanged", "sss"), ("NameLost", "s"), ("NameAcquired", "s"), ("ActivatableServicesChanged", ""),
 )
@@ -67,7 +67,16 @@ def set_(call: Call, interface: str, name: str) -> Values:
 def _properties_of(call: Call, interface: str) -> dict[str, Variant]:
     if all(method.interface != interface for method in call.methods):
         raise DriverError("UnknownInterface", f'Interface "{interface}" not found')
-    return _PROPERTIES if interface == DRIVER_NAME else {}
+    return _own_properties(call) if interface == DRIVER_NAME else {}
+
+
+def _own_properties(call: Call) -> dict[str, Variant]:
+    activation, has = call.delivery.activation, {method.interface for method in call.methods}
+    features = ["ActivatableServicesChanged", "HeaderFiltering"]
+    if activation is not None and activation.settings.uses_systemd:
+        features.append("SystemdActivation")
+    interfaces = [interface for interface in _OPTIONAL_INTERFACES if interface in has]
+    return {"Features": Variant("as", features), "Interfaces": Variant("as", interfaces)}
 
 
 # ---- introspection -------------------------------------------------------------------------------
@@ -93,6 +102,6 @@ def _described(interface: str, methods: Sequence[Method]) -> DriverInterface:
     return DriverInterface(
         interface,
         methods=tuple((m.name, m.takes, m.returns) for m in methods if m.interface == interface),
-        properties=tuple((name, value.signature) for name, value in _PROPERTIES.items() if is_driver),
+        properties=_PROPERTIES if is_driver else (),
         signals=_SIGNALS if is_driver else (),
     )

@@ -26,6 +26,7 @@ from .errors import DriverError, error_name
 PEER_INTERFACE = "org.freedesktop.DBus.Peer"
 PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"
 MONITORING_INTERFACE = "org.freedesktop.DBus.Monitoring"
+STATS_INTERFACE = "org.freedesktop.DBus.Debug.Stats"
 INTROSPECTABLE_INTERFACE = "org.freedesktop.DBus.Introspectable"
 
 Values = tuple[Any, ...]

@@ -35,6 +35,7 @@ from .effects import CloseDescriptors, Effect, PolicyRefusal, Refused, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .guard import Guard
 from .limits import BusLimits
+from .overdue import Overdue
 from .questions import Questions
 from .tables import LegacyParty, NativeParty, Party, Tables
 
@@ -69,6 +70,7 @@ class Delivery:
         self.now = 0.0
         """The time of the current turn: set by whoever drives the bus before anything else happens."""
         self.copies = Copies(tables, self.admits)
+        self.overdue = Overdue(self)
         self.watchers: Watchers | None = None
         self.activation: Activation | None = None
         """The router's."""
@@ -171,10 +173,11 @@ class Delivery:
         """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out.
 
         ``only_monitors`` see what a client would hear if it were not gone, or were allowed to."""
+        refusal = None
         if not (to.permissions.receives_all or anonymous):
             fields = Fields(type, path, interface, member, error_name, to.unique, reply_serial)
-            only_monitors = only_monitors or self.guard.refusal(None, to, fields) is not None
-        if only_monitors and not self.copies:
+            refusal = self.guard.refusal(None, to, fields)
+        if (only_monitors or refusal) and not self.copies:
             return
         serial = hosted.next_serial(to)
         message = wire.build(
@@ -183,11 +186,24 @@ class Delivery:
             destination=None if anonymous else to.unique or NOT_REGISTERED,
             sender=None if anonymous else DRIVER_NAME, signature=signature,
         ) + body
-        parcels = [] if only_monitors else [Parcel((to.peer, 0), (message,), mandatory=False)]
+        parcels = []
+        if not (only_monitors or refusal):
+            parcels.append(Parcel((to.peer, 0), (message,), mandatory=False))
         if not anonymous:
             parcels += self.copies.of(None, (message,))
+        if refusal:
+            parcels += self._refused_to_bus(serial, refusal)
         if parcels:
             self.transmit(None, parcels)
+
+    def _refused_to_bus(self, serial: int, text: str) -> list[Parcel]:
+        """As in the reference, monitors see the bus tell itself why its message was not delivered."""
+        body = wire.error_body(text)
+        return self.copies.of(None, (wire.build(
+            ERROR, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body),
+            error_name=ERROR_PREFIX + "AccessDenied", reply_serial=serial, destination=DRIVER_NAME,
+            sender=DRIVER_NAME, signature="s",
+        ) + body,))
 
     def send_error(
         self, to: LegacyParty, header: wire.Header, name: str, text: str, *, anonymous: bool = False,

@@ -181,10 +181,10 @@ class Planner:
         found = self._activation.look_up(sender, destination)
         _check_type(header)
         self._check_policy(sender, None, header)
-        if not incoming.fds:
+        held = self._activation.hold(sender, incoming, destination, found)
+        if not held.incoming.fds:
             # else monitors see it, with its descriptors, when it is delivered or refused
-            self._delivery.show(sender, incoming)
-        self._activation.hold(sender, incoming, destination, found)
+            self._delivery.show(sender, held.incoming)
 
     def _check_policy(self, sender: LegacyParty, receiver: Party | None, header: wire.Header) -> None:
         refusal = self._delivery.guard.refusal(sender, receiver, header)
@@ -209,13 +209,14 @@ class Planner:
                 f"The maximum number of pending replies of {sender.unique}, {limit}, has been reached",
             )
         try:
-            self._tables.replies.add(sender.peer, reader.peer, header.serial)
+            self._tables.replies.add(sender.peer, reader.peer, header.serial, self._delivery.now)
         except NotUnique as error:
             raise DriverError(
                 "AccessDenied",
                 f"Message has the same reply serial as a currently-outstanding existing method call: "
                 f"{header.serial} of {sender.unique} to {reader.unique}",
             ) from error
+        self._delivery.overdue.opened()
 
     def _to_matching(
         self, sender: LegacyParty, incoming: Incoming, parts: tuple[Buffer, ...],

@@ -1,7 +1,8 @@
 """replies: which answers are outstanding between legacy clients.
 
 Theory. A delivered call that wants an answer opens a slot (caller, callee, serial); the first
-answer takes it. Slots are filed under both ends, so the end of either finds its own.
+answer takes it. Slots are filed under both ends, so the end of either finds its own. A slot knows when it
+was opened, and a caller's slots stand in that order.
 
 Invariants. 1. A slot stands under its caller and under its callee, or under neither.
 2. ``outstanding`` and ``awaited_from`` are counts of slots.
@@ -12,24 +13,29 @@ is worth (the router).
 
 from __future__ import annotations
 
+from itertools import takewhile
+from typing import TypeVar
+
 from bus1.errors import NotUnique
+
+_T = TypeVar("_T")
 
 
 class ReplyTable:
     """All open slots; peers are Core peers."""
 
     def __init__(self) -> None:
-        self._made: dict[int, dict[tuple[int, int], None]] = {}
+        self._made: dict[int, dict[tuple[int, int], float]] = {}
         self._received: dict[int, dict[tuple[int, int], None]] = {}
 
-    def add(self, caller: int, callee: int, serial: int) -> None:
+    def add(self, caller: int, callee: int, serial: int, now: float = 0.0) -> None:
         """Open a slot; NotUnique if the caller already awaits this serial from the callee."""
         made = self._made.get(caller)
         if made is None:
             made = self._made[caller] = {}
         if (callee, serial) in made:
             raise NotUnique(f"a call with serial {serial} to the same destination is outstanding")
-        made[callee, serial] = None
+        made[callee, serial] = now
         self._received.setdefault(callee, {})[caller, serial] = None
 
     def take(self, caller: int, callee: int, serial: int) -> bool:
@@ -66,8 +72,20 @@ class ReplyTable:
         """How many answers others (or itself) wait for from the callee."""
         return len(self._received.get(callee, ()))
 
+    def overdue(self, now: float, timeout: float) -> list[tuple[int, int, int]]:
+        """(caller, callee, serial) of every slot that has been open for as long."""
+        return [
+            (caller, callee, serial)
+            for caller, made in self._made.items()
+            for (callee, serial), _ in takewhile(lambda slot: slot[1] + timeout <= now, made.items())
+        ]
 
-def _remove(table: dict[int, dict[tuple[int, int], None]], peer: int, slot: tuple[int, int]) -> None:
+    def oldest(self) -> float | None:
+        """When the oldest slot was opened."""
+        return min((next(iter(made.values())) for made in self._made.values()), default=None)
+
+
+def _remove(table: dict[int, dict[tuple[int, int], _T]], peer: int, slot: tuple[int, int]) -> None:
     slots = table[peer]
     del slots[slot]
     if not slots:

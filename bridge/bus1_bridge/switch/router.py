@@ -232,6 +232,7 @@ class Router:
         for sender in self.delivery.flow.retries(now):
             self._busy.setdefault(sender)
         self.activation.expire(now)
+        self.delivery.overdue.expire(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             c = self._connections.get(heapq.heappop(self._deadlines)[1])
             if c is not None:
@@ -244,6 +245,7 @@ class Router:
         times = (
             self._deadlines[0][0] if self._deadlines else None,
             self.delivery.flow.next_deadline(), self.activation.next_deadline(),
+            self.delivery.overdue.next_deadline(),
         )
         return min((time for time in times if time is not None), default=None)
 

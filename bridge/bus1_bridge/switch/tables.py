@@ -72,6 +72,8 @@ class Reply:
     serial: int
     callee: str
     """Unique name of the party that was called: the SENDER of the answer."""
+    opened: float = 0.0
+    """When the call was sent."""
 
 
 @dataclass(frozen=True, slots=True)
