@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -52,9 +51,6 @@ from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .router import Router
 from .schedule import Schedule
-
-_SO_PEERGROUPS = 59
-_FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
 
 
 class PythonSwitch:
@@ -165,7 +161,7 @@ class PythonSwitch:
         if not is_local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self.router.connect(
-            who, self.router.delivery.now, groups=_groups(connection), label=who.secctx, can_pass_fds=is_local
+            who, self.router.delivery.now, groups=who.groups, label=who.secctx, can_pass_fds=is_local
         )
         endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
         self._endpoints[peer] = endpoint
@@ -322,14 +318,3 @@ class Watched:
     def close(self) -> None:
         """Watch no more."""
         self._switch.reactor.remove(self)
-
-
-def _groups(connection: socket.socket) -> tuple[int, ...]:
-    """Supplementary groups of the process that connected."""
-    for size in (_FEW_GROUPS, _MANY_GROUPS):
-        try:
-            data = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size)
-        except OSError:
-            continue
-        return struct.unpack(f"{len(data) // 4}I", data)
-    return ()
