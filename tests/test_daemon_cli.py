@@ -5,6 +5,7 @@ The yardstick is spec/dbus-bus.md §1, §11 and §14."""
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -21,6 +22,8 @@ from dbus_client import PATIENCE, Client, Wire
 
 from bus1 import __version__
 from bus1.addresses import native_address, socket_name
+
+INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 
 # ---- flags ---------------------------------------------------------------------------------------
 
@@ -92,6 +95,16 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str], flag: str) ->
     usage = capsys.readouterr().out
     for name in FLAGS:
         assert f"[{name}" in usage or name in {"-h", "-?"}
+
+
+def test_the_interface_of_the_bus_is_printed_as_the_bus_itself_gives_it(daemon: Daemon) -> None:
+    output, errors = daemon.start("--introspect").communicate(timeout=PATIENCE)
+    assert errors == b""
+    _, address = daemon.serve("--session", f"--address=unix:path={daemon.folder}/bus")
+    with Client(path_of(address)) as client:
+        there = client.ask("Introspect", path="/org/freedesktop/DBus", interface=INTROSPECTABLE)[0]
+    methods = set(re.findall(r'<method name="(\w+)"', output.decode()))
+    assert methods == set(re.findall(r'<method name="(\w+)"', there)) >= {"Hello", "RequestName", "GetAll"}
 
 
 def test_an_unknown_flag_before_the_version_is_an_error() -> None:
@@ -427,6 +440,7 @@ def test_too_many_connections_for_the_descriptors_stop_nobody(bridge: Daemon) ->
         crowd.close()
         assert serves(address), "accepting goes on once there is room"
         eventually(lambda: open_fds(process.pid) <= before, lambda: open_fds(process.pid))
+    assert "no more connections for a moment: Too many open files" in bridge.stop(process)
 
 
 def test_who_sends_descriptors_that_the_bus_cannot_take_loses_its_connection_alone(bridge: Daemon) -> None:

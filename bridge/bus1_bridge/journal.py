@@ -65,6 +65,12 @@ class Journal:
         else:
             self._lost = 0
 
+    def close(self) -> None:
+        """No more lines for the system log."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def _classic_datagram(self, text: str, fields: Fields) -> bytes:
         priority = _DAEMON | int(dict(fields).get(PRIORITY, WARNING))
         return f"<{priority}>{self._program}[{os.getpid()}]: {text}".encode(errors="backslashreplace")

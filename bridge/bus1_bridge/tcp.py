@@ -46,13 +46,15 @@ def describe(host: str, sockets: list[socket.socket]) -> str:
 
 
 def _listen_on(where: str, port: int, family: int) -> list[socket.socket]:
-    shown = f'"{where}:{port}"'
+    shown = f'"{where}" port {port}'
     try:
         found = socket.getaddrinfo(
             None if where == "*" else where, port, family, socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise AddressError(f"Failed to lookup host/port: {shown}: {error}") from error
+        raise AddressError(
+            f'Failed to lookup host/port: "{where}:{port}": {error.args[-1]}'
+        ) from error
     sockets: list[socket.socket] = []
     trouble: OSError | None = None
     for kind, _, _, _, place in found[:_ENOUGH]:
