@@ -102,8 +102,12 @@ class PureSwitch:
         self.effects: list[Effect] = []
         self.services: dict[str, str] = {}
         """Names that can be started, and their commands."""
+        self.units: dict[str, str] = {}
+        """What systemd knows some of them as."""
         self.complaint: str | None = None
         """What is wrong with the configuration when it is read again."""
+        self.is_asleep = False
+        """The control plane answers no question by itself."""
         self.closed_fds: list[int] = []
         self.settle()
         self._at_first = self.charges()
@@ -147,17 +151,17 @@ class PureSwitch:
         for effect in self.router.take_effects():
             if isinstance(effect, CloseDescriptors):
                 self.closed_fds += effect.fds
-            elif isinstance(effect, (LookUp, ListServices, Reload)):
-                self._answer(effect)
+            elif isinstance(effect, (LookUp, ListServices, Reload)) and not self.is_asleep:
+                self.answer(effect)
             else:
                 self.effects.append(effect)
 
-    def _answer(self, question: Question) -> None:
-        """What the control plane does at once."""
+    def answer(self, question: Question) -> None:
+        """What the control plane does with a question: at once, unless it is asleep."""
         answer: object = self.complaint
         if isinstance(question, LookUp):
             command = self.services.get(question.name)
-            answer = None if command is None else Found(command)
+            answer = None if command is None else Found(command, self.units.get(question.name))
         elif isinstance(question, ListServices):
             answer = tuple(self.services)
         self.router.activation.carry_out(Answer(question.asker, answer))
