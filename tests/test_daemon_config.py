@@ -151,12 +151,12 @@ def test_the_flags_of_those_who_start_a_bus_are_taken(daemon: Daemon, who: str) 
     daemon.stop(process)
 
 
-def test_dbus_run_session_takes_it_and_passes_the_status_on(daemon: Daemon) -> None:
-    config = daemon.configure()
+@pytest.mark.parametrize("has_config", [False, True], ids=["usual", "configured"])
+def test_dbus_run_session_takes_it_and_passes_the_status_on(daemon: Daemon, has_config: bool) -> None:
+    config = [f"--config-file={daemon.configure()}"] if has_config else []
     ask = f"gdbus call --session -d {BUS} -o / -m {BUS}.GetId && exit 7"
     done = subprocess.run(
-        ["dbus-run-session", f"--dbus-daemon={COMMANDS[daemon.kind]}", f"--config-file={config}",
-         "--", "sh", "-c", ask],
+        ["dbus-run-session", f"--dbus-daemon={COMMANDS[daemon.kind]}", *config, "--", "sh", "-c", ask],
         capture_output=True, text=True, timeout=PATIENCE * 2, check=False,
     )
     assert (done.returncode, done.stdout[:2]) == (7, "('"), done.stderr

@@ -248,6 +248,13 @@ def test_all_network_addresses_of_a_name_are_served_at_one_port(bridge: Daemon) 
             assert probe.recv(100).startswith(b"REJECTED ")
 
 
+def test_a_network_address_on_which_nobody_can_sign_in_is_said(bridge: Daemon) -> None:
+    process, _ = bridge.serve(
+        "--config-file", bridge.configure("<auth>EXTERNAL</auth>"), f"--address={NETWORK}"
+    )
+    assert f"[session uid={UID} pid={process.pid}] nobody can sign in over tcp" in bridge.stop(process)
+
+
 def test_nothing_listens_on_the_network_unless_it_was_asked_for(bridge: Daemon) -> None:
     process, address = bridge.serve("--config-file", bridge.configure())
     assert serves(address)

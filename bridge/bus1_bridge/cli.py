@@ -74,9 +74,8 @@ FLAGS: dict[str, tuple[Takes, str]] = {
     "-h": (Takes.NOTHING, ""),
     "-?": (Takes.NOTHING, ""),
 }
-USAGE = " ".join([
-    "bus1-bridge", *(f"[{flag}{takes.value}]" for flag, (takes, text) in FLAGS.items() if text)
-])
+_WIDTH = 79
+_COLUMN = 31
 _STANDARD_OUTPUT = "1"
 _QUESTIONS = ("--version", "--introspect", "--help", "-h", "-?")
 _CONFIGURATIONS = ("--session", "--system", "--config-file")
@@ -158,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run_verb(line)
         return _run(parse(line))
     except FlagError as error:
-        complaint = f"bus1-bridge: {error}\n{USAGE}\n"
+        complaint = f"bus1-bridge: {error}\n{_usage()}\n"
     except UsageError as error:
         complaint = f"bus1-bridge: {error}\n"
     os.write(2, complaint.encode(errors="backslashreplace"))
@@ -176,11 +175,28 @@ def _run_verb(line: Sequence[str]) -> int:
 def _help() -> str:
     from . import verbs
 
-    lines = [f"  {flag + takes.value:<31}{text}" for flag, (takes, text) in FLAGS.items() if text]
+    lines = [_explained(flag + takes.value, text) for flag, (takes, text) in FLAGS.items() if text]
     lines += ["", "bus1-bridge VERB, with VERB --help:"]
-    lines += [f"  {verb:<31}{text}" for verb, text in verbs.summaries()]
+    lines += [_explained(verb, text) for verb, text in verbs.summaries()]
     about = "A D-Bus message bus. Native bus1 programs find it under the same name with 1 behind it."
-    return "\n".join([USAGE, "", about, "", *lines])
+    return "\n".join([_usage(), "", about, "", *lines])
+
+
+def _usage() -> str:
+    return _wrapped(" ".join([
+        "bus1-bridge", *(f"[{flag}{takes.value}]" for flag, (takes, text) in FLAGS.items() if text)
+    ]), "    ")
+
+
+def _explained(what: str, text: str) -> str:
+    return _wrapped(f"  {what:<{_COLUMN}}{text}", " " * (_COLUMN + 2))
+
+
+def _wrapped(text: str, indent: str) -> str:
+    # rarely needed, and dear to import
+    from textwrap import fill
+
+    return fill(text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _introspection() -> str:

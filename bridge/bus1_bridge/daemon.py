@@ -12,6 +12,7 @@ Not here: flags (cli), addresses (listening), the process around it (process), e
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from bus1.log import Fields, Log
 from bus1.process import RELOAD, STOP
 from bus1.systemd import notify
 
+from .busconfig import ConfigError
 from .gateway import Gateway
 from .journal import INFORMATION, PRIORITY, Journal
 from .match import MatchIndex
@@ -59,7 +61,7 @@ from .switch.router import Router
 from .switch.tables import UNKNOWN_ID, Tables
 
 if TYPE_CHECKING:
-    from .busconfig import BusConfig, ConfigError
+    from .busconfig import BusConfig
     from .changes import Changes
     from .starting import Starter
 
@@ -124,7 +126,7 @@ class Daemon:
         self._read_at = launch.read_at
         self._changes: Changes | None = None
         self._watch_at: float | None = time.monotonic() + _WATCH_AFTER
-        self._warn(launch.config.warnings)
+        self._warn([*launch.warnings, *launch.config.warnings])
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -134,6 +136,7 @@ class Daemon:
             pass
         notify("STOPPING=1")
         self._switch.apply([Shutdown()])
+        self._log.write(math.inf)
 
     def reload(self) -> str | None:
         """Read the configuration again: rules, limits and directories of services hold from now on.
@@ -142,10 +145,11 @@ class Daemon:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self._read_at, complaint = time.time_ns(), None
         try:
-            self._config = self._launch.options.load()
-            services = self._services.configure(self._config)
-            self._switch.apply([Configure(self._config.limits, self._config.policy), *services])
-        except _config_error() as error:
+            config = self._launch.options.load()
+            configure = Configure(config.limits, config.policy)
+            self._switch.apply([configure, *self._services.configure(config)])
+            self._config = config
+        except (ConfigError, OSError) as error:
             complaint = str(error)
             self._log.note(f"Unable to reload configuration: {complaint}")
         else:
@@ -271,17 +275,13 @@ def _make_private(path: str) -> None:
             os.mkdir(directory, 0o700)
 
 
-def _config_error() -> type[ConfigError]:
-    from .busconfig import ConfigError
-
-    return ConfigError
-
-
 def _journal(launch: Launch) -> Journal:
     config, options = launch.config, launch.options
-    prefix = {
-        "system": "[system] ", "session": f"[session uid={os.getuid()} pid={os.getpid()}] "
-    }.get(config.type or "", "")
+    prefix = ""
+    if config.type == "system":
+        prefix = "[system] "
+    elif config.type == "session":
+        prefix = f"[session uid={os.getuid()} pid={os.getpid()}] "
     syslog = config.syslog if options.syslog is None else options.syslog
     return Journal(PROGRAM, prefix, syslog=syslog, stderr=options.stderr)
 

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bus1.listening import AddressError, Listening
-from bus1.log import write_line
 from bus1.process import live, prepare, silence
 
 from .listening import Door, listen, listen_natively
@@ -38,7 +37,7 @@ _PASSED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 class Launch:
     """A bus that is about to serve: what its control plane is told."""
 
-    __slots__ = ("address", "config", "doors", "guid", "nofile", "options", "read_at")
+    __slots__ = ("address", "config", "doors", "guid", "nofile", "options", "read_at", "warnings")
 
     def __init__(
         self, options: Options, config: BusConfig, doors: list[Door], guid: str, nofile: tuple[int, int],
@@ -52,6 +51,8 @@ class Launch:
         """RLIMIT_NOFILE as it was: the one for children."""
         self.read_at = read_at
         """When reading the configuration began, in nanoseconds of the wall clock."""
+        self.warnings: list[str] = []
+        """What went wrong, but is no reason not to serve."""
         addresses = [f"{door.address},guid={guid}" for door in doors if not door.is_native]
         self.address = ";".join(reversed(addresses))
         """What clients are told."""
@@ -60,6 +61,15 @@ class Launch:
     def sockets(self) -> list[Listening]:
         """All listening sockets."""
         return [listening for door in self.doors for listening in door.sockets]
+
+    def add_native_doors(self) -> None:
+        """Those beside every unix socket; one that can't have any has none."""
+        for door in list(self.doors):
+            if door.address.startswith("unix:"):
+                try:
+                    self.doors.append(listen_natively(door))
+                except AddressError as error:
+                    self.warnings.append(f"no native socket: {error}")
 
 
 def run(options: Options) -> int:
@@ -73,6 +83,10 @@ def run(options: Options) -> int:
     identity = _identity(config)
     doors = _listen(options, config)
     launch = Launch(options, config, doors, os.urandom(16).hex(), nofile, read_at)
+    if not any(door.is_native for door in doors):
+        launch.add_native_doors()
+    if any(door.address.startswith("tcp:") for door in doors) and config.auth == ("EXTERNAL",):
+        launch.warnings.append("nobody can sign in over tcp: <auth>EXTERNAL</auth> is for unix sockets")
 
     def settle_in() -> None:
         if pidfile is not None:
@@ -80,7 +94,7 @@ def run(options: Options) -> int:
         if identity is not None:
             _load_everything()
             if warning := identity.assume():
-                write_line(PROGRAM, warning)
+                launch.warnings.append(warning)
 
     try:
         if config.forks if options.forks is None else options.forks:
@@ -136,21 +150,7 @@ def _listen(options: Options, config: BusConfig) -> list[Door]:
         raise
     for name in _PASSED:
         os.environ.pop(name, None)
-    if not any(door.is_native for door in doors):
-        doors += _native_doors(doors)
     return doors
-
-
-def _native_doors(doors: list[Door]) -> list[Door]:
-    """Those beside every unix socket; whoever can't have one has none."""
-    natives = []
-    for door in doors:
-        if door.address.startswith("unix:"):
-            try:
-                natives.append(listen_natively(door))
-            except AddressError as error:
-                write_line(PROGRAM, f"no native socket: {error}")
-    return natives
 
 
 def _close(doors: list[Door]) -> None:
