@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -219,6 +220,34 @@ def test_an_unchanged_file_is_not_read_again(files: Files, monkeypatch: pytest.M
     monkeypatch.setattr("bus1_bridge.servicefiles.parse", lambda data, file: 1 / 0)
     assert files.command() == "a"
     assert files.command("com.example.B") is None
+
+
+def test_a_shortage_of_descriptors_makes_nothing_unknown_and_passes(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write(files.first, "com.example.A", "a")
+    os.utime(files.first, (1e9, 1e9))
+    assert files.command() == "a"
+    real, full = os.open, OSError(errno.EMFILE, "full")
+
+    def fails(*_: object) -> int:
+        raise full
+
+    files.write(files.second, "com.example.B", "b")
+    os.utime(files.second, (1e9, 1e9))
+    monkeypatch.setattr(os, "open", fails)
+    assert files.command() == "a"
+    assert files.command("com.example.B") is None
+    monkeypatch.setattr(os, "open", real)
+    assert files.command("com.example.B") == "b"
+    assert files.complaints == []
+
+
+def test_a_file_is_shown_whatever_its_name_is_made_of(files: Files) -> None:
+    files.write(files.first, "com.example.A", "a", file=os.fsdecode(b"\xff.service"))
+    service = files.files.find("com.example.A")
+    assert service is not None
+    assert service.file.endswith("\\xff.service")
 
 
 def test_other_directories_can_be_looked_at(files: Files) -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 from bus1_services.types import is_bus_name, is_error_name
 
@@ -50,6 +51,7 @@ _ACTIVATOR = "org.freedesktop.systemd1.Activator"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _MANAGER_PATH = "/org/freedesktop/systemd1"
 _TIMED_OUT = wire.ERROR_PREFIX + "TimedOut"
+_Key = TypeVar("_Key")
 _NAME_SHOWN = 255
 """Of a name that cannot be one, as much is repeated in an error."""
 
@@ -119,7 +121,7 @@ class Activation:
         """Held messages and calls, of all names."""
         self._of_sender: Counter[int] = Counter()
         """Weight of what is held, by Core peer."""
-        self._of_user: Counter[int] = Counter()
+        self._of_user: Counter[int | None] = Counter()
 
     # ---- who comes to wait -----------------------------------------------------------------------
 
@@ -144,9 +146,9 @@ class Activation:
         held = Held(sender, replace(incoming, may_wait=False))
         self._check_room(name)
         self._check_share(held, name)
-        self._wait(name, found, held, sender.unique)
+        self._wait(name, found, held, sender)
         self._of_sender[sender.peer] += held.weight
-        self._of_user[sender.credentials.uid] += held.weight
+        self._of_user[sender.uid] += held.weight
         incoming.fds = ()
         return held
 
@@ -158,7 +160,7 @@ class Activation:
         if self._tables.names.owner(name) is not None:
             return False
         self._check_room(name)
-        self._wait(name, found, ticket, ticket.caller.unique)
+        self._wait(name, found, ticket, ticket.caller)
         return True
 
     def set_environment(self, variables: dict[str, str]) -> None:
@@ -178,9 +180,11 @@ class Activation:
             copies = self._delivery.copies.of(None, (_written(said, SYSTEMD),))
             if copies:
                 self._delivery.transmit(None, copies)
-            self._wait(SYSTEMD, Found(), said, DRIVER_NAME)
+            self._wait(SYSTEMD, Found(), said, None)
 
-    def _wait(self, name: str, found: Found, entry: Held | Ticket | Said, requester: str) -> None:
+    def _wait(
+        self, name: str, found: Found, entry: Held | Ticket | Said, requester: Party | None
+    ) -> None:
         attempt = self._attempts.get(name)
         is_new = attempt is None
         if attempt is None:
@@ -192,15 +196,16 @@ class Activation:
         if is_new:
             self._begin(attempt, requester)
 
-    def _begin(self, attempt: Attempt, requester: str) -> None:
+    def _begin(self, attempt: Attempt, by: Party | None) -> None:
         """Have it started by whom it takes: systemd itself comes without being called."""
         effects, name, unit = self._delivery.effects, attempt.name, attempt.found.unit
+        requester = f"requested by '{by.unique if by else DRIVER_NAME}' ({self._delivery.guard.who(by)})"
         if not self.settings.uses_systemd or (unit is None and name != SYSTEMD):
             effects.append(Start(name, attempt.number, requester))
         elif unit is not None and name != SYSTEMD:
             attempt.unit = unit
             effects.append(Note(
-                f"Activating via systemd: service name='{name}' unit='{unit}' requested by '{requester}'"
+                f"Activating via systemd: service name='{name}' unit='{unit}' {requester}"
             ))
             body = wire.marshal("s", unit)
             self._tell_systemd(Said(SIGNAL, DRIVER_PATH, _ACTIVATOR, "ActivationRequest", "s", body))
@@ -218,7 +223,7 @@ class Activation:
         sender = held.sender
         for who, waiting, mark in (
             (sender.unique, self._of_sender[sender.peer], PAIR_MARK),
-            (f"user {sender.credentials.uid}", self._of_user[sender.credentials.uid], READER_MARK),
+            (f"user {sender.uid}", self._of_user[sender.uid], READER_MARK),
         ):
             if waiting and waiting + held.weight > mark:
                 raise DriverError(
@@ -233,6 +238,7 @@ class Activation:
         """The name has an owner: calls of StartServiceByName are answered; ``flush`` has to follow."""
         attempt = self._end(name)
         if attempt is not None:
+            self._delivery.effects.append(Note(f"Successfully activated service '{name}'"))
             for entry in attempt.waiting:
                 if isinstance(entry, Ticket):
                     reply(self._delivery, entry, (1,))
@@ -253,7 +259,7 @@ class Activation:
         trusted = {0, tables.bus_credentials.uid}
         if not self.settings.uses_systemd:
             complaint = "there is no systemd activation on this bus"
-        elif tables.names.owner(SYSTEMD) != sender.peer or sender.credentials.uid not in trusted:
+        elif tables.names.owner(SYSTEMD) != sender.peer or sender.uid not in trusted:
             complaint = "it is forged"
         else:
             name = error if is_error_name(error) else wire.ERROR_PREFIX + "Failed"
@@ -262,8 +268,7 @@ class Activation:
             delivery.effects.append(Note(f"Activation via systemd failed for unit '{unit}': {text}"))
             return
         delivery.effects.append(Note(
-            f"ActivationFailure of {sender.unique} (uid={sender.credentials.uid} "
-            f"pid={sender.credentials.pid}) is ignored: {complaint}"
+            f"ActivationFailure of {sender.unique} ({delivery.guard.who(sender)}) is ignored: {complaint}"
         ))
 
     def expire(self, now: float) -> None:
@@ -319,12 +324,8 @@ class Activation:
         return attempt
 
     def _release(self, held: Held) -> None:
-        for table, key in (
-            (self._of_sender, held.sender.peer), (self._of_user, held.sender.credentials.uid)
-        ):
-            table[key] -= held.weight
-            if not table[key]:
-                del table[key]
+        _take(self._of_sender, held.sender.peer, held.weight)
+        _take(self._of_user, held.sender.uid, held.weight)
 
     def _fail(self, attempt: Attempt, name: str, text: str) -> None:
         self._end(attempt.name)
@@ -372,3 +373,9 @@ def _written(said: Said, destination: str, serial: int = 1) -> bytes:
         member=said.member, destination=destination, sender=DRIVER_NAME, signature=said.signature,
         body_length=len(said.body),
     ) + said.body
+
+
+def _take(weights: Counter[_Key], key: _Key, weight: int) -> None:
+    weights[key] -= weight
+    if not weights[key]:
+        del weights[key]

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from bus1.listener import SHORTAGE
+
 from .busconfig import ServiceDir
 from .services import Service, ServiceError, parse
 
@@ -54,8 +56,8 @@ class _Directory:
         self.configured = configured
         self._complain = complain
         self._stamp: _Stamp | None = None
-        self._is_fresh = True
-        """It was changed just before it was read."""
+        self._is_unsure = True
+        """It has to be read again: it was changed just before, or the kernel lacked something."""
         self.files: dict[str, _File] = {}
 
     def look(self) -> None:
@@ -66,7 +68,7 @@ class _Directory:
             self._stamp = None
             self.files.clear()
             return
-        if stamp != self._stamp or self._is_fresh:
+        if stamp != self._stamp or self._is_unsure:
             self._read(stamp)
         else:
             for name in [name for name, file in self.files.items() if file.service is None]:
@@ -82,6 +84,9 @@ class _Directory:
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 self.files.pop(name, None)
+            elif error.errno in SHORTAGE:
+                self._is_unsure = True
+                return None if known is None else known.service
             elif known is None or known.stamp != _UNREADABLE:
                 self.files[name] = _File(_UNREADABLE, None)
                 self._complain(f"service file {path} cannot be read: {error.strerror}")
@@ -101,14 +106,16 @@ class _Directory:
                 names = sorted(
                     entry.name for entry in islice(entries, FILES_MAX) if entry.name.endswith(SUFFIX)
                 )
-        except OSError:
+        except OSError as error:
+            if error.errno in SHORTAGE:
+                return
             names = []
         for gone in self.files.keys() - set(names):
             del self.files[gone]
+        self._stamp = stamp
+        self._is_unsure = time.time_ns() - stamp[2] < _FRESH_NS
         for name in names:
             self.refresh(name)
-        self._stamp = stamp
-        self._is_fresh = time.time_ns() - stamp[2] < _FRESH_NS
 
     def _parse(self, descriptor: int, status: os.stat_result, path: str) -> Service | None:
         try:
@@ -116,7 +123,7 @@ class _Directory:
                 raise ServiceError("it is not a regular file")
             if status.st_size > FILE_BYTES_MAX:
                 raise ServiceError(f"it has more than {FILE_BYTES_MAX} bytes")
-            service = parse(os.read(descriptor, FILE_BYTES_MAX), path)
+            service = parse(os.read(descriptor, FILE_BYTES_MAX), _printable(path))
         except OSError as error:
             self._complain(f"service file {path} cannot be read: {error.strerror}")
             return None
@@ -133,6 +140,11 @@ class _Directory:
                 "activation"
             )
         return service
+
+
+def _printable(path: str) -> str:
+    """The path as errors and logs can show it, whatever its bytes are."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class ServiceFiles:

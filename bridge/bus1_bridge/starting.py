@@ -108,7 +108,27 @@ class Starter:
         ]
 
     def handle(self, punt: Punt) -> list[Command]:
-        """What is to be done about a punt; nothing if it is no business of this file."""
+        """What is to be done about a punt; nothing if it is no business of this file.
+
+        A defect that shows costs the punt what it asked for."""
+        try:
+            return self._handle(punt)
+        except Exception:
+            # rarely needed, and dear to import
+            import traceback
+
+            self._note(f"a defect of the bus in {punt}:\n{traceback.format_exc()}")
+        match punt:
+            case LookUp(asker):
+                return [Answer(asker, None)]
+            case ListServices(asker):
+                return [Answer(asker, ())]
+            case Start(name, attempt):
+                text = f"Cannot start {name}: a defect of the bus"
+                return [StartFailed(name, attempt, ERROR_PREFIX + "Failed", text)]
+        return []
+
+    def _handle(self, punt: Punt) -> list[Command]:
         match punt:
             case LookUp(asker, name):
                 return [Answer(asker, self._look_up(name))]
@@ -140,7 +160,7 @@ class Starter:
             text = f"Cannot do system-bus activation with no user: {service.file} has no User= for {name}"
             return [StartFailed(name, attempt, _SPAWN + "FileInvalid", text)]
         with_helper = " (using servicehelper)" if helper else ""
-        self._note(f"Activating service name='{name}' requested by '{requester}'{with_helper}")
+        self._note(f"Activating service name='{name}' {requester}{with_helper}")
         if not self._running:
             # the end of a child is told like any other signal (signal.set_wakeup_fd)
             signal.signal(signal.SIGCHLD, lambda number, frame: None)

@@ -103,7 +103,7 @@ class Start:
     name: str
     attempt: int
     requester: str
-    """Unique name of the first who waits."""
+    """Who it is that waits first, for the log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,7 @@ class Guard:
             f'Connection "{party.unique}" is not allowed to own the service "{name}" due to security '
             f"policies in the configuration file; {_deciding(verdict)}"
         )
-        self._note(("own", party.unique, "", verdict.rule), f"{text}; it is {self._who(party)}")
+        self._note(("own", party.unique, "", verdict.rule), f"{text}; it is {self.who(party)}")
         return text
 
     def refusal_to_reach(self, party: Party, target: Party) -> str | None:
@@ -157,10 +157,10 @@ class Guard:
         """The reference's words, and the rule."""
         text = (
             f'{complaint} message, {verdict.n_matched} matched rules; type="{_TYPE_NAMES[message.type]}", '
-            f'sender="{sender.unique if sender else BUS_NAME}" ({self._who(sender)}) '
+            f'sender="{sender.unique if sender else BUS_NAME}" ({self.who(sender)}) '
             f'interface="{_or_unset(message.interface)}" member="{_or_unset(message.member)}" '
             f'error name="{_or_unset(message.error_name)}" requested_reply="{requested:d}" '
-            f'destination="{message.destination or BUS_NAME}" ({self._who(receiver)}); {_deciding(verdict)}'
+            f'destination="{message.destination or BUS_NAME}" ({self.who(receiver)}); {_deciding(verdict)}'
         )
         if addressed:
             unique = receiver.unique if receiver else message.destination or ""
@@ -176,7 +176,8 @@ class Guard:
         else:
             self._left_out += 1
 
-    def _who(self, party: Party | None) -> str:
+    def who(self, party: Party | None) -> str:
+        """What is known of a party, for a log or an error."""
         if party is None:
             return "bus"
         known = []
