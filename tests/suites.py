@@ -150,7 +150,8 @@ def run(
     """Run a program that starts its buses as ``environment`` says, for ``patience`` seconds at most."""
     folder.mkdir()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DBUS_", "G_"))}
-    private = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "LC_ALL": "C.UTF-8"}
+    # nor shall GLib look for a desktop's file systems on the buses
+    private = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), "GIO_USE_VFS": "local", "LC_ALL": "C"}
     with (folder / "output").open("w+") as out, (folder / "errors").open("w+") as err:
         process = subprocess.Popen(
             command, env={**inherited, **private, **environment}, cwd=folder, stdin=subprocess.DEVNULL,

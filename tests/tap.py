@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 _LINE = re.compile(
-    r"(?P<not>not )?ok\b\s*\d*\s*(?:- )?(?P<name>.*?)\s*(?:# *(?P<directive>skip|todo)\b.*)?", re.IGNORECASE
+    r"(?P<not>not )?ok\b\s*\d*\s*(?:- )?(?P<name>.*?)\s*(?:# *(?P<directive>skip|todo)\b\s*(?P<reason>.*))?",
+    re.IGNORECASE,
 )
 _PLAN = re.compile(r"1\.\.(\d+)")
 
@@ -16,6 +17,8 @@ class Report:
     """The outcome of each test by its name: ``ok``, ``not ok``, ``skip`` or ``todo``."""
 
     outcomes: dict[str, str]
+    reasons: dict[str, str]
+    """Why tests were skipped."""
     complaints: tuple[str, ...]
     """Why the report is not whole; empty if it is."""
 
@@ -26,6 +29,7 @@ class Report:
 def parse(text: str) -> Report:
     """Read the standard output of a program."""
     outcomes: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     complaints = []
     planned: int | None = None
     for line in text.splitlines():
@@ -38,6 +42,8 @@ def parse(text: str) -> Report:
             if name in outcomes:
                 complaints.append(f"{name} is reported twice")
             outcomes[name] = (result["directive"] or ("not ok" if result["not"] else "ok")).lower()
+            if result["directive"]:
+                reasons[name] = result["reason"]
     if planned is not None and planned != len(outcomes):
         complaints.append(f"{planned} tests were planned and {len(outcomes)} reported")
-    return Report(outcomes, tuple(complaints))
+    return Report(outcomes, reasons, tuple(complaints))
