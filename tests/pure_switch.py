@@ -178,7 +178,7 @@ class PureSwitch:
         for effect in self.effects:
             if isinstance(effect, Refused):
                 key = (effect.sender, effect.reader, effect.kind)
-                counts[key] = counts.get(key, 0) + effect.count
+                counts[key] = counts.get(key, 0) + effect.times
         return counts
 
     def charges(self) -> dict[str, int]:

@@ -204,7 +204,7 @@ def test_a_flood_of_refusals_is_one_record_with_a_count(bus: PureSwitch) -> None
     )
     sender.say(data)
     (record,) = records(bus)
-    assert record.count == 20
+    assert record.times == 20
     assert 'member="M0"' in record.text
 
 

@@ -21,9 +21,8 @@ Not here: whether that user may connect (the router), cookies and their file (ke
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bus1.errors import RemoteProtocolError
 
@@ -51,8 +50,7 @@ class Keyring(Protocol):
         """Some bytes in hexadecimal that nobody can foresee."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuthRules:
+class AuthRules(NamedTuple):
     """How clients of one bus may show who they are."""
 
     mechanisms: tuple[str, ...] = (EXTERNAL,)

@@ -17,23 +17,20 @@ Not here: how either side does its part (``loop`` is the Switch in Python, ``dae
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..policy import Policy
 from .effects import Abandoned, Note, PolicyRefusal, Question, Refused, SetEnvironment, Start
 from .limits import BusLimits
 
 
-@dataclass(frozen=True, slots=True)
-class Signalled:
+class Signalled(NamedTuple):
     """The process received a signal."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(NamedTuple):
     """The bus closed a connection because of what its client did."""
 
     pid: int
@@ -41,23 +38,20 @@ class Closed:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """A defect of the bus cost a connection; the text is the traceback."""
 
     pid: int
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class Readable:
+class Readable(NamedTuple):
     """A watched descriptor is readable, or has hung up: once per turn, until somebody has read it."""
 
     descriptor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Short:
+class Short(NamedTuple):
     """The kernel lacks something that accepting clients needs; what, in words."""
 
     text: str
@@ -69,8 +63,7 @@ Punt = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Listen:
+class Listen(NamedTuple):
     """Accept clients on a listening stream socket; ownership of the descriptor passes."""
 
     descriptor: int
@@ -78,50 +71,43 @@ class Listen:
     """Native clients instead of D-Bus's."""
 
 
-@dataclass(frozen=True, slots=True)
-class WatchSignals:
+class WatchSignals(NamedTuple):
     """Report the signals whose numbers arrive as bytes on this descriptor (``signal.set_wakeup_fd``)."""
 
     descriptor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(NamedTuple):
     """Report when this descriptor is readable; its owner stays who he is, and unwatches it before closing."""
 
     descriptor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unwatch:
+class Unwatch(NamedTuple):
     """Report no more of this descriptor."""
 
     descriptor: int
 
 
-@dataclass(frozen=True, slots=True)
-class Configure:
+class Configure(NamedTuple):
     """What the configuration says now; connections that exist keep ``max_message_size`` and the like."""
 
     limits: BusLimits
     policy: Policy
 
 
-@dataclass(frozen=True, slots=True)
-class Shutdown:
+class Shutdown(NamedTuple):
     """Close every socket; the Switch is of no use afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to a question (``effects.Question``); nothing if its connection has gone."""
 
     asker: int
     answer: object
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigureActivation:
+class ConfigureActivation(NamedTuple):
     """How services are started on this bus."""
 
     uses_systemd: bool = False
@@ -129,13 +115,11 @@ class ConfigureActivation:
     """A setuid helper starts them: then nobody sets their environment."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServicesChanged:
+class ServicesChanged(NamedTuple):
     """The names that can be started are others now, or their files were read again: everybody may know."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartFailed:
+class StartFailed(NamedTuple):
     """This attempt, and those of other services with the same command, failed; nothing if it is over."""
 
     name: str

@@ -8,18 +8,16 @@ Not here: wake-ups of queues (Core's own list tells them) and the writing of mes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(NamedTuple):
     """The connection has bytes to send that no queue of Core holds (authentication)."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """The bus is done with the connection: close its socket."""
 
     connection: int
@@ -27,15 +25,13 @@ class Close:
     """Empty for a client that left by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloseDescriptors:
+class CloseDescriptors(NamedTuple):
     """Descriptors that no message carries: close them."""
 
     fds: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A message was not delivered to a reader because it has too much waiting already."""
 
     sender: str
@@ -43,12 +39,11 @@ class Refused:
     """Unique names."""
     kind: str
     """``broadcast``, ``call``, ``signal``, ``reply`` or ``bus``."""
-    count: int
+    times: int
     """How many of this kind, between these two, since the last record."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyRefusal:
+class PolicyRefusal(NamedTuple):
     """The policy kept something from happening, or would have wanted to."""
 
     sender: str
@@ -58,20 +53,18 @@ class PolicyRefusal:
     """The same for all that is refused between these two for one reason."""
     text: str
     """One of them, in full."""
-    count: int
+    times: int
     """How many since the last record of this cause."""
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
+class LookUp(NamedTuple):
     """Is there a service of this name? The answer is ``Found`` or None."""
 
     asker: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The answer to ``LookUp``: the name can be started."""
 
     command: str = ""
@@ -82,22 +75,19 @@ class Found:
     """The AppArmor label that it is assumed to have."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListServices:
+class ListServices(NamedTuple):
     """Which names can be started? The answer is a tuple of them."""
 
     asker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
+class Reload(NamedTuple):
     """Read the configuration again. The answer is None, or what is wrong with it."""
 
     asker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """Start the service of this name: somebody waits for it."""
 
     name: str
@@ -106,23 +96,20 @@ class Start:
     """Who it is that waits first, for the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abandoned:
+class Abandoned(NamedTuple):
     """Nobody waits for this start any more: it took too long."""
 
     name: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetEnvironment:
+class SetEnvironment(NamedTuple):
     """Services that are started from now on get these variables."""
 
     variables: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """A line for the log."""
 
     text: str
