@@ -18,8 +18,8 @@ ENVIRONMENT = {
     "DBUS_TEST_DATADIR": "/usr/share",
 }
 SUITES = (
-    "test-header-fields", "test-uid-permissions", "test-dbus-daemon-eavesdrop", "test-sd-activation",
-    "test-containers",
+    "test-monitor", "test-header-fields", "test-uid-permissions",
+    "test-dbus-daemon-eavesdrop", "test-sd-activation", "test-containers",
 )
 
 

@@ -36,10 +36,12 @@ class Driver:
         False if the answer is an error."""
         header = incoming.header
         is_stranger = not sender.unique
+        if header.type != CALL:
+            # first, so that monitors see that a start has failed before they see who said so
+            services.hear(self._delivery, sender, incoming)
         if not is_stranger:
             self._delivery.show(sender, incoming)
         if header.type != CALL:
-            services.hear(self._delivery, sender, incoming)
             return True
         try:
             if is_stranger and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
