@@ -180,6 +180,7 @@ def test_a_reader_that_is_stuck_loses_a_broadcast_and_nobody_else_does(
         assert len(signals(native)) == 1
     assert len(stuck.receive()) == 2
     (record,) = bus.delivery.take_refused()
+    assert isinstance(record, Refused)
     assert (record.reader, record.kind, record.times) == (stuck.unique, "broadcast", 3)
 
 
