@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from bus1_bridge.subscriptions import SUBSCRIBERS_MAX
+from bus1_bridge.switch.effects import Refused
 from bus1_services.call import Kind
 from mixed_bus import DRIVER, ERROR, MixedBus, Native, pack
 
