@@ -414,6 +414,13 @@ def test_descriptors_of_a_message_that_goes_nowhere_are_closed(bus: PureSwitch) 
     deaf.leave()
 
 
+def test_descriptors_of_a_message_that_ends_the_connection_are_closed(bus: PureSwitch) -> None:
+    other, early = bus.client(), bus.client(hello=False)
+    early.ask(other.name, "TooEarly", fds=[41, 42])
+    assert bus.close_reason(early.connection) == "a message to others before Hello"
+    assert sorted(bus.closed_fds) == [41, 42]
+
+
 def test_a_unicast_with_descriptors_is_refused_to_a_client_that_cannot_take_them(bus: PureSwitch) -> None:
     sender, reader = bus.client(), bus.client()
     bus.tables.parties[reader.connection].takes_fds = False  # type: ignore[attr-defined]

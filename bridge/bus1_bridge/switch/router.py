@@ -379,8 +379,13 @@ class Router:
 
     def _handle(self, c: Connection, incoming: Incoming) -> bool:
         """One message; False if it has to wait."""
-        if not self._planner.plan(c.party, incoming):
-            return False
+        try:
+            if not self._planner.plan(c.party, incoming):
+                return False
+        except Exception:
+            # the connection is over, and the message is no part of it any more
+            self.delivery.discard(incoming.fds)
+            raise
         self.delivery.discard(incoming.fds)
         incoming.fds = ()
         if c.party.unique:
