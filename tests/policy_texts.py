@@ -12,6 +12,8 @@ ROOT, BUS_UID, ALICE, BOB = 0, 500, 1000, 1001
 NUMBERS = {
     ("user", "root"): ROOT, ("user", "alice"): ALICE, ("user", "bob"): BOB,
     ("group", "wheel"): 10, ("group", "audio"): 20,
+    ("user", "daemon"): 1, ("user", "nobody"): 65534,
+    ("group", "root"): 0, ("group", "daemon"): 1, ("group", "nogroup"): 65534,
 }
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 

@@ -21,6 +21,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "install": ("install", "INSTALL"),
     "revert": ("install", "REVERT"),
     "status": ("install", "STATUS"),
+    "explain": ("explain", "EXPLAIN"),
+    "who-can": ("whocan", "WHO_CAN"),
 }
 """Verb -> module here, and the name of its Command in there."""
 
