@@ -55,6 +55,7 @@ EDGES = (
     "bridge/bus1_bridge/install/", "bridge/bus1_bridge/verbs/",
     "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",
     "bridge/bus1_bridge/servicefiles.py", "bridge/bus1_bridge/spawning.py", "bridge/bus1_bridge/starting.py",
+    "bridge/bus1_bridge/activator.py",
 )
 """The files, and folders, of the bridge that touch the world."""
 

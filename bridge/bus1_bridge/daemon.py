@@ -16,7 +16,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bus1.core.api import Credentials
@@ -26,6 +25,7 @@ from bus1.log import Fields, Log
 from bus1.process import RELOAD, STOP
 from bus1.systemd import notify
 
+from .activator import Activator
 from .busconfig import ConfigError
 from .gateway import Gateway
 from .journal import INFORMATION, PRIORITY, Journal
@@ -36,14 +36,11 @@ from .sasl import COOKIE, EXTERNAL_ONLY, MECHANISMS, AuthRules
 from .switch.api import (
     Answer,
     Closed,
-    Command,
     Configure,
-    ConfigureActivation,
     Failed,
     Listen,
     Punt,
     Readable,
-    ServicesChanged,
     Short,
     Shutdown,
     Signalled,
@@ -52,7 +49,7 @@ from .switch.api import (
     WatchSignals,
 )
 from .switch.delivery import Delivery
-from .switch.effects import ListServices, LookUp, Note, PolicyRefusal, Refused, Reload, SetEnvironment
+from .switch.effects import Note, PolicyRefusal, Refused, Reload
 from .switch.flow import user_limits
 from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
@@ -63,7 +60,6 @@ from .switch.tables import UNKNOWN_ID, Tables
 if TYPE_CHECKING:
     from .busconfig import BusConfig
     from .changes import Changes
-    from .starting import Starter
 
 _MACHINE_ID_FILES = ("/var/lib/dbus/machine-id", "/etc/machine-id")
 _WATCH_AFTER = 1.0
@@ -122,7 +118,7 @@ class Daemon:
         self._switch = switch
         self._log = log
         self._config = launch.config
-        self._services = Services(launch, log.note)
+        self._activator = Activator(launch, log.note)
         self._read_at = launch.read_at
         self._changes: Changes | None = None
         self._watch_at: float | None = time.monotonic() + _WATCH_AFTER
@@ -131,7 +127,7 @@ class Daemon:
     def run(self) -> None:
         """Serve until told to stop."""
         notify("READY=1")
-        self._switch.apply(self._services.settings())
+        self._switch.apply(self._activator.settings())
         while self._turn():
             pass
         notify("STOPPING=1")
@@ -147,7 +143,7 @@ class Daemon:
         try:
             config = self._launch.options.load()
             configure = Configure(config.limits, config.policy)
-            self._switch.apply([configure, *self._services.configure(config)])
+            self._switch.apply([configure, *self._activator.configure(config)])
             self._config = config
         except (ConfigError, OSError) as error:
             complaint = str(error)
@@ -180,7 +176,7 @@ class Daemon:
                     self._log.note(text, count, _between(sender, receiver, count), cause)
                 case _ if (line := _describe(punt)) is not None:
                     self._log.note(*line)
-            self._switch.apply(self._services.handle(punt))
+            self._switch.apply(self._activator.handle(punt))
         now = time.monotonic()
         if self._watch_at is not None and now >= self._watch_at:
             self._watch_at = None
@@ -225,55 +221,6 @@ class Daemon:
             self._changes.look(time.monotonic())
 
 
-class Services:
-    """Starts services; what it takes for that is loaded when the first is asked for."""
-
-    def __init__(self, launch: Launch, note: Callable[[str], None]) -> None:
-        self._launch = launch
-        self._config = launch.config
-        self._note = note
-        self._starter: Starter | None = None
-
-    def settings(self) -> list[Command]:
-        """What the Switch has to know from the start; the user's own directories are there then."""
-        for directory in self._config.service_dirs:
-            if directory.is_strict and not directory.is_watched:
-                _make_private(directory.path)
-        has_helper = self._config.servicehelper is not None
-        return [ConfigureActivation(self._launch.options.asks_systemd, has_helper)]
-
-    def configure(self, config: BusConfig) -> list[Command]:
-        """Another configuration."""
-        self._config = config
-        if self._starter is None:
-            return [*self.settings(), ServicesChanged()]
-        return self._starter.configure(config.service_dirs, config.servicehelper)
-
-    def handle(self, punt: Punt) -> list[Command]:
-        """What is to be done about a punt."""
-        if self._starter is None:
-            if not isinstance(punt, LookUp | ListServices | SetEnvironment):
-                return []
-            from .starting import Starter, Surroundings
-
-            launch, config = self._launch, self._config
-            self._starter = Starter(
-                Surroundings(
-                    launch.address, launch.config.type, uses_systemd=launch.options.asks_systemd,
-                    files=launch.nofile,
-                ),
-                self._note,
-            )
-            self._starter.configure(config.service_dirs, config.servicehelper)
-        return self._starter.handle(punt)
-
-
-def _make_private(path: str) -> None:
-    """Make a directory for this user alone, and the one above it, if only they are missing."""
-    for directory in (os.path.dirname(path), path):
-        with suppress(OSError):
-            os.mkdir(directory, 0o700)
-
 
 def _journal(launch: Launch) -> Journal:
     config, options = launch.config, launch.options
@@ -282,8 +229,8 @@ def _journal(launch: Launch) -> Journal:
         prefix = "[system] "
     elif config.type == "session":
         prefix = f"[session uid={os.getuid()} pid={os.getpid()}] "
-    syslog = config.syslog if options.syslog is None else options.syslog
-    return Journal(PROGRAM, prefix, syslog=syslog, stderr=options.stderr)
+    return Journal(PROGRAM, prefix, syslog=launch.uses_syslog, stderr=options.stderr)
+
 
 
 def _auth_rules(config: BusConfig, log: Log) -> AuthRules:

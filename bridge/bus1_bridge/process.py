@@ -58,6 +58,12 @@ class Launch:
         """What clients are told."""
 
     @property
+    def uses_syslog(self) -> bool:
+        """Lines go to the system log: the command line decides before the configuration."""
+        asked = self.options.syslog
+        return self.config.syslog if asked is None else asked
+
+    @property
     def sockets(self) -> list[Listening]:
         """All listening sockets."""
         return [listening for door in self.doors for listening in door.sockets]

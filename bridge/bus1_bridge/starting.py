@@ -56,17 +56,19 @@ _HELPER_CODES: dict[int, tuple[str, str]] = {
 class Surroundings:
     """What services are told of the bus, and how they are started on it."""
 
-    __slots__ = ("address", "bus_type", "files", "helper", "uses_systemd")
+    __slots__ = ("address", "bus_type", "files", "helper", "uses_journal", "uses_systemd")
 
     def __init__(
         self, address: str, bus_type: str | None = None, *, uses_systemd: bool = False,
-        helper: str | None = None, files: tuple[int, int] | None = None,
+        uses_journal: bool = False, helper: str | None = None, files: tuple[int, int] | None = None,
     ) -> None:
         self.address = address
         """Of the bus, as clients use it."""
         self.bus_type = bus_type
         """``session``, ``system``, or nothing in particular."""
         self.uses_systemd = uses_systemd
+        self.uses_journal = uses_journal
+        """What services write goes to the journal."""
         self.helper = helper
         """The setuid program that starts services of a system bus."""
         self.files = files
@@ -108,27 +110,7 @@ class Starter:
         ]
 
     def handle(self, punt: Punt) -> list[Command]:
-        """What is to be done about a punt; nothing if it is no business of this file.
-
-        A defect that shows costs the punt what it asked for."""
-        try:
-            return self._handle(punt)
-        except Exception:
-            # rarely needed, and dear to import
-            import traceback
-
-            self._note(f"a defect of the bus in {punt}:\n{traceback.format_exc()}")
-        match punt:
-            case LookUp(asker):
-                return [Answer(asker, None)]
-            case ListServices(asker):
-                return [Answer(asker, ())]
-            case Start(name, attempt):
-                text = f"Cannot start {name}: a defect of the bus"
-                return [StartFailed(name, attempt, ERROR_PREFIX + "Failed", text)]
-        return []
-
-    def _handle(self, punt: Punt) -> list[Command]:
+        """What is to be done about a punt; nothing if it is no business of this file."""
         match punt:
             case LookUp(asker, name):
                 return [Answer(asker, self._look_up(name))]
@@ -166,7 +148,8 @@ class Starter:
             signal.signal(signal.SIGCHLD, lambda number, frame: None)
         try:
             arguments = (helper, name) if helper else split_command(service.command)
-            child = spawn(arguments, self._environment, self._surroundings.files)
+            journal = name if self._surroundings.uses_journal else ""
+            child = spawn(arguments, self._environment, self._surroundings.files, journal=journal)
         except ServiceError as error:
             text = f"Cannot start {name}: Exec= of {service.file} is no command: {error}"
             return [StartFailed(name, attempt, ERROR_PREFIX + "InvalidArgs", text)]
