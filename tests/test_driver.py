@@ -30,6 +30,7 @@ from bus1.core.api import Credentials
 PROPERTIES = "org.freedesktop.DBus.Properties"
 PEER = "org.freedesktop.DBus.Peer"
 MONITORING = "org.freedesktop.DBus.Monitoring"
+STATS = "org.freedesktop.DBus.Debug.Stats"
 
 
 @pytest.fixture
@@ -276,7 +277,7 @@ def test_properties_are_what_this_bus_can_do(bus: PureSwitch) -> None:
         bus.router.activation.settings = ConfigureActivation(uses_systemd=uses_systemd)
         assert client.call("GetAll", "s", DRIVER, interface=PROPERTIES).args == ({
             "Features": Variant("as", features + ["SystemdActivation"] * uses_systemd),
-            "Interfaces": Variant("as", [MONITORING]),
+            "Interfaces": Variant("as", [MONITORING, STATS]),
         },)
     assert client.call("GetAll", "s", PEER, interface=PROPERTIES).args == ({},)
 

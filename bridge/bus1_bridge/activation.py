@@ -141,6 +141,10 @@ class Activation:
             )
         return found
 
+    def weight_of(self, sender: int) -> int:
+        """What is held of this sender, in bytes as they are counted."""
+        return self._of_sender[sender]
+
     def hold(self, sender: LegacyParty, incoming: Incoming, name: str, found: Found) -> Held:
         """Keep the message, with its descriptors, until the name has an owner; DriverError."""
         held = Held(sender, replace(incoming, may_wait=False))

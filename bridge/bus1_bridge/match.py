@@ -36,6 +36,7 @@ from bus1_services.types import (
 from bus1.errors import Rejected, TooLarge
 
 from .conditions import VALUE_MAX, ConditionTree
+from .tally import Tally
 
 MAX_TEXT = VALUE_MAX
 """Bytes of a rule's text."""
@@ -215,10 +216,11 @@ _BySender = dict[str | None, ConditionTree]
 class MatchIndex:
     """The rules of everybody; its length is the number of owners that have one."""
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally | None = None) -> None:
+        """``tally`` may count the rules of another index, too."""
+        self.tally = tally or Tally()
         self._shapes: dict[_Shape, dict[_Place, _BySender]] = {}
         self._owned: dict[int, dict[MatchRule, int]] = {}
-        self._counts: dict[int, int] = {}
         self._ranks: dict[int, int] = {}
         self._next_rank = 0
         self._naming: dict[str, dict[MatchRule, None]] = {}
@@ -233,7 +235,7 @@ class MatchIndex:
             self._next_rank += 1
         owned = self._owned.setdefault(owner, {})
         owned[rule] = owned.get(rule, 0) + 1
-        self._counts[owner] = self._counts.get(owner, 0) + 1
+        self.tally.add(owner)
         shape, place = _place(rule)
         senders = self._shapes.setdefault(shape, {}).setdefault(place, {})
         tree = senders.get(rule.sender)
@@ -252,7 +254,7 @@ class MatchIndex:
             self._discard(owner, rule)
         else:
             owned[rule] -= 1
-            self._counts[owner] -= 1
+            self.tally.remove(owner)
         return True
 
     def drop(self, owner: int) -> None:
@@ -260,7 +262,8 @@ class MatchIndex:
         for rule in list(self._owned.get(owner, ())):
             self._discard(owner, rule)
         self._ranks.pop(owner, None)
-        self._counts.pop(owner, None)
+        if not self.tally.of(owner):
+            self.tally.forget(owner)
 
     def forget_name(self, unique: str) -> None:
         """Everybody's rules with this unique name as sender or destination go: it never returns."""
@@ -283,7 +286,7 @@ class MatchIndex:
 
     def count(self, owner: int) -> int:
         """How many rules the owner has, each as often as it was added."""
-        return self._counts.get(owner, 0)
+        return self.tally.of(owner)
 
     def _candidates(self, message: MatchInput) -> Iterator[ConditionTree]:
         type_, interface, member, path = message.type, message.interface, message.member, message.path
@@ -303,7 +306,7 @@ class MatchIndex:
 
     def _discard(self, owner: int, rule: MatchRule) -> None:
         owned = self._owned[owner]
-        self._counts[owner] -= owned.pop(rule)
+        self.tally.remove(owner, owned.pop(rule))
         if not owned:
             del self._owned[owner]
         shape, place = _place(rule)

@@ -22,6 +22,8 @@ from enum import IntEnum, IntFlag
 
 from sortedcontainers import SortedList
 
+from .tally import Tally
+
 
 class NameFlag(IntFlag):
     """Flags of RequestName; other bits are ignored."""
@@ -68,6 +70,8 @@ class NameTable:
     """All owned names with their queues."""
 
     def __init__(self) -> None:
+        self.tally = Tally()
+        """Claims, and the unique names of those who have one."""
         self._queues: dict[str, list[_Claim]] = {}
         self._held: dict[int, dict[str, None]] = {}
         self._primary: dict[int, dict[str, None]] = {}
@@ -148,7 +152,9 @@ class NameTable:
 
     def drop(self, peer: int) -> list[Change]:
         """The peer is gone: it gives up all names, the one it asked for last first."""
-        return [change for name in reversed(self.held(peer)) for change in self._give_up(peer, name)]
+        changes = [change for name in reversed(self.held(peer)) for change in self._give_up(peer, name)]
+        self.tally.forget(peer)
+        return changes
 
     def _give_up(self, peer: int, name: str) -> list[Change]:
         queue = self._queues[name]
@@ -180,6 +186,7 @@ class NameTable:
         queue[:] = [claim for claim in queue if claim.owner != peer]
         if name in self._held.get(peer, _NO_NAMES):
             _remove(self._held, peer, name)
+            self.tally.remove(peer)
             if peer not in self._held:
                 self._ordered.pop(peer, None)
             elif peer in self._ordered:
@@ -187,6 +194,7 @@ class NameTable:
 
     def _hold(self, peer: int, name: str) -> None:
         self._held.setdefault(peer, {})[name] = None
+        self.tally.add(peer)
         if peer in self._ordered:
             self._ordered[peer].add(name)
 

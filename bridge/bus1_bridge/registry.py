@@ -82,7 +82,7 @@ class Registry:
     def announce(self, party: Party) -> None:
         """A legacy client is about to see the party's unique name."""
         if not party.announced:
-            self._tables.unique[party.unique] = party
+            self._tables.enter(party)
             self._delivery.announce(party)
 
     def forget(self, party: NativeParty) -> None:

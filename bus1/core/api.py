@@ -211,6 +211,16 @@ class Usage(NamedTuple):
     fds: int = 0
 
 
+class UserUsage(NamedTuple):
+    """What a user's peers use, the maxima, and what of it is booked for each sending user.
+
+    Each is slices, handles, bytes, descriptors."""
+
+    used: tuple[int, ...]
+    limits: tuple[int, ...]
+    shares: dict[int, tuple[int, ...]]
+
+
 class Memory(Protocol):
     """The backing of one pool; belongs to the edge, called by Core only.
 
@@ -354,6 +364,9 @@ class CoreApi(Protocol):
 
     def waiting(self, reader: int) -> Usage:
         """What everybody has queued, undelivered, at ``reader``."""
+
+    def users(self) -> dict[int, UserUsage]:
+        """Every user that has peers."""
 
     def effort(self) -> int:
         """How many handles and queue entries commands have touched so far, those named in a request not

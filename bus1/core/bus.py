@@ -51,6 +51,7 @@ from .api import (
     ResetFlag,
     SendFlag,
     Usage,
+    UserUsage,
 )
 from .delivery import look, receive
 from .ids import may_name_node
@@ -353,6 +354,16 @@ class Core:
     def waiting(self, reader: int) -> Usage:
         """What everybody has undelivered at ``reader``."""
         return self._peer(reader).account.waiting()
+
+    def users(self) -> dict[int, UserUsage]:
+        """Every user that has peers."""
+        return {
+            uid: UserUsage(
+                tuple(user.used), tuple(user.limits),
+                {other: tuple(share) for other, share in user.shares.items()},
+            )
+            for uid, user in self._ledger.users.items()
+        }
 
     def effort(self) -> int:
         """Handles and queue entries touched so far."""

@@ -8,7 +8,9 @@ Not here: names and who owns them (``names``).
 
 from __future__ import annotations
 
-from ..switch.tables import UNKNOWN_ID, LegacyParty
+from bus1.core.api import Credentials
+
+from ..switch.tables import UNKNOWN_ID, LegacyParty, Party
 from ..wire import Variant
 from .errors import DriverError
 from .method import Call, Values
@@ -33,7 +35,7 @@ def hello(call: Call) -> Values:
             )
     caller.unique = f":1.{tables.next_unique}"
     tables.next_unique += 1
-    tables.unique[caller.unique] = caller
+    tables.enter(caller)
     call.afterwards.append(lambda: call.delivery.announce(caller))
     return (caller.unique,)
 
@@ -58,8 +60,12 @@ def process_id(call: Call, name: str) -> Values:
 
 def credentials(call: Call, name: str) -> Values:
     """GetConnectionCredentials: what is known, under the keys of the specification."""
-    target = call.target(name, "credentials")
-    credentials = target.credentials if target else call.delivery.tables.bus_credentials
+    return (known_credentials(call.target(name, "credentials"), call.delivery.tables.bus_credentials),)
+
+
+def known_credentials(target: Party | None, own: Credentials) -> dict[str, Variant]:
+    """What the kernel said of a client, or is our ``own``, under the keys of the specification."""
+    credentials = target.credentials if target else own
     known: dict[str, Variant] = {}
     if credentials.uid != UNKNOWN_ID:
         known["UnixUserID"] = Variant("u", credentials.uid)
@@ -73,7 +79,7 @@ def credentials(call: Call, name: str) -> Values:
         label = target.label
     if label:
         known["LinuxSecurityLabel"] = Variant("ay", label.rstrip(b"\0") + b"\0")
-    return (known,)
+    return known
 
 
 def audit_data(call: Call, name: str) -> Values:

@@ -39,10 +39,10 @@ class Driver:
         if header.type != CALL:
             # first, so that monitors see that a start has failed before they see who said so
             services.hear(self._delivery, sender, incoming)
+            self._delivery.show(sender, incoming)
+            return True
         if not is_stranger:
             self._delivery.show(sender, incoming)
-        if header.type != CALL:
-            return True
         try:
             if is_stranger and (header.interface, header.member) != (DRIVER_NAME, "Hello"):
                 raise Denied("Client tried to send a message other than Hello without being registered")

@@ -9,12 +9,13 @@ Not here: what the functions do.
 from __future__ import annotations
 
 from ..switch.delivery import DRIVER_NAME
-from . import connections, itself, matches, monitoring, names, services
+from . import connections, itself, matches, monitoring, names, services, statistics
 from .method import (
     INTROSPECTABLE_INTERFACE,
     MONITORING_INTERFACE,
     PEER_INTERFACE,
     PROPERTIES_INTERFACE,
+    STATS_INTERFACE,
     Method,
 )
 
@@ -49,6 +50,15 @@ METHODS: tuple[Method, ...] = (
     Method(
         MONITORING_INTERFACE, "BecomeMonitor", "asu", "", monitoring.become_monitor,
         on_every_path=False, is_privileged=True,
+    ),
+    Method(STATS_INTERFACE, "GetStats", "", "a{sv}", statistics.get_stats, on_every_path=False),
+    Method(
+        STATS_INTERFACE, "GetConnectionStats", "s", "a{sv}", statistics.get_connection_stats,
+        on_every_path=False,
+    ),
+    Method(
+        STATS_INTERFACE, "GetAllMatchRules", "", "a{sas}", statistics.get_all_match_rules,
+        on_every_path=False,
     ),
     Method(PEER_INTERFACE, "GetMachineId", "", "s", itself.machine_id),
     Method(PEER_INTERFACE, "Ping", "", "", itself.ping),

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bus1.core.api import Buffer
+from bus1.core.api import Buffer, Usage
 from bus1.errors import RemoteProtocolError
 
 from .. import wire
@@ -64,6 +64,7 @@ class Connection:
 
     def __init__(self, party: LegacyParty, auth: ServerAuth, limits: BusLimits, now: float) -> None:
         self.party = party
+        party.stream = self
         self.auth: ServerAuth | None = auth
         self.accepted = now
         self.incoming: Incoming | None = None
@@ -87,6 +88,8 @@ class Connection:
         """Its messages wait until it has read more of the bus's answers."""
         self.ending = ""
         """Why the bus closes it as soon as the output is written."""
+        self.peak = Usage()
+        """The most that ever waited to be handled."""
         self._limits = limits
         self._whole = b""
         """What came last if nothing waited: mostly exactly one message, which needs no copy then."""
@@ -110,8 +113,18 @@ class Connection:
                 self._whole = data
         else:
             self._authenticate(self.auth, data)
+        n_bytes = len(self._buffer) - self._start + len(self._whole)
+        if n_bytes > self.peak.bytes or len(self.fds) > self.peak.fds:
+            self.peak = Usage(max(n_bytes, self.peak.bytes), 0, max(len(self.fds), self.peak.fds))
         if self.fds and self.auth is None and not self.party.takes_fds:
             raise RemoteProtocolError("descriptors came without negotiation")
+
+    def unhandled(self) -> Usage:
+        """What has come and is not handled yet; its first message, if that is whole."""
+        n_bytes, n_fds = len(self._buffer) - self._start + len(self._whole), len(self.fds)
+        if self.incoming is None:
+            return Usage(n_bytes, 0, n_fds)
+        return Usage(n_bytes + len(self.incoming.message), 1, n_fds + len(self.incoming.fds))
 
     def advance(self, budget: int) -> tuple[Incoming | None, int]:
         """The next complete and checked message, and the bytes of the budget that were used.
@@ -217,3 +230,15 @@ class Connection:
         if self._start:
             del self._buffer[: self._start]
             self._start = 0
+
+
+def behind(parts: Sequence[Buffer], skip: int) -> tuple[Buffer, ...]:
+    """The buffers without their first ``skip`` bytes."""
+    rest: list[Buffer] = []
+    for part in parts:
+        if skip >= len(part):
+            skip -= len(part)
+        else:
+            rest.append(memoryview(part)[skip:] if skip else part)
+            skip = 0
+    return tuple(rest)

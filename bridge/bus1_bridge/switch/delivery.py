@@ -78,6 +78,10 @@ class Delivery:
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.work = 0
         """Counts what takes time: messages that are handled, and each delivery of one."""
+        self.not_delivered: Counter[str] = Counter()
+        """How many messages of each kind somebody did not get, ever."""
+        self.asked: Counter[str] = Counter()
+        """How often each kind of statistics was asked for."""
         self.effects: list[Effect] = []
         self.questions = Questions(self.effects)
         self._refused: Counter[tuple[str, str, str]] = Counter()
@@ -239,7 +243,7 @@ class Delivery:
         """That was queued: watchers are told after it."""
         if not party.announced:
             party.announced = True
-            self.tables.unique[party.unique] = party
+            self.tables.enter(party)
             if self.watchers is not None:
                 self.watchers.names_changed([Change(party.unique, None, party.peer)])
 
@@ -277,6 +281,8 @@ class Delivery:
             changes.append(Change(party.unique, peer, None))
         self.name_changes(changes, leaving=party)
         tables.monitors.drop(peer)
+        if isinstance(party, LegacyParty):
+            party.stream = None
         del tables.parties[peer]
         tables.unique.pop(party.unique, None)
         if self.activation:
@@ -382,11 +388,20 @@ class Delivery:
         if isinstance(reader, LegacyParty) and reader.is_monitor:
             kind = "copy"
         kind = kind or ("bus" if sender is None else "broadcast")
+        self._count_loss(kind, sender, reader)
         key = (sender.unique if sender else DRIVER_NAME, reader.unique if reader else "", kind)
         if key in self._refused or len(self._refused) < _REFUSED_KEYS:
             self._refused[key] += 1
         else:
             self._refused["", "", kind] += 1
+
+    def _count_loss(self, kind: str, sender: Party | None, reader: Party | None) -> None:
+        """For those who ask for statistics."""
+        self.not_delivered[kind] += 1
+        if sender is not None:
+            sender.not_delivered[kind] += 1
+        if reader is not None:
+            reader.not_received[kind] += 1
 
 
 def _size(parcel: Parcel) -> int:

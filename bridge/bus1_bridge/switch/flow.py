@@ -87,6 +87,11 @@ def allocated(n_bytes: int, n_fds: int = 0) -> int:
     return (n_bytes + 7 & ~7) + OVERHEAD + n_fds * FD_WEIGHT
 
 
+def payload(usage: Usage) -> Usage:
+    """What waits at a hosted reader, without what is charged beyond it."""
+    return usage._replace(bytes=usage.bytes - usage.messages * OVERHEAD)
+
+
 def user_limits(limits: BusLimits) -> Limits:
     """The user's maxima in Core: four times what all connections that may exist can hold."""
     share = 4 * max(1, limits.max_completed_connections + limits.max_incomplete_connections)

@@ -31,10 +31,10 @@ from ..driver import Driver
 from ..policy import Policy
 from ..sasl import ServerAuth
 from .admission import refusal
-from .connection import Connection, Incoming
+from .connection import Connection, Incoming, behind
 from .delivery import Delivery
 from .effects import Close, Effect
-from .flow import BUS_MARK, OVERHEAD, hosted_limits, user_limits
+from .flow import BUS_MARK, OVERHEAD, hosted_limits, payload, user_limits
 from .limits import BYTES_PER_TURN, BusLimits
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
@@ -267,6 +267,7 @@ class Router:
             return []
         if c.lines:
             return [((bytes(c.lines),), ())]
+        c.party.note_waiting(payload(self._core.waiting(connection)))
         entries = [] if c.notice else self._core.ahead(connection, _AHEAD)
         while entries and entries[0].type is not MessageType.DATA and not c.notice:
             message = self._core.recv(connection)
@@ -279,7 +280,7 @@ class Router:
         for entry in entries:
             if entry.type is not MessageType.DATA:
                 break
-            items.append((entry.parts, entry.fds) if not skip else (_behind(entry.parts, skip), ()))
+            items.append((entry.parts, entry.fds) if not skip else (behind(entry.parts, skip), ()))
             limit -= entry.n_bytes - skip
             skip = 0
             if limit <= 0:
@@ -439,15 +440,3 @@ class Router:
         self._incomplete.discard(peer)
         self.delivery.discard(c.take_descriptors())
         self.delivery.forget(c.party)
-
-
-def _behind(parts: Sequence[Buffer], skip: int) -> tuple[Buffer, ...]:
-    """The buffers without their first ``skip`` bytes."""
-    rest: list[Buffer] = []
-    for part in parts:
-        if skip >= len(part):
-            skip -= len(part)
-        else:
-            rest.append(memoryview(part)[skip:] if skip else part)
-            skip = 0
-    return tuple(rest)

@@ -11,10 +11,12 @@ Not here: any decision.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from bus1.core.api import CoreApi, Credentials, NodeRef
+from bus1.core.api import CoreApi, Credentials, NodeRef, Usage
 from bus1.label import Label
 
 from ..bindings import Bindings
@@ -25,6 +27,7 @@ from ..sasl import EXTERNAL_ONLY, AuthRules
 from .limits import BYTES_PER_TURN
 from .replies import ReplyTable
 
+NOTHING_YET = Usage()
 UNKNOWN_ID = 0xFFFF_FFFF
 """The uid and gid of a client of whom the kernel knows none."""
 
@@ -42,6 +45,10 @@ class Party:
     """The node that ``resolve`` hands out."""
     announced: bool = False
     """NameOwnerChanged for the unique name has been sent."""
+    not_received: Counter[str] = field(default_factory=Counter)
+    """How many messages of each kind it did not get."""
+    not_delivered: Counter[str] = field(default_factory=Counter)
+    """How many of its messages of each kind somebody did not get."""
     permissions: ClientPolicy = NOTHING
     """What the current policy says about it."""
     command: str | None = None
@@ -56,6 +63,16 @@ class Party:
     def pid(self) -> int | None:
         """Its process; None if nobody knows."""
         return self.credentials.pid or None
+
+
+class Stream(Protocol):
+    """What a client has sent, as far as statistics look at it."""
+
+    peak: Usage
+    """The most that ever waited."""
+
+    def unhandled(self) -> Usage:
+        """What has come and is not handled yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +128,10 @@ class LegacyParty(Party):
     label: bytes | None = None
     takes_fds: bool = False
     """UNIX_FD passing was negotiated."""
+    stream: Stream | None = None
+    """What comes from it."""
+    peak: Usage = NOTHING_YET
+    """The most that ever waited for it when it took something."""
     is_monitor: bool = False
     """It sees everything, has no name any more, and says nothing."""
     nodes: dict[int, Derived | Reply] = field(default_factory=dict)
@@ -142,6 +163,11 @@ class LegacyParty(Party):
             uid = UNKNOWN_ID if uid is None else uid
             self.credentials = replace(self.credentials, uid=uid, gid=UNKNOWN_ID)
             self.groups = ()
+
+    def note_waiting(self, waiting: Usage) -> None:
+        """So much waits now, and something of it is about to be taken: a peak is seen then."""
+        if waiting.bytes > self.peak.bytes or waiting.fds > self.peak.fds:
+            self.peak = Usage(max(waiting.bytes, self.peak.bytes), 0, max(waiting.fds, self.peak.fds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +211,6 @@ class Tables:
     names: NameTable
     matches: MatchIndex
     replies: ReplyTable
-    monitors: MatchIndex = field(default_factory=MatchIndex)
-    """The rules of monitors, which match whoever a message is addressed to."""
     parties: dict[int, Party] = field(default_factory=dict)
     """By Core peer."""
     unique: dict[str, Party] = field(default_factory=dict)
@@ -203,11 +227,19 @@ class Tables:
     """Who may do what: the current generation."""
     command_of: Callable[[int], str] = lambda pid: ""
     """Looks up the command line of a process, for people to read."""
+    monitors: MatchIndex = field(init=False)
+    """The rules of monitors, which match whoever a message is addressed to."""
     bindings: Bindings = field(init=False)
     """What each capability path stands for (gateway's own)."""
 
     def __post_init__(self) -> None:
+        self.monitors = MatchIndex(self.matches.tally)
         self.bindings = Bindings(self.core)
+
+    def enter(self, party: Party) -> None:
+        """The party is known by its unique name from now on."""
+        self.unique[party.unique] = party
+        self.names.tally.add(party.peer)
 
     def party_of(self, name: str) -> Party | None:
         """The party behind a unique name, or the primary owner of a well-known one."""
