@@ -6,7 +6,7 @@ PAGES := build/man/bus1.1 build/man/bus1.7
 FUZZ_SECONDS := 600
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench scaling deep fuzz lint man conformance tools
+.PHONY: help test demo bench scaling desktop deep fuzz lint man conformance tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -23,6 +23,10 @@ bench: $(READY) ## measure beside dbus-daemon and dbus-broker
 scaling: $(READY) ## measure how costs grow with peers, handles, messages and slices; draws docs/scaling.svg
 	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(PYTHON_IN_VENV) -m benchmarks.scaling --plot docs/scaling.svg
+
+desktop: $(READY) ## compare Xfce on bus1-bridge with Xfce on dbus-daemon; two minutes; docs/desktop.png
+	.ci/prepare desktop
+	$(PYTHON_IN_VENV) tests/desktop_session.py --screenshot docs/desktop.png
 
 deep: $(READY) fuzz ## the long runs: fuzzing, seeded faults, more examples, larger floods
 	$(PYTHON_IN_VENV) -m pytest -q -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
