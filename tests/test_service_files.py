@@ -175,8 +175,15 @@ def test_a_strict_directory_takes_only_files_that_are_called_as_their_name(files
     files.write(files.first, "com.example.E", "e", file="com.example.E.desktop")
     assert [files.command(f"com.example.{name}") for name in "ACE"] == [None, "c", None]
     assert [('"com.example.A.service"' in line, "not loading" in line) for line in files.complaints] == [
-        (True, True), (False, False)
+        (True, True)
     ]
+
+
+def test_who_has_a_helper_is_told_of_a_file_that_it_will_not_find(files: Files) -> None:
+    files.files.configure([ServiceDir(str(files.first))], has_helper=True)
+    path = files.write(files.first, "com.example.C", "c", file="d.service")
+    assert files.command("com.example.C") == "c"
+    assert [line for line in files.complaints if f'"{path}"' in line and '"com.example.C.service"' in line]
 
 
 def test_a_file_that_was_bad_counts_once_it_is_good_and_is_complained_of_once(files: Files) -> None:

@@ -59,6 +59,8 @@ class _Directory:
         self._is_unsure = True
         """It has to be read again: it was changed just before, or the kernel lacked something."""
         self.files: dict[str, _File] = {}
+        self.is_for_helper = False
+        """The setuid helper will look for a file by the name that it should have."""
 
     def look(self) -> None:
         """Look at the directory, if it has changed or holds a bad file."""
@@ -135,10 +137,11 @@ class _Directory:
             if self.configured.is_strict:
                 self._complain(f'Service file "{path}" should have been named "{wanted}": not loading it')
                 return None
-            self._complain(
-                f'Service file "{path}" should have been named "{wanted}" and will not work with system bus '
-                "activation"
-            )
+            if self.is_for_helper:
+                self._complain(
+                    f'Service file "{path}" should have been named "{wanted}" and will not work with system '
+                    "bus activation"
+                )
         return service
 
 
@@ -156,13 +159,15 @@ class ServiceFiles:
         self._directories: list[_Directory] = []
         self.configure(directories)
 
-    def configure(self, directories: Iterable[ServiceDir]) -> None:
+    def configure(self, directories: Iterable[ServiceDir], *, has_helper: bool = False) -> None:
         """Look in these directories from now on."""
         known = {directory.configured: directory for directory in self._directories}
         self._directories = [
             known.get(configured) or _Directory(configured, self._complain)
             for configured in dict.fromkeys(directories)
         ]
+        for directory in self._directories:
+            directory.is_for_helper = has_helper
         self._names: dict[str, tuple[_Directory, str]] = {}
 
     def find(self, name: str) -> Service | None:

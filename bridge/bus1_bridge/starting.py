@@ -103,7 +103,7 @@ class Starter:
 
     def configure(self, directories: tuple[ServiceDir, ...], helper: str | None = None) -> list[Command]:
         """What the configuration says, at the start and after each reload."""
-        self._files.configure(directories)
+        self._files.configure(directories, has_helper=helper is not None)
         self._surroundings.helper = helper
         return [
             ConfigureActivation(self._surroundings.uses_systemd, helper is not None), ServicesChanged(),
