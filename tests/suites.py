@@ -13,6 +13,7 @@ from __future__ import annotations
 import compileall
 import json
 import os
+import shlex
 import shutil
 import signal
 import stat
@@ -77,19 +78,21 @@ class Run:
     """None: it was ended because it took too long."""
     report: Report
     served: list[Process]
-    output: str
+    end: str
+    """Of what it said; all of it lies in the folder where it ran."""
 
     def check(self) -> None:
         """It came to its end, nothing failed, and only buses of its kind served it."""
         strangers = [process for process in self.served if not self.stand.is_kind(process)]
         assert not strangers, strangers
-        assert not self.report.complaints, (self.report.complaints, self.output)
-        assert "not ok" not in self.report.outcomes.values(), self.output
-        assert self.status in {0, _SKIPPED}, (self.status, self.output)
+        assert not self.report.complaints, "\n".join([*self.report.complaints, self.end])
+        assert "not ok" not in self.report.outcomes.values(), self.end
+        assert self.status in {0, _SKIPPED}, f"status {self.status}\n{self.end}"
 
 
 _SKIPPED = 77
 """How automake's tests say that there was nothing to test."""
+_END = 2000
 
 
 @contextmanager
@@ -166,7 +169,8 @@ def run(
         out.seek(0)
         err.seek(0)
         text = out.read()
-        return Run(stand, status, parse(text), stand.seen(), f"{stand.kind}: {command}\n{text}\n{err.read()}")
+        end = f"{shlex.join(command)} on {stand.kind}: …\n{text[-_END:]}\n…\n{err.read()[-_END:]}"
+        return Run(stand, status, parse(text), stand.seen(), end)
 
 
 def run_on_both(

@@ -44,6 +44,8 @@ def parse(text: str) -> Report:
             outcomes[name] = (result["directive"] or ("not ok" if result["not"] else "ok")).lower()
             if result["directive"]:
                 reasons[name] = result["reason"]
+    if not outcomes:
+        complaints.append("nothing is reported")
     if planned is not None and planned != len(outcomes):
         complaints.append(f"{planned} tests were planned and {len(outcomes)} reported")
     return Report(outcomes, reasons, tuple(complaints))

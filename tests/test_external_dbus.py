@@ -18,7 +18,7 @@ ENVIRONMENT = {
     "DBUS_TEST_DATADIR": "/usr/share",
 }
 SUITES = (
-    "test-monitor", "test-header-fields", "test-uid-permissions",
+    "test-dbus-daemon", "test-monitor", "test-header-fields", "test-uid-permissions",
     "test-dbus-daemon-eavesdrop", "test-sd-activation", "test-containers",
 )
 
@@ -37,5 +37,5 @@ def test_the_bridge_passes_what_the_reference_passes(
     reference, ours = run_on_both(both, command, "DBUS_TEST_DAEMON", ENVIRONMENT, tmp_path)
     reference.check()
     ours.check()
-    assert ours.report.outcomes == reference.report.outcomes, ours.output
+    assert ours.report.outcomes == reference.report.outcomes, ours.end
     assert len(ours.served) == len(reference.served) == len(reference.report.outcomes)

@@ -67,6 +67,6 @@ def test_the_bridge_passes_what_the_reference_passes(
     reference, ours = run_on_both(both, SUITES[suite], "G_TEST_DBUS_DAEMON", {}, tmp_path)
     reference.check()
     ours.check()
-    assert outcomes(ours.report) == outcomes(reference.report), ours.output
+    assert outcomes(ours.report) == outcomes(reference.report), ours.end
     assert len(ours.served) == len(reference.served)
-    assert bool(ours.served) is (suite not in START_NONE), ours.output
+    assert bool(ours.served) is (suite not in START_NONE), ours.end
