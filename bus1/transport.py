@@ -25,6 +25,7 @@ from .frames import SCM_MAX_FD, FrameReader, FrameWriter
 RECEIVE_SIZE = 1 << 16
 _UCRED = struct.Struct("=iII")
 _SO_PEERSEC = 31
+_SO_PEERPIDFD = 77
 _SO_PEERGROUPS = 59
 _FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
 """Bytes to try with: most users are in few groups."""
@@ -77,6 +78,15 @@ def credentials_of(sock: socket.socket) -> Credentials:
     """Who connected, as the kernel remembers it: with all groups, and a label if the kernel has any."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return Credentials(uid, gid, pid, 0, _label(sock), groups=_groups(sock))
+
+
+def pidfd_of(sock: socket.socket) -> int | None:
+    """A new descriptor of the process that connected; None if the kernel gives none."""
+    try:
+        (descriptor,) = struct.unpack("i", sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4))
+    except OSError:
+        return None
+    return int(descriptor)
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:

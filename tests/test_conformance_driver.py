@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 from buses import Bus
-from dbus_client import BUS, BUS_PATH, CALL, ERROR, FAULT, NO_REPLY, RETURN, SIGNAL, Client
+from dbus_client import BUS, BUS_PATH, CALL, ERROR, FAULT, NO_REPLY, PATIENCE, RETURN, SIGNAL, Client
 
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 PEER = "org.freedesktop.DBus.Peer"
@@ -168,6 +172,47 @@ def test_credentials_of_the_bus_are_those_of_its_process(bus: Bus) -> None:
 def test_a_caller_without_descriptors_gets_credentials_without_one(bus: Bus) -> None:
     client = bus.connect(takes_fds=False)
     assert "ProcessFD" not in client.ask("GetConnectionCredentials", "s", client.name)[0]
+
+
+def test_a_caller_that_takes_descriptors_gets_one_of_the_process(bus: Bus) -> None:
+    """The reference does so from 1.15.8 on."""
+    client, other = bus.connect(), bus.connect(takes_fds=False)
+    answer = client.request(BUS, "GetConnectionCredentials", "s", other.name, path=BUS_PATH, interface=BUS)
+    client.fds += answer.fds
+    if bus.is_reference and "ProcessFD" not in answer.args[0]:
+        return
+    assert answer.args[0]["ProcessFD"] == ("h", 0)
+    (pidfd,) = answer.fds
+    described = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
+    assert f"\nPid:\t{os.getpid()}\n" in described
+    signal.pidfd_send_signal(pidfd, 0)
+
+
+def test_a_pidfd_is_of_no_use_for_a_process_that_has_gone(bus: Bus) -> None:
+    """The reference does so from 1.15.8 on."""
+    client = bus.connect()
+    client.match("type='signal',member='NameOwnerChanged'")
+    # it stays connected through a descriptor that its child inherits, and ends
+    script = (
+        "import os, sys; sys.path.insert(0, sys.argv[2]); from dbus_client import Client;"
+        "c = Client(sys.argv[1]); os.set_inheritable(c.socket.fileno(), True);"
+        "print(c.name, flush=True); os.fork() or sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, bus.path, str(Path(__file__).parent)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        name = process.stdout.readline().strip()
+        assert process.wait(PATIENCE) == 0
+        answer = client.request(BUS, "GetConnectionCredentials", "s", name, path=BUS_PATH, interface=BUS)
+        client.fds += answer.fds
+        for pidfd in answer.fds:
+            with pytest.raises(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, 0)
+        process.stdin.close()
+        while client.receive().args != [name, name, ""]:
+            pass
 
 
 def test_the_bus_itself_is_activatable_and_listed_first(bus: Bus) -> None:

@@ -60,7 +60,14 @@ def process_id(call: Call, name: str) -> Values:
 
 def credentials(call: Call, name: str) -> Values:
     """GetConnectionCredentials: what is known, under the keys of the specification."""
-    return (known_credentials(call.target(name, "credentials"), call.delivery.tables.bus_credentials),)
+    target = call.target(name, "credentials")
+    known = known_credentials(target, call.delivery.tables.bus_credentials)
+    if isinstance(target, LegacyParty) and call.caller.takes_fds:
+        pidfd = target.open_pidfd()
+        if pidfd is not None:
+            known["ProcessFD"] = Variant("h", len(call.fds))
+            call.fds.append(pidfd)
+    return (known,)
 
 
 def known_credentials(target: Party | None, own: Credentials) -> dict[str, Variant]:

@@ -120,6 +120,6 @@ def _ask(call: Call, incoming: Incoming) -> Values | None:
 
 def _answer(call: Call, values: Values | None, *, anonymous: bool = False) -> None:
     if values is not LATER:
-        reply(call.delivery, call.ticket(anonymous=anonymous), values)
+        reply(call.delivery, call.ticket(anonymous=anonymous), values, call.fds)
         for action in call.afterwards:
             action()

@@ -11,7 +11,7 @@ Not here: which row a message means (``dispatch``), the rows (``table``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,6 +59,8 @@ class Call:
     method: Method
     afterwards: list[Callable[[], None]] = field(default_factory=list)
     """What happens once the reply is queued."""
+    fds: list[int] = field(default_factory=list)
+    """Descriptors that go with the reply, whose ownership passes."""
 
     @property
     def is_at_home(self) -> bool:
@@ -104,13 +106,15 @@ class Method:
     """Signature of the first arguments, which are all that ``answer`` gets; None for all of them."""
 
 
-def reply(delivery: Delivery, ticket: Ticket, values: Values) -> None:
-    """Answer the call of this ticket; nothing if the caller has gone."""
+def reply(delivery: Delivery, ticket: Ticket, values: Values, fds: Sequence[int] = ()) -> None:
+    """Answer the call of this ticket, with descriptors that pass; nothing if the caller has gone."""
     if ticket.wants_reply and _is_there(delivery, ticket):
         delivery.send_from_bus(
             ticket.caller, RETURN, reply_serial=ticket.serial, signature=ticket.returns,
-            body=wire.marshal(ticket.returns, *values), anonymous=ticket.anonymous,
+            body=wire.marshal(ticket.returns, *values), anonymous=ticket.anonymous, fds=fds,
         )
+    else:
+        delivery.discard(fds)
 
 
 def refuse(delivery: Delivery, ticket: Ticket, error: Bus1Error) -> None:

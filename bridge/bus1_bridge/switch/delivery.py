@@ -172,33 +172,38 @@ class Delivery:
     def send_from_bus(
         self, to: LegacyParty, type: int, *, path: str | None = None, interface: str | None = None,
         member: str | None = None, error_name: str | None = None, reply_serial: int = 0,
-        signature: str = "", body: bytes = b"", anonymous: bool = False, only_monitors: bool = False,
+        signature: str = "", body: bytes = b"", fds: Sequence[int] = (), anonymous: bool = False,
+        only_monitors: bool = False,
     ) -> None:
-        """One message of the bus to one client; ``anonymous`` leaves SENDER and DESTINATION out.
+        """One message of the bus to one client, with descriptors whose ownership passes.
 
-        ``only_monitors`` see what a client would hear if it were not gone, or were allowed to."""
+        ``anonymous`` leaves SENDER and DESTINATION out. ``only_monitors`` see what a client would hear if it
+        were not gone, or were allowed to."""
         refusal = None
         if not (to.permissions.receives_all or anonymous):
             fields = Fields(type, path, interface, member, error_name, to.unique, reply_serial)
             refusal = self.guard.refusal(None, to, fields)
         if (only_monitors or refusal) and not self.copies:
+            self.discard(fds)
             return
         serial = hosted.next_serial(to)
         message = wire.build(
             type, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body), path=path,
             interface=interface, member=member, error_name=error_name, reply_serial=reply_serial,
             destination=None if anonymous else to.unique or NOT_REGISTERED,
-            sender=None if anonymous else DRIVER_NAME, signature=signature,
+            sender=None if anonymous else DRIVER_NAME, signature=signature, unix_fds=len(fds),
         ) + body
         parcels = []
         if not (only_monitors or refusal):
-            parcels.append(Parcel((to.peer, 0), (message,), mandatory=False))
+            parcels.append(Parcel((to.peer, 0), (message,), with_fds=bool(fds), mandatory=False))
         if not anonymous:
-            parcels += self.copies.of(None, (message,))
+            parcels += self.copies.of(None, (message,), len(fds))
         if refusal:
             parcels += self._refused_to_bus(serial, refusal)
         if parcels:
-            self.transmit(None, parcels)
+            self.transmit(None, parcels, fds)
+        else:
+            self.discard(fds)
 
     def _refused_to_bus(self, serial: int, text: str) -> list[Parcel]:
         """As in the reference, monitors see the bus tell itself why its message was not delivered."""

@@ -25,7 +25,7 @@ from typing import Protocol
 from bus1.core.api import Buffer
 from bus1.listener import SHORTAGE, SHORTAGE_PAUSE
 from bus1.reactor import Reactor
-from bus1.transport import rights
+from bus1.transport import pidfd_of, rights
 
 from .router import Outgoing, Router
 
@@ -76,6 +76,10 @@ class Endpoint:
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._sock.fileno()
+
+    def open_pidfd(self) -> int | None:
+        """A new descriptor of the client's process, if the kernel gives any."""
+        return pidfd_of(self._sock)
 
     def ready(self, events: int, now: float) -> None:
         """Epoll has news."""

@@ -164,6 +164,7 @@ class PythonSwitch:
             who, self.router.delivery.now, groups=who.groups, label=who.secctx, can_pass_fds=is_local
         )
         endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
+        self.router.party(peer).open_pidfd = endpoint.open_pidfd
         self._endpoints[peer] = endpoint
         self._reading.enter(endpoint.process)
         self._flushing.enter(endpoint.process)

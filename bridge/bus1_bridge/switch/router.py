@@ -116,6 +116,10 @@ class Router:
         for uid in self._users:
             self._core.set_user_limits(uid, user_limits(limits))
 
+    def party(self, connection: int) -> LegacyParty:
+        """Who speaks on the connection."""
+        return self._connections[connection].party
+
     def accepts(self) -> bool:
         """False while too many connections have no name yet: then accept none."""
         return len(self._incomplete) < self.limits.max_incomplete_connections

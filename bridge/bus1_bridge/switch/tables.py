@@ -32,6 +32,10 @@ UNKNOWN_ID = 0xFFFF_FFFF
 """The uid and gid of a client of whom the kernel knows none."""
 
 
+def _no_descriptor() -> None:
+    return None
+
+
 @dataclass(slots=True, eq=False)
 class Party:
     """A participant of the bus: one Core peer, one unique name."""
@@ -126,6 +130,8 @@ class LegacyParty(Party):
 
     groups: tuple[int, ...] = ()
     label: bytes | None = None
+    open_pidfd: Callable[[], int | None] = _no_descriptor
+    """A new descriptor of its process."""
     takes_fds: bool = False
     """UNIX_FD passing was negotiated."""
     stream: Stream | None = None
