@@ -175,7 +175,7 @@ def run(
 
 def run_on_both(
     both: Sequence[Stand], command: Sequence[str], daemon_variable: str, environment: Mapping[str, str],
-    folder: Path, patience: float = 50,
+    folder: Path, patience: float = 120,
 ) -> list[Run]:
     """Run a program on each kind of bus, side by side; ``daemon_variable`` tells it what to start."""
 

@@ -23,6 +23,9 @@ SUITES = (
 )
 
 
+pytestmark = pytest.mark.timeout(150)
+
+
 @pytest.fixture(scope="module")
 def both() -> Iterator[Sequence[Stand]]:
     with stands() as pair:

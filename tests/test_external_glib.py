@@ -50,6 +50,9 @@ NAMED = {
 }
 
 
+pytestmark = pytest.mark.timeout(150)
+
+
 @pytest.fixture(scope="module")
 def both() -> Iterator[Sequence[Stand]]:
     with stands() as pair:
