@@ -2,7 +2,7 @@
 PYTHON_IN_VENV := .venv/bin/python
 READY := .venv/.ready
 MYPY_PATHS := bus1 bridge/bus1_bridge services/bus1_services benchmarks examples fuzz tests
-PAGES := build/man/bus1.1 build/man/bus1.7
+PAGES := build/man/bus1.1 build/man/bus1.7 build/man/bus1-bridge.1
 FUZZ_SECONDS := 600
 
 .DEFAULT_GOAL := help
