@@ -20,6 +20,8 @@ from contextlib import suppress
 PAUSE = 1.0
 LINES = 64
 """Lines of different kinds that are written at once; more are left out."""
+LINES_OF_ONE = 8
+"""As many may be about one and the same; more about it are left out, and counted in a line of their own."""
 
 Fields = tuple[tuple[str, str], ...]
 """Names and values."""
@@ -46,6 +48,8 @@ class Log:
         self._write: Write = write or (lambda text, fields: write_line(program, text))
         self._waiting: dict[str, tuple[str, int, Fields]] = {}
         """By cause: the line, how often, and its fields."""
+        self._of_one: dict[str, int] = {}
+        """How many lines wait that are about it."""
         self._left_out = 0
         self._quiet_until = 0.0
 
@@ -54,11 +58,17 @@ class Log:
         """When the lines that wait should be written."""
         return self._quiet_until if self._waiting else None
 
-    def note(self, line: str, count: int = 1, fields: Fields = (), cause: str = "") -> None:
+    def note(
+        self, line: str, count: int = 1, fields: Fields = (), cause: str = "", about: str = ""
+    ) -> None:
         """One more line, for something that happened ``count`` times; of lines with one ``cause``, the first.
 
-        Without a cause it is the line itself."""
+        Without a cause it is the line itself. ``about`` names whoever could cause many."""
         key = cause or line
+        if about and key not in self._waiting:
+            n_lines = self._of_one[about] = self._of_one.get(about, 0) + 1
+            if n_lines > LINES_OF_ONE:
+                key, line, fields = f"more about {about}", f"more about {about} was left out", ()
         if key in self._waiting or len(self._waiting) < LINES:
             first, before, theirs = self._waiting.get(key, (line, 0, fields))
             self._waiting[key] = (first, before + count, theirs)
@@ -73,5 +83,6 @@ class Log:
             if self._left_out:
                 self._write(f"{self._left_out} more things deserved a line, and were left out", ())
             self._waiting.clear()
+            self._of_one.clear()
             self._left_out = 0
             self._quiet_until = now + PAUSE

@@ -20,7 +20,7 @@ from bus1_bridge.switch.effects import (
     ListServices,
     LookUp,
     Question,
-    Refused,
+    Refusal,
     Reload,
 )
 from bus1_bridge.switch.flow import user_limits
@@ -39,6 +39,7 @@ DRIVER_PATH = "/org/freedesktop/DBus"
 ERROR = "org.freedesktop.DBus.Error."
 CALL, RETURN, FAULT, SIGNAL = 1, 2, 3, 4
 NO_REPLY_EXPECTED, NO_AUTO_START = 1, 2
+_QUEUED = {"broadcast", "call", "signal", "reply", "copy", "bus"}
 SIGN_IN = b"\0AUTH EXTERNAL " + str(UID).encode().hex().encode() + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n"
 
 
@@ -176,8 +177,8 @@ class PureSwitch:
         """Messages that were not delivered: (sender, reader, kind) -> how many."""
         counts: dict[tuple[str, str, str], int] = {}
         for effect in self.effects:
-            if isinstance(effect, Refused):
-                key = (effect.sender, effect.reader, effect.kind)
+            if isinstance(effect, Refusal) and effect.kind in _QUEUED:
+                key = (effect.sender or DRIVER, effect.receiver, effect.kind)
                 counts[key] = counts.get(key, 0) + effect.times
         return counts
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from bus1_bridge import wire
 from bus1_bridge.policy import Policy
-from bus1_bridge.switch.effects import PolicyRefusal, Start
+from bus1_bridge.switch.effects import Refusal, Start
 from bus1_bridge.switch.tables import NativeParty
 from bus1_services import seed
 from bus1_services.call import Kind
@@ -58,9 +58,9 @@ def silent_client(bus: PureSwitch) -> Client:
     return client
 
 
-def records(bus: PureSwitch) -> list[PolicyRefusal]:
+def records(bus: PureSwitch) -> list[Refusal]:
     bus.settle()
-    return [effect for effect in bus.effects if isinstance(effect, PolicyRefusal)]
+    return [effect for effect in bus.effects if isinstance(effect, Refusal)]
 
 
 def text_of(got: Got) -> str:
@@ -243,7 +243,8 @@ def test_a_name_may_be_owned_by_the_rules(bus: PureSwitch) -> None:
     got = client.call("RequestName", "su", NAME + ".B", 0)
     assert text_of(got) == (
         f'Connection "{client.name}" is not allowed to own the service "{NAME}.B" due to security policies '
-        f'in the configuration file; decided by <deny own_prefix="{NAME}"/> (/etc/bus.conf:2)'
+        f'in the configuration file; decided by <deny own_prefix="{NAME}"/> (/etc/bus.conf:2); it is uid=1000 '
+        'pid=77 comm="command 77"'
     )
     assert bus.tables.names.owner(NAME + ".B") is None
     assert records(bus)[0].sender == client.name

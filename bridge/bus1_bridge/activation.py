@@ -122,6 +122,8 @@ class Activation:
         self._of_sender: Counter[int] = Counter()
         """Weight of what is held, by Core peer."""
         self._of_user: Counter[int | None] = Counter()
+        self._kept: dict[int, list[int]] = {}
+        """Bytes and descriptors of what is held, by Core peer."""
 
     # ---- who comes to wait -----------------------------------------------------------------------
 
@@ -148,13 +150,21 @@ class Activation:
     def hold(self, sender: LegacyParty, incoming: Incoming, name: str, found: Found) -> Held:
         """Keep the message, with its descriptors, until the name has an owner; DriverError."""
         held = Held(sender, replace(incoming, may_wait=False))
-        self._check_room(name)
+        self._check_room(name, sender)
         self._check_share(held, name)
         self._wait(name, found, held, sender)
         self._of_sender[sender.peer] += held.weight
         self._of_user[sender.uid] += held.weight
+        kept = self._kept.setdefault(sender.peer, [0, 0])
+        kept[0] += len(held.incoming.message)
+        kept[1] += len(held.incoming.fds)
         incoming.fds = ()
         return held
+
+    def held_of(self, party: Party) -> tuple[int, int]:
+        """How many bytes and descriptors of this client are held."""
+        n_bytes, n_fds = self._kept.get(party.peer, (0, 0))
+        return n_bytes, n_fds
 
     def start(self, ticket: Ticket, name: str) -> bool:
         """StartServiceByName: False if the name has an owner; else the ticket is answered later.
@@ -163,14 +173,14 @@ class Activation:
         found = self.look_up(ticket.caller, name)
         if self._tables.names.owner(name) is not None:
             return False
-        self._check_room(name)
+        self._check_room(name, ticket.caller)
         self._wait(name, found, ticket, ticket.caller)
         return True
 
     def set_environment(self, variables: dict[str, str]) -> None:
         """For what is started from now on, by whomever; DriverError."""
         if self.settings.uses_systemd:
-            self._check_room(SYSTEMD)
+            self._check_room(SYSTEMD, None)
             assignments = [f"{name}={value}" for name, value in variables.items()]
             body = wire.marshal("as", assignments)
             self._tell_systemd(Said(CALL, _MANAGER_PATH, _MANAGER, "SetEnvironment", "as", body))
@@ -203,7 +213,7 @@ class Activation:
     def _begin(self, attempt: Attempt, by: Party | None) -> None:
         """Have it started by whom it takes: systemd itself comes without being called."""
         effects, name, unit = self._delivery.effects, attempt.name, attempt.found.unit
-        requester = f"requested by '{by.unique if by else DRIVER_NAME}' ({self._delivery.guard.who(by)})"
+        requester = f"requested by '{by.unique if by else DRIVER_NAME}' ({self._delivery.refusals.who(by)})"
         if not self.settings.uses_systemd or (unit is None and name != SYSTEMD):
             effects.append(Start(name, attempt.number, requester))
         elif unit is not None and name != SYSTEMD:
@@ -214,14 +224,12 @@ class Activation:
             body = wire.marshal("s", unit)
             self._tell_systemd(Said(SIGNAL, DRIVER_PATH, _ACTIVATOR, "ActivationRequest", "s", body))
 
-    def _check_room(self, name: str) -> None:
-        limit = self._delivery.limits.max_pending_service_starts
-        if self._n_waiting >= limit:
-            raise DriverError(
-                "LimitsExceeded",
-                f"The maximum number of pending activations has been reached, activation of {name} failed "
-                f"(max_pending_service_starts={limit})",
+    def _check_room(self, name: str, party: Party | None) -> None:
+        if self._n_waiting >= self._delivery.limits.max_pending_service_starts:
+            text = self._delivery.limited(
+                party, "max_pending_service_starts", self._n_waiting, f"activation of {name} failed"
             )
+            raise DriverError("LimitsExceeded", text)
 
     def _check_share(self, held: Held, name: str) -> None:
         sender = held.sender
@@ -272,7 +280,7 @@ class Activation:
             delivery.effects.append(Note(f"Activation via systemd failed for unit '{unit}': {text}"))
             return
         delivery.effects.append(Note(
-            f"ActivationFailure of {sender.unique} ({delivery.guard.who(sender)}) is ignored: {complaint}"
+            f"ActivationFailure of {sender.unique} ({delivery.refusals.who(sender)}) is ignored: {complaint}"
         ))
 
     def expire(self, now: float) -> None:
@@ -330,6 +338,12 @@ class Activation:
     def _release(self, held: Held) -> None:
         _take(self._of_sender, held.sender.peer, held.weight)
         _take(self._of_user, held.sender.uid, held.weight)
+        kept = self._kept[held.sender.peer]
+        kept[0] -= len(held.incoming.message)
+        kept[1] -= len(held.incoming.fds)
+        if not kept[0]:
+            del self._kept[held.sender.peer]
+        self.resume(held.sender.peer)
 
     def _fail(self, attempt: Attempt, name: str, text: str) -> None:
         self._end(attempt.name)

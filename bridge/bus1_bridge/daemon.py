@@ -49,13 +49,13 @@ from .switch.api import (
     WatchSignals,
 )
 from .switch.delivery import Delivery
-from .switch.effects import Note, PolicyRefusal, Refused, Reload
+from .switch.effects import Note, Refusal, Reload
 from .switch.flow import user_limits
 from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
 from .switch.replies import ReplyTable
 from .switch.router import Router
-from .switch.tables import UNKNOWN_ID, Tables
+from .switch.tables import Tables
 
 if TYPE_CHECKING:
     from .busconfig import BusConfig
@@ -172,8 +172,8 @@ class Daemon:
                     self._news(descriptor)
                 case Note(text):
                     self._log.note(text, fields=_NEWS)
-                case PolicyRefusal(sender, receiver, cause, text, count):
-                    self._log.note(text, count, _between(sender, receiver, count), cause)
+                case Refusal():
+                    self._log.note(punt.text, punt.times, _fields(punt), punt.cause, punt.sender)
                 case _ if (line := _describe(punt)) is not None:
                     self._log.note(*line)
             self._switch.apply(self._activator.handle(punt))
@@ -265,21 +265,18 @@ def _read_machine_id() -> str:
     return ""
 
 
-def _between(sender: str, receiver: str, count: int) -> Fields:
+def _fields(refusal: Refusal) -> Fields:
     return (
-        ("DBUS_BROKER_SENDER_UNIQUE_NAME", sender), ("DBUS_BROKER_RECEIVER_UNIQUE_NAME", receiver),
-        ("BUS1_COUNT", str(count)),
+        ("DBUS_BROKER_SENDER_UNIQUE_NAME", refusal.sender),
+        ("DBUS_BROKER_RECEIVER_UNIQUE_NAME", refusal.receiver),
+        ("BUS1_REFUSED", refusal.kind), ("BUS1_REASON", refusal.reason), ("BUS1_COUNT", str(refusal.times)),
     )
 
 
 def _describe(punt: Punt) -> tuple[str, int, Fields] | None:
     """A line for the log, how often it happened, and who it was for programs."""
     match punt:
-        case Refused(sender, reader, kind, count):
-            line = f"{reader} does not read: {kind} of {sender} not delivered"
-            return line, count, _between(sender, reader, count)
-        case Closed(pid, uid, reason):
-            who = f"pid {pid}, uid {uid}" if uid != UNKNOWN_ID else "a client that nobody knows"
+        case Closed(pid, uid, who, reason):
             line = f"closed the connection of {who}: {reason}"
             return line, 1, (("BUS1_CLIENT_PID", str(pid)), ("BUS1_CLIENT_UID", str(uid)))
         case Failed(pid, text):

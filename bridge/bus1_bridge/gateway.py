@@ -218,7 +218,7 @@ class Gateway:
         return (
             reader is not None
             and delivery.guard.refusal(sender, reader, header, addressed=False) is None
-            and delivery.admits(sender, reader, size, flow.Kind.BROADCAST) is Verdict.DELIVER
+            and delivery.admits(sender, reader, size, flow.Kind.BROADCAST, header) is Verdict.DELIVER
         )
 
     # ---- calls -----------------------------------------------------------------------------------
@@ -265,10 +265,9 @@ class Gateway:
         if wants and (callee.unique, header.serial) in sender.open_replies:
             text = f"A call with serial {header.serial} is outstanding at {callee.unique}"
             return self._refuse(sender, incoming, "AccessDenied", text)
-        limit = self._delivery.limits.max_replies_per_connection
-        if wants and len(sender.open_replies) + self._tables.replies.outstanding(sender.peer) >= limit:
-            text = f"The maximum number of pending replies of {sender.unique}, {limit}, has been reached"
-            return self._refuse(sender, incoming, "LimitsExceeded", text)
+        too_many = self._delivery.too_many_calls(sender, callee, header) if wants else None
+        if too_many is not None:
+            return self._refuse(sender, incoming, "LimitsExceeded", too_many)
         verdict = self._verdict(sender, callee, flow.Kind.CALL, incoming)
         if verdict is Verdict.PAUSE:
             return False
@@ -299,7 +298,9 @@ class Gateway:
         self, sender: LegacyParty, reader: NativeParty, kind: flow.Kind, incoming: Incoming
     ) -> Verdict:
         size = flow.allocated(len(incoming.message), len(incoming.fds))
-        return self._delivery.admits(sender, reader, size, kind, may_wait=incoming.may_wait)
+        return self._delivery.admits(
+            sender, reader, size, kind, incoming.header, n_fds=len(incoming.fds), may_wait=incoming.may_wait
+        )
 
     # ---- answers and signals ---------------------------------------------------------------------
 

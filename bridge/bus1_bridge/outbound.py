@@ -37,6 +37,7 @@ from bus1.errors import (
 )
 
 from . import capabilities, hosted, wire
+from .policy import Fields
 from .registry import SIGNALS_INTERFACE, Registry
 from .switch import flow
 from .switch.delivery import DRIVER_NAME, Delivery
@@ -369,7 +370,11 @@ class Outbound:
     def _verdict(self, reader: LegacyParty, header_size: int, kind: flow.Kind) -> Verdict:
         assert self._sender is not None
         size = flow.allocated(header_size + len(self._message.body), self._message.n_fds)
-        return self._delivery.admits(self._sender, reader, size, kind)
+        envelope = self._message.envelope
+        about = Fields(int(envelope.kind), None, envelope.interface, envelope.member, None, reader.unique)
+        return self._delivery.admits(
+            self._sender, reader, size, kind, about, n_fds=self._message.n_fds
+        )
 
 
 _Plan = Callable[[Outbound, int, NodeRef, Party | None, Target, bool], None]

@@ -164,9 +164,13 @@ class Registry:
         return None
 
     def _complaint_of_their_number(self, party: NativeParty, names: list[str]) -> Failure | None:
-        limit = self._delivery.limits.max_names_per_connection
-        if len(set(self._tables.names.held(party.peer)) | set(names)) + 1 > limit:
-            return Failure("LimitsExceeded", f"A peer has at most {limit} names")
+        held = self._tables.names.held(party.peer)
+        limit = self._delivery.limits_of(party).max_names_per_connection
+        if len(set(held) | set(names)) + 1 > limit:
+            text = self._delivery.limited(
+                party, "max_names_per_connection", len(held) + 1, f"no room for {len(names)} more"
+            )
+            return Failure("LimitsExceeded", text)
         return None
 
     def _withdraw(self, call: Call) -> Answer | Failure:

@@ -10,34 +10,46 @@ from __future__ import annotations
 
 from bus1.core.api import Credentials
 
+from ..switch.delivery import Delivery
 from ..switch.tables import UNKNOWN_ID, LegacyParty, Party
 from ..wire import Variant
 from .errors import DriverError
 from .method import Call, Values
 
+_HELLO = "no room for one more connection"
+
 
 def hello(call: Call) -> Values:
     """Hello: the connection gets its unique name."""
-    tables, limits, caller = call.delivery.tables, call.delivery.limits, call.caller
+    delivery, caller = call.delivery, call.caller
+    tables = delivery.tables
     if caller.unique:
         raise DriverError("Failed", "Already handled an Hello message")
-    named = len(tables.unique) + len(tables.monitors)
-    if named >= limits.max_completed_connections:
-        raise DriverError(
-            "LimitsExceeded", f"The maximum number of active connections, {named}, has been reached"
-        )
-    if named >= limits.max_connections_per_user:
-        uid = caller.credentials.uid
-        of_user = sum(party.credentials.uid == uid for party in tables.unique.values())
-        if of_user >= limits.max_connections_per_user:
-            raise DriverError(
-                "LimitsExceeded", f"The maximum number of active connections for UID {uid} has been reached"
-            )
+    _check_number(delivery, caller)
+    if not delivery.pace.admits(caller.uid, delivery.limits_of(caller), delivery.now):
+        text = delivery.limited(caller, "new_connections_per_second", delivery.pace.count(caller.uid), _HELLO)
+        raise DriverError("LimitsExceeded", text)
     caller.unique = f":1.{tables.next_unique}"
     tables.next_unique += 1
     tables.enter(caller)
     call.afterwards.append(lambda: call.delivery.announce(caller))
     return (caller.unique,)
+
+
+def _check_number(delivery: Delivery, caller: LegacyParty) -> None:
+    tables, limits = delivery.tables, delivery.limits
+    named = len(tables.unique) + len(tables.monitors)
+    if named >= limits.max_completed_connections:
+        raise DriverError(
+            "LimitsExceeded", delivery.limited(caller, "max_completed_connections", named, _HELLO)
+        )
+    if named >= delivery.limits_of(caller).max_connections_per_user:
+        uid = caller.credentials.uid
+        of_user = sum(party.credentials.uid == uid for party in tables.unique.values())
+        if of_user >= delivery.limits_of(caller).max_connections_per_user:
+            raise DriverError(
+                "LimitsExceeded", delivery.limited(caller, "max_connections_per_user", of_user, _HELLO)
+            )
 
 
 def unix_user(call: Call, name: str) -> Values:

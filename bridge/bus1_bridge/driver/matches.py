@@ -14,15 +14,19 @@ from .. import match
 from .errors import DriverError
 from .method import Call, Values
 
+_SHOWN = 200
+"""Of a rule that is too much, as much is repeated."""
+
 
 def add_match(call: Call, text: str) -> Values:
     """AddMatch."""
     caller, delivery = call.caller, call.delivery
-    matches, limit = delivery.tables.matches, delivery.limits.max_match_rules_per_connection
-    if matches.count(caller.peer) >= limit:
+    matches = delivery.tables.matches
+    count = matches.count(caller.peer)
+    if count >= delivery.limits_of(caller).max_match_rules_per_connection:
+        what = f'no room for "{text[:_SHOWN]}"'
         raise DriverError(
-            "LimitsExceeded",
-            f'Connection "{caller.unique}" is not allowed to add more match rules (limit: {limit})',
+            "LimitsExceeded", delivery.limited(caller, "max_match_rules_per_connection", count, what)
         )
     rule = match.parse(text)
     if rule.eavesdrop:

@@ -17,15 +17,14 @@ from .method import Call, Values
 
 def become_monitor(call: Call, texts: list[str], flags: int) -> Values:
     """BecomeMonitor: no rule means everything."""
-    limit = call.delivery.limits.max_match_rules_per_connection
+    caller, delivery = call.caller, call.delivery
     if flags:
         raise InvalidArgument(f"BecomeMonitor knows no flags yet, not {flags:#x}")
-    if len(texts) > limit:
+    if len(texts) > delivery.limits_of(caller).max_match_rules_per_connection:
+        what = f"no room for the {len(texts)} of a monitor"
         raise DriverError(
-            "LimitsExceeded",
-            f'Connection "{call.caller.unique}" is not allowed to monitor by {len(texts)} match rules '
-            f"(limit: {limit})",
+            "LimitsExceeded", delivery.limited(caller, "max_match_rules_per_connection", 0, what)
         )
     rules = [match.parse(text) for text in texts or ("",)]
-    call.afterwards.append(lambda: call.delivery.become_monitor(call.caller, rules))
+    call.afterwards.append(lambda: delivery.become_monitor(caller, rules))
     return ()

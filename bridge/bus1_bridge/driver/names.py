@@ -37,12 +37,11 @@ def request_name(call: Call, name: str, flags: int) -> Values:
     refusal = delivery.guard.refusal_to_own(caller, name)
     if refusal is not None:
         raise Denied(refusal)
-    names, limit = delivery.tables.names, delivery.limits.max_names_per_connection
-    if names.count(caller.peer) + 1 >= limit:
-        raise DriverError(
-            "LimitsExceeded",
-            f'Connection "{caller.unique}" is not allowed to own more services (limit: {limit})',
-        )
+    names = delivery.tables.names
+    owned = names.count(caller.peer) + 1
+    if owned >= delivery.limits_of(caller).max_names_per_connection:
+        text = delivery.limited(caller, "max_names_per_connection", owned, f'no room for "{name}"')
+        raise DriverError("LimitsExceeded", text)
     code, changes = names.request(caller.peer, name, flags)
     delivery.name_changes(changes)
     return (int(code),)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from ..policy import Policy
-from .effects import Abandoned, Note, PolicyRefusal, Question, Refused, SetEnvironment, Start
+from .effects import Abandoned, Note, Question, Refusal, SetEnvironment, Start
 from .limits import BusLimits
 
 
@@ -35,6 +35,8 @@ class Closed(NamedTuple):
 
     pid: int
     uid: int
+    who: str
+    """In words."""
     reason: str
 
 
@@ -58,7 +60,7 @@ class Short(NamedTuple):
 
 
 Punt = (
-    Signalled | Closed | Refused | PolicyRefusal | Failed | Readable | Short | Question | Start | Abandoned
+    Signalled | Closed | Refusal | Failed | Readable | Short | Question | Start | Abandoned
     | SetEnvironment | Note
 )
 

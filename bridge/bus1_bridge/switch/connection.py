@@ -90,7 +90,8 @@ class Connection:
         """Why the bus closes it as soon as the output is written."""
         self.peak = Usage()
         """The most that ever waited to be handled."""
-        self._limits = limits
+        self.limits = limits
+        """Those of its user."""
         self._whole = b""
         """What came last if nothing waited: mostly exactly one message, which needs no copy then."""
         self._buffer = bytearray()
@@ -103,8 +104,8 @@ class Connection:
                 self.fds_since = now
             self._fds_came = now
             self.fds.extend(fds)
-            if len(self.fds) > self._limits.max_message_unix_fds:
-                raise RemoteProtocolError(f"{len(self.fds)} descriptors are pending")
+            if len(self.fds) > self.limits.max_message_unix_fds:
+                raise RemoteProtocolError(f"{len(self.fds)} descriptors are pending ({self._fds_limit()})")
         if self.auth is None:
             if self._buffer or self._whole:
                 self._buffer += self._whole + data
@@ -181,7 +182,7 @@ class Connection:
     def _next_frame(self) -> Incoming | None:
         whole, self._whole = self._whole, b""
         if whole:
-            if wire.frame_length(whole) == len(whole) <= self._limits.max_message_size:
+            if wire.frame_length(whole) == len(whole) <= self.limits.max_message_size:
                 return self._check(whole)
             self._buffer += whole
         start = self._start
@@ -189,8 +190,9 @@ class Connection:
         if length is None:
             self._compact()
             return None
-        if length > self._limits.max_message_size:
-            raise RemoteProtocolError(f"a message of {length} bytes")
+        if length > self.limits.max_message_size:
+            limit = self.limits.max_message_size
+            raise RemoteProtocolError(f"a message of {length} bytes (max_message_size={limit})")
         available = len(self._buffer) - start
         if length > available:
             self._compact()
@@ -209,8 +211,8 @@ class Connection:
     def _check(self, message: Buffer) -> Incoming:
         header = wire.parse(message)
         n_fds = header.unix_fds
-        if n_fds > self._limits.max_message_unix_fds:
-            raise RemoteProtocolError(f"{n_fds} descriptors in one message")
+        if n_fds > self.limits.max_message_unix_fds:
+            raise RemoteProtocolError(f"{n_fds} descriptors in one message ({self._fds_limit()})")
         if n_fds > len(self.fds):
             raise RemoteProtocolError(f"{n_fds} descriptors announced, {len(self.fds)} came")
         fds = tuple(self.fds[:n_fds])
@@ -225,6 +227,9 @@ class Connection:
             del self.fds[:n_fds]
             self.fds_since = self._fds_came
         return incoming
+
+    def _fds_limit(self) -> str:
+        return f"max_message_unix_fds={self.limits.max_message_unix_fds}"
 
     def _compact(self) -> None:
         if self._start:

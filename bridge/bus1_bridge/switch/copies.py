@@ -23,6 +23,7 @@ from bus1.errors import TooLarge
 
 from .. import walk, wire
 from ..match import MatchInput
+from ..policy import Message
 from .connection import Incoming
 from .flow import Kind, Verdict, allocated
 from .tables import LegacyParty, Party, Tables
@@ -44,7 +45,9 @@ def stamped(sender: LegacyParty, incoming: Incoming) -> tuple[Buffer, ...]:
 class Copies:
     """Makes the monitors' parcels."""
 
-    def __init__(self, tables: Tables, admits: Callable[[Party | None, Party, int, Kind], Verdict]) -> None:
+    def __init__(
+        self, tables: Tables, admits: Callable[[Party | None, Party, int, Kind, Message], Verdict]
+    ) -> None:
         self._tables = tables
         self._admits = admits
 
@@ -88,5 +91,5 @@ class Copies:
             for peer in tables.monitors.receivers(message)
             if isinstance(monitor := tables.parties.get(peer), LegacyParty)
             and (monitor.takes_fds or not header.unix_fds)
-            and self._admits(sender, monitor, size, Kind.COPY) is Verdict.DELIVER
+            and self._admits(sender, monitor, size, Kind.COPY, header) is Verdict.DELIVER
         ]

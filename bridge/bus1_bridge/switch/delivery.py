@@ -27,16 +27,18 @@ from bus1.errors import Bus1Error
 from .. import hosted, walk, wire
 from ..match import MatchInput, MatchRule
 from ..names import Change
-from ..policy import Fields
+from ..policy import Fields, Message
 from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .copies import NOT_REGISTERED, Copies
-from .effects import CloseDescriptors, Effect, PolicyRefusal, Refused, Wake
+from .effects import CloseDescriptors, Effect, Refusal, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .guard import Guard
-from .limits import BusLimits
+from .limits import BusLimits, Excess
 from .overdue import Overdue
+from .pace import Pace
 from .questions import Questions
+from .refusals import Refusals
 from .tables import LegacyParty, NativeParty, Party, Tables
 
 if TYPE_CHECKING:
@@ -48,8 +50,6 @@ NO_REPLY = ERROR_PREFIX + "NoReply"
 GONE = "Message recipient disconnected from message bus without replying"
 
 _SERIAL = Struct("<I")
-_REFUSED_KEYS = 1024
-"""Records of undelivered messages that are kept apart until the next turn."""
 
 
 class Watchers(Protocol):
@@ -66,10 +66,12 @@ class Delivery:
         self.tables = tables
         self.limits = limits or BusLimits()
         self.flow = Flow(tables.core, self.limits)
-        self.guard = Guard(tables)
+        self.refusals = Refusals(tables)
+        self.guard = Guard(tables, self.refusals)
         self.now = 0.0
         """The time of the current turn: set by whoever drives the bus before anything else happens."""
         self.copies = Copies(tables, self.admits)
+        self.pace = Pace()
         self.overdue = Overdue(self)
         self.watchers: Watchers | None = None
         self.activation: Activation | None = None
@@ -84,7 +86,6 @@ class Delivery:
         """How often each kind of statistics was asked for."""
         self.effects: list[Effect] = []
         self.questions = Questions(self.effects)
-        self._refused: Counter[tuple[str, str, str]] = Counter()
 
     # ---- parcels ---------------------------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class Delivery:
         for parcel, slot in zip(parcels, slots, strict=True):
             if slot:
                 self.flow.undelivered(parcel.node[0], _size(parcel))
-                self._count(sender, tables.parties.get(parcel.node[0]))
+                self._note_loss(sender, tables.parties.get(parcel.node[0]), parcel)
         return slots
 
     def discard(self, fds: Iterable[int]) -> None:
@@ -126,7 +127,8 @@ class Delivery:
         self.effects.append(Wake(connection))
 
     def admits(
-        self, sender: Party | None, reader: Party, size: int, kind: Kind, *, may_wait: bool = True
+        self, sender: Party | None, reader: Party, size: int, kind: Kind, message: Message, *,
+        n_fds: int = 0, may_wait: bool = True,
     ) -> Verdict:
         """What becomes of a message of ``size`` (see ``flow.allocated``) of a client, or of the bus; a
         message that is not delivered is counted here. PAUSE only if it ``may_wait``."""
@@ -134,10 +136,41 @@ class Delivery:
             self.flow.look_at_native(reader.peer, self.now)
         peer = self.tables.bus_peer if sender is None else sender.peer
         pausable = may_wait and sender is not None and self._may_wait(sender)
-        verdict = self.flow.admits(peer, reader.peer, size, kind, self.now, pausable=pausable)
+        verdict = self.flow.admits(
+            peer, reader.peer, size, kind, self.now, pausable=pausable, n_fds=n_fds
+        )
         if verdict in (Verdict.DROP, Verdict.REFUSE):
-            self._count(sender, reader, kind.name.lower())
+            self._count_loss(kind.name.lower(), sender, reader)
+            self.refusals.note(
+                kind.name.lower(), sender, reader, "",
+                lambda: self.why_full(sender, reader, size, message, n_fds),
+            )
         return verdict
+
+    def why_full(
+        self, sender: Party | None, reader: Party, size: int, message: Message, n_fds: int = 0
+    ) -> str:
+        """Why such a message is not queued at the reader, for whoever sent it and for the log."""
+        peer = self.tables.bus_peer if sender is None else sender.peer
+        excess = self.flow.excess(peer, reader.peer, size, n_fds, self.now)
+        return self.refusals.full(sender, reader, message, excess)
+
+    def limited(self, party: Party | None, limit: str, used: int, what: str) -> str:
+        """Why the party may not have more of something, ``what`` it wants; it is in the log."""
+        value = getattr(self.limits_of(party) if party else self.limits, limit)
+        return self.refusals.over(Excess(limit, value, used), party, what)
+
+    def too_many_calls(self, caller: LegacyParty, callee: Party, message: Message) -> str | None:
+        """Why the caller may not wait for one more answer; None if it may."""
+        waiting = self.tables.replies.outstanding(caller.peer) + len(caller.open_replies)
+        if waiting < self.limits_of(caller).max_replies_per_connection:
+            return None
+        about = self.refusals.message(caller, callee, message)
+        return self.limited(caller, "max_replies_per_connection", waiting, about)
+
+    def limits_of(self, party: Party) -> BusLimits:
+        """What holds for this party."""
+        return self.limits.of_user(party.uid)
 
     def show(self, sender: LegacyParty, incoming: Incoming) -> None:
         """Monitors get to see, once, a message that nobody else gets in this form; descriptors go along."""
@@ -147,11 +180,9 @@ class Delivery:
             self.transmit(sender, parcels, incoming.fds)
             incoming.fds = ()
 
-    def take_refused(self) -> list[Refused | PolicyRefusal]:
-        """What was not delivered since the last call, summed up per sender, reader and kind."""
-        records = [Refused(*key, count) for key, count in self._refused.items()]
-        self._refused.clear()
-        return [*records, *self.guard.take_refusals()]
+    def take_refused(self) -> list[Refusal]:
+        """What was refused since the last call, summed up by cause."""
+        return self.refusals.take()
 
     def receivers(self, sender: Party, header: wire.Header, body: Buffer) -> list[LegacyParty]:
         """D-Bus clients whose match rules fit the message: of a unicast, those who eavesdrop."""
@@ -389,16 +420,20 @@ class Delivery:
             and not self.tables.replies.awaited_from(sender.peer)
         )
 
-    def _count(self, sender: Party | None, reader: Party | None, kind: str = "") -> None:
-        if isinstance(reader, LegacyParty) and reader.is_monitor:
-            kind = "copy"
-        kind = kind or ("bus" if sender is None else "broadcast")
+    def _note_loss(self, sender: Party | None, reader: Party | None, parcel: Parcel) -> None:
+        """An optional parcel was not queued."""
+        if reader is None:
+            return
+        is_dbus = isinstance(reader, LegacyParty)
+        is_copy = isinstance(reader, LegacyParty) and reader.is_monitor
+        kind = "copy" if is_copy else "bus" if sender is None else "broadcast"
         self._count_loss(kind, sender, reader)
-        key = (sender.unique if sender else DRIVER_NAME, reader.unique if reader else "", kind)
-        if key in self._refused or len(self._refused) < _REFUSED_KEYS:
-            self._refused[key] += 1
-        else:
-            self._refused["", "", kind] += 1
+
+        def text() -> str:
+            message = wire.parse(parcel.parts[0]) if is_dbus else None
+            return self.refusals.full(sender, reader, message, None)
+
+        self.refusals.note(kind, sender, reader, "", text)
 
     def _count_loss(self, kind: str, sender: Party | None, reader: Party | None) -> None:
         """For those who ask for statistics."""

@@ -23,6 +23,8 @@ class Close(NamedTuple):
     connection: int
     reason: str
     """Empty for a client that left by itself."""
+    who: str = ""
+    """Whose it was, for the log."""
 
 
 class CloseDescriptors(NamedTuple):
@@ -31,30 +33,26 @@ class CloseDescriptors(NamedTuple):
     fds: tuple[int, ...]
 
 
-class Refused(NamedTuple):
-    """A message was not delivered to a reader because it has too much waiting already."""
+class Refusal(NamedTuple):
+    """Somebody did not get what he wanted of somebody, or would not have."""
 
-    sender: str
-    reader: str
-    """Unique names."""
     kind: str
-    """``broadcast``, ``call``, ``signal``, ``reply`` or ``bus``."""
-    times: int
-    """How many of this kind, between these two, since the last record."""
-
-
-class PolicyRefusal(NamedTuple):
-    """The policy kept something from happening, or would have wanted to."""
-
+    """What it was: a ``broadcast``, ``call``, ``signal``, ``reply``, ``copy`` or word of the ``bus`` that is
+    not queued at its receiver, a ``limit`` that is reached, or what the policy says."""
     sender: str
     receiver: str
     """Unique names, or that of a service; empty if there is none."""
-    cause: str
-    """The same for all that is refused between these two for one reason."""
+    reason: str
+    """The rule, or the limit."""
     text: str
     """One of them, in full."""
     times: int
-    """How many since the last record of this cause."""
+    """How many of this kind, between these two and for this reason, since the last record."""
+
+    @property
+    def cause(self) -> str:
+        """The same for all that are the same but for the time."""
+        return " ".join((self.kind, self.sender, self.receiver, self.reason))
 
 
 class LookUp(NamedTuple):
@@ -117,6 +115,6 @@ class Note(NamedTuple):
 
 Question = LookUp | ListServices | Reload
 Effect = (
-    Wake | Close | CloseDescriptors | Refused | PolicyRefusal | Question | Start | Abandoned | SetEnvironment
+    Wake | Close | CloseDescriptors | Refusal | Question | Start | Abandoned | SetEnvironment
     | Note
 )

@@ -24,7 +24,7 @@ from enum import Enum, IntEnum
 
 from bus1.core.api import CoreApi, Limits, Usage
 
-from .limits import BusLimits
+from .limits import BusLimits, Excess
 
 OVERHEAD = 512
 """Charged with every message of a hosted peer, beyond its slice."""
@@ -109,8 +109,8 @@ def hosted_limits(limits: BusLimits) -> Limits:
     return Limits(
         slices=_PLENTY,
         handles=_PLENTY,
-        inflight_bytes=limits.max_outgoing_bytes + RESERVE,
-        inflight_fds=limits.max_outgoing_unix_fds,
+        inflight_bytes=max(limits.max_outgoing_bytes, limits.max_message_size) + RESERVE,
+        inflight_fds=max(limits.max_outgoing_unix_fds, limits.max_message_unix_fds),
     )
 
 
@@ -121,6 +121,7 @@ class Pause:
     reader: int
     since: float
     size: int
+    n_fds: int
 
 
 @dataclass(slots=True)
@@ -143,7 +144,9 @@ class Flow:
 
     def __init__(self, core: CoreApi, limits: BusLimits) -> None:
         self._core = core
-        self._hard_bound = limits.max_outgoing_bytes
+        self._limits = limits
+        self._of_peers: dict[int, BusLimits] = {}
+        """Those of D-Bus clients, which may differ by user."""
         self._readers: dict[int, _Reader] = {}
         self._awaited: dict[int, None] = {}
         """Readers that somebody waits for."""
@@ -156,25 +159,30 @@ class Flow:
         """Senders of broadcasts that were dropped, and until when they come last."""
 
     def configure(self, limits: BusLimits) -> None:
-        """Another hard bound from now on."""
-        self._hard_bound = limits.max_outgoing_bytes
+        """Other bounds from now on."""
+        self._limits = limits
+
+    def meet(self, peer: int, limits: BusLimits) -> None:
+        """From now on these are the bounds of what this peer sends, and has waiting."""
+        self._of_peers[peer] = limits
 
     def admits(
-        self, sender: int, reader: int, size: int, kind: Kind, now: float, *, pausable: bool = False
+        self, sender: int, reader: int, size: int, kind: Kind, now: float, *, pausable: bool = False,
+        n_fds: int = 0,
     ) -> Verdict:
         """What becomes of a message of ``size`` (see ``allocated``) from ``sender`` to ``reader``.
 
         PAUSE enters the sender into ``pauses``; any other verdict ends its pause for this reader."""
         if kind is Kind.BUS:
             return Verdict.DELIVER
-        verdict = self._judge(sender, reader, size, kind, now, pausable)
+        verdict = self._judge(sender, reader, size, n_fds, kind, now, pausable)
         pause = self.pauses.get(sender)
         if pause is not None and (verdict is not Verdict.PAUSE) == (pause.reader == reader):
             self._end_pause(sender)
             pause = None
         if verdict is Verdict.PAUSE and pause is None:
             pace = self._readers.setdefault(reader, _Reader(now))
-            self.pauses[sender] = pace.waiting[sender] = Pause(reader, now, size)
+            self.pauses[sender] = pace.waiting[sender] = Pause(reader, now, size, n_fds)
             self._awaited[reader] = None
         if verdict is Verdict.DROP and kind is Kind.BROADCAST:
             self._wasteful[sender] = now + PATIENCE
@@ -214,6 +222,7 @@ class Flow:
     def forget(self, peer: int) -> None:
         """The peer is gone, as a reader and as a sender; who waited for it is due at once."""
         self._end_pause(peer)
+        self._of_peers.pop(peer, None)
         self._wasteful.pop(peer, None)
         pace = self._readers.pop(peer, None)
         if pace is not None:
@@ -249,7 +258,7 @@ class Flow:
             has_changed = reader in self._changed
             for sender, pause in pace.waiting.items():
                 if now >= _expiry(pace, pause) or (
-                    has_changed and self._fits(sender, reader, pause.size, now)
+                    has_changed and self._fits(sender, reader, pause.size, pause.n_fds, now)
                 ):
                     due.append(sender)
                 elif not has_changed:
@@ -274,29 +283,52 @@ class Flow:
                 self._changed.discard(pause.reader)
 
     def _judge(
-        self, sender: int, reader: int, size: int, kind: Kind, now: float, pausable: bool
+        self, sender: int, reader: int, size: int, n_fds: int, kind: Kind, now: float, pausable: bool
     ) -> Verdict:
-        if self._fits(sender, reader, size, now):
+        if self._fits(sender, reader, size, n_fds, now):
             return Verdict.DELIVER
         moving = self.makes_progress(reader, now)
         waits = pausable and reader not in self.pauses
         verdict = _OVER_THE_MARK[kind, waits][not moving]
         if verdict is Verdict.PAUSE and not moving and self._waited(sender, reader, now):
             return Verdict.REFUSE
-        if verdict is Verdict.DELIVER and _weight(self._core.waiting(reader)) + size > self._hard_bound:
+        if verdict is Verdict.DELIVER and self._hard_excess(reader, size, n_fds) is not None:
             return _OVER_THE_MARK[kind, False][1]
         return verdict
 
-    def _fits(self, sender: int, reader: int, size: int, now: float) -> bool:
-        waiting = _weight(self._core.waiting(reader))
-        if not waiting:
-            return True
-        if waiting + size > self._hard_bound:
-            return False
-        mine = _weight(self._core.queued(sender, reader))
-        if mine and mine + size > PAIR_MARK:
-            return False
-        return waiting + size <= READER_MARK or self.makes_progress(reader, now)
+    def excess(self, sender: int, reader: int, size: int, n_fds: int, now: float) -> Excess | None:
+        """What this message would go beyond; None if nothing."""
+        waiting = self._core.waiting(reader)
+        if not waiting.messages:
+            return None
+        hard = self._hard_excess(reader, size, n_fds)
+        if hard is not None:
+            return hard
+        limits = self._of_peers.get(sender, self._limits)
+        mine = self._core.queued(sender, reader)
+        if n_fds and mine.fds and mine.fds + n_fds > limits.max_incoming_unix_fds:
+            return Excess("max_incoming_unix_fds", limits.max_incoming_unix_fds, mine.fds)
+        weight = _weight(mine)
+        if weight and weight + size > PAIR_MARK:
+            return Excess("bytes_per_sender", PAIR_MARK, weight)
+        if mine.bytes and mine.bytes + size - n_fds * FD_WEIGHT > limits.max_incoming_bytes:
+            return Excess("max_incoming_bytes", limits.max_incoming_bytes, mine.bytes)
+        weight = _weight(waiting)
+        if weight + size > READER_MARK and not self.makes_progress(reader, now):
+            return Excess("bytes_per_reader", READER_MARK, weight)
+        return None
+
+    def _hard_excess(self, reader: int, size: int, n_fds: int) -> Excess | None:
+        limits = self._of_peers.get(reader, self._limits)
+        waiting = self._core.waiting(reader)
+        if waiting.bytes and waiting.bytes + size - n_fds * FD_WEIGHT > limits.max_outgoing_bytes:
+            return Excess("max_outgoing_bytes", limits.max_outgoing_bytes, waiting.bytes)
+        if n_fds and waiting.fds and waiting.fds + n_fds > limits.max_outgoing_unix_fds:
+            return Excess("max_outgoing_unix_fds", limits.max_outgoing_unix_fds, waiting.fds)
+        return None
+
+    def _fits(self, sender: int, reader: int, size: int, n_fds: int, now: float) -> bool:
+        return self.excess(sender, reader, size, n_fds, now) is None
 
     def _waited(self, sender: int, reader: int, now: float) -> bool:
         """The patience with this reader is over: for this sender, or for all until it moves."""

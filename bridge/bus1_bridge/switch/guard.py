@@ -7,8 +7,7 @@ addressed to somebody else eavesdrops. An answer is requested if its receiver wa
 
 Where everything is allowed to both, which is so on the usual session bus, that is all that is looked at.
 
-A refusal is a text that says who, what, and which rule, for the sender and for the log. What goes to the log
-is summed up per sender, receiver and rule until the end of the turn.
+A refusal says who, what, and which rule, to the sender and to the log (``refusals``).
 
 Invariants. 1. Asking changes nothing but the counts for the log.
 
@@ -20,27 +19,18 @@ from __future__ import annotations
 from bus1.core.api import Credentials
 
 from ..policy import Message, Names, Policy, Verdict
-from ..policyrules import Rule
-from .effects import PolicyRefusal
+from .refusals import BUS_NAME, Refusals
 from .tables import UNKNOWN_ID, LegacyParty, Party, Tables
 
-BUS_NAME = "org.freedesktop.DBus"
 _BUS = Names(BUS_NAME)
-_CAUSES = 1024
-"""Refusals that are kept apart until the end of a turn."""
-_TYPE_NAMES = {1: "method_call", 2: "method_return", 3: "error", 4: "signal"}
-
-_Cause = tuple[str, str, str, Rule | None]
 
 
 class Guard:
     """Asks the policy on behalf of all who move messages."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, refusals: Refusals) -> None:
         self._tables = tables
-        self._noted: dict[_Cause, tuple[str, int]] = {}
-        """A text for each cause, and how often it came."""
-        self._left_out = 0
+        self._refusals = refusals
 
     def configure(self, policy: Policy) -> None:
         """From now on this policy counts, for everybody."""
@@ -109,7 +99,8 @@ class Guard:
             f'Connection "{party.unique}" is not allowed to own the service "{name}" due to security '
             f"policies in the configuration file; {_deciding(verdict)}"
         )
-        self._note(("own", party.unique, "", verdict.rule), f"{text}; it is {self.who(party)}")
+        text += f"; it is {self._refusals.who(party)}"
+        self._refusals.note("own", party, "", verdict.rule, lambda: text)
         return text
 
     def refusal_to_reach(self, party: Party, target: Party) -> str | None:
@@ -117,21 +108,6 @@ class Guard:
         if party.permissions.sends_all or party.permissions.may_reach(self._names(target, None)):
             return None
         return f"{party.unique} may call nothing of {target.unique}, as far as the policy goes"
-
-    def take_refusals(self) -> list[PolicyRefusal]:
-        """What deserves a line in the log since the last call."""
-        if not self._noted:
-            return []
-        records = [
-            PolicyRefusal(cause[1], cause[2], " ".join(map(str, cause)), text, count)
-            for cause, (text, count) in self._noted.items()
-        ]
-        if self._left_out:
-            text = "the policy refused more, of others"
-            records.append(PolicyRefusal("", "", text, text, self._left_out))
-        self._noted.clear()
-        self._left_out = 0
-        return records
 
     # ---- parts -----------------------------------------------------------------------------------
 
@@ -156,50 +132,18 @@ class Guard:
     ) -> str:
         """The reference's words, and the rule."""
         text = (
-            f'{complaint} message, {verdict.n_matched} matched rules; type="{_TYPE_NAMES[message.type]}", '
-            f'sender="{sender.unique if sender else BUS_NAME}" ({self.who(sender)}) '
-            f'interface="{_or_unset(message.interface)}" member="{_or_unset(message.member)}" '
-            f'error name="{_or_unset(message.error_name)}" requested_reply="{requested:d}" '
-            f'destination="{message.destination or BUS_NAME}" ({self.who(receiver)}); {_deciding(verdict)}'
+            f"{complaint} message, {verdict.n_matched} matched rules; "
+            f"{self._refusals.message(sender, receiver, message, requested=requested)}; {_deciding(verdict)}"
         )
         if addressed:
-            unique = receiver.unique if receiver else message.destination or ""
-            self._note((complaint, sender.unique if sender else "", unique, verdict.rule), text)
+            to = receiver or message.destination
+            self._refusals.note(complaint, sender, to, verdict.rule, lambda: text)
         return text
-
-    def _note(self, cause: _Cause, text: str) -> None:
-        if cause in self._noted:
-            first, count = self._noted[cause]
-            self._noted[cause] = (first, count + 1)
-        elif len(self._noted) < _CAUSES:
-            self._noted[cause] = (text, 1)
-        else:
-            self._left_out += 1
-
-    def who(self, party: Party | None) -> str:
-        """What is known of a party, for a log or an error."""
-        if party is None:
-            return "bus"
-        known = []
-        if party.uid is not None:
-            known.append(f"uid={party.uid}")
-        if party.pid is not None:
-            if party.command is None:
-                party.command = self._tables.command_of(party.pid)
-            known.append(f'pid={party.pid} comm="{party.command}"')
-        label = party.label if isinstance(party, LegacyParty) else party.credentials.secctx
-        if label:
-            known.append(f'label="{label.decode(errors="backslashreplace")}"')
-        return " ".join(known)
 
 
 def _groups(party: Party) -> set[int]:
     groups = party.groups if isinstance(party, LegacyParty) else party.credentials.groups
     return {party.credentials.gid, *groups}
-
-
-def _or_unset(value: str | None) -> str:
-    return "(unset)" if value is None else value
 
 
 def _deciding(verdict: Verdict) -> str:

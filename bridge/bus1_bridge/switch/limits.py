@@ -10,13 +10,22 @@ Not here: the values of the files (busconfig), and the enforcement.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, field, fields
+from typing import NamedTuple, Self
 
 BYTES_PER_TURN = 256 << 10
 """Of the bodies of one client, as many are checked in one turn; a longer check goes on in the next."""
 MESSAGE_SIZE_CEILING = 134_217_728
 """The D-Bus protocol's own maximum of one message, header included."""
+
+
+class Excess(NamedTuple):
+    """A limit that keeps somebody from having more."""
+
+    limit: str
+    value: int
+    used: int
+    """How much of it is used already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +50,26 @@ class BusLimits:
     max_names_per_connection: int = 50_000
     max_match_rules_per_connection: int = 50_000
     max_replies_per_connection: int = 50_000
+    new_connections_per_second: int | None = None
+    """Of one user, once it has had as many at once; busconfig doesn't know it."""
+    others: BusLimits | None = None
+    """What holds for users that aren't among ``users``; None: this."""
+    users: Mapping[int, BusLimits] = field(default_factory=dict)
+    """By uid: what holds for the clients of this user."""
 
     @classmethod
     def of(cls, values: Mapping[str, int]) -> Self:
         """From the values of configuration files: times in milliseconds, negative for no limit."""
         given: dict[str, int | float | None] = {}
-        for field in fields(cls):
-            value = values[field.name]
-            given[field.name] = value
-            if field.name.endswith("_timeout"):
-                given[field.name] = None if value < 0 else value / 1000
+        for name in (each.name for each in fields(cls) if each.name in values):
+            value = values[name]
+            given[name] = value
+            if name.endswith("_timeout"):
+                given[name] = None if value < 0 else value / 1000
         given["max_message_size"] = min(values["max_message_size"], MESSAGE_SIZE_CEILING)
         return cls(**given)  # type: ignore[arg-type]
+
+    def of_user(self, uid: int | None) -> BusLimits:
+        """What holds for the clients of a user; None is nobody that is known."""
+        found = None if uid is None else self.users.get(uid)
+        return found or self.others or self

@@ -261,11 +261,11 @@ class PythonSwitch:
                     endpoint = self._endpoints.get(connection)
                     if endpoint is not None:
                         self._writing[endpoint] = None
-                case Close(connection, reason):
+                case Close(connection, reason, who):
                     endpoint = self._endpoints.get(connection)
                     if endpoint is not None:
                         if reason:
-                            self._punts.append(Closed(endpoint.pid, endpoint.uid, reason))
+                            self._punts.append(Closed(endpoint.pid, endpoint.uid, who, reason))
                         self._drop(endpoint)
                 case CloseDescriptors(fds):
                     for fd in fds:

@@ -148,11 +148,13 @@ class Planner:
         self._check_policy(sender, reader, header)
         kind = _KINDS[header.type]
         size = allocated(len(incoming.message) + len(sender.unique) + 16, len(incoming.fds))
-        verdict = delivery.admits(sender, reader, size, kind, may_wait=incoming.may_wait)
+        verdict = delivery.admits(
+            sender, reader, size, kind, header, n_fds=len(incoming.fds), may_wait=incoming.may_wait
+        )
         if verdict is Verdict.PAUSE:
             return False
         if verdict is not Verdict.DELIVER:
-            self._full(sender, reader, incoming, told=verdict is Verdict.REFUSE)
+            self._full(sender, reader, incoming, size, told=verdict is Verdict.REFUSE)
             return True
         parts = _stamped(sender, incoming)
         self._check_call(sender, reader, incoming)
@@ -167,7 +169,7 @@ class Planner:
         except Overloaded:
             if _awaits_reply(header):
                 self._tables.replies.take(sender.peer, reader.peer, header.serial)
-            self._full(sender, reader, incoming, told=True)
+            self._full(sender, reader, incoming, size, told=True)
             return True
         if kind is Kind.REPLY:
             self._tables.replies.take(reader.peer, sender.peer, header.reply_serial)
@@ -202,12 +204,9 @@ class Planner:
             )
         if not _awaits_reply(header):
             return
-        limit = self._delivery.limits.max_replies_per_connection
-        if self._tables.replies.outstanding(sender.peer) + len(sender.open_replies) >= limit:
-            raise DriverError(
-                "LimitsExceeded",
-                f"The maximum number of pending replies of {sender.unique}, {limit}, has been reached",
-            )
+        text = self._delivery.too_many_calls(sender, reader, header)
+        if text is not None:
+            raise DriverError("LimitsExceeded", text)
         try:
             self._tables.replies.add(sender.peer, reader.peer, header.serial, self._delivery.now)
         except NotUnique as error:
@@ -234,7 +233,9 @@ class Planner:
             refusal = delivery.guard.refusal(sender, reader, header, addressed=False)
             if refusal is not None:
                 refusals.append(refusal)
-            elif delivery.admits(sender, reader, size, Kind.BROADCAST) is Verdict.DELIVER:
+            elif delivery.admits(
+                sender, reader, size, Kind.BROADCAST, header, n_fds=len(fds)
+            ) is Verdict.DELIVER:
                 parcels.append(Parcel((reader.peer, 0), parts, with_fds=bool(fds), mandatory=False))
         return parcels, refusals
 
@@ -252,16 +253,17 @@ class Planner:
                 )
 
     def _full(
-        self, sender: LegacyParty, reader: LegacyParty, incoming: Incoming, *, told: bool
+        self, sender: LegacyParty, reader: LegacyParty, incoming: Incoming, size: int, *, told: bool
     ) -> None:
         """The reader has too much waiting: tell whoever counts on this message."""
         header = incoming.header
-        text = f"{reader.unique} does not read: too much waits for it"
         is_reply = _KINDS[header.type] is Kind.REPLY
         if told and not is_reply:
+            text = self._delivery.why_full(sender, reader, size, header, len(incoming.fds))
             raise DriverError("LimitsExceeded", text)
         self._delivery.show(sender, incoming)
         if is_reply and self._tables.replies.take(reader.peer, sender.peer, header.reply_serial):
+            text = self._delivery.why_full(sender, reader, size, header, len(incoming.fds))
             self._delivery.send_no_reply(
                 reader, header.reply_serial, f"The reply of {sender.unique} was dropped: {text}"
             )

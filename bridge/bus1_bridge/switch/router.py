@@ -19,7 +19,6 @@ Not here: sockets and time (loop), whom the bus answers what (driver), natives (
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -32,6 +31,7 @@ from ..policy import Policy
 from ..sasl import ServerAuth
 from .admission import refusal
 from .connection import Connection, Incoming, behind
+from .deadlines import Deadlines
 from .delivery import Delivery
 from .effects import Close, Effect
 from .flow import BUS_MARK, OVERHEAD, hosted_limits, payload, user_limits
@@ -80,8 +80,7 @@ class Router:
         """Connections with work left for the next turn, in order."""
         self._incomplete: set[int] = set()
         """Connections without a name yet."""
-        self._deadlines: list[tuple[float, int]] = []
-        """A heap of (when, connection); an entry only says when to look."""
+        self._deadlines = Deadlines(self._connections)
 
     # ---- connections -----------------------------------------------------------------------------
 
@@ -91,11 +90,12 @@ class Router:
     ) -> int:
         """A new connection; its id is its hosted peer in Core."""
         self.delivery.now = now
+        limits = self.limits.of_user(credentials.uid)
         if credentials.uid not in self._users:
             self._users.add(credentials.uid)
-            self._core.set_user_limits(credentials.uid, user_limits(self.limits))
+            self._core.set_user_limits(credentials.uid, user_limits(limits))
         peer = self._core.peer_new(
-            credentials.uid, limits=hosted_limits(self.limits), overhead=OVERHEAD
+            credentials.uid, limits=hosted_limits(limits), overhead=OVERHEAD
         )
         # naming a node creates it: 0 is the root, where all messages to this client go
         self._core.send(peer, (), handles=(0,), credentials=credentials)
@@ -103,18 +103,21 @@ class Router:
         self.tables.parties[peer] = party
         self.delivery.guard.admit(party)
         auth = ServerAuth(party.uid, self.tables.guid, self.tables.auth, can_pass_fds=can_pass_fds)
-        self._connections[peer] = Connection(party, auth, self.limits, now)
+        self._connections[peer] = Connection(party, auth, limits, now)
+        self.delivery.flow.meet(peer, limits)
         self._incomplete.add(peer)
-        heapq.heappush(self._deadlines, (now + self.limits.auth_timeout, peer))
+        self._deadlines.opened(self._connections[peer], self.limits.auth_timeout)
         return peer
 
     def configure(self, limits: BusLimits, policy: Policy) -> None:
-        """Other limits and rules from now on; a connection that exists keeps the limits of its messages."""
+        """Other limits and rules from now on, for everybody."""
         self.delivery.guard.configure(policy)
         self.limits = self.delivery.limits = limits
         self.delivery.flow.configure(limits)
         for uid in self._users:
-            self._core.set_user_limits(uid, user_limits(limits))
+            self._core.set_user_limits(uid, user_limits(limits.of_user(uid)))
+        for c in self._connections.values():
+            self._set_limits(c)
 
     def party(self, connection: int) -> LegacyParty:
         """Who speaks on the connection."""
@@ -143,14 +146,13 @@ class Router:
             if c.auth.closed:
                 c.ending = "authentication failed"
         elif was_strange:
+            self._set_limits(c)
             c.ending = refusal(self.tables, c.party)
         if c.ending:
             self._close_if_done(c)
             return
         self._advance(c)
-        if c.fds and not c.fds_are_timed:
-            c.fds_are_timed = True
-            heapq.heappush(self._deadlines, (c.fds_since + self.limits.pending_fd_timeout, connection))
+        self._deadlines.mind_descriptors(c)
 
     def end_of_input(self, connection: int, now: float) -> None:
         """EOF: what is complete is executed, the output drained, then the connection closed."""
@@ -237,18 +239,15 @@ class Router:
             self._busy.setdefault(sender)
         self.activation.expire(now)
         self.delivery.overdue.expire(now)
-        while self._deadlines and self._deadlines[0][0] <= now:
-            c = self._connections.get(heapq.heappop(self._deadlines)[1])
-            if c is not None:
-                self._keep_deadline(c, now)
+        for c, reason in self._deadlines.expired(now, self.limits.auth_timeout):
+            self._end(c, reason)
 
     def next_deadline(self) -> float | None:
         """When ``resume`` has something to do; a time that has passed means at once."""
         if self._busy:
             return self.delivery.now
         times = (
-            self._deadlines[0][0] if self._deadlines else None,
-            self.delivery.flow.next_deadline(), self.activation.next_deadline(),
+            self._deadlines.next(), self.delivery.flow.next_deadline(), self.activation.next_deadline(),
             self.delivery.overdue.next_deadline(),
         )
         return min((time for time in times if time is not None), default=None)
@@ -362,6 +361,8 @@ class Router:
                 elif self._is_over_bus_mark(peer):
                     c.is_over_mark = True
                     return
+                elif self._keeps_too_much(c):
+                    return
                 incoming, used = c.advance(budget)
                 budget -= used
                 self.delivery.work += 1
@@ -405,24 +406,24 @@ class Router:
     def _is_held(self, c: Connection) -> bool:
         """Its next message has to wait, or it has work left, or it doesn't read its answers."""
         peer = c.party.peer
-        if c.incoming is not None or peer in self._busy:
+        if c.incoming is not None or peer in self._busy or self._keeps_too_much(c):
             return True
         return not c.is_deaf and self._is_over_bus_mark(peer)
 
+    def _keeps_too_much(self, c: Connection) -> bool:
+        """What it has sent, and nobody has taken yet."""
+        n_bytes, n_fds = self.activation.held_of(c.party)
+        # at least one message is kept, whatever the limits are
+        return bool(n_bytes and n_bytes >= c.limits.max_incoming_bytes) or bool(
+            n_fds and n_fds >= c.limits.max_incoming_unix_fds
+        )
+
+    def _set_limits(self, c: Connection) -> None:
+        c.limits = self.limits.of_user(c.party.uid)
+        self.delivery.flow.meet(c.party.peer, c.limits)
+
     def _is_over_bus_mark(self, peer: int) -> bool:
         return self._core.queued(self.tables.bus_peer, peer).bytes > BUS_MARK
-
-    def _keep_deadline(self, c: Connection, now: float) -> None:
-        peer = c.party.peer
-        if peer in self._incomplete and now >= c.accepted + self.limits.auth_timeout:
-            self._end(c, "no Hello in time")
-        elif c.fds_are_timed:
-            c.fds_are_timed = bool(c.fds)
-            due = c.fds_since + self.limits.pending_fd_timeout
-            if c.fds and now >= due:
-                self._end(c, "descriptors without their message")
-            elif c.fds:
-                heapq.heappush(self._deadlines, (due, peer))
 
     def _close_if_done(self, c: Connection) -> None:
         """After the client's last byte, or the bus's last line: close once the output is written."""
@@ -434,7 +435,8 @@ class Router:
             self._end(c, "")
 
     def _end(self, c: Connection, reason: str) -> None:
-        self.delivery.effects.append(Close(c.party.peer, reason))
+        who = self.delivery.refusals.named(c.party) if reason else ""
+        self.delivery.effects.append(Close(c.party.peer, reason, who))
         self._remove(c)
 
     def _remove(self, c: Connection) -> None:
