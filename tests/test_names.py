@@ -112,7 +112,8 @@ def test_a_peer_that_is_gone_gives_up_the_name_it_asked_for_last_first(table: Na
     assert table.queue("a.D") == [1] and table.drop(2) == []
 
 
-NAMES = ["a.A", "a.B", "a.C"]
+NAMES = ["a.A", "a.A.B", "a.A-B"]
+SPACES = [*NAMES, "a", "a.A.", "b"]
 operations = st.lists(
     st.tuples(st.sampled_from("qqqrd"), st.integers(1, 4), st.sampled_from(NAMES), st.integers(0, 7)),
     max_size=40,
@@ -140,7 +141,13 @@ def test_the_table_agrees_with_itself_and_its_changes(steps: list[tuple[str, int
             for each in range(1, 5):
                 assert (one in table.held(each)) == (each in queue)
                 assert (one in table.primary(each)) == (queue[:1] == [each])
-        assert all(table.count(each) == len(table.held(each)) for each in range(1, 5))
+        for each in range(1, 5):
+            held = table.held(each)
+            assert table.count(each) == len(held)
+            assert list(table.claims(each)) == held
+            for space in SPACES:
+                within = any(f"{one}.".startswith(f"{space}.") for one in held)
+                assert table.claims_in(each, space) == within
 
 
 def reference_queue(watcher: Client, name: str) -> list[str]:

@@ -308,6 +308,10 @@ def test_what_is_kept_about_messages_is_bounded() -> None:
     for n, i in product(range(80), range(80)):
         assert filed.may_send(call(f"b.i{i}"), named(f"a.n{n}")).allowed == (n == i)
     assert len(filed._sent._picked) <= PICKED_MAX
+    few = client('<allow send_interface="b.i"/>')
+    for n in range(1000):
+        few.may_send(call(f"b.i{n}"), named(f"a.n{n}"))
+    assert len(few._sent._picked) == 1
 
 
 def test_clients_of_one_kind_share_their_rules() -> None:
