@@ -9,16 +9,25 @@ import pytest
 from bus1_bridge import activation
 from bus1_bridge.switch import flow
 from bus1_bridge.switch.api import ConfigureActivation, ServicesChanged, StartFailed
-from bus1_bridge.switch.effects import Abandoned, LookUp, Note, SetEnvironment, Start
+from bus1_bridge.switch.effects import (
+    Abandoned,
+    Effect,
+    ListServices,
+    LookUp,
+    Note,
+    SetEnvironment,
+    Start,
+)
 from bus1_bridge.switch.flow import FD_WEIGHT
 from bus1_bridge.switch.limits import BusLimits
+from bus1_bridge.switch.questions import Questions, Unanswered
 from bus1_services import seed
 from bus1_services.call import Kind
 from bus1_services.seed import SeedDocument
 from mixed_bus import REGISTRY, MixedBus, Native
 from pure_switch import DRIVER, DRIVER_PATH, ERROR, FAULT, NO_REPLY_EXPECTED, SIGNAL, Client, PureSwitch
 
-from bus1.core.api import MessageType
+from bus1.core.api import Credentials, MessageType
 
 NAME, OTHER = "com.example.Service", "com.example.Other"
 SYSTEMD = "org.freedesktop.systemd1"
@@ -263,6 +272,24 @@ def test_an_answer_for_a_client_that_is_gone_goes_nowhere(bus: PureSwitch) -> No
     assert starts(bus) == []
 
 
+def test_an_answer_that_nobody_waits_for_is_no_answer_to_a_later_question() -> None:
+    effects: list[Effect] = []
+    questions = Questions(effects)
+    assert not questions.answer(5, "early")
+    with pytest.raises(Unanswered):
+        questions.ask(5, ListServices)
+    with pytest.raises(Unanswered):
+        questions.ask(5, ListServices)
+    assert effects == [ListServices(5)], "it is asked once"
+    assert questions.answer(5, "late")
+    assert not questions.answer(5, "again")
+    assert questions.ask(5, ListServices) == "late"
+    with pytest.raises(Unanswered):
+        questions.ask(5, ListServices)
+    questions.forget(5)
+    assert not questions.answer(5, "gone")
+
+
 def test_what_was_sent_before_the_end_of_the_input_is_still_looked_up(bus: PureSwitch) -> None:
     bus.is_asleep = True
     client, owner = bus.client(), bus.client()
@@ -348,6 +375,22 @@ def test_a_forged_failure_is_noted_with_its_sender(bus: PureSwitch) -> None:
     (note,) = [effect for effect in bus.effects if isinstance(effect, Note)]
     assert f"{forger.name} (uid=1000 pid=77 " in note.text
     assert "forged" in note.text
+
+
+def test_a_systemd_without_rights_is_not_believed(bus: PureSwitch) -> None:
+    bus.router.activation.carry_out(ConfigureActivation(uses_systemd=True))
+    systemd, caller = bus.client(), bus.client()
+    own(systemd, SYSTEMD)
+    bus.units = {NAME: "a.service"}
+    caller.ask(NAME)
+    party = bus.tables.parties[systemd.connection]
+    trusted, party.credentials = party.credentials, Credentials(4711, 4711, 5)
+    failure = ("ActivationFailure", "sss", "a.service", "a.b", "why")
+    systemd.emit(*failure, path=DRIVER_PATH, interface=ACTIVATOR, destination=DRIVER)
+    assert caller.take_all() == []
+    party.credentials = trusted
+    systemd.emit(*failure, path=DRIVER_PATH, interface=ACTIVATOR, destination=DRIVER)
+    assert [got.error for got in caller.take_all()] == ["a.b"]
 
 
 def test_what_waits_for_systemd_is_counted_and_given_up_in_time() -> None:

@@ -131,6 +131,22 @@ def test_only_services_of_a_session_or_system_bus_find_it_as_such(
     assert addresses == {"DBUS_STARTER_ADDRESS"} | usual
 
 
+def test_what_is_meant_for_the_bus_alone_is_not_passed_on(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable in ("JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "INVOCATION_ID"):
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("STARTABLE_FLAVOUR", "sweet")
+    startable = starting()
+    name, program = startable.add("exit 1")
+    startable.bus.connect().fault("StartServiceByName", "su", name, 0)
+    found = {line.partition("=")[0] for line in program.trace("environment").splitlines()}
+    assert "STARTABLE_FLAVOUR" in found
+    own = {"JOURNAL_STREAM", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "INVOCATION_ID", "NOTIFY_SOCKET"}
+    assert not own & found
+
+
 # ---- the helper of a system bus ------------------------------------------------------------------
 
 
