@@ -152,6 +152,21 @@ def test_what_a_client_sent_before_it_left_is_dropped_and_the_start_goes_on(
     assert len(program.pids) == 1
 
 
+def test_a_flood_that_waits_disturbs_nobody_and_comes_whole_and_in_order(
+    bus: Bus, startable: Startable
+) -> None:
+    name, _ = startable.add()
+    flood, other, service = bus.connect(), bus.connect(), bus.connect()
+    for number in range(3000):
+        flood.call(name, "Do", "u", number, flags=NO_REPLY)
+        if number % 500 == 0:
+            other.sync()
+    flood.sync()
+    service.own(name)
+    numbers = [got.args[0] for got in service.drain() if got.member == "Do"]
+    assert numbers == list(range(3000))
+
+
 def test_a_program_that_ends_with_status_0_may_own_its_name_later(bus: Bus, startable: Startable) -> None:
     name, program = startable.add("exit 0")
     caller, service = bus.connect(), bus.connect()
