@@ -212,7 +212,9 @@ class Delivery:
         were not gone, or were allowed to."""
         refusal = None
         if not (to.permissions.receives_all or anonymous):
-            fields = Fields(type, path, interface, member, error_name, to.unique, reply_serial)
+            fields = Fields(
+                type, path, interface, member, error_name, to.unique, reply_serial, len(fds)
+            )
             refusal = self.guard.refusal(None, to, fields)
         if (only_monitors or refusal) and not self.copies:
             self.discard(fds)

@@ -130,7 +130,9 @@ class Guard:
         self, complaint: str, sender: Party | None, receiver: Party | None, message: Message,
         verdict: Verdict, addressed: bool, requested: bool,
     ) -> str:
-        """The reference's words, and the rule."""
+        """The reference's words, and the rule; fewer where nobody will read them."""
+        if not (addressed or self._tables.monitors):
+            return complaint
         text = (
             f"{complaint} message, {verdict.n_matched} matched rules; "
             f"{self._refusals.message(sender, receiver, message, requested=requested)}; {_deciding(verdict)}"
