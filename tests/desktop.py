@@ -104,11 +104,9 @@ class Desktop:
         assert (process.pid, process.uid) == (self.bus.pid, os.getuid())
         assert process.executable == os.path.realpath(executable)
         assert COMMANDS[self.kind] in process.arguments
-        with Client(f"{self.folder}/run/bus") as client:
-            names = [name for name in client.ask("ListNames")[0] if name not in {BUS, client.name}]
-            owners = {pid for name in names if (pid := _owner(client, name))}
+        owners = self._owners()
         processes = self.processes()
-        strangers = [pid for pid in owners - processes.keys() if os.path.exists(f"/proc/{pid}")]
+        strangers = [pid for pid in owners.values() if pid not in processes and _arguments(pid)]
         assert not strangers, (strangers, self.log())
         for pid, environment in processes.items():
             assert environment.get("DBUS_SESSION_BUS_ADDRESS") == self.address, (pid, _arguments(pid))
@@ -116,14 +114,18 @@ class Desktop:
             words = _arguments(pid)
             is_daemon = bool({os.path.basename(word) for word in words[:2]} & _DAEMONS)
             assert not is_daemon or any("accessibility.conf" in word for word in words), words
-        return sorted(name for name in names if not name.startswith(":"))
+        return sorted(name for name in owners if not name.startswith(":"))
 
-
-def _owner(client: Client, name: str) -> int:
-    """The process that has a name; 0 if it has gone meanwhile."""
-    with suppress(CallFailed):
-        return int(client.ask("GetConnectionUnixProcessID", "s", name)[0])
-    return 0
+    def _owners(self) -> dict[str, int]:
+        """The process of each name, unique ones included."""
+        owners = {}
+        with Client(f"{self.folder}/run/bus") as client:
+            for name in client.ask("ListNames")[0]:
+                if name not in {BUS, client.name}:
+                    # it may have gone meanwhile
+                    with suppress(CallFailed):
+                        owners[name] = int(client.ask("GetConnectionUnixProcessID", "s", name)[0])
+        return owners
 
 
 def _marked(value: str) -> Iterator[tuple[int, dict[str, str]]]:

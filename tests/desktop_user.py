@@ -11,6 +11,7 @@ import os
 import re
 import select
 import signal
+from functools import partial
 from itertools import cycle
 
 from dbus_client import BUS
@@ -21,10 +22,10 @@ BACKGROUND: Colour = (51, 102, 153)
 CLOCK: Colour = (192, 16, 96)
 _FILES = "org.freedesktop.FileManager1"
 _PANEL = "org.xfce.Panel"
-_NAMES = (
-    "org.xfce.SessionManager", "org.xfce.Xfconf", "org.xfce.SettingsDaemon", _PANEL,
-    "org.xfce.xfdesktop", "org.xfce.FileManager", "org.a11y.Bus", "org.gtk.vfs.Daemon",
+_OF_THE_SESSION = (
+    "org.xfce.SessionManager", "org.xfce.SettingsDaemon", _PANEL, "org.xfce.xfdesktop", "org.xfce.FileManager"
 )
+_OF_SERVICES = ("org.xfce.Xfconf", "org.a11y.Bus", "org.gtk.vfs.Daemon")
 
 
 class User:
@@ -35,8 +36,8 @@ class User:
         self._run = desktop.run
 
     def wait_for_the_desktop(self) -> None:
-        """Everything has come up; of several services the bus itself has started the first."""
-        for name in _NAMES:
+        """Everything has come up, what the bus itself has started, too."""
+        for name in _OF_THE_SESSION + _OF_SERVICES:
             self._run("gdbus", "wait", "--session", "--timeout=90", name)
         wait_for(lambda: bool(self._clock()), "the panel has a clock")
 
@@ -131,9 +132,11 @@ class User:
         self.see_the_clock()
 
     def log_out(self) -> None:
-        """The session manager ends the session, and itself with status 0."""
+        """The session manager ends the session, and itself with status 0; no name of theirs is left."""
         self._run("xfce4-session-logout", "--logout", "--fast")
         assert self._desktop.session.wait(60) == 0
+        for name in _OF_THE_SESSION:
+            wait_for(partial(self._is_free, name), f"{name} is given back")
 
     # ---- how -------------------------------------------------------------------------------------
 
@@ -167,6 +170,9 @@ class User:
 
     def _owner(self, name: str) -> str:
         return self._ask_the_bus("GetNameOwner", name)
+
+    def _is_free(self, name: str) -> bool:
+        return not self._owner(name)
 
     def _ask_the_bus(self, member: str, name: str) -> str:
         """The answer; empty if nobody has the name."""
