@@ -309,7 +309,7 @@ class Client(Wire):
         self.name = ""
         self.inbox: list[Message] = []
         negotiation = b"NEGOTIATE_UNIX_FD\r\n" if takes_fds else b""
-        self.write(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n" + negotiation)
+        self.write(b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n" + negotiation)
         answer = self.line()
         assert answer.startswith("OK "), answer
         self.guid = answer[3:]

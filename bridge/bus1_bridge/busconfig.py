@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     # without typing, which takes longer to import than a configuration to read
     from .policy import Policy
     from .switch.limits import BusLimits
+    from .userlimits import UserLimits
 
 LIMITS: dict[str, int] = {
     "max_incoming_bytes": 133_169_152, "max_incoming_unix_fds": 64,
@@ -87,7 +88,7 @@ class BusConfig:
     __slots__ = (
         "_limits", "_policy", "allows_anonymous", "apparmor", "auth", "console_uids", "contexts", "files",
         "forks", "keeps_umask", "limit_values", "listen", "pidfile", "selinux", "service_dirs",
-        "servicehelper", "syslog", "type", "user", "warnings",
+        "servicehelper", "syslog", "type", "user", "user_limits", "warnings",
     )
 
     def __init__(self, limits: dict[str, int] | None = None) -> None:
@@ -112,6 +113,8 @@ class BusConfig:
         self.files: tuple[str, ...] = ()
         """Every file and directory that was read or looked for."""
         self.warnings: tuple[str, ...] = ()
+        self.user_limits: UserLimits | None = None
+        """What a file of another kind says of single users."""
         self._policy: Policy | None = None
         self._limits: BusLimits | None = None
 
@@ -131,6 +134,8 @@ class BusConfig:
             from .switch.limits import BusLimits
 
             self._limits = BusLimits.of(self.limit_values)
+            if self.user_limits is not None:
+                self._limits = self.user_limits.applied_to(self._limits)
         return self._limits
 
     def take_over(self, other: BusConfig) -> None:

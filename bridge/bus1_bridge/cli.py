@@ -57,6 +57,7 @@ FLAGS: dict[str, tuple[Takes, str]] = {
     "--config-file": (Takes.FILE, "another configuration, see dbus-daemon(1); one of the three is needed"),
     "--address": (Takes.ADDRESS, "listen there and not where the configuration says: unix:path=, abstract=, "
                                  "dir=, tmpdir= or runtime=yes, systemd:, tcp:host=,port="),
+    "--limits-file": (Takes.FILE, "limits of single users [/etc/bus1/session-limits.toml or system-…]"),
     "--print-address": (Takes.DESCRIPTOR, "print the address for clients once the bus listens [1]"),
     "--print-pid": (Takes.DESCRIPTOR, "print the process id [1]"),
     "--introspect": (Takes.NOTHING, "print the D-Bus interface of the bus itself"),
@@ -266,14 +267,17 @@ def _configuration(given: dict[str, str]) -> Callable[[], BusConfig]:
         raise FlagError("No configuration file specified.")
     # a bus in the background is in another folder when it reads it again
     path = os.path.abspath(file) if file else ""
+    limits = os.path.abspath(given["--limits-file"]) if "--limits-file" in given else None
     needs_listen = not (given.get("--address") or scope)
 
     def load() -> BusConfig:
         from . import configfiles
 
         if path:
-            return configfiles.load(path, needs_listen=needs_listen)
-        assert kind is not None
-        return configfiles.standard(kind, needs_listen=needs_listen)
+            config = configfiles.load(path, needs_listen=needs_listen)
+        else:
+            assert kind is not None
+            config = configfiles.standard(kind, needs_listen=needs_listen)
+        return configfiles.add_user_limits(config, limits)
 
     return load

@@ -17,6 +17,8 @@ from .configxml import FILE_MAX, read
 from .policyrules import USER
 
 _STANDARD = "/usr/share/dbus-1/{}.conf"
+_USER_LIMITS = "/etc/bus1/{}-limits.toml"
+"""Limits of single users, by the type of the bus."""
 _CONSOLE = "/run/console"
 """Has a file for each user who sits at the machine, where there is somebody to put it there."""
 
@@ -51,6 +53,10 @@ class Machine(Sources):
             self._numbers[key] = _user(name) if kind == USER else _group(name)
         return self._numbers[key]
 
+    def uid_of(self, name: str) -> int | None:
+        """The number of a user by name; a number is a user, whether there is one or not."""
+        return int(name) if name.isascii() and name.isdigit() else self.number_of(USER, name)
+
     def service_dirs(self, kind: str) -> Iterable[ServiceDir]:
         """The standard directories, each once."""
         return _SYSTEM_DIRS if kind == "system" else tuple(dict.fromkeys(_session_dirs()))
@@ -74,6 +80,35 @@ def standard(kind: str, *, needs_listen: bool = True) -> BusConfig:
     except OSError as error:
         raise ConfigError(f'Failed to open "{path}": {error.strerror}') from error
     return _finished(read(path, machine, content), needs_listen)
+
+
+def add_user_limits(config: BusConfig, path: str | None) -> BusConfig:
+    """The same configuration with the limits of single users; ConfigError.
+
+    Without a path they are in the usual file, if there is one."""
+    where = path or (_USER_LIMITS.format(config.type) if config.type in {"session", "system"} else "")
+    machine = Machine()
+    try:
+        content = machine.content(where) if where else b""
+    except OSError as error:
+        if path is None and isinstance(error, FileNotFoundError):
+            return config
+        raise ConfigError(f'Failed to open "{where}": {error.strerror}') from error
+    if content:
+        # rarely there
+        from .userlimits import parse
+
+        if len(content) > FILE_MAX:
+            raise ConfigError(f"{where}: more than {FILE_MAX} bytes")
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        config.user_limits = parse(text, where, machine.uid_of)
+        config.warnings += config.user_limits.warnings
+    if where:
+        config.files += (where,)
+    return config
 
 
 def _finished(config: BusConfig, needs_listen: bool) -> BusConfig:
