@@ -472,5 +472,5 @@ def test_what_a_client_did_wrong_is_logged_with_who_it_was(bus1_bus: Bus) -> Non
     with Wire(bus1_bus.path) as wire:
         wire.write(b"\0BEGIN\r\n")
         wire.rest()
-    eventually(lambda: f"pid {os.getpid()}" in bus1_bus.log(), bus1_bus.log)
+    eventually(lambda: f"pid={os.getpid()}" in bus1_bus.log(), bus1_bus.log)
     assert "authentication failed" in bus1_bus.log()
