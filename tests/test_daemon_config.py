@@ -273,6 +273,14 @@ def test_a_pid_file_that_is_there_keeps_the_bus_from_starting(daemon: Daemon) ->
     assert serves(address)
 
 
+def test_a_second_start_takes_nothing_from_the_bus_that_runs(daemon: Daemon) -> None:
+    config = daemon.configure(f"<pidfile>{daemon.folder}/pid</pidfile>")
+    _, address = daemon.serve("--config-file", config)
+    eventually((daemon.folder / "pid").exists, lambda: daemon.left)
+    daemon.fails("--config-file", config, "--print-address=1")
+    assert serves(address)
+
+
 @pytest.mark.parametrize("place", ["/nonexistent/pid", "/dev/null/pid"])
 def test_a_pid_file_that_cannot_be_written_ends_the_start_in_words(bridge: Daemon, place: str) -> None:
     said = bridge.fails("--config-file", bridge.configure(f"<pidfile>{place}</pidfile>"), "--print-address")
@@ -285,7 +293,7 @@ def test_a_pid_file_that_cannot_be_written_ends_the_start_in_words(bridge: Daemo
 
 def ids(pid: int) -> dict[str, set[str]]:
     fields = (entry.partition(":") for entry in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {name: set(rest.split()) for name, _, rest in fields if name in {"Uid", "Gid", "CapPrm"}}
+    return {name: set(rest.split()) for name, _, rest in fields if name in {"Uid", "Gid", "Groups", "CapPrm"}}
 
 
 def let_everybody_in(daemon: Daemon) -> None:
@@ -298,11 +306,13 @@ def let_everybody_in(daemon: Daemon) -> None:
 @needs_root
 def test_a_bus_becomes_the_user_of_the_file_for_good(daemon: Daemon) -> None:
     let_everybody_in(daemon)
-    process, address = daemon.serve("--config-file", daemon.configure("<user>nobody</user>"))
+    config = daemon.configure("<user>nobody</user>")
+    process, address = daemon.serve("--config-file", config, extra_groups=[0, 4242])
     eventually(lambda: ids(process.pid)["Uid"] == {str(NOBODY)}, lambda: ids(process.pid))
     assert serves(address)
     now = ids(process.pid)
     assert now["Gid"] == {str(NOBODY)}
+    assert now["Groups"] <= {str(NOBODY)}, "those of the user alone"
     # a daemon with audit support keeps one capability for that
     assert int(now["CapPrm"].pop(), 16) & ~(1 << 29) == 0
     with Client(path_of(address)) as client:
@@ -327,6 +337,28 @@ sys.exit(cli.main(sys.argv[2:]))
     assert "not root, so not able to serve as root" in bridge.stop(process)
 
 
+# ---- descriptors ---------------------------------------------------------------------------------
+
+
+def test_a_bus_takes_more_descriptors_than_it_passes_on(daemon: Daemon) -> None:
+    services, found = daemon.folder / "services", daemon.folder / "found"
+    services.mkdir()
+    command = f"/bin/sh -c 'ulimit -Sn > {found}.part; mv {found}.part {found}'"
+    (services / "a.service").write_text(f"[D-BUS Service]\nName=com.example.A\nExec={command}\n")
+    process, address = daemon.serve(
+        "--config-file", daemon.configure(f"<servicedir>{services}</servicedir>"),
+        program=["/bin/sh", "-c", 'ulimit -Sn 100; exec "$@"', "sh"],
+    )
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    [soft] = re.findall(r"^Max open files +(\d+)", limits, re.MULTILINE)
+    # root without CAP_SYS_RESOURCE is refused by the reference, and takes what it may here
+    assert daemon.is_reference or int(soft) > 100
+    with Client(path_of(address)) as client:
+        client.call(BUS, "StartServiceByName", "su", "com.example.A", 0, interface=BUS)
+        eventually(found.exists, lambda: daemon.left)
+    assert found.read_text() == "100\n"
+
+
 # ---- forking -------------------------------------------------------------------------------------
 
 
@@ -338,7 +370,8 @@ def umask(pid: int) -> str:
 @pytest.mark.parametrize(("content", "expected"), [("<fork/>", "0022"), ("<fork/><keep_umask/>", "0077")])
 def test_a_file_may_ask_for_the_background(daemon: Daemon, content: str, expected: str) -> None:
     config = daemon.configure(f"{content}<pidfile>{daemon.folder}/pid</pidfile>")
-    process = daemon.start("--config-file", config, "--print-address=1", "--print-pid=1", umask=0o077)
+    assert config == f"{daemon.folder}/bus.conf"
+    process = daemon.start("--config-file=bus.conf", "--print-address=1", "--print-pid=1", umask=0o077)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     address, pid = output.decode().split()
@@ -346,7 +379,9 @@ def test_a_file_may_ask_for_the_background(daemon: Daemon, content: str, expecte
         assert int(pid) != process.pid
         assert (daemon.folder / "pid").read_text() == f"{pid}\n"
         assert umask(int(pid)) == expected
-        assert serves(address)
+        with Client(path_of(address)) as client:
+            # the reference leaves the folder, and looks for its file where it is then
+            assert daemon.is_reference or client.ask("ReloadConfig") == []
     finally:
         os.kill(int(pid), signal.SIGTERM)
     eventually(lambda: not (daemon.folder / "pid").exists(), lambda: daemon.left)

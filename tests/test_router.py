@@ -75,6 +75,17 @@ def test_other_users_are_turned_away_without_a_word(bus: PureSwitch) -> None:
     assert bus.close_reason(root.connection) is not None
 
 
+def test_nothing_that_a_refused_client_has_sent_is_done_whatever_becomes_of_it(bus: PureSwitch) -> None:
+    theirs, ours = (str(uid).encode().hex().encode() for uid in (UID + 1, UID))
+    for leave in (bus.router.end_of_input, bus.router.hang_up):
+        connection = bus.connect(uid=UID + 1)
+        Client(bus, connection).say(SIGN_IN.replace(ours, theirs) + HELLO)
+        leave(connection, bus.now)
+        bus.turns()
+        assert bus.tables.unique == {}
+        assert not bus.router.wants_input(connection)
+
+
 def test_a_connection_without_hello_ends_after_auth_timeout(bus: PureSwitch) -> None:
     signed_in, silent, named = bus.client(hello=False), bus.connect(), bus.client()
     assert bus.router.next_deadline() == bus.limits.auth_timeout

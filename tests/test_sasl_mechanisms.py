@@ -162,6 +162,14 @@ def test_who_was_nobody_and_thinks_better_of_it_is_somebody() -> None:
     assert auth.done and auth.identity == UID
 
 
+def test_who_takes_it_back_is_nobody_again() -> None:
+    auth = ServerAuth(UID, GUID, EVERYTHING)
+    auth.feed(b"\0AUTH EXTERNAL\r\nDATA\r\n")
+    assert auth.identity == UID
+    auth.feed(b"CANCEL\r\n")
+    assert auth.identity is None
+
+
 # ---- cookies -------------------------------------------------------------------------------------
 
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "bus1-bridge"
 _UMASK = 0o022
-_PASSED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 class Launch:
@@ -154,8 +153,6 @@ def _listen(options: Options, config: BusConfig) -> list[Door]:
     except AddressError:
         _close(doors)
         raise
-    for name in _PASSED:
-        os.environ.pop(name, None)
     return doors
 
 
