@@ -313,6 +313,10 @@ def test_arguments_are_not_read_for_rules_that_cannot_match_anyway() -> None:
 
 
 KEYS_AND_FOREIGN_VALUES = [
+    "path='/x/p{}'", "interface='x.Z{}'", "member='N{}'", "sender=':1.9{}'", "sender='com.x{}'",
+    "type='error',arg0='x{}'", "type='signal',interface='x.Y',member='N{}',path='/a/b'",
+    "interface='x.Y',sender='com.x{}',arg0='/org/a/b/'", "arg63='x{}'", "arg63path='/com/x{}'",
+    "eavesdrop='true',sender=':1.9{}'", "eavesdrop='true',path='/x/p{}'",
     "arg0namespace='com.x{}'", "path_namespace='/com/x{}'", "arg0path='/com/x{}/'", "arg0path='/org/x/{}'",
     "arg1path='/com/x{}'", "arg3='x{}'", "arg0='/org/a/b/',arg1='x{}'",
     "path_namespace='/a',arg0path='/org/',arg1='x{}'", "eavesdrop='true',destination='com.x{}'",
@@ -324,6 +328,7 @@ KEYS_AND_FOREIGN_VALUES = [
     signal(arguments=["/org/a/b/", "/org/", "x.y", "x.y"]), signal(arguments=["org.a.b", "", "", ""]),
     signal(arguments=["a/" * 50_000, "a." * 50_000, "", "x" * 100_000]),
     signal(destination=":1.2", destination_names=["a.b"], arguments=["", "/org", "", "x"]),
+    signal(sender_names=[f"a.n{i}" for i in range(20)], arguments=["/org/a/b/", "x"]),
 ])
 def test_rules_that_cannot_match_cost_nothing(text: str, message: MatchInput) -> None:
     """The work for a message is the same whether ten or a thousand rules ask for something else."""
