@@ -110,6 +110,23 @@ def test_a_call_with_descriptors_to_one_that_takes_none_is_not_supported(bus: Bu
     assert plain.heard() == []
 
 
+def test_an_answer_with_descriptors_is_refused_and_may_be_given_again(bus: Bus, pipes: Pipes) -> None:
+    caller, callee = bus.connect(takes_fds=False), bus.connect()
+    caller.call(callee.name, "Ask")
+    call = callee.receive()
+    refused = callee.answer(call, "h", 0, fds=pipes.readers(1))
+    assert callee.reply(refused).what == (FAULT + "NotSupported",)
+    callee.answer(call, "s", "without")
+    assert caller.receive().args == ["without"]
+
+
+def test_a_signal_with_descriptors_to_one_that_takes_none_is_not_supported(bus: Bus, pipes: Pipes) -> None:
+    sender, receiver = bus.connect(), bus.connect(takes_fds=False)
+    serial = sender.emit("Given", "h", 0, to=receiver.name, fds=pipes.readers(1))
+    assert sender.reply(serial).what == (FAULT + "NotSupported",)
+    assert receiver.heard() == []
+
+
 def test_a_broadcast_with_descriptors_passes_over_one_that_takes_none(bus: Bus, pipes: Pipes) -> None:
     sender, plain, able = bus.connect(), bus.connect(takes_fds=False), bus.connect()
     for receiver in (plain, able):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from buses import Bus
-from dbus_client import BUS, CALL, SIGNAL, Client
+from dbus_client import BUS, BUS_PATH, CALL, SIGNAL, Client
 
 PLAIN: dict[str, Any] = {"path": "/a/b", "interface": "i.F", "member": "M"}
 
@@ -146,6 +146,16 @@ def test_a_rule_that_is_none_is_refused(bus: Bus, rule: str) -> None:
     assert client.fault("AddMatch", "s", rule) == "MatchRuleInvalid"
 
 
+def test_a_rule_of_twenty_keys_is_one(bus: Bus) -> None:
+    """The reference looks at the first sixteen alone; what they all ask for is heard on both."""
+    client, speaker = bus.connect(), bus.connect()
+    client.match("type='signal'," + ",".join(f"arg{i}='x'" for i in range(20)))
+    speaker.emit("First", "s" * 20, *["y"] * 20)
+    speaker.emit("All", "s" * 20, *["x"] * 20)
+    speaker.sync()
+    assert [got.member for got in client.drain()] == ["All"]
+
+
 def test_a_rule_of_more_than_1024_bytes_is_beyond_the_limit(bus: Bus) -> None:
     client = bus.connect()
     longest = "arg0='" + "x" * (1024 - len("arg0=''")) + "'"
@@ -280,3 +290,30 @@ def test_an_eavesdropper_of_the_same_user_hears_unicast(bus: Bus) -> None:
     plain = bus.connect()
     plain.match("type='method_call',member='Overheard'")
     assert not is_eavesdropped(bus, plain)
+
+
+def test_an_eavesdropper_hears_its_own_request_to_be_one_after_the_answer(bus: Bus) -> None:
+    spy = bus.connect()
+    rule = "eavesdrop='true',member='AddMatch'"
+    serial = spy.call(BUS, "AddMatch", "s", rule, path=BUS_PATH, interface=BUS)
+    assert spy.receive().reply_serial == serial
+    assert spy.receive().serial == serial
+
+
+def test_an_eavesdropper_hears_what_the_driver_was_asked_and_not_what_it_refused(bus: Bus) -> None:
+    spy, client = bus.connect(), bus.connect()
+    spy.match("eavesdrop='true',type='method_call'")
+    spy.drain()
+    client.ask("ListNames")
+    client.fault("GetNameOwner", "s", "no.such")
+    client.fault("Nonsense")
+    client.ask("ListNames")
+    assert [got.member for got in spy.drain() if got.sender == client.name] == ["ListNames", "ListNames"]
+
+
+def test_an_eavesdropper_hears_no_answer_of_the_driver_and_no_name_of_others(bus: Bus) -> None:
+    spy, client = bus.connect(), bus.connect()
+    spy.match(f"eavesdrop='true',sender='{BUS}',destination='{client.name}'")
+    client.own("a.name")
+    client.ask("ListNames")
+    assert spy.heard() == []

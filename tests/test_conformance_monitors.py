@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from buses import Bus
+from buses import Bus, eventually
 from dbus_client import (
     BUS,
     BUS_PATH,
@@ -15,6 +15,7 @@ from dbus_client import (
     ERROR,
     FAULT,
     NO_AUTO_START,
+    NO_REPLY,
     RETURN,
     SIGNAL,
     CallFailed,
@@ -286,6 +287,27 @@ def test_a_monitor_sees_another_become_one(bus: Bus) -> None:
     assert members[4:] == ["BecomeMonitor", None, "NameLost", "NameOwnerChanged"]
 
 
+def test_a_monitor_sees_what_a_client_says_to_others_before_its_hello(bus: Bus, speaker: Client) -> None:
+    watcher = monitor(bus, "member='TooEarly'")
+    stranger = bus.connect(hello=False)
+    stranger.emit("TooEarly", to=speaker.name)
+    assert stranger.rest() == b""
+    assert seen(watcher.receive())[2:] == (speaker.name, "TooEarly")
+
+
+def test_no_reply_holds_for_the_answer_to_becoming_a_monitor(bus: Bus) -> None:
+    client = bus.connect()
+    client.call(BUS, "BecomeMonitor", "asu", [], 0, path=BUS_PATH, interface=MONITORING, flags=NO_REPLY)
+    assert client.receive().what == ("NameLost", client.name)
+
+
+def test_the_log_tells_who_became_a_monitor_and_who_was_cut_off(new_bus: Bus) -> None:
+    watcher = monitor(new_bus, "member='Nothing'")
+    eventually(lambda: f"Connection {watcher.name} (uid={os.getuid()} pid={os.getpid()}" in new_bus.log(),
+               new_bus.log)
+    assert "became a monitor" in new_bus.log()
+
+
 # ---- its rules -----------------------------------------------------------------------------------
 
 
@@ -373,6 +395,21 @@ def test_a_monitor_sees_a_call_with_descriptors_that_is_refused(bus: Bus, speake
     call, error = watcher.receive(), watcher.receive()
     os.close(call.fds.pop())
     assert (call.member, error.error_name) == ("Refused", FAULT + "NotSupported")
+
+
+def test_a_monitor_sees_that_a_listener_without_descriptors_did_not_get_a_broadcast(
+    bus: Bus, speaker: Client
+) -> None:
+    listener = bus.connect(takes_fds=False)
+    listener.match("member='With'")
+    watcher = monitor(bus, "member='With'", "type='error'")
+    with open("/dev/null", "rb") as null:
+        serial = speaker.emit("With", "h", 0, fds=[null.fileno()])
+    signal, error = watcher.receive(), watcher.receive()
+    os.close(signal.fds.pop())
+    assert (signal.serial, error.reply_serial, error.destination) == (serial, serial, speaker.name)
+    assert error.error_name == FAULT + "NotSupported"
+    assert speaker.heard() == listener.heard() == []
 
 
 # ---- what it may not -----------------------------------------------------------------------------

@@ -318,3 +318,37 @@ def test_a_message_may_arrive_byte_by_byte(bus: Bus) -> None:
     for byte in message(CALL, 9, fields, body):
         sender.write(bytes([byte]))
     assert receiver.receive().args == ["x"]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_an_error_answers_a_call_as_a_return_does(bus: Bus, by_name: bool) -> None:
+    """And the reference looks for who asked behind any of its names."""
+    caller, callee = bus.connect(), bus.connect()
+    caller.own("a.caller")
+    caller.drain()
+    serial = caller.call(callee.name, "Ask")
+    call = callee.receive()
+    callee.send(ERROR, error="a.b.No", to="a.caller" if by_name else caller.name, reply_to=call.serial)
+    assert (caller.receive().reply_serial, callee.heard()) == (serial, [])
+    callee.close()
+    caller.match("member='NameOwnerChanged'")
+    while caller.ask("NameHasOwner", "s", callee.name)[0]:
+        pass
+    assert not [got for got in caller.drain() if got.type == ERROR]
+
+
+def test_one_serial_may_wait_at_two_callees(bus: Bus) -> None:
+    caller, one, other = bus.connect(), bus.connect(), bus.connect()
+    for callee in (one, other):
+        caller.call(callee.name, "Ask", serial=4321)
+    for callee, text in ((other, "second"), (one, "first")):
+        callee.answer(callee.receive(), "s", text)
+        assert caller.receive().args == [text]
+
+
+def test_a_call_that_wants_no_answer_may_be_answered(bus: Bus) -> None:
+    """It is an answer that nobody awaits, which a session bus delivers."""
+    caller, callee = bus.connect(), bus.connect()
+    serial = caller.call(callee.name, "Tell", flags=NO_REPLY)
+    callee.answer(callee.receive())
+    assert caller.receive().reply_serial == serial

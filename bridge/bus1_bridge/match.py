@@ -5,7 +5,7 @@ equal if they ask for the same. The index files rules by what most messages diff
 *place* (type, interface, member, path), each part of it possibly open, then the sender, then all
 other conditions (``conditions``). A message looks up its own place with every combination of open parts
 that some rule uses (at most 16, and as many for eavesdroppers), so rules for other places, senders,
-names and paths cost nothing.
+names and paths cost nothing. A rule that nobody else has takes about 1 KiB of memory.
 
 Owners are integers, one for whoever receives (connections; others may use integers of their own).
 Each owner has a rank, given when it adds its first rule: ``receivers`` answers in that order.

@@ -14,14 +14,19 @@ from ..introspection import DriverInterface, describe
 from ..switch.delivery import DRIVER_NAME, DRIVER_PATH
 from ..wire import Variant
 from .errors import DriverError
-from .method import MONITORING_INTERFACE, STATS_INTERFACE, Call, Method, Values
+from .method import MONITORING_INTERFACE, PROPERTIES_INTERFACE, STATS_INTERFACE, Call, Method, Values
 
 _OPTIONAL_INTERFACES = (MONITORING_INTERFACE, STATS_INTERFACE)
 """Of the reference, those that a bus may lack."""
 _PROPERTIES = (("Features", "as"), ("Interfaces", "as"))
-_SIGNALS = (
-    ("NameOwnerChanged", "sss"), ("NameLost", "s"), ("NameAcquired", "s"), ("ActivatableServicesChanged", ""),
-)
+_SIGNALS = {
+    DRIVER_NAME: (
+        ("NameOwnerChanged", "sss"), ("NameLost", "s"), ("NameAcquired", "s"),
+        ("ActivatableServicesChanged", ""),
+    ),
+    # declared as the specification wants it; what is constant never changes
+    PROPERTIES_INTERFACE: (("PropertiesChanged", "sa{sv}as"),),
+}
 
 
 def get_id(call: Call) -> Values:
@@ -103,5 +108,5 @@ def _described(interface: str, methods: Sequence[Method]) -> DriverInterface:
         interface,
         methods=tuple((m.name, m.takes, m.returns) for m in methods if m.interface == interface),
         properties=_PROPERTIES if is_driver else (),
-        signals=_SIGNALS if is_driver else (),
+        signals=_SIGNALS.get(interface, ()),
     )

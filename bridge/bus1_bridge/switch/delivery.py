@@ -31,7 +31,7 @@ from ..policy import Fields, Message
 from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .copies import NOT_REGISTERED, Copies
-from .effects import CloseDescriptors, Effect, Refusal, Wake
+from .effects import CloseDescriptors, Effect, Note, Refusal, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .guard import Guard
 from .limits import BusLimits, Excess
@@ -349,6 +349,7 @@ class Delivery:
             tables.monitors.add(peer, replace(rule, eavesdrop=True))
         tables.bindings.forget(peer)
         hosted.retire(tables.core, party)
+        self.effects.append(Note(f"Connection {party.unique} ({self.refusals.who(party)}) became a monitor."))
         self._answer_callers_of(peer)
 
     def _answer_callers_of(self, peer: int) -> None:

@@ -24,7 +24,7 @@ from .. import wire
 from ..activation import Activation
 from ..capabilities import is_capability
 from ..driver.errors import DriverError
-from ..wire import CALL, ERROR_PREFIX, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import CALL, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .copies import stamped
 from .delivery import DRIVER_NAME, Delivery
@@ -77,6 +77,7 @@ class Planner:
                 self._driver.handle_as_peer(sender, incoming)
             return True
         if not sender.unique and header.destination != DRIVER_NAME:
+            self._delivery.show(sender, incoming)
             raise RemoteProtocolError("a message to others before Hello")
         try:
             return self._plan(sender, incoming)
@@ -159,7 +160,7 @@ class Planner:
         parts = _stamped(sender, incoming)
         self._check_call(sender, reader, incoming)
         parcels = [Parcel((reader.peer, 0), parts, with_fds=bool(incoming.fds))]
-        refusals: list[str] = []
+        refusals: list[DriverError] = []
         if delivery.eavesdroppers:
             copies, refusals = self._to_matching(sender, incoming, parts, besides=reader)
             parcels += copies
@@ -197,11 +198,7 @@ class Planner:
         """Refuse what the reader can't take; open the slot of a call that awaits an answer."""
         header = incoming.header
         if incoming.fds and not reader.takes_fds:
-            raise DriverError(
-                "NotSupported",
-                f"Tried to send message with Unix file descriptors to {reader.unique}, "
-                "a client that doesn't support that.",
-            )
+            raise _no_descriptors(reader)
         if not _awaits_reply(header):
             return
         text = self._delivery.too_many_calls(sender, reader, header)
@@ -220,7 +217,7 @@ class Planner:
     def _to_matching(
         self, sender: LegacyParty, incoming: Incoming, parts: tuple[Buffer, ...],
         besides: Party | None = None,
-    ) -> tuple[list[Parcel], list[str]]:
+    ) -> tuple[list[Parcel], list[DriverError]]:
         """Optional parcels to the clients whose rules match, as far as they can take the message.
 
         And why others of them may not have it."""
@@ -228,11 +225,13 @@ class Planner:
         size = allocated(sum(map(len, parts)), len(fds))
         parcels, refusals = [], []
         for reader in delivery.receivers(sender, header, incoming.body):
-            if reader is besides or (fds and not reader.takes_fds):
+            if reader is besides:
                 continue
             refusal = delivery.guard.refusal(sender, reader, header, addressed=False)
             if refusal is not None:
-                refusals.append(refusal)
+                refusals.append(DriverError("AccessDenied", refusal))
+            elif fds and not reader.takes_fds:
+                refusals.append(_no_descriptors(reader))
             elif delivery.admits(
                 sender, reader, size, Kind.BROADCAST, header, n_fds=len(fds)
             ) is Verdict.DELIVER:
@@ -240,16 +239,16 @@ class Planner:
         return parcels, refusals
 
     def _transmit(
-        self, sender: LegacyParty, parcels: list[Parcel], incoming: Incoming, refusals: list[str]
+        self, sender: LegacyParty, parcels: list[Parcel], incoming: Incoming, refusals: list[DriverError]
     ) -> None:
         if parcels:
             self._delivery.transmit(sender, parcels, incoming.fds)
             incoming.fds = ()
         if self._delivery.copies:
             # nobody is told that it may not listen, but monitors are
-            for text in refusals:
+            for error in refusals:
                 self._delivery.send_error(
-                    sender, incoming.header, ERROR_PREFIX + "AccessDenied", text, only_monitors=True
+                    sender, incoming.header, error.name, str(error), only_monitors=True
                 )
 
     def _full(
@@ -274,6 +273,14 @@ def _stamped(sender: LegacyParty, incoming: Incoming) -> tuple[Buffer, ...]:
         return stamped(sender, incoming)
     except TooLarge as error:
         raise DriverError("LimitsExceeded", str(error)) from error
+
+
+def _no_descriptors(reader: LegacyParty) -> DriverError:
+    return DriverError(
+        "NotSupported",
+        f"Tried to send message with Unix file descriptors to {reader.unique}, "
+        "a client that doesn't support that.",
+    )
 
 
 def _check_type(header: wire.Header) -> None:
