@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bus1_services.types import is_bus_name, is_error_name
 
@@ -64,8 +64,7 @@ class StartError(DriverError):
         self.name = name
 
 
-@dataclass(slots=True)
-class Held:
+class Held(NamedTuple):
     """A message that waits for its destination."""
 
     sender: LegacyParty
@@ -77,8 +76,7 @@ class Held:
         return allocated(len(self.incoming.message), len(self.incoming.fds))
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """A message of the bus itself to systemd: a signal, or a call that wants no answer."""
 
     type: int
@@ -89,18 +87,20 @@ class Said:
     body: bytes
 
 
-@dataclass(slots=True)
 class Attempt:
     """A name that is being started."""
 
-    name: str
-    number: int
-    deadline: float
-    found: Found
-    unit: str | None = None
-    """systemd starts it: its unit."""
-    waiting: list[Held | Ticket | Said] = field(default_factory=list)
-    """In order of arrival."""
+    __slots__ = ("deadline", "found", "name", "number", "unit", "waiting")
+
+    def __init__(self, name: str, number: int, deadline: float, found: Found) -> None:
+        self.name = name
+        self.number = number
+        self.deadline = deadline
+        self.found = found
+        self.unit: str | None = None
+        """systemd starts it: its unit."""
+        self.waiting: list[Held | Ticket | Said] = []
+        """In order of arrival."""
 
 
 class Activation:
