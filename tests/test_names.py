@@ -112,6 +112,19 @@ def test_a_peer_that_is_gone_gives_up_the_name_it_asked_for_last_first(table: Na
     assert table.queue("a.D") == [1] and table.drop(2) == []
 
 
+def test_a_peer_claims_in_a_namespace_what_it_has_not_given_up(table: NameTable) -> None:
+    for name in ("a.A.B", "a.A-B", "a.A.C"):
+        table.request(1, name, 0)
+    assert table.claims_in(1, "a.A")
+    table.release(1, "a.A.B")
+    table.release(1, "a.A.C")
+    assert not table.claims_in(1, "a.A")
+    table.request(1, "a.A.D", 0)
+    assert table.claims_in(1, "a.A") and table.claims_in(1, "a.A-B") and not table.claims_in(2, "a")
+    table.drop(1)
+    assert not table.claims_in(1, "a")
+
+
 NAMES = ["a.A", "a.A.B", "a.A-B"]
 SPACES = [*NAMES, "a", "a.A.", "b"]
 operations = st.lists(
