@@ -243,8 +243,8 @@ def test_a_name_may_be_owned_by_the_rules(bus: PureSwitch) -> None:
     got = client.call("RequestName", "su", NAME + ".B", 0)
     assert text_of(got) == (
         f'Connection "{client.name}" is not allowed to own the service "{NAME}.B" due to security policies '
-        f'in the configuration file; decided by <deny own_prefix="{NAME}"/> (/etc/bus.conf:2); it is uid=1000 '
-        'pid=77 comm="command 77"'
+        f'in the configuration file; decided by <deny own_prefix="{NAME}"/> (/etc/bus.conf:2); '
+        f'it is uid={UID} pid=77 comm="command 77"'
     )
     assert bus.tables.names.owner(NAME + ".B") is None
     assert records(bus)[0].sender == client.name
