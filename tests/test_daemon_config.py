@@ -126,6 +126,11 @@ def test_a_file_that_is_of_no_use_ends_the_start_in_words(daemon: Daemon, what: 
     assert not os.path.exists(daemon.socket)
 
 
+def test_where_apparmor_is_required_nothing_is_served_without_it(bridge: Daemon) -> None:
+    said = bridge.fails("--config-file", bridge.configure('<apparmor mode="required"/>'), "--print-pid")
+    assert "AppArmor mediation required but not present" in said
+
+
 # ---- as programs in the wild do it ---------------------------------------------------------------
 
 

@@ -84,6 +84,8 @@ def run(options: Options) -> int:
     nofile = prepare()
     read_at = time.time_ns()
     config = options.load()
+    if config.apparmor == "required":
+        raise StartError('AppArmor mediation required but not present: <apparmor mode="required"/>')
     pidfile = _pidfile(options, config)
     identity = _identity(config)
     doors = _listen(options, config)
