@@ -49,6 +49,16 @@ def test_a_question_is_answered_from_the_files(activator: Activator) -> None:
     assert activator.handle(ListServices(6)) == [Answer(6, (NAME,))]
 
 
+def test_names_that_are_new_or_gone_are_news_for_everybody(activator: Activator, tmp_path: Path) -> None:
+    assert activator.handle(LookUp(5, "com.example.B")) == [Answer(5, None)]
+    path = tmp_path / "com.example.B.service"
+    path.write_text("[D-BUS Service]\nName=com.example.B\nExec=/bin/b\n")
+    assert activator.handle(LookUp(5, "com.example.B")) == [ServicesChanged(), Answer(5, Found("/bin/b"))]
+    assert activator.handle(LookUp(5, "com.example.C")) == [Answer(5, None)]
+    path.unlink()
+    assert activator.handle(ListServices(5)) == [ServicesChanged(), Answer(5, (NAME,))]
+
+
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_a_new_configuration_counts_at_once_and_is_told(
     activator: Activator, tmp_path: Path, is_loaded: bool

@@ -157,6 +157,8 @@ class ServiceFiles:
         """``complain`` gets lines for the log."""
         self._complain = complain
         self._directories: list[_Directory] = []
+        self.has_changed = False
+        """Other names were found than those that were found first; for whoever sets it back."""
         self.configure(directories)
 
     def configure(self, directories: Iterable[ServiceDir], *, has_helper: bool = False) -> None:
@@ -169,6 +171,7 @@ class ServiceFiles:
         for directory in self._directories:
             directory.is_for_helper = has_helper
         self._names: dict[str, tuple[_Directory, str]] = {}
+        self._has_looked = self.has_changed = False
 
     def find(self, name: str) -> Service | None:
         """The service of this name, as its file is now."""
@@ -193,4 +196,7 @@ class ServiceFiles:
             for name, file in directory.files.items():
                 if file.service is not None:
                     names.setdefault(file.service.name, (directory, name))
+        if self._has_looked and names.keys() != self._names.keys():
+            self.has_changed = True
+        self._has_looked = True
         self._names = names

@@ -113,9 +113,9 @@ class Starter:
         """What is to be done about a punt; nothing if it is no business of this file."""
         match punt:
             case LookUp(asker, name):
-                return [Answer(asker, self._look_up(name))]
+                return self._told(Answer(asker, self._look_up(name)))
             case ListServices(asker):
-                return [Answer(asker, self._files.names())]
+                return self._told(Answer(asker, self._files.names()))
             case Start(name, attempt, requester):
                 return self._start(name, attempt, requester)
             case Abandoned(name, attempt):
@@ -125,6 +125,11 @@ class Starter:
             case Signalled(signal.SIGCHLD):
                 return self._reap()
         return []
+
+    def _told(self, answer: Answer) -> list[Command]:
+        """The answer, after the news that came to light with it."""
+        has_changed, self._files.has_changed = self._files.has_changed, False
+        return [ServicesChanged(), answer] if has_changed else [answer]
 
     def _look_up(self, name: str) -> Found | None:
         service = self._files.find(name)
