@@ -10,7 +10,6 @@ Not here: which programs there are, and what they need (test_external_*).
 
 from __future__ import annotations
 
-import compileall
 import json
 import os
 import shlex
@@ -128,7 +127,7 @@ def _install_bridge(folder: Path, python: str) -> Path:
     for package in _PACKAGES:
         source = Path(package.__path__[0])
         shutil.copytree(source, library / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-    compileall.compile_dir(library, quiet=1)
+    subprocess.run([python, "-IS", "-m", "compileall", "-q", library], check=True)
     script = folder / "bus1-bridge"
     script.write_text(_BRIDGE.format(python=python, library=str(library)))
     script.chmod(0o755)
@@ -136,8 +135,8 @@ def _install_bridge(folder: Path, python: str) -> Path:
 
 
 def _python_for_all() -> str:
-    """An interpreter of this version that every user may run; this one if there is none."""
-    candidates = [os.path.realpath(sys.executable), f"/usr/bin/python3.{sys.version_info.minor}"]
+    """An interpreter that every user may run: this one or the system's; this one if there is none."""
+    candidates = [os.path.realpath(path) for path in (sys.executable, "/usr/bin/python3")]
     return next(filter(_is_for_all, candidates), candidates[0])
 
 
