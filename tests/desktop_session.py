@@ -101,6 +101,7 @@ def _work(desktop: Desktop, until: float) -> int:
     desktop.check_who_serves()
     user.dress_the_desktop()
     user.colour_the_clock()
+    user.end_services()
     for number in count(1):
         user.remember_something(f"round {number}")
         user.change_a_setting()
@@ -108,6 +109,7 @@ def _work(desktop: Desktop, until: float) -> int:
         user.throw_away("letter.txt")
         user.answer_a_notification()
         if number == 1:
+            user.find_services_started()
             user.kill_the_panel()
         if not _goes_on(desktop, until):
             break

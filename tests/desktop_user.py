@@ -21,11 +21,10 @@ from desktop_screen import Colour
 BACKGROUND: Colour = (51, 102, 153)
 CLOCK: Colour = (192, 16, 96)
 _FILES = "org.freedesktop.FileManager1"
+_NOTIFICATIONS = "org.freedesktop.Notifications"
 _PANEL = "org.xfce.Panel"
-_OF_THE_SESSION = (
-    "org.xfce.SessionManager", "org.xfce.SettingsDaemon", _PANEL, "org.xfce.xfdesktop", "org.xfce.FileManager"
-)
-_OF_SERVICES = ("org.xfce.Xfconf", "org.a11y.Bus", "org.gtk.vfs.Daemon")
+_OF_THE_SESSION = ("org.xfce.SessionManager", "org.xfce.SettingsDaemon", _PANEL, "org.xfce.xfdesktop")
+_OF_SERVICES = (_FILES, _NOTIFICATIONS, "org.xfce.Xfconf", "org.a11y.Bus", "org.gtk.vfs.Daemon")
 
 
 class User:
@@ -124,10 +123,23 @@ class User:
         self._run("notify-send", "--expire-time=0", "bus1", text)
         self._notification()
 
+    def end_services(self) -> None:
+        """Who shows folders and notifications ends; whoever needs one of them has the bus start another."""
+        for name in (_FILES, _NOTIFICATIONS):
+            self._kill(self._owner(name), signal.SIGTERM)
+            wait_for(partial(self._is_free, name), f"{name} is given back")
+
+    def find_services_started(self) -> None:
+        """They are there again, by activation."""
+        for name in (_FILES, _NOTIFICATIONS):
+            assert self._owner(name)
+            assert f"Activating service name='{name}'" in self._desktop.log()
+            assert f"Successfully activated service '{name}'" in self._desktop.log()
+
     def kill_the_panel(self) -> None:
         """The session manager starts another one, which can have the name, and draws."""
         before = self._owner(_PANEL)
-        os.kill(int(self._ask_the_bus("GetConnectionUnixProcessID", before)), signal.SIGKILL)
+        self._kill(before, signal.SIGKILL)
         wait_for(lambda: self._owner(_PANEL) not in {before, ""}, "another panel has the name")
         self.see_the_clock()
 
@@ -170,6 +182,9 @@ class User:
 
     def _owner(self, name: str) -> str:
         return self._ask_the_bus("GetNameOwner", name)
+
+    def _kill(self, owner: str, number: int) -> None:
+        os.kill(int(self._ask_the_bus("GetConnectionUnixProcessID", owner)), number)
 
     def _is_free(self, name: str) -> bool:
         return not self._owner(name)
