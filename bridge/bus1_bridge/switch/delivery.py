@@ -75,7 +75,6 @@ class Delivery:
         self.overdue = Overdue(self)
         self.watchers: Watchers | None = None
         self.activation: Activation | None = None
-        """The router's."""
         self.eavesdroppers: Counter[int] = Counter()
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.work = 0
