@@ -171,6 +171,24 @@ def test_a_broadcast_reaches_those_who_may_have_it_and_nobody_is_told(bus: PureS
     assert not records(bus)
 
 
+def test_a_monitor_hears_who_may_not_have_a_broadcast_and_the_log_does_not(bus: PureSwitch) -> None:
+    sender, reader, monitor = bus.client(), bus.client(), bus.client()
+    reader.call("AddMatch", "s", "type='signal'")
+    monitor.send(
+        CALL, "asu", [], 0, path=DRIVER_PATH, destination=DRIVER, interface=f"{DRIVER}.Monitoring",
+        member="BecomeMonitor",
+    )
+    reader.take_all()
+    monitor.take_all()
+    configure(bus, OPEN, f'<deny send_destination="{reader.name}" send_path="/x"/>')
+    sender.emit("M")
+    copied = monitor.take_all()
+    assert [got.member for got in copied if got.type == SIGNAL] == ["M"]
+    assert text_of(copied[-1]).startswith("Rejected send message, 2 matched rules; ")
+    assert not reader.take_all()
+    assert not records(bus)
+
+
 def test_those_who_eavesdrop_need_a_rule_that_lets_them(bus: PureSwitch) -> None:
     rules = OPEN.replace('<allow eavesdrop="true"/>', '<allow receive_sender="*"/>')
     sender, reader, spy = bus.client(), bus.client(), bus.client()
