@@ -114,7 +114,8 @@ def _traffic(call: Call, party: Party) -> dict[str, int]:
     if isinstance(party, LegacyParty):
         if party.stream is not None:
             incoming, peak_in = party.stream.unhandled(), party.stream.peak
-        peak_out = Usage(max(outgoing.bytes, party.peak.bytes), 0, max(outgoing.fds, party.peak.fds))
+        peak = payload(party.peak)
+        peak_out = Usage(max(outgoing.bytes, peak.bytes), 0, max(outgoing.fds, peak.fds))
     return {
         "IncomingMessages": incoming.messages, "IncomingBytes": incoming.bytes, "IncomingFDs": incoming.fds,
         "PeakIncomingBytes": peak_in.bytes, "PeakIncomingFDs": peak_in.fds,

@@ -8,16 +8,34 @@ Not here: what the functions do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ..switch.delivery import DRIVER_NAME
-from . import connections, itself, matches, monitoring, names, services, statistics
+from . import connections, itself, matches, monitoring, names, services
 from .method import (
     INTROSPECTABLE_INTERFACE,
     MONITORING_INTERFACE,
     PEER_INTERFACE,
     PROPERTIES_INTERFACE,
     STATS_INTERFACE,
+    Call,
     Method,
+    Values,
 )
+
+
+def _statistics(name: str) -> Callable[..., Values]:
+    """A function of ``statistics``, which is loaded when somebody asks: few ever do."""
+
+    def answer(call: Call, *arguments: Any) -> Values:
+        from . import statistics
+
+        values: Values = getattr(statistics, name)(call, *arguments)
+        return values
+
+    return answer
+
 
 METHODS: tuple[Method, ...] = (
     Method(DRIVER_NAME, "Hello", "", "s", connections.hello),
@@ -51,13 +69,13 @@ METHODS: tuple[Method, ...] = (
         MONITORING_INTERFACE, "BecomeMonitor", "asu", "", monitoring.become_monitor,
         on_every_path=False, is_privileged=True,
     ),
-    Method(STATS_INTERFACE, "GetStats", "", "a{sv}", statistics.get_stats, on_every_path=False),
+    Method(STATS_INTERFACE, "GetStats", "", "a{sv}", _statistics("get_stats"), on_every_path=False),
     Method(
-        STATS_INTERFACE, "GetConnectionStats", "s", "a{sv}", statistics.get_connection_stats,
+        STATS_INTERFACE, "GetConnectionStats", "s", "a{sv}", _statistics("get_connection_stats"),
         on_every_path=False,
     ),
     Method(
-        STATS_INTERFACE, "GetAllMatchRules", "", "a{sas}", statistics.get_all_match_rules,
+        STATS_INTERFACE, "GetAllMatchRules", "", "a{sas}", _statistics("get_all_match_rules"),
         on_every_path=False,
     ),
     Method(PEER_INTERFACE, "GetMachineId", "", "s", itself.machine_id),

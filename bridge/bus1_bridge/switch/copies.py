@@ -50,15 +50,14 @@ class Copies:
     ) -> None:
         self._tables = tables
         self._admits = admits
-
-    def __bool__(self) -> bool:
-        return bool(self._tables.monitors)
+        self.n_monitors = 0
+        """How many would have to be asked; kept by those who make and forget them."""
 
     def of_incoming(
         self, sender: LegacyParty, incoming: Incoming, parts: tuple[Buffer, ...] | None = None
     ) -> list[Parcel]:
         """For a client's message, whose form as it is forwarded is ``parts``, if that is made already."""
-        if incoming.is_shown or not self:
+        if incoming.is_shown or not self.n_monitors:
             return []
         try:
             return self.of(sender, parts or stamped(sender, incoming), len(incoming.fds))
@@ -67,9 +66,9 @@ class Copies:
 
     def of(self, sender: Party | None, parts: Sequence[Buffer], n_fds: int = 0) -> list[Parcel]:
         """For a finished message, its header in the first part; None is charged as the bus."""
-        tables = self._tables
-        if not tables.monitors:
+        if not self.n_monitors:
             return []
+        tables = self._tables
         header = wire.parse(parts[0])
         body = parts[1] if len(parts) > 1 else memoryview(parts[0])[header.header_length :]
         speaker = tables.unique.get(header.sender or "")

@@ -215,7 +215,7 @@ class Delivery:
                 type, path, interface, member, error_name, to.unique, reply_serial, len(fds)
             )
             refusal = self.guard.refusal(None, to, fields)
-        if (only_monitors or refusal) and not self.copies:
+        if (only_monitors or refusal) and not self.copies.n_monitors:
             self.discard(fds)
             return
         serial = hosted.next_serial(to)
@@ -317,7 +317,9 @@ class Delivery:
         if party.announced:
             changes.append(Change(party.unique, peer, None))
         self.name_changes(changes, leaving=party)
-        tables.monitors.drop(peer)
+        if isinstance(party, LegacyParty) and party.is_monitor:
+            tables.monitors.drop(peer)
+            self.copies.n_monitors -= 1
         if isinstance(party, LegacyParty):
             party.stream = None
         del tables.parties[peer]
@@ -344,6 +346,7 @@ class Delivery:
         if self.activation:
             self.activation.forget(party)
         party.is_monitor = True
+        self.copies.n_monitors += 1
         for rule in rules:
             tables.monitors.add(peer, replace(rule, eavesdrop=True))
         tables.bindings.forget(peer)
@@ -391,7 +394,7 @@ class Delivery:
                 arguments=lambda: arguments,
             )) if self.guard.refusal(None, party, fields, addressed=False) is None
         ]
-        if not (receivers or self.copies):
+        if not (receivers or self.copies.n_monitors):
             return []
         signature = "s" * len(arguments)
         body = wire.marshal(signature, *arguments)

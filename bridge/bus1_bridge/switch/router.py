@@ -34,7 +34,7 @@ from .connection import Connection, Incoming, behind
 from .deadlines import Deadlines
 from .delivery import Delivery
 from .effects import Close, Effect
-from .flow import BUS_MARK, OVERHEAD, hosted_limits, payload, user_limits
+from .flow import BUS_MARK, OVERHEAD, hosted_limits, user_limits
 from .limits import BYTES_PER_TURN, BusLimits
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
@@ -270,12 +270,13 @@ class Router:
             return []
         if c.lines:
             return [((bytes(c.lines),), ())]
-        c.party.note_waiting(payload(self._core.waiting(connection)))
         entries = [] if c.notice else self._core.ahead(connection, _AHEAD)
         while entries and entries[0].type is not MessageType.DATA and not c.notice:
             message = self._core.recv(connection)
             c.notice = self._natives.notified(c.party, entries[0], message) or b""
             entries = self._core.ahead(connection, _AHEAD)
+        if entries:
+            c.party.note_waiting(self._core.waiting(connection))
         if c.notice:
             return [((memoryview(c.notice)[c.offset :],), ())]
         items: list[Outgoing] = []

@@ -173,7 +173,8 @@ class LegacyParty(Party):
     def note_waiting(self, waiting: Usage) -> None:
         """So much waits now, and something of it is about to be taken: a peak is seen then."""
         if waiting.bytes > self.peak.bytes or waiting.fds > self.peak.fds:
-            self.peak = Usage(max(waiting.bytes, self.peak.bytes), 0, max(waiting.fds, self.peak.fds))
+            larger = max(waiting, self.peak)
+            self.peak = larger._replace(fds=max(waiting.fds, self.peak.fds))
 
 
 @dataclass(frozen=True, slots=True)
