@@ -73,7 +73,8 @@ def test_a_rule_that_a_later_one_overrules_in_any_case_is_shadowed(rule: str, la
     ('<allow own="a"/>', '<deny own_prefix="a.b"/>'),
     ('<deny send_type="signal"/>', '<allow send_type="method_call"/>'),
     # a deny rule is also about messages without an interface, an allow rule is not
-    ('<deny send_interface="a.b"/>', '<allow send_interface="a.b"/>'),
+    ('<deny send_interface="a.b" send_type="method_call"/>',
+     '<allow send_interface="a.b" send_type="method_call"/>'),
     # replies that somebody awaits, or nobody
     ('<allow send_path="/a"/>', '<deny send_path="/a"/>'),
     ('<deny send_path="/a"/>', '<allow send_path="/a"/>'),
