@@ -13,10 +13,10 @@ PATIENCE = 10
 """Seconds that nobody here waits longer than: who stays silent has failed."""
 
 
-def read_line(process: subprocess.Popen[bytes]) -> str:
+def read_line(process: subprocess.Popen[bytes], patience: float = PATIENCE) -> str:
     """The next line of an unbuffered output, empty at its end; TimeoutError if there is none in time."""
     assert process.stdout is not None
-    if not select.select([process.stdout], [], [], PATIENCE)[0]:
+    if not select.select([process.stdout], [], [], patience)[0]:
         raise TimeoutError(f"{process.args!r} said nothing")
     return process.stdout.readline().decode().strip()
 
@@ -30,9 +30,9 @@ class Worker:
             stdout=subprocess.PIPE, pass_fds=tuple(pass_fds), bufsize=0,
         )
 
-    def line(self) -> str:
+    def line(self, patience: float = PATIENCE) -> str:
         """The next line; RuntimeError if the process has ended instead."""
-        text = read_line(self.process)
+        text = read_line(self.process, patience)
         if not text:
             raise RuntimeError(f"{self.process.args!r} ended")
         return text

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from dbus_client import BUS, Client
 from dbus_fast._private.unmarshaller import Unmarshaller
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,3 +142,75 @@ def test_costs_are_measured_in_every_world_of_every_size() -> None:
         assert len(by_dimension) == 4
         assert all(set(by_size) == {"1", "10"} for by_size in by_dimension.values())
         assert all(cost > 0 for by_size in by_dimension.values() for cost in by_size.values())
+
+
+CROWDS = {
+    "rules, by path": 1, "rules, by interface": 1, "rules, by arg0": 1, "rules, by argN": 1,
+    "connections": 3, "names": 2,
+}
+"""How many operations are measured among each."""
+
+
+def measure_costs(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with crowds of ten."""
+    few = ["--largest", "10", "--rounds", "1", "--batch", "2"]
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "benchmarks.costs", *few, *options],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_operations_are_measured_among_every_crowd_on_every_bus(load: Any, crowd: str) -> None:
+    assert set(load("crowd").KINDS) == set(CROWDS)
+    done = measure_costs("--json", "--only", crowd)
+    assert (done.returncode, done.stderr) == (0, "")
+    costs = json.loads(done.stdout)
+    buses = {kind.name for kind in load("crowded").BUSES if kind.executable()}
+    assert buses >= {"dbus-daemon", "bus1-bridge"}
+    assert {(cost["among"], cost["size"]) for cost in costs} == {(crowd, 10)}
+    assert {cost["bus"] for cost in costs} == buses
+    assert len({cost["operation"] for cost in costs}) * len(buses) == len(costs) == CROWDS[crowd] * len(buses)
+    assert all(cost["time"] > 0 and cost["processor"] > 0 for cost in costs)
+
+
+def test_the_table_of_costs_has_a_row_for_each_operation_and_bus(load: Any) -> None:
+    cost = load("costs").Cost
+    found = [
+        cost("call", "names", bus, size, time * factor, time / 2)
+        for bus, factor in (("dbus-daemon", 1), ("bus1-bridge", 3))
+        for size, time in ((10, 20.0), (1_000, 50.0))
+    ]
+    assert load("costs").tables(found).splitlines()[4:] == [
+        "| call | dbus-daemon | 20 (10) | 50 (25) | × 2.50 (× 2.50) |",
+        "| call | bus1-bridge | 60 (10) | 150 (25) | × 2.50 (× 2.50) |",
+    ]
+
+
+@pytest.mark.parametrize("bus", ["RoomyDaemon", "RoomyBridge"])
+@pytest.mark.parametrize("crowd", ["rules, by argN", "connections", "names"])
+def test_a_crowd_brings_what_it_is_asked_for(load: Any, tmp_path: Path, bus: str, crowd: str) -> None:
+    few, more = (count_all(load, tmp_path, bus, crowd, size) for size in (10, 30))
+    grown = {name: more[name] - few[name] for name in more}
+    expected = {"rules": 20, "connections": 0, "names": 0}
+    if crowd == "names":
+        expected = {"rules": 0, "connections": 0, "names": 20}
+    if crowd == "connections":
+        expected = {"rules": 20, "connections": 20, "names": 0}
+    assert grown == expected
+
+
+def count_all(load: Any, folder: Path, bus: str, crowd: str, size: int) -> dict[str, int]:
+    """What there is of each on a bus with a crowd."""
+    crowded = load("crowded")
+    place = crowded.Crowded(getattr(crowded, bus)(folder, size), crowd, size)
+    try:
+        with Client(str(place.bus.socket)) as client:
+            (counted,) = client.ask("GetStats", interface=f"{BUS}.Debug.Stats")
+            names = client.ask("ListNames")[0]
+    finally:
+        place.close()
+    unique = [name for name in names if name.startswith(":")]
+    return {
+        "rules": counted["MatchRules"][1], "connections": len(unique), "names": len(names) - len(unique),
+    }
