@@ -372,6 +372,49 @@ def test_signals_of_native_services_reach_clients_by_the_rules(bus: PureSwitch, 
     assert not denied.take_all()
 
 
+def test_a_native_peer_signals_to_one_client_by_the_rules(bus: PureSwitch, native: Native) -> None:
+    client = bus.client()
+    publish(native, NAME)
+    handle = native.derive(client.name, "/x")
+    configure(bus, OPEN, '<deny send_path="/obj" send_type="signal"/>')
+    with pytest.raises(Denied, match='type="signal"'):
+        native.send((handle,), pack(Kind.SIGNAL, "a.b.C", "Changed"), (4,))
+    configure(bus, OPEN)
+    native.send((handle,), pack(Kind.SIGNAL, "a.b.C", "Changed"), (4,))
+    assert [got.member for got in client.take_all()] == ["Changed"]
+
+
+def test_an_object_that_was_handed_out_is_used_by_the_rules_about_its_owner(
+    bus: PureSwitch, native: Native
+) -> None:
+    path = "/org/bus1/cap/" + "0123456789abcdef" * 2
+    publish(native, NAME)
+    client = bus.client()
+    client.ask(NAME, "Open", path="/obj")
+    (call,) = native.receive()
+    native.answer(call, "o", path, handles=(64,), caps=((0, 0),))
+    assert client.take().args == (path,)
+    configure(bus, OPEN, f'<deny send_destination="{NAME}"/>')
+    for name in (NAME, native.unique, "com.example.Nobody"):
+        client.ask(name, "Use", path=path)
+        assert text_of(client.take())
+    assert not native.receive()
+    configure(bus, OPEN)
+    client.ask(NAME, "Use", path=path, flags=1)
+    assert [got.node for got in native.receive()] == [64]
+
+
+def test_what_the_bus_answers_for_a_service_is_received_by_the_rules(
+    bus: PureSwitch, native: Native
+) -> None:
+    publish(native, NAME)
+    client = bus.client()
+    configure(bus, OPEN, '<deny receive_type="method_return" receive_sender="com.example.A" '
+              'receive_requested_reply="true"/>')
+    client.ask(NAME, "Ping", interface="org.freedesktop.DBus.Peer", path="/elsewhere")
+    assert not client.take_all()
+
+
 def test_signals_of_clients_reach_native_subscribers_by_the_rules(bus: PureSwitch, native: Native) -> None:
     client = bus.client()
     native.subscribe(native.derive(client.name, "/x"))
