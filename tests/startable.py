@@ -15,6 +15,7 @@ from pathlib import Path
 from buses import Bus, eventually
 
 _TRACE = """#!/bin/sh
+echo $$ >> "$0.alive"
 env > "$0.environment"
 for argument; do echo "$argument"; done > "$0.arguments"
 ls -l /proc/$$/fd > "$0.descriptors"
@@ -22,6 +23,7 @@ while read -r line; do echo "$line"; done < /proc/$$/stat > "$0.stat"
 while read -r line; do echo "$line"; done < /proc/$$/status > "$0.status"
 ulimit -n > "$0.files"
 echo $$ >> "$0.pids"
+test ! -e "$0.stop" || exit 0
 """
 _NUMBERS = count(1)
 
@@ -29,8 +31,9 @@ _NUMBERS = count(1)
 class Program:
     """A program that leaves traces beside itself, then goes on as it is told."""
 
-    def __init__(self, path: Path, ending: str) -> None:
+    def __init__(self, path: Path, address: str, ending: str) -> None:
         self.path = path
+        self._address = address.encode()
         path.write_text(_TRACE + ending + "\n")
         path.chmod(0o755)
 
@@ -42,7 +45,10 @@ class Program:
     @property
     def pids(self) -> list[int]:
         """Of every start, in order."""
-        path = Path(f"{self.path}.pids")
+        return self._numbers("pids")
+
+    def _numbers(self, what: str) -> list[int]:
+        path = Path(f"{self.path}.{what}")
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def wait(self, starts: int = 1) -> None:
@@ -50,10 +56,13 @@ class Program:
         eventually(lambda: len(self.pids) >= starts, lambda: (self.path, self.pids))
 
     def kill(self) -> None:
-        """End whatever runs of it."""
-        for pid in self.pids:
+        """End whatever runs of it, and what has only just begun."""
+        Path(f"{self.path}.stop").touch()
+        for pid in self._numbers("alive"):
             with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+                # the number may be another's by now
+                if self._address in Path(f"/proc/{pid}/environ").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
 
 class Startable:
@@ -69,7 +78,7 @@ class Startable:
 
     def program(self, ending: str = "exec sleep 1000") -> Program:
         """A program that ends, or waits, as ``ending`` says."""
-        program = Program(self.bus.folder / f"program{next(_NUMBERS)}", ending)
+        program = Program(self.bus.folder / f"program{next(_NUMBERS)}", self.bus.address, ending)
         self.bus.cleanup.callback(program.kill)
         return program
 
