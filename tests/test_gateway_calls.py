@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from bus1_bridge import wire
 from bus1_bridge.gateway import CALLEE_SILENT
-from bus1_bridge.switch.delivery import GONE
+from bus1_bridge.switch.departure import GONE
 from bus1_bridge.switch.limits import BusLimits
 from bus1_services.call import Kind
 from bus1_services.types import Type, parse, single

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from bus1_bridge.match import parse
+from bus1_bridge.switch import departure
 from bus1_bridge.switch.flow import PAIR_MARK
 from bus1_bridge.switch.limits import BusLimits
 from bus1_services.call import Kind
@@ -204,7 +205,7 @@ def client(bus: MixedBus) -> Legacy:
 @pytest.fixture
 def watcher(bus: MixedBus, service: Native, client: Legacy) -> Legacy:
     legacy = bus.legacy()
-    bus.delivery.become_monitor(legacy.party, [parse("")])
+    departure.become_monitor(bus.delivery, legacy.party, [parse("")])
     legacy.receive()
     return legacy
 
@@ -317,7 +318,7 @@ def test_a_new_monitor_gives_up_what_it_shared_with_native_peers(
     unread = service.start_call(node, IFACE, "Unread")
     party = client.party
     assert party.grants and party.native_calls and party.derived and party.open_replies
-    bus.delivery.become_monitor(party, [parse("member='Nothing'")])
+    departure.become_monitor(bus.delivery, party, [parse("member='Nothing'")])
     bus.settle()
     assert not (party.grants or party.derived or party.open_replies or party.nodes or party.held)
     ended = {message.node for message in service.receive() if message.type is not MessageType.DATA}
@@ -332,7 +333,7 @@ def test_native_peers_no_longer_find_a_monitor(bus: MixedBus, service: Native, c
     watching = bus.native()
     unique = client.unique
     assert unique in watching.ask("List").values[0]
-    bus.delivery.become_monitor(client.party, [parse("")])
+    departure.become_monitor(bus.delivery, client.party, [parse("")])
     bus.settle()
     assert unique not in watching.ask("List").values[0]
     answer = watching.ask("Resolve", "s", unique)

@@ -191,9 +191,7 @@ class Activation:
         if self._tables.names.owner(SYSTEMD) is not None:
             self._say(said, at_once=True)
         else:
-            copies = self._delivery.copies.of(None, (_written(said, SYSTEMD),))
-            if copies:
-                self._delivery.transmit(None, copies)
+            self._delivery.show_own(_written(said, SYSTEMD))
             self._wait(SYSTEMD, Found(), said, None)
 
     def _wait(

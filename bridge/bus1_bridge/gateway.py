@@ -46,7 +46,8 @@ from .registry import Registry
 from .standard import StandardInterfaces
 from .switch import flow
 from .switch.connection import Incoming
-from .switch.delivery import DRIVER_NAME, GONE, NO_REPLY, Delivery
+from .switch.delivery import DRIVER_NAME, NO_REPLY, Delivery
+from .switch.departure import GONE
 from .switch.flow import Verdict
 from .switch.limits import BYTES_PER_TURN
 from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
@@ -444,7 +445,5 @@ class Gateway:
             body_length=len(body), error_name=NO_REPLY, reply_serial=reply.serial,
             destination=reader.unique, sender=DRIVER_NAME, signature="s",
         ) + body
-        copies = self._delivery.copies.of(None, (message,))
-        if copies:
-            self._delivery.transmit(None, copies)
+        self._delivery.show_own(message)
         return message

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bus1.errors import InvalidArgument
 
 from .. import match
+from ..switch import departure
 from .errors import DriverError
 from .method import Call, Values
 
@@ -26,5 +27,5 @@ def become_monitor(call: Call, texts: list[str], flags: int) -> Values:
             "LimitsExceeded", delivery.limited(caller, "max_match_rules_per_connection", 0, what)
         )
     rules = [match.parse(text) for text in texts or ("",)]
-    call.afterwards.append(lambda: delivery.become_monitor(caller, rules))
+    call.afterwards.append(lambda: departure.become_monitor(delivery, caller, rules))
     return ()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,13 +24,14 @@ from bus1.core.api import Buffer, Credentials, Parcel
 from bus1.errors import Bus1Error
 
 from .. import hosted, walk, wire
-from ..match import MatchInput, MatchRule
+from ..match import MatchInput
 from ..names import Change
 from ..policy import Fields, Message
 from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
+from . import departure
 from .connection import Incoming
 from .copies import NOT_REGISTERED, Copies
-from .effects import CloseDescriptors, Effect, Note, Refusal, Wake
+from .effects import CloseDescriptors, Effect, Refusal, Wake
 from .flow import Flow, Kind, Verdict, allocated
 from .guard import Guard
 from .limits import BusLimits, Excess
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 DRIVER_NAME = "org.freedesktop.DBus"
 DRIVER_PATH = "/org/freedesktop/DBus"
 NO_REPLY = ERROR_PREFIX + "NoReply"
-GONE = "Message recipient disconnected from message bus without replying"
 
 _SERIAL = Struct("<I")
 
@@ -179,6 +178,12 @@ class Delivery:
             self.transmit(sender, parcels, incoming.fds)
             incoming.fds = ()
 
+    def show_own(self, message: bytes) -> None:
+        """Monitors get to see a message of the bus that goes to nobody, or another way."""
+        copies = self.copies.of(None, (message,))
+        if copies:
+            self.transmit(None, copies)
+
     def take_refused(self) -> list[Refusal]:
         """What was refused since the last call, summed up by cause."""
         return self.refusals.take()
@@ -305,68 +310,7 @@ class Delivery:
 
     def forget(self, party: Party) -> None:
         """The one step of a disconnect, for both kinds of party; nothing if it is gone already."""
-        tables, peer = self.tables, party.peer
-        if tables.parties.get(peer) is not party:
-            return
-        tables.matches.drop(peer)
-        self.eavesdroppers.pop(peer, None)
-        changes = tables.names.drop(peer)
-        if party.unique:
-            tables.matches.forget_name(party.unique)
-            self._recount_eavesdroppers()
-        if party.announced:
-            changes.append(Change(party.unique, peer, None))
-        self.name_changes(changes, leaving=party)
-        if isinstance(party, LegacyParty) and party.is_monitor:
-            tables.monitors.drop(peer)
-            self.copies.n_monitors -= 1
-        if isinstance(party, LegacyParty):
-            party.stream = None
-        del tables.parties[peer]
-        tables.unique.pop(party.unique, None)
-        if self.activation:
-            self.activation.forget(party)
-        self.flow.forget(peer)
-        tables.bindings.forget(peer)
-        tables.core.peer_disconnect(peer)
-        self._answer_callers_of(peer)
-
-    def become_monitor(self, party: LegacyParty, rules: Sequence[MatchRule]) -> None:
-        """The client gives up its names, rules and calls, and sees everything that ``rules`` match."""
-        tables, peer = self.tables, party.peer
-        # in the reference's order: the unique name first
-        changes = [Change(party.unique, peer, None), *reversed(tables.names.drop(peer))]
-        party.announced = False
-        del tables.unique[party.unique]
-        self.name_changes(changes)
-        tables.matches.drop(peer)
-        tables.matches.forget_name(party.unique)
-        self.eavesdroppers.pop(peer, None)
-        self._recount_eavesdroppers()
-        if self.activation:
-            self.activation.forget(party)
-        party.is_monitor = True
-        self.copies.n_monitors += 1
-        for rule in rules:
-            tables.monitors.add(peer, replace(rule, eavesdrop=True))
-        tables.bindings.forget(peer)
-        hosted.retire(tables.core, party)
-        self.effects.append(Note(f"Connection {party.unique} ({self.refusals.who(party)}) became a monitor."))
-        self._answer_callers_of(peer)
-
-    def _answer_callers_of(self, peer: int) -> None:
-        for caller, serial in self.tables.replies.drop(peer)[1]:
-            waiting = self.tables.parties.get(caller)
-            if isinstance(waiting, LegacyParty):
-                self.send_no_reply(waiting, serial, GONE)
-
-    def _recount_eavesdroppers(self) -> None:
-        for peer in list(self.eavesdroppers):
-            count = sum(rule.eavesdrop for rule in self.tables.matches.rules_of(peer))
-            if count:
-                self.eavesdroppers[peer] = count
-            else:
-                del self.eavesdroppers[peer]
+        departure.leave(self, party)
 
     def _tell(self, to: LegacyParty, member: str, name: str, *, only_monitors: bool = False) -> None:
         self.send_from_bus(
