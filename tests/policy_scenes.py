@@ -12,6 +12,7 @@ if it has other conditions; here such a rule stands only where nothing is before
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import socket
 from collections import Counter
@@ -32,6 +33,7 @@ TYPES = {"method_call": CALL, "method_return": RETURN, "error": ERROR, "signal":
 ME = os.getuid()
 USERS: dict[str, tuple[int, int]] = {"root": (0, 0), "daemon": (1, 1), "nobody": (65534, 65534)}
 """Users that every Debian has, with their groups, whose clients root can play."""
+PLAYED = USERS if ME == 0 else {pwd.getpwuid(ME).pw_name: (ME, os.getgid())}
 GROUPS = {0: "root", 1: "daemon", 65534: "nogroup"}
 CLIENTS = ("boss", "server", "client")
 PEER = "org.freedesktop.DBus.Peer"
@@ -74,8 +76,7 @@ class Draw:
 
     def scene(self, n_steps: int) -> Scene:
         pick = self.random
-        others = list(USERS.values()) if ME == 0 else [(ME, os.getgid())]
-        users = {who: pick.choice(others) for who in CLIENTS} | {"boss": (ME, os.getgid())}
+        users = {who: pick.choice(list(PLAYED.values())) for who in CLIENTS} | {"boss": (ME, os.getgid())}
         policy = self._policy()
         steps = [Step(who, "connect") for who in CLIENTS]
         steps += [self._request("server", name) for name in pick.sample(NAMES, 2)]
@@ -106,11 +107,10 @@ class Draw:
             *self._rules(pick.randint(4, 12), is_open),
         ]
         parts = [("context", "default", default)]
-        names = [name for name, (uid, _) in USERS.items() if ME == 0 or uid == ME]
         for key, values in (
-            ("user", names), ("group", list(GROUPS.values())), ("at_console", ["true", "false"]),
+            ("user", list(PLAYED)), ("group", list(GROUPS.values())), ("at_console", ["true", "false"]),
         ):
-            if values and pick.random() < 0.7:
+            if pick.random() < 0.7:
                 parts.append((key, pick.choice(values), self._rules(pick.randint(1, 3), is_open, True)))
         mandatory = self._rules(pick.randint(0, 2), is_open)
         if pick.random() < 0.5:

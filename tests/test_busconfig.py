@@ -11,6 +11,8 @@ from bus1_bridge.busconfig import LIMITS, ConfigError, ServiceDir
 from bus1_bridge.configxml import DEPTH_MAX, FILE_MAX, read
 from bus1_bridge.standardfiles import CONTENTS
 from bus1_bridge.switch.limits import MESSAGE_SIZE_CEILING, BusLimits
+from hypothesis import given
+from hypothesis import strategies as st
 from policy_texts import Texts, config_of
 
 
@@ -169,6 +171,16 @@ def test_a_file_that_is_too_large_is_refused() -> None:
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(ConfigError, match="/c:1: "):
         read("/c", Texts({}), b"<busconfig>\xff</busconfig>")
+
+
+@given(st.integers(0, 1 << 16), st.binary(min_size=1, max_size=8), st.sampled_from(["session", "system"]))
+def test_whatever_a_file_holds_it_is_read_or_refused_in_words(at: int, noise: bytes, kind: str) -> None:
+    content = CONTENTS[kind]
+    at %= len(content)
+    try:
+        read("/c", Texts({}), content[:at] + noise + content[at + len(noise) :]).policy.of_client(0, [0])
+    except ConfigError as error:
+        assert str(error).startswith("/c:")
 
 
 # ---- files in files ------------------------------------------------------------------------------

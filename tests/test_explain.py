@@ -191,6 +191,7 @@ def test_the_table_of_names_and_methods(run: Any, conf: str) -> None:
     owners = {got["name"]: [who for who, may in got["allowed"].items() if may]
               for got in records if got["what"] == "own"}
     assert status == 0
+    assert records[0] == {"what": "connect", "allowed": {"everybody": True, "root": True, "nobody": False}}
     assert owners == {A: ["daemon"], "com.example.Loud": [], "*": []}
     callers = {
         (got["name"], got["path"], got["interface"], got["member"]):

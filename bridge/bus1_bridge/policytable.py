@@ -22,6 +22,8 @@ ANY = "*"
 _OTHER_NAME, _OTHER_INTERFACE, _OTHER_MEMBER, _OTHER_PATH = "other.Name", "other.Interface", "Other", "/other"
 """Stand for everything that no rule names."""
 _AT_CONSOLE = -3
+_UNNAMED = -9
+"""A user whom no rule names."""
 
 
 class Kind(NamedTuple):
@@ -71,6 +73,22 @@ def kinds(contexts: Contexts, name_of: Callable[[str, int], str]) -> list[Kind]:
     if contexts.console:
         found.append(Kind("at the console", policy.of_client(_AT_CONSOLE, ())))
     return found
+
+
+def connecting(contexts: Contexts, bus_uid: int, name_of: Callable[[str, int], str]) -> Row:
+    """Which users, and members of which groups, may use the bus of ``bus_uid`` at all."""
+    policy = Policy(contexts)
+    rules = [rule for rule in (*contexts.default, *contexts.mandatory) if rule.subject >= 0]
+    users = dict.fromkeys([0, bus_uid, *(rule.subject for rule in rules if rule.kind == USER)])
+    groups = dict.fromkeys(rule.subject for rule in rules if rule.kind == GROUP)
+    asked: list[tuple[str, int, tuple[int, ...]]] = [
+        ("everybody", _UNNAMED, ()),
+        *((name_of(USER, uid), uid, ()) for uid in users),
+        *((f"group {name_of(GROUP, gid)}", _UNNAMED, (gid,)) for gid in groups),
+    ]
+    return Row("", "", "", "", {
+        label: policy.may_connect(uid, gids, bus_uid).allowed for label, uid, gids in asked
+    })
 
 
 def owners(contexts: Contexts, clients: list[Kind], names: Iterable[str] = ()) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bus1.verbs.output import Record, Style, add_output_arguments, show, table
 from bus1.verbs.verb import Command
 
-from .configuration import add_configuration_arguments, configuration_of, name_of
+from .configuration import add_configuration_arguments, bus_user, configuration_of, name_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..policytable import Row
 
 _DESCRIPTION = """\
-Who may own which name, and call which method, as far as configuration files tell; and rules that are dead,
-shadowed by others, or dangerous. What the receivers of calls may receive is not looked at.
+Who may connect, own which name, and call which method, as far as configuration files tell; and rules that are
+dead, shadowed by others, or dangerous. What the receivers of calls may receive is not looked at.
 
 exit status:
   0  the table is shown; with --lint: no rule looks wrong
@@ -49,14 +49,16 @@ def _run(arguments: Namespace) -> int:
     config = configuration_of(arguments)
     shows_all = not (arguments.own or arguments.call or arguments.lint)
     owners, callers, found = _look(config, arguments.names)
+    connecting = _connecting(config) if shows_all and not arguments.names else None
     owners = owners if shows_all or arguments.own else []
     callers = callers if shows_all or arguments.call else []
     found = found if shows_all or arguments.lint else []
     records = [
+        *([{"what": "connect", "allowed": connecting.allowed}] if connecting else []),
         *(_row_record("own", row) for row in owners), *(_row_record("call", row) for row in callers),
         *(_lint_record(lint) for lint in found),
     ]
-    show(arguments, records, lambda style: _text(owners, callers, found, style))
+    show(arguments, records, lambda style: _text(connecting, owners, callers, found, style))
     return int(arguments.lint and bool(found))
 
 
@@ -88,6 +90,12 @@ def _look(config: BusConfig, names: list[str]) -> tuple[list[Row], list[Row], li
     return owning, calling, found
 
 
+def _connecting(config: BusConfig) -> Row:
+    from ..policytable import connecting
+
+    return connecting(config.contexts, bus_user(config).uid, name_of)
+
+
 def _is_meant(name: str, names: list[str]) -> bool:
     return any(f"{name}.".startswith(f"{wanted}.") for wanted in names)
 
@@ -110,8 +118,12 @@ def _lint_record(lint: Lint) -> Record:
     }
 
 
-def _text(owners: list[Row], callers: list[Row], found: list[Lint], style: Style) -> str:
+def _text(
+    connecting: Row | None, owners: list[Row], callers: list[Row], found: list[Lint], style: Style
+) -> str:
     parts = []
+    if connecting:
+        parts.append(table(("WHO MAY CONNECT",), [(connecting.who,)], style))
     if owners:
         parts.append(table(("NAME", "WHO MAY OWN IT"), [(row.name, row.who) for row in owners], style))
     if callers:
