@@ -30,13 +30,17 @@ class Listener:
     def __init__(
         self, reactor: Reactor, sock: socket.socket, accept: Callable[[socket.socket], None],
         pause: float = SHORTAGE_PAUSE, short: Callable[[OSError], None] = lambda error: None,
+        check_room: Callable[[int], None] = lambda fileno: None,
     ) -> None:
-        """``accept`` owns each connection; a shortage is told to ``short``, and waited out for ``pause``."""
+        """``accept`` owns each connection; a shortage is told to ``short``, and waited out for ``pause``.
+
+        ``check_room`` raises one before the kernel does, given the listening socket."""
         self._reactor = reactor
         self._sock = sock
         self._accept = accept
         self._pause = pause
         self._short = short
+        self._check_room = check_room
         self._is_paused = False
         self._is_short = False
         sock.setblocking(False)
@@ -52,6 +56,7 @@ class Listener:
             if self._is_paused:
                 return
             try:
+                self._check_room(self.fileno())
                 connection, _ = self._sock.accept()
             except BlockingIOError:
                 return

@@ -54,6 +54,7 @@ EDGES = (
     "bridge/bus1_bridge/pidfile.py", "bridge/bus1_bridge/tcp.py",
     "bridge/bus1_bridge/install/", "bridge/bus1_bridge/verbs/",
     "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",
+    "bridge/bus1_bridge/switch/headroom.py",
     "bridge/bus1_bridge/servicefiles.py", "bridge/bus1_bridge/spawning.py", "bridge/bus1_bridge/starting.py",
     "bridge/bus1_bridge/activator.py",
 )

@@ -51,6 +51,7 @@ from .switch.api import (
 from .switch.delivery import Delivery
 from .switch.effects import Note, Refusal, Reload
 from .switch.flow import user_limits
+from .switch.headroom import shortage
 from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
 from .switch.replies import ReplyTable
@@ -84,7 +85,7 @@ def new_switch(guid: str, limits: BusLimits | None = None, auth: AuthRules = EXT
     tables = new_tables(
         Core(), limits, guid=guid, bus_id=os.urandom(16).hex(), machine_id=_read_machine_id()
     )
-    tables.auth, tables.command_of = auth, _command_of
+    tables.auth, tables.command_of, tables.shortage = auth, _command_of, shortage
     delivery = Delivery(tables, limits)
     gateway = Gateway(delivery, refuse_unix_sockets)
     return PythonSwitch(Router(delivery, gateway), gateway)

@@ -300,7 +300,7 @@ class Gateway:
     ) -> Verdict:
         size = flow.allocated(len(incoming.message), len(incoming.fds))
         return self._delivery.admits(
-            sender, reader, size, kind, incoming.header, n_fds=len(incoming.fds), may_wait=incoming.may_wait
+            sender, reader, size, kind, incoming.header, fds=incoming.fds, may_wait=incoming.may_wait
         )
 
     # ---- answers and signals ---------------------------------------------------------------------

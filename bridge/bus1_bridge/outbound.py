@@ -372,9 +372,9 @@ class Outbound:
         size = flow.allocated(header_size + len(self._message.body), self._message.n_fds)
         envelope = self._message.envelope
         about = Fields(int(envelope.kind), None, envelope.interface, envelope.member, None, reader.unique)
-        return self._delivery.admits(
-            self._sender, reader, size, kind, about, n_fds=self._message.n_fds
-        )
+        # their numbers don't matter here: they are booked where they came in
+        fds = (0,) * self._message.n_fds
+        return self._delivery.admits(self._sender, reader, size, kind, about, fds=fds)
 
 
 _Plan = Callable[[Outbound, int, NodeRef, Party | None, Target, bool], None]

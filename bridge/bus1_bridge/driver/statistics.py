@@ -53,7 +53,7 @@ def get_stats(call: Call) -> Values:
         "PeakBusNamesPerConnection": names.owner_peak,
         _OURS + "Monitors": len(tables.monitors),
     }) | {
-        _OURS + "NotDelivered": _counts(delivery.not_delivered),
+        _OURS + "NotDelivered": _counts(delivery.refusals.not_delivered),
         _OURS + "PeerAccounting": Variant("a(sa{sv}a{su})", [_peer(call, party) for party in parties]),
         _OURS + "UserAccounting": Variant("a(ua(suu)a{ua{su}})", _users(call)),
     },)

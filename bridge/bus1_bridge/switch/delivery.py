@@ -78,8 +78,6 @@ class Delivery:
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.work = 0
         """Counts what takes time: messages that are handled, and each delivery of one."""
-        self.not_delivered: Counter[str] = Counter()
-        """How many messages of each kind somebody did not get, ever."""
         self.asked: Counter[str] = Counter()
         """How often each kind of statistics was asked for."""
         self.effects: list[Effect] = []
@@ -111,7 +109,7 @@ class Delivery:
         for parcel, slot in zip(parcels, slots, strict=True):
             if slot:
                 self.flow.undelivered(parcel.node[0], _size(parcel))
-                self._note_loss(sender, tables.parties.get(parcel.node[0]), parcel)
+                self.refusals.lost(sender, tables.parties.get(parcel.node[0]), parcel)
         return slots
 
     def discard(self, fds: Iterable[int]) -> None:
@@ -126,7 +124,7 @@ class Delivery:
 
     def admits(
         self, sender: Party | None, reader: Party, size: int, kind: Kind, message: Message, *,
-        n_fds: int = 0, may_wait: bool = True,
+        fds: Sequence[int] = (), may_wait: bool = True,
     ) -> Verdict:
         """What becomes of a message of ``size`` (see ``flow.allocated``) of a client, or of the bus; a
         message that is not delivered is counted here. PAUSE only if it ``may_wait``."""
@@ -135,22 +133,26 @@ class Delivery:
         peer = self.tables.bus_peer if sender is None else sender.peer
         pausable = may_wait and sender is not None and self._may_wait(sender)
         verdict = self.flow.admits(
-            peer, reader.peer, size, kind, self.now, pausable=pausable, n_fds=n_fds
+            peer, reader.peer, size, kind, self.now, pausable=pausable, n_fds=len(fds)
         )
+        if verdict is Verdict.DELIVER and fds and self.tables.shortage(max(fds)):
+            is_told = kind in (Kind.CALL, Kind.REPLY)
+            verdict = Verdict.REFUSE if is_told else Verdict.DROP
         if verdict in (Verdict.DROP, Verdict.REFUSE):
-            self._count_loss(kind.name.lower(), sender, reader)
-            self.refusals.note(
-                kind.name.lower(), sender, reader, "",
-                lambda: self.why_full(sender, reader, size, message, n_fds),
+            self.refusals.not_queued(
+                kind.name.lower(), sender, reader,
+                lambda: self.why_full(sender, reader, size, message, fds),
             )
         return verdict
 
     def why_full(
-        self, sender: Party | None, reader: Party, size: int, message: Message, n_fds: int = 0
+        self, sender: Party | None, reader: Party, size: int, message: Message, fds: Sequence[int] = ()
     ) -> str:
         """Why such a message is not queued at the reader, for whoever sent it and for the log."""
         peer = self.tables.bus_peer if sender is None else sender.peer
-        excess = self.flow.excess(peer, reader.peer, size, n_fds, self.now)
+        excess = self.flow.excess(peer, reader.peer, size, len(fds), self.now)
+        if excess is None and fds:
+            excess = self.tables.shortage(max(fds))
         return self.refusals.full(sender, reader, message, excess)
 
     def limited(self, party: Party | None, limit: str, used: int, what: str) -> str:
@@ -368,29 +370,6 @@ class Delivery:
             and not sender.native_calls
             and not self.tables.replies.awaited_from(sender.peer)
         )
-
-    def _note_loss(self, sender: Party | None, reader: Party | None, parcel: Parcel) -> None:
-        """An optional parcel was not queued."""
-        if reader is None:
-            return
-        is_dbus = isinstance(reader, LegacyParty)
-        is_copy = isinstance(reader, LegacyParty) and reader.is_monitor
-        kind = "copy" if is_copy else "bus" if sender is None else "broadcast"
-        self._count_loss(kind, sender, reader)
-
-        def text() -> str:
-            message = wire.parse(parcel.parts[0]) if is_dbus else None
-            return self.refusals.full(sender, reader, message, None)
-
-        self.refusals.note(kind, sender, reader, "", text)
-
-    def _count_loss(self, kind: str, sender: Party | None, reader: Party | None) -> None:
-        """For those who ask for statistics."""
-        self.not_delivered[kind] += 1
-        if sender is not None:
-            sender.not_delivered[kind] += 1
-        if reader is not None:
-            reader.not_received[kind] += 1
 
 
 def _size(parcel: Parcel) -> int:

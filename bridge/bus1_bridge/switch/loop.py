@@ -17,6 +17,7 @@ Not here: what messages do (router, gateway), what is decided outside the tables
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -49,6 +50,7 @@ from .api import (
 )
 from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
+from .headroom import check_room, shortage
 from .router import Router
 from .schedule import Schedule
 
@@ -110,7 +112,10 @@ class PythonSwitch:
                         self.broker.listen(listening)
                     else:
                         self._listeners.append(
-                            Listener(self.reactor, listening, self.accept, short=self._note_shortage)
+                            Listener(
+                                self.reactor, listening, self.accept, short=self._note_shortage,
+                                check_room=check_room,
+                            )
                         )
                 case WatchSignals(descriptor):
                     self._signals = SignalPipe(
@@ -145,8 +150,15 @@ class PythonSwitch:
 
     def broke(self, endpoint: Endpoint) -> None:
         """A defect showed while this connection was served: it pays for it."""
-        if isinstance(sys.exc_info()[1], InternalError):
+        error = sys.exc_info()[1]
+        if isinstance(error, InternalError):
             raise
+        if isinstance(error, MemoryError):
+            party = self.router.tables.parties.get(endpoint.connection)
+            who = self.router.delivery.refusals.named(party)
+            self.report(Closed(endpoint.pid, endpoint.uid, who, "there is no memory for what it wants"))
+            self._drop(endpoint)
+            return
         # rarely needed, and dear to import
         import traceback
 
@@ -179,7 +191,9 @@ class PythonSwitch:
     # ---- parts of a turn -------------------------------------------------------------------------
 
     def _note_shortage(self, error: OSError) -> None:
-        self.report(Short(error.strerror or str(error)))
+        limit = shortage(sys.maxsize)
+        about = f" ({limit.limit}={limit.value})" if limit and error.errno == errno.EMFILE else ""
+        self.report(Short(f"{error.strerror}{about}"))
 
     def _now(self) -> float:
         now = self._clock()

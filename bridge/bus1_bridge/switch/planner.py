@@ -150,7 +150,7 @@ class Planner:
         kind = _KINDS[header.type]
         size = allocated(len(incoming.message) + len(sender.unique) + 16, len(incoming.fds))
         verdict = delivery.admits(
-            sender, reader, size, kind, header, n_fds=len(incoming.fds), may_wait=incoming.may_wait
+            sender, reader, size, kind, header, fds=incoming.fds, may_wait=incoming.may_wait
         )
         if verdict is Verdict.PAUSE:
             return False
@@ -184,6 +184,10 @@ class Planner:
         found = self._activation.look_up(sender, destination)
         _check_type(header)
         self._check_policy(sender, None, header)
+        shortage = self._tables.shortage(max(incoming.fds)) if incoming.fds else None
+        if shortage is not None:
+            about = self._delivery.refusals.message(sender, None, header)
+            raise DriverError("LimitsExceeded", self._delivery.refusals.over(shortage, sender, about))
         held = self._activation.hold(sender, incoming, destination, found)
         if not held.incoming.fds:
             # else monitors see it, with its descriptors, when it is delivered or refused
@@ -233,7 +237,7 @@ class Planner:
             elif fds and not reader.takes_fds:
                 refusals.append(_no_descriptors(reader))
             elif delivery.admits(
-                sender, reader, size, Kind.BROADCAST, header, n_fds=len(fds)
+                sender, reader, size, Kind.BROADCAST, header, fds=fds
             ) is Verdict.DELIVER:
                 parcels.append(Parcel((reader.peer, 0), parts, with_fds=bool(fds), mandatory=False))
         return parcels, refusals
@@ -258,11 +262,11 @@ class Planner:
         header = incoming.header
         is_reply = _KINDS[header.type] is Kind.REPLY
         if told and not is_reply:
-            text = self._delivery.why_full(sender, reader, size, header, len(incoming.fds))
+            text = self._delivery.why_full(sender, reader, size, header, incoming.fds)
             raise DriverError("LimitsExceeded", text)
         self._delivery.show(sender, incoming)
         if is_reply and self._tables.replies.take(reader.peer, sender.peer, header.reply_serial):
-            text = self._delivery.why_full(sender, reader, size, header, len(incoming.fds))
+            text = self._delivery.why_full(sender, reader, size, header, incoming.fds)
             self._delivery.send_no_reply(
                 reader, header.reply_serial, f"The reply of {sender.unique} was dropped: {text}"
             )

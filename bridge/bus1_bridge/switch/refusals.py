@@ -14,8 +14,12 @@ Not here: rules (guard), marks (flow), what becomes of the refused (planner, dri
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
+from bus1.core.api import Parcel
+
+from .. import wire
 from ..policy import Message
 from .effects import Refusal
 from .limits import Excess
@@ -38,6 +42,7 @@ _OVER = {
     "max_outgoing_unix_fds": _FULL,
     "max_incoming_bytes": "Rejected: too much of the sender waits at the destination, which does not read",
     "max_incoming_unix_fds": "Rejected: too many descriptors of the sender wait at the destination",
+    "RLIMIT_NOFILE": "The bus has too few file descriptors left to keep those of this message",
     "bytes_per_sender": "Rejected: too much of the sender waits at the destination, which does not read",
     "bytes_per_reader": "Rejected: too much waits at the destination, which does not read",
 }
@@ -52,6 +57,8 @@ class Refusals:
         self._noted: dict[tuple[str, str, str, object], tuple[str, int]] = {}
         """By cause: the first text, and how often."""
         self._left_out = 0
+        self.not_delivered: Counter[str] = Counter()
+        """Messages that did not get into a queue, by kind."""
 
     def note(
         self, kind: str, sender: Party | None, receiver: Party | str | None, reason: object,
@@ -81,6 +88,31 @@ class Refusals:
         self._noted.clear()
         self._left_out = 0
         return records
+
+    def lost(self, sender: Party | None, receiver: Party | None, parcel: Parcel) -> None:
+        """An optional parcel did not find room in Core's own bounds."""
+        if receiver is None:
+            return
+        is_legacy = isinstance(receiver, LegacyParty)
+        kind = "copy" if isinstance(receiver, LegacyParty) and receiver.is_monitor else (
+            "bus" if sender is None else "broadcast"
+        )
+
+        def text() -> str:
+            message = wire.parse(parcel.parts[0]) if is_legacy else None
+            return self.full(sender, receiver, message, None)
+
+        self.not_queued(kind, sender, receiver, text)
+
+    def not_queued(
+        self, kind: str, sender: Party | None, receiver: Party, text: Callable[[], str]
+    ) -> None:
+        """A message of this kind did not get into its receiver's queue; also counted for statistics."""
+        self.not_delivered[kind] += 1
+        receiver.not_received[kind] += 1
+        if sender is not None:
+            sender.not_delivered[kind] += 1
+        self.note(kind, sender, receiver, "", text)
 
     # ---- texts -----------------------------------------------------------------------------------
 

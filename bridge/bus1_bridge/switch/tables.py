@@ -24,7 +24,7 @@ from ..match import MatchIndex
 from ..names import NameTable
 from ..policy import NOTHING, OPEN, ClientPolicy, Policy
 from ..sasl import EXTERNAL_ONLY, AuthRules
-from .limits import BYTES_PER_TURN
+from .limits import BYTES_PER_TURN, Excess
 from .replies import ReplyTable
 
 NOTHING_YET = Usage()
@@ -236,6 +236,8 @@ class Tables:
     """Looks up the command line of a process, for people to read."""
     monitors: MatchIndex = field(init=False)
     """The rules of monitors, which match whoever a message is addressed to."""
+    shortage: Callable[[int], Excess | None] = lambda number: None
+    """Why a descriptor that got this number can't be kept for long; None if it can."""
     bindings: Bindings = field(init=False)
     """What each capability path stands for (gateway's own)."""
 
