@@ -105,9 +105,11 @@ def live(
             signal.signal(RELOAD, signal.SIG_IGN)
         signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         early()
-        serve(reading.detach())
+        # ours stays open: a signal may come after the other has been closed
+        serve(os.dup(reading.fileno()))
         signal.set_wakeup_fd(-1)
         writing.close()
+        reading.close()
     finally:
         for listening in sockets:
             listening.remove_file()
