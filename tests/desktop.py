@@ -92,9 +92,12 @@ class Desktop:
         return {pid: found for pid, found in _marked(str(self.folder)) if pid != self.bus.pid}
 
     def end_the_bus(self) -> int:
-        """Its exit status; it is told to end as at the end of a session."""
+        """Its exit status; it is told to end as at the end of a session, and whoever is on it ends, too."""
+        clients = set(self._owners().values())
         self.bus.send_signal(signal.SIGTERM)
-        return self.bus.wait(PATIENCE)
+        status = self.bus.wait(PATIENCE)
+        wait_for(lambda: not clients & self.processes().keys(), "services end with their bus")
+        return status
 
     def check_who_serves(self) -> list[str]:
         """The bus is of its kind, and the only one that the session knows; who has a name on it."""

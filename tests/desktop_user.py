@@ -133,8 +133,8 @@ class User:
         """They are there again, by activation."""
         for name in (_FILES, _NOTIFICATIONS):
             assert self._owner(name)
-            assert f"Activating service name='{name}'" in self._desktop.log()
-            assert f"Successfully activated service '{name}'" in self._desktop.log()
+            wait_for(partial(self._is_logged, f"Activating service name='{name}'"), f"{name} was started")
+            wait_for(partial(self._is_logged, f"Successfully activated service '{name}'"), f"{name} was told")
 
     def kill_the_panel(self) -> None:
         """The session manager starts another one, which can have the name, and draws."""
@@ -182,6 +182,9 @@ class User:
 
     def _owner(self, name: str) -> str:
         return self._ask_the_bus("GetNameOwner", name)
+
+    def _is_logged(self, text: str) -> bool:
+        return text in self._desktop.log()
 
     def _kill(self, owner: str, number: int) -> None:
         os.kill(int(self._ask_the_bus("GetConnectionUnixProcessID", owner)), number)
