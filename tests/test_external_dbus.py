@@ -41,4 +41,4 @@ def test_the_bridge_passes_what_the_reference_passes(
     reference.check()
     ours.check()
     assert ours.report.outcomes == reference.report.outcomes, ours.end
-    assert len(ours.served) == len(reference.served) == len(reference.report.outcomes)
+    assert len(ours.served) == len(reference.served) >= reference.report.count("ok")
