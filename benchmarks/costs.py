@@ -3,7 +3,8 @@
 Theory. Each operation is repeated on buses that differ in one thing alone: how many rules, connections or
 names of others there are, none of which the operation concerns. All sizes and all buses of one such dimension
 exist at once and are visited in turn, so that what else the machine does hits all alike. Two figures of each
-operation: the time until it has had its effect, and the CPU time of the bus. Both are medians of the rounds.
+operation: the time until it has had its effect, the median of all repetitions; and the CPU time of the bus, the
+median of the visits.
 
 Not here: the buses and the operations (crowded).
 """
@@ -80,25 +81,28 @@ def visit(
 ) -> Iterator[Cost]:
     """The operations of one dimension, in all places."""
     for name in CONCERNS.get(dimension, ("broadcast to one subscriber",)):
-        found: list[list[tuple[float, float]]] = [[] for _ in places]
+        times: list[list[float]] = [[] for _ in places]
+        spent: list[list[float]] = [[] for _ in places]
         for number in range(rounds):
             turn = number % len(places)
             for i in (*range(turn, len(places)), *range(turn)):
                 place = places[i][1]
-                found[i].append(timed(place.bus, place.operations[name], batch))
-        for (size, place), figures in zip(places, found, strict=True):
-            time, processor = (median(column) for column in zip(*figures, strict=True))
-            yield Cost(name, dimension, place.bus.name, size, time, processor)
+                each, processor = timed(place.bus, place.operations[name], batch)
+                times[i] += each
+                spent[i].append(processor)
+        for i, (size, place) in enumerate(places):
+            yield Cost(name, dimension, place.bus.name, size, median(times[i]), median(spent[i]))
 
 
-def timed(bus: Bus, operation: Callable[[], None], batch: int) -> tuple[float, float]:
-    """Microseconds of one repetition: until it is done, and of the bus."""
+def timed(bus: Bus, operation: Callable[[], None], batch: int) -> tuple[list[float], float]:
+    """Microseconds of each repetition until it is done, and of the bus on average."""
     operation()
-    spent, start = bus.cpu_time(), clock()
+    times, spent = [], bus.cpu_time()
     for _ in range(batch):
+        start = clock()
         operation()
-    elapsed = clock() - start
-    return elapsed / batch / 1e3, (bus.cpu_time() - spent) / batch / 1e3
+        times.append((clock() - start) / 1e3)
+    return times, (bus.cpu_time() - spent) / batch / 1e3
 
 
 def tables(costs: Sequence[Cost]) -> str:
