@@ -3,8 +3,8 @@
 Theory. Each operation is repeated on buses that differ in one thing alone: how many rules, connections or
 names of others there are, none of which the operation concerns. All sizes and all buses of one such dimension
 exist at once and are visited in turn, so that what else the machine does hits all alike. Two figures of each
-operation: the time until it has had its effect, the median of all repetitions; and the CPU time of the bus, the
-median of the visits.
+operation: the time until it has had its effect, the median of all repetitions; and the CPU time of the bus,
+the median of the visits.
 
 Not here: the buses and the operations (crowded).
 """
