@@ -245,7 +245,7 @@ class Channel:
             return False
         finally:
             if self._front is not frame:
-                frame.fds.close()
+                self._discard(frame.fds)
         self.broker.reactor.settle()
         self.spent += (core.effort() - effort) // REFERENCES_PER_REQUEST
         if reply is not None:
@@ -256,7 +256,7 @@ class Channel:
         """The peer is over: the request in front can only fail, and needs nothing of what it holds."""
         self.sending = None
         if self._front is not None:
-            self._front.fds.close()
+            self._discard(self._front.fds)
             self._mind_waiting()
 
     def _mind_waiting(self) -> None:
@@ -284,13 +284,16 @@ class Channel:
         self.broker.charge_incomplete(self.accepted.uid, n_bytes - self._n_incomplete)
         self._n_incomplete = n_bytes
 
+    def _discard(self, fds: Fds) -> None:
+        self.broker.holdings.discard(self.accepted.uid, fds.take_all())
+
     # ---- output ----------------------------------------------------------------------------------
 
     def push(self, frame: bytes, fds: Fds | None = None) -> None:
         """Queue a frame; it leaves with this turn's answers, or at once if this is not the channel's turn."""
         if self._is_closed:
             if fds is not None:
-                fds.close()
+                self._discard(fds)
             return
         self.outlet.push(frame, fds)
         if not self._is_working:
@@ -364,8 +367,9 @@ class Channel:
         self.outlet.close()
         self.sending = None
         if self._front is not None:
-            self._front.fds.close()
+            self._discard(self._front.fds)
             self._front = None
+        self._discard(self._reader.take_fds())
         self._reader.close()
         self._charge_waiting(0, 0)
         if self.arena is not None:

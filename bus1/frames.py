@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
@@ -277,11 +277,15 @@ class FrameReader:
         if len(self._fds) > allowed:
             raise RemoteProtocolError(f"{len(self._fds)} descriptors that no frame announced")
 
+    def take_fds(self) -> Fds:
+        """The descriptors whose frame is not complete; they are the caller's from now on."""
+        fds, self._fds = Fds(self._fds), deque()
+        return fds
+
     def close(self) -> None:
         """Forget everything; descriptors are closed."""
         self._buffer.clear()
-        Fds(self._fds).close()
-        self._fds.clear()
+        self.take_fds().close()
 
 
 class _Outgoing:
@@ -303,7 +307,9 @@ class FrameWriter:
     _FRAME_COST = 512
     """Bytes of memory that a queued frame needs beside its own, at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, discard: Callable[[Fds], None] = Fds.close) -> None:
+        """``discard`` closes descriptors that have been sent, or are not to be."""
+        self._discard = discard
         self._queue: deque[_Outgoing] = deque()
         self.pending = 0
         """Bytes that have not been sent."""
@@ -348,12 +354,12 @@ class FrameWriter:
             self._queue.popleft()
             if first.owner is not None:
                 self.n_fds -= len(first.owner)
-                first.owner.close()
+                self._discard(first.owner)
 
     def close(self) -> None:
         """Forget what is queued; descriptors are closed."""
         for outgoing in self._queue:
             if outgoing.owner is not None:
-                outgoing.owner.close()
+                self._discard(outgoing.owner)
         self._queue.clear()
         self.pending = self.n_fds = 0

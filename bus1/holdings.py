@@ -9,6 +9,9 @@ in words; who is to be sent more while something is unread has to read first.
 The kernel does not say when a client reads. It is asked (``Reader.look``) when it matters: when the part is
 used up, and while somebody waits, in growing intervals; the more there are to ask about, the rarer.
 
+What a user's descriptors make of close(2) is the user's: those that may take their time count until they are
+closed (closing).
+
 Invariants. 1. Whatever one user does, half of what it leaves is there for the next, less one message: who has
 nothing unread may be sent one. 2. A descriptor of a message is booked for its sender until Core lets it go.
 
@@ -19,9 +22,10 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from .closing import Closer, closes_at_once
 from .errors import QuotaExceeded
 from .reactor import Reactor
 
@@ -78,6 +82,7 @@ class Holdings:
         self._users: dict[int, _Holding] = {}
         self._messages: dict[int, int] = {}
         """Whose message carries a descriptor."""
+        self._closer = Closer()
         reactor.close_fd = self._let_go
 
     # ---- booking ---------------------------------------------------------------------------------
@@ -113,7 +118,24 @@ class Holdings:
     def _let_go(self, fd: int) -> None:
         if (uid := self._messages.pop(fd, None)) is not None:
             self.book(uid, -1)
-        os.close(fd)
+        self.discard(uid, (fd,))
+
+    def discard(self, uid: int | None, fds: Iterable[int]) -> None:
+        """Close what a user has sent (None: it is booked for nobody), without waiting."""
+        for fd in fds:
+            if closes_at_once(fd):
+                os.close(fd)
+                continue
+            if uid is not None:
+                self.book(uid, 1)
+            self._closer.close(uid, fd)
+        self._note_closed()
+
+    def _note_closed(self) -> None:
+        while self._closer.closed:
+            uid = self._closer.closed.popleft()
+            if uid is not None:
+                self.book(uid, -1)
 
     def _of(self, uid: int) -> _Holding:
         return self._users.setdefault(uid, _Holding())
@@ -123,6 +145,7 @@ class Holdings:
         return max(0, self._total - self._booked + own) // 2
 
     def _fits(self, uid: int, n: int) -> bool:
+        self._note_closed()
         holding = self._users.get(uid)
         if holding is None:
             return n <= self._part(uid)

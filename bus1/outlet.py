@@ -45,7 +45,7 @@ class Outlet:
         self._sock = sock
         self._uid = uid
         self._resume = resume
-        self._writer = FrameWriter()
+        self._writer = FrameWriter(lambda fds: broker.holdings.discard(uid, fds.take_all()))
         self._weight = 0
         """What this channel has booked of its user's unsent bytes."""
         self._n_unread = 0

@@ -18,7 +18,6 @@ Not here: what messages do (router, gateway), what is decided outside the tables
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import sys
@@ -283,7 +282,7 @@ class PythonSwitch:
                         self._drop(endpoint)
                 case CloseDescriptors(fds):
                     for fd in fds:
-                        os.close(fd)
+                        self.reactor.close_fd(fd)
                 case _:
                     self._punts.append(effect)
 

@@ -1,0 +1,75 @@
+"""closing: closing descriptors that came from others, without waiting for them.
+
+Theory. close(2) may take its time, and who sent the descriptor decides how much: a socket that lingers waits
+until its other end has read, a file until its file system has been told, which can be any program (FUSE).
+Pipes, memory files, unix sockets and O_PATH descriptors close at once. Everything else is closed by a thread,
+one for each owner that has something to close. A moment is given to it, as nearly all are quick; an owner who
+has needed more is not waited for again.
+
+Invariants. 1. Nobody waits for a close but for ``_MOMENT``, once per owner. 2. Descriptors of one owner never
+wait for those of another.
+
+Not here: whom a descriptor counts for until it is closed (holdings).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+
+from .descriptors import is_path_only, unix_socket_cookie
+
+_MOMENT = 0.02
+"""Seconds."""
+
+
+def closes_at_once(fd: int) -> bool:
+    """Nobody can make close(2) wait with this descriptor; asked without waiting, too."""
+    if is_path_only(fd) or unix_socket_cookie(fd) is not None:
+        return True
+    for command in (fcntl.F_GETPIPE_SZ, fcntl.F_GET_SEALS):
+        with suppress(OSError):
+            fcntl.fcntl(fd, command)
+            return True
+    return False
+
+
+class Closer:
+    """Closes descriptors in the order of each owner: a user, or None for those of nobody in particular."""
+
+    def __init__(self) -> None:
+        self.closed: deque[int | None] = deque()
+        """The owner of each descriptor that has been closed; whoever reads it takes them out."""
+        self._lines: dict[int | None, deque[int]] = {}
+        self._slow: set[int | None] = set()
+        self._lock = threading.Lock()
+
+    def close(self, owner: int | None, fd: int) -> None:
+        """Close it, now or soon."""
+        with self._lock:
+            line = self._lines.get(owner)
+            if line is not None:
+                line.append(fd)
+                return
+            self._lines[owner] = deque([fd])
+        thread = threading.Thread(target=self._work, args=(owner,), daemon=True)
+        thread.start()
+        if owner not in self._slow:
+            thread.join(_MOMENT)
+            if thread.is_alive():
+                self._slow.add(owner)
+
+    def _work(self, owner: int | None) -> None:
+        while True:
+            with self._lock:
+                line = self._lines[owner]
+                if not line:
+                    del self._lines[owner]
+                    return
+                fd = line.popleft()
+            with suppress(OSError):  # of what could not be written; it is closed all the same
+                os.close(fd)
+            self.closed.append(owner)
