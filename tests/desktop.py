@@ -88,8 +88,9 @@ class Desktop:
             reap(process)
 
     def processes(self) -> dict[int, dict[str, str]]:
-        """The environment of each process of the session, the bus apart."""
-        return {pid: found for pid, found in _marked(str(self.folder)) if pid != self.bus.pid}
+        """The environment of each process of the session, the bus and what it is about to start apart."""
+        bus = _arguments(self.bus.pid)
+        return {pid: found for pid, found in _marked(str(self.folder)) if _arguments(pid) != bus}
 
     def end_the_bus(self) -> int:
         """Its exit status; it is told to end as at the end of a session, and whoever is on it ends, too."""
