@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bus1.log import LINES, PAUSE, Fields, Log
+from bus1.log import LINES, LINES_OF_ONE, PAUSE, Fields, Log
 
 
 def lines_of() -> tuple[Log, list[tuple[str, Fields]]]:
@@ -51,3 +51,21 @@ def test_too_many_causes_are_counted_together() -> None:
     log.note("next")
     log.write(PAUSE)
     assert written[-1][0] == "next"
+
+
+def test_one_of_many_cannot_fill_the_log_alone() -> None:
+    log, written = lines_of()
+    for number in range(LINES * 2):
+        log.note(f"refused {number} to :1.1", 2, about=":1.1")
+    log.note("refused to :1.2", about=":1.2")
+    log.note("of nobody")
+    log.write(0.0)
+    texts = [text for text, _ in written]
+    assert texts[:LINES_OF_ONE] == [f"refused {n} to :1.1 (2 times)" for n in range(LINES_OF_ONE)]
+    n_more = (LINES * 2 - LINES_OF_ONE) * 2
+    more = f"more about :1.1 was left out ({n_more} times)"
+    assert texts[LINES_OF_ONE:] == [more, "refused to :1.2", "of nobody"]
+    for _ in range(2):
+        log.note("refused 0 to :1.1", about=":1.1")
+    log.write(PAUSE)
+    assert written[-1][0] == "refused 0 to :1.1 (2 times)", "the next second is another one"

@@ -43,6 +43,7 @@ from .switch.connection import Incoming
 from .switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
 from .switch.effects import Abandoned, Found, LookUp, Note, SetEnvironment, Start
 from .switch.flow import PAIR_MARK, READER_MARK, allocated
+from .switch.limits import Excess
 from .switch.tables import LegacyParty, Party
 from .wire import CALL, NO_REPLY_EXPECTED, SIGNAL
 
@@ -231,16 +232,15 @@ class Activation:
 
     def _check_share(self, held: Held, name: str) -> None:
         sender = held.sender
-        for who, waiting, mark in (
-            (sender.unique, self._of_sender[sender.peer], PAIR_MARK),
-            (f"user {sender.uid}", self._of_user[sender.uid], READER_MARK),
+        for limit, waiting, mark in (
+            ("bytes_per_sender", self._of_sender[sender.peer], PAIR_MARK),
+            ("bytes_per_user", self._of_user[sender.uid], READER_MARK),
         ):
             if waiting and waiting + held.weight > mark:
-                raise DriverError(
-                    "LimitsExceeded",
-                    f"Too much of {who} waits for services that are being started, {waiting} of {mark} "
-                    f"bytes: this message to {name} is not kept",
+                text = self._delivery.refusals.over(
+                    Excess(limit, mark, waiting), sender, f"no message to {name} is kept until it is started"
                 )
+                raise DriverError("LimitsExceeded", text)
 
     # ---- how an attempt ends ---------------------------------------------------------------------
 

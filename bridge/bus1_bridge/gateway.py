@@ -275,7 +275,8 @@ class Gateway:
         reply = hosted.next_node(sender)
         try:
             if verdict is not Verdict.DELIVER:
-                raise QuotaExceeded("too much of this sender waits there")
+                size = flow.allocated(len(incoming.message), len(incoming.fds))
+                raise QuotaExceeded(self._delivery.why_full(sender, callee, size, header, incoming.fds))
             caps, handles = capabilities.arguments(sender, incoming.granted, int(wants))
             envelope = to_envelope(header, serial=header.serial, caps=caps)
             parcel = Parcel(
@@ -287,8 +288,7 @@ class Gateway:
         except Disconnected:
             return self._no_such_object(sender, incoming)
         except Overloaded as error:
-            text = f"{callee.unique} cannot take the call: {error}"
-            return self._refuse(sender, incoming, "LimitsExceeded", text)
+            return self._refuse(sender, incoming, "LimitsExceeded", str(error))
         if wants:
             opened = Reply(header.serial, callee.unique, self._delivery.now)
             hosted.open_reply(sender, reply, opened)

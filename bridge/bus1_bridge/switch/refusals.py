@@ -40,13 +40,14 @@ _OVER = {
     "max_pending_service_starts": "The maximum number of pending activations has been reached",
     "max_outgoing_bytes": _FULL,
     "max_outgoing_unix_fds": _FULL,
-    "max_incoming_bytes": "Rejected: too much of the sender waits at the destination, which does not read",
-    "max_incoming_unix_fds": "Rejected: too many descriptors of the sender wait at the destination",
+    "max_incoming_bytes": "Rejected: too much of the sender waits for the destination already",
+    "max_incoming_unix_fds": "Rejected: too many descriptors of the sender wait for the destination already",
     "RLIMIT_NOFILE": "The bus has too few file descriptors left to keep those of this message",
-    "bytes_per_sender": "Rejected: too much of the sender waits at the destination, which does not read",
+    "bytes_per_sender": "Rejected: too much of the sender waits for the destination already",
+    "bytes_per_user": "Rejected: too much of user {uid} waits for services that are being started",
     "bytes_per_reader": "Rejected: too much waits at the destination, which does not read",
 }
-"""By limit. The last two are the bus's own (docs/design.md §7)."""
+"""By limit. Those called after bytes are the bus's own (docs/design.md §7)."""
 
 
 class Refusals:
