@@ -292,6 +292,15 @@ def test_an_eavesdropper_of_the_same_user_hears_unicast(bus: Bus) -> None:
     assert not is_eavesdropped(bus, plain)
 
 
+@pytest.mark.parametrize("last", ["true", "false"])
+def test_of_several_wishes_to_eavesdrop_the_last_one_counts(bus: Bus, last: str) -> None:
+    """Old monitors write one in front of the rule that they were given."""
+    spy = bus.connect()
+    first = "false" if last == "true" else "true"
+    spy.match(f"eavesdrop='{first}',member='Overheard',eavesdrop='{last}'")
+    assert is_eavesdropped(bus, spy) is (last == "true")
+
+
 def test_an_eavesdropper_hears_its_own_request_to_be_one_after_the_answer(bus: Bus) -> None:
     spy = bus.connect()
     rule = "eavesdrop='true',member='AddMatch'"

@@ -122,8 +122,10 @@ def parse(text: str) -> MatchRule:
             continue
         if key not in _CHECKS:
             raise MatchRuleInvalid(f"unknown key {key!r}")
-        if pairs.setdefault(key, value) is not value or not _CHECKS[key](value):
+        is_first = key not in pairs or key == _REPEATABLE
+        if not (is_first and _CHECKS[key](value)):
             raise MatchRuleInvalid(f"key {key!r} is given twice, or {value!r} is no value for it")
+        pairs[key] = value
     if "path" in pairs and "path_namespace" in pairs:
         raise MatchRuleInvalid("path and path_namespace exclude each other")
     return MatchRule(
@@ -134,6 +136,8 @@ def parse(text: str) -> MatchRule:
     )
 
 
+_REPEATABLE = "eavesdrop"
+"""The last one counts: old monitors put one in front of the rule that they were given."""
 _CHECKS: dict[str, Callable[[str], bool]] = {
     "type": TYPES.__contains__,
     "sender": is_bus_name,
