@@ -193,7 +193,6 @@ def _reset(channel: Channel, frame: Frame) -> Reply:
         station.peer, flags, peer_flags, max_slices=slices, max_handles=handles,
         max_inflight_bytes=inflight_bytes, max_inflight_fds=inflight_fds,
     )
-    station.withdraw_offers()
     return _done(frame)
 
 

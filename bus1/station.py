@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .core.api import OFFSET_INVALID, Credentials, Message, RecvFlag
+from .core.api import OFFSET_INVALID, Ahead, Credentials, Message, RecvFlag
 from .descriptors import Fds, duplicate, unix_socket_cookie
 from .errors import (
     Bus1Error,
@@ -82,7 +82,8 @@ class PendingRecv:
     max_offset: int
     options: int
     done: int = 0
-    offered: tuple[int, ...] = ()
+    offered: int = 0
+    """The stamp of the message whose descriptors have been offered."""
 
 
 @dataclass(slots=True, eq=False)
@@ -246,30 +247,32 @@ class PeerStation:
 
     def _answer(self, request: PendingRecv) -> bool:
         """False: its user has to read other descriptors first."""
-        if not (request.flags & INSTALL_FDS and (fds := self._fds_in_front(request))):
+        if not (request.flags & INSTALL_FDS and (front := self._front_with_fds(request))):
             self._take(request)
             return True
+        fds = front.fds
         channel = request.channel
         if request.options & PARK and not channel.outlet.may_push(len(fds)):
             self.broker.holdings.watch(channel.accepted.uid, self)
             return False
         channel.outlet.check_room(len(fds))
         channel.push(encode(Event.OFFER, request.tag, b"", len(fds)), duplicate(fds))
-        request.offered = fds
+        request.offered = front.stamp
         self._line_of(request).offer = request
         return True
 
-    def _fds_in_front(self, request: PendingRecv) -> tuple[int, ...]:
+    def _front_with_fds(self, request: PendingRecv) -> Ahead | None:
+        """What the RECV would take, if it has descriptors."""
         core = self.broker.hub.core
         if request.flags & SEED:
             front = core.seed_ahead(self.peer)
         else:
             front = next(iter(core.ahead(self.peer, 1)), None)
         if front is None or not front.fds:
-            return ()
+            return None
         if front.offset + front.size > request.max_offset:
             raise OutOfRange(f"the slice ends at {front.offset + front.size}")
-        return front.fds
+        return front
 
     def installed(self, channel: Channel, tag: int, is_installed: bool) -> None:
         """The client confirms an offer: the message is taken; or it could not: the message stays (R-33)."""
@@ -282,29 +285,25 @@ class PeerStation:
         line.offer = None
         if not is_installed:
             self._fail(request, TooManyDescriptors("the client could not take the descriptors"))
-        elif request.offered and request.offered == self._still_in_front(request):
+        elif self._is_still_in_front(request):
             self._confirm(request)
         else:
             line.waiting.appendleft(request)
         self._serve(line)
 
-    def _still_in_front(self, request: PendingRecv) -> tuple[int, ...]:
+    def _is_still_in_front(self, request: PendingRecv) -> bool:
+        """What was offered has not been dropped meanwhile; its descriptors' numbers may be others' by now."""
         try:
-            return self._fds_in_front(request)
+            front = self._front_with_fds(request)
         except Bus1Error:
-            return ()
+            return False
+        return front is not None and front.stamp == request.offered
 
     def _confirm(self, request: PendingRecv) -> None:
         try:
             self._take(request)
         except Bus1Error as error:
             self._fail(request, error)
-
-    def withdraw_offers(self) -> None:
-        """The queue and the seed may have been flushed: look again before taking what was offered."""
-        for line in (self._queue_line, self._seed_line):
-            if line.offer is not None:
-                line.offer.offered = ()
 
     def _take(self, request: PendingRecv) -> None:
         message = self.broker.hub.core.recv(self.peer, request.flags, request.max_offset)

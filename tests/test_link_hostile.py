@@ -15,13 +15,14 @@ import sys
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 import two_peers
 from child import ended, forked
 from native_bus import NativeBus, RawChannel
 
-from bus1.core.api import HANDLE_INVALID, NO_LIMIT, Limits, MessageType, RecvFlag, SendFlag
+from bus1.core.api import HANDLE_INVALID, NO_LIMIT, DestroyFlag, Limits, MessageType, RecvFlag, SendFlag
 from bus1.descriptors import Fds
 from bus1.errors import BY_ERRNO, LocalProtocolError, QuotaExceeded, TooLarge
 from bus1.frames import (
@@ -465,6 +466,47 @@ def test_a_failed_installation_leaves_the_message_for_the_next(bus: NativeBus) -
         offer.fds.close()
         channel.sock.sendall(encode(Operation.INSTALLED, 9, struct.pack("<Q", 1)))
         assert errno_of(channel.frame()) == 0
+
+
+def offers_anew(channel: RawChannel, expected: int) -> bool:
+    """The client confirms what it was offered; now it is offered ``expected``, and gets it."""
+    confirm = encode(Operation.INSTALLED, 8, struct.pack("<Q", 1))
+    channel.sock.sendall(confirm)
+    offer = channel.frame()
+    with offer.fds:
+        is_expected = offer.operation == Event.OFFER and os.path.sameopenfile(offer.fds[0], expected)
+    channel.sock.sendall(confirm)
+    return is_expected and errno_of(channel.frame()) == 0
+
+
+def test_a_message_in_place_of_one_that_was_offered_is_offered_itself(bus: NativeBus) -> None:
+    """R-30: though the bus has its descriptor under the number of the one that is gone."""
+    recv = encode(Operation.RECV, 8, struct.pack("<3Q", RecvFlag.INSTALL_FDS, NO_LIMIT, 0))
+    with (
+        bus.channel().open() as channel, TemporaryFile() as first, TemporaryFile() as second,
+        Peer.from_descriptor(channel.descriptor, bus.address) as peer,
+    ):
+        peer.send([0x10], fds=[first.fileno()])
+        channel.sock.sendall(recv)
+        channel.frame().fds.close()
+        peer.destroy([0x10], DestroyFlag.RELEASE_HANDLES)
+        peer.send([0x20], fds=[second.fileno()])
+        assert offers_anew(channel, second.fileno())
+
+
+def test_a_seed_in_place_of_one_that_was_offered_is_offered_itself(bus: NativeBus) -> None:
+    """R-30, S-8: as any other message."""
+    recv = encode(Operation.RECV, 8, struct.pack("<3Q", RecvFlag.INSTALL_FDS | RecvFlag.SEED, NO_LIMIT, 0))
+    with (
+        bus.channel().open() as channel, TemporaryFile() as first, TemporaryFile() as last,
+        Peer.from_descriptor(channel.descriptor, bus.address) as peer,
+    ):
+        peer.set_seed(fds=[first.fileno()])
+        channel.sock.sendall(recv)
+        channel.frame().fds.close()
+        peer.set_seed()
+        peer.set_seed(fds=[last.fileno()])
+        assert offers_anew(channel, last.fileno())
 
 
 def test_a_bus_out_of_descriptors_goes_on_and_accepts_again(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ class Ahead(NamedTuple):
 
     ``parts`` are the payload's buffers as they lie in a heap pool (empty for other memories).
     ``n_handles`` counts dead nodes too. ``sender`` is the sending peer, 0 for notifications.
-    ``note`` is the parcel's.
+    ``note`` is the parcel's. ``stamp`` is that of its transaction, which no other ever has.
     """
 
     type: MessageType
@@ -185,6 +185,7 @@ class Ahead(NamedTuple):
     fds: tuple[int, ...]
     parts: tuple[Buffer, ...]
     note: int = 0
+    stamp: int = 0
 
 
 class Parcel(NamedTuple):

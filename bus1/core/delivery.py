@@ -70,11 +70,12 @@ def look(peer: Peer, entry: Entry) -> Ahead:
     """What ``entry`` is, without any effect."""
     destination = peer.ids.ids[entry.node] if entry.node is not None else HANDLE_INVALID
     if isinstance(entry, Notice):
-        return Ahead(entry.type, destination, 0, OFFSET_INVALID, 0, 0, 0, (), ())
+        return Ahead(entry.type, destination, 0, OFFSET_INVALID, 0, 0, 0, (), (), 0, entry.stamp)
     slice_ = entry.slice
     return Ahead(
         entry.type, destination, entry.sender, slice_.offset, entry.n_bytes, slice_.size, len(entry.nodes),
         entry.fds.numbers if entry.fds is not None else (), peer.pool.memory.read(slice_.offset), entry.note,
+        entry.stamp,
     )
 
 
