@@ -40,12 +40,12 @@ from .switch.api import (
     StartFailed,
 )
 from .switch.connection import Incoming
-from .switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
+from .switch.delivery import Delivery
 from .switch.effects import Abandoned, Found, LookUp, Note, SetEnvironment, Start
 from .switch.flow import PAIR_MARK, READER_MARK, allocated
 from .switch.limits import Excess
 from .switch.tables import LegacyParty, Party
-from .wire import CALL, NO_REPLY_EXPECTED, SIGNAL
+from .wire import CALL, DRIVER_NAME, DRIVER_PATH, NO_REPLY_EXPECTED, SIGNAL
 
 SYSTEMD = "org.freedesktop.systemd1"
 _ACTIVATOR = "org.freedesktop.systemd1.Activator"

@@ -46,7 +46,7 @@ from .registry import Registry
 from .standard import StandardInterfaces
 from .switch import flow
 from .switch.connection import Incoming
-from .switch.delivery import DRIVER_NAME, NO_REPLY, Delivery
+from .switch.delivery import NO_REPLY, Delivery
 from .switch.departure import GONE
 from .switch.flow import Verdict
 from .switch.limits import BYTES_PER_TURN
@@ -170,7 +170,7 @@ class Gateway:
 
     def labels(self) -> dict[int, Label]:
         """Everybody's names."""
-        return self._tables.labels(DRIVER_NAME)
+        return self._tables.labels(wire.DRIVER_NAME)
 
     def _is_mapped(self, node: NodeRef | None) -> bool:
         return node is not None and not isinstance(target_of(self._delivery, node), Native)
@@ -443,7 +443,7 @@ class Gateway:
         message = wire.build(
             wire.ERROR, flags=CallFlag.NO_REPLY_EXPECTED, serial=hosted.next_serial(reader),
             body_length=len(body), error_name=NO_REPLY, reply_serial=reply.serial,
-            destination=reader.unique, sender=DRIVER_NAME, signature="s",
+            destination=reader.unique, sender=wire.DRIVER_NAME, signature="s",
         ) + body
         self._delivery.show_own(message)
         return message

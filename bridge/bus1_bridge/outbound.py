@@ -40,7 +40,7 @@ from . import capabilities, hosted, wire
 from .policy import Fields
 from .registry import SIGNALS_INTERFACE, Registry
 from .switch import flow
-from .switch.delivery import DRIVER_NAME, Delivery
+from .switch.delivery import Delivery
 from .switch.flow import Verdict
 from .switch.tables import Derived, LegacyParty, NativeParty, Note, Party, Reply
 from .translate import Address, NativeMessage, to_header
@@ -348,7 +348,7 @@ class Outbound:
         guard = self._delivery.guard
         if guard.is_open(self._sender, reader):
             return
-        sender = self._sender.unique if self._sender else DRIVER_NAME
+        sender = self._sender.unique if self._sender else wire.DRIVER_NAME
         address = Address(sender, 1, reader.unique, path, reply_serial)
         header = wire.parse(to_header(self._message, address, with_fds=True))
         refusal = guard.refusal(self._sender, reader, header, requested=bool(reply_serial))

@@ -17,11 +17,11 @@ from typing import NamedTuple
 from bus1_services.types import is_bus_name, is_bus_namespace
 
 from .policyrules import GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule
+from .wire import DRIVER_NAME
 
 _CALL, _SIGNAL = 1, 4
 _EQUAL = ("path", "member", "error", "broadcast")
 """Conditions that are met by equality."""
-_DRIVER = "org.freedesktop.DBus"
 
 
 class Lint(NamedTuple):
@@ -71,7 +71,7 @@ def _dead(rule: Rule) -> str:
         is_name = is_bus_namespace(rule.name) if rule.is_prefix else is_bus_name(rule.name)
         if not is_name:
             return f'"{rule.name}" is no bus name'
-        if rule.kind == OWN and (rule.name.startswith(":") or rule.name == _DRIVER):
+        if rule.kind == OWN and (rule.name.startswith(":") or rule.name == DRIVER_NAME):
             return f"nobody owns {rule.name} by asking for it"
     return ""
 
@@ -187,5 +187,5 @@ def dead_names(contexts: Contexts, may_be_owned: Iterable[str]) -> list[Lint]:
         Lint("dead", rule, f"nobody may own {rule.name}")
         for rules, _ in _contexts(contexts) for rule in rules
         if rule.kind in (SEND, RECEIVE) and rule.name is not None and not rule.is_prefix
-        and rule.name != _DRIVER and not rule.name.startswith(":") and rule.name not in owned
+        and rule.name != DRIVER_NAME and not rule.name.startswith(":") and rule.name not in owned
     ]

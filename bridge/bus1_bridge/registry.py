@@ -24,9 +24,10 @@ from bus1.errors import Overloaded, RemoteProtocolError, TooLarge
 from . import hosted, publications, subscriptions
 from .busobject import Answer, Call, Failure, Method, Methods, Served, serve
 from .publications import Publications, is_reserved
-from .switch.delivery import DRIVER_NAME, Delivery
+from .switch.delivery import Delivery
 from .switch.tables import LegacyParty, NativeParty, Party
 from .watchers import Watchers
+from .wire import DRIVER_NAME
 
 INTERFACE = "org.bus1.Registry1"
 SIGNALS_INTERFACE = "org.bus1.Signals1"

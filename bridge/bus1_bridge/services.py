@@ -16,8 +16,9 @@ from bus1_services.types import is_bus_name
 
 from bus1.errors import InvalidArgument
 
+from .wire import DRIVER_NAME
+
 GROUP = "D-BUS Service"
-RESERVED = "org.freedesktop.DBus"
 _BLANKS = " \t"
 _QUOTES = "'\""
 _ESCAPED_IN_QUOTES = '"\\`$\n'
@@ -50,7 +51,7 @@ def parse(data: bytes, file: str) -> Service:
         if not keys.get(wanted):
             raise ServiceError(f'No "{wanted}" key in .service file')
     name = keys["Name"]
-    if not is_bus_name(name) or name.startswith(":") or name == RESERVED:
+    if not is_bus_name(name) or name.startswith(":") or name == DRIVER_NAME:
         raise ServiceError(f'"{name}" is not a name that a service can own')
     return Service(
         name, keys["Exec"], file, keys.get("User") or None, keys.get("SystemdService") or None,

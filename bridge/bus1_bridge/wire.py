@@ -47,6 +47,9 @@ CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 NO_REPLY_EXPECTED, NO_AUTO_START = 1, 2
 MAX_MESSAGE = 1 << 27
 VERSION = 1
+DRIVER_NAME = "org.freedesktop.DBus"
+DRIVER_PATH = "/org/freedesktop/DBus"
+"""The bus itself as an object."""
 # a client library talks to itself under these; no message of the bus has them
 LOCAL_INTERFACE = "org.freedesktop.DBus.Local"
 LOCAL_PATH = "/org/freedesktop/DBus/Local"

@@ -12,9 +12,9 @@ from bus1.errors import Bus1Error, Denied, InvalidArgument
 
 from .. import wire
 from ..switch.connection import Incoming
-from ..switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
+from ..switch.delivery import Delivery
 from ..switch.tables import LegacyParty
-from ..wire import CALL
+from ..wire import CALL, DRIVER_NAME, DRIVER_PATH
 from . import services
 from .errors import DriverError, error_name
 from .method import LATER, PEER_INTERFACE, Call, Method, Values, reply

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..introspection import DriverInterface, describe
-from ..switch.delivery import DRIVER_NAME, DRIVER_PATH
-from ..wire import Variant
+from ..wire import DRIVER_NAME, DRIVER_PATH, Variant
 from .errors import DriverError
 from .method import MONITORING_INTERFACE, PROPERTIES_INTERFACE, STATS_INTERFACE, Call, Method, Values
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 from bus1.errors import Bus1Error
 
 from .. import wire
-from ..switch.delivery import DRIVER_NAME, DRIVER_PATH, Delivery
+from ..switch.delivery import Delivery
 from ..switch.tables import LegacyParty, Party
-from ..wire import ERROR, NO_REPLY_EXPECTED, RETURN
+from ..wire import DRIVER_NAME, DRIVER_PATH, ERROR, NO_REPLY_EXPECTED, RETURN
 from .errors import DriverError, error_name
 
 PEER_INTERFACE = "org.freedesktop.DBus.Peer"

@@ -12,7 +12,7 @@ from bus1_services.types import is_bus_name
 
 from bus1.errors import Denied, InvalidArgument
 
-from ..switch.delivery import DRIVER_NAME
+from ..wire import DRIVER_NAME
 from .errors import DriverError
 from .method import Call, Values
 

@@ -14,10 +14,10 @@ from bus1.errors import Denied, InvalidArgument
 
 from .. import wire
 from ..switch.connection import Incoming
-from ..switch.delivery import DRIVER_NAME, Delivery
+from ..switch.delivery import Delivery
 from ..switch.effects import ListServices, Reload
 from ..switch.tables import LegacyParty
-from ..wire import SIGNAL
+from ..wire import DRIVER_NAME, SIGNAL
 from .errors import DriverError
 from .method import LATER, Call, Values
 

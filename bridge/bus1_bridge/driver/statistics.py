@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from bus1.core.api import Usage
 from bus1.errors import InvalidArgument
 
-from ..switch.delivery import DRIVER_NAME
 from ..switch.flow import payload
 from ..switch.tables import LegacyParty, Party
-from ..wire import Variant
+from ..wire import DRIVER_NAME, Variant
 from .connections import known_credentials
 from .method import Call, Values
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..switch.delivery import DRIVER_NAME
+from ..wire import DRIVER_NAME
 from . import connections, itself, matches, monitoring, names, services
 from .method import (
     INTROSPECTABLE_INTERFACE,

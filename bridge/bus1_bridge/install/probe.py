@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from bus1.errors import RemoteProtocolError
 
 from .. import wire
-from ..switch.delivery import DRIVER_NAME, DRIVER_PATH
 
 _PATIENCE = 5.0
 _MOST = 1 << 20
@@ -45,7 +44,7 @@ def ask(path: str) -> Server | None:
 
 def _ask(sock: socket.socket) -> int:
     identity = b"%d" % os.getuid()
-    calls = _call(_HELLO, "Hello") + _call(_QUESTION, "GetConnectionUnixProcessID", DRIVER_NAME)
+    calls = _call(_HELLO, "Hello") + _call(_QUESTION, "GetConnectionUnixProcessID", wire.DRIVER_NAME)
     sock.sendall(b"\0AUTH EXTERNAL " + identity.hex().encode() + b"\r\nBEGIN\r\n" + calls)
     data = bytearray()
     while b"\r\n" not in data:
@@ -77,8 +76,8 @@ def _call(serial: int, member: str, *arguments: str) -> bytes:
     signature = "s" * len(arguments)
     body = wire.marshal(signature, *arguments)
     return wire.build(
-        wire.CALL, serial=serial, body_length=len(body), path=DRIVER_PATH, interface=DRIVER_NAME,
-        member=member, destination=DRIVER_NAME, signature=signature,
+        wire.CALL, serial=serial, body_length=len(body), path=wire.DRIVER_PATH, interface=wire.DRIVER_NAME,
+        member=member, destination=wire.DRIVER_NAME, signature=signature,
     ) + body
 
 

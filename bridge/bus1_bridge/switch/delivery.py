@@ -27,7 +27,7 @@ from .. import hosted, walk, wire
 from ..match import MatchInput
 from ..names import Change
 from ..policy import Fields, Message
-from ..wire import ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import DRIVER_NAME, DRIVER_PATH, ERROR, ERROR_PREFIX, NO_REPLY_EXPECTED, SIGNAL
 from . import departure
 from .connection import Incoming
 from .copies import NOT_REGISTERED, Copies
@@ -44,8 +44,6 @@ from .tables import LegacyParty, NativeParty, Party, Tables
 if TYPE_CHECKING:
     from ..activation import Activation
 
-DRIVER_NAME = "org.freedesktop.DBus"
-DRIVER_PATH = "/org/freedesktop/DBus"
 NO_REPLY = ERROR_PREFIX + "NoReply"
 
 _SERIAL = Struct("<I")

@@ -19,10 +19,11 @@ from __future__ import annotations
 from bus1.core.api import Credentials
 
 from ..policy import Message, Names, Policy, Verdict
-from .refusals import BUS_NAME, Refusals
+from ..wire import DRIVER_NAME
+from .refusals import Refusals
 from .tables import UNKNOWN_ID, LegacyParty, Party, Tables
 
-_BUS = Names(BUS_NAME)
+_BUS = Names(DRIVER_NAME)
 
 
 class Guard:

@@ -24,10 +24,10 @@ from .. import wire
 from ..activation import Activation
 from ..capabilities import is_capability
 from ..driver.errors import DriverError
-from ..wire import CALL, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import CALL, DRIVER_NAME, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
 from .connection import Incoming
 from .copies import stamped
-from .delivery import DRIVER_NAME, Delivery
+from .delivery import Delivery
 from .flow import Kind, Verdict, allocated
 from .questions import Unanswered
 from .tables import LegacyParty, NativeParty, Party

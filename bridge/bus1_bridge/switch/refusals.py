@@ -21,11 +21,11 @@ from bus1.core.api import Parcel
 
 from .. import wire
 from ..policy import Message
+from ..wire import DRIVER_NAME
 from .effects import Refusal
 from .limits import Excess
 from .tables import LegacyParty, Party, Tables
 
-BUS_NAME = "org.freedesktop.DBus"
 CAUSES = 1024
 """Refusals that are kept apart until the end of a turn."""
 _TYPES = {1: "method_call", 2: "method_return", 3: "error", 4: "signal"}
@@ -128,7 +128,7 @@ class Refusals:
     ) -> str:
         """Why the message is not queued at its receiver."""
         about = self.message(sender, receiver, message) if message else (
-            f'sender="{_unique(sender) or BUS_NAME}" ({self.who(sender)}) '
+            f'sender="{_unique(sender) or DRIVER_NAME}" ({self.who(sender)}) '
             f'destination="{receiver.unique}" ({self.who(receiver)})'
         )
         return f"{self._over(excess, sender) if excess else _FULL}; {about}"
@@ -137,10 +137,10 @@ class Refusals:
         self, sender: Party | None, receiver: Party | None, message: Message, *, requested: bool = False
     ) -> str:
         """Type, members and both ends, in the reference's form."""
-        destination = message.destination or (receiver.unique if receiver else "") or BUS_NAME
+        destination = message.destination or (receiver.unique if receiver else "") or DRIVER_NAME
         return (
             f'type="{_TYPES.get(message.type, message.type)}", '
-            f'sender="{sender.unique if sender else BUS_NAME}" ({self.who(sender)}) '
+            f'sender="{sender.unique if sender else DRIVER_NAME}" ({self.who(sender)}) '
             f'interface="{_or_unset(message.interface)}" member="{_or_unset(message.member)}" '
             f'error name="{_or_unset(message.error_name)}" requested_reply="{requested:d}" '
             f'destination="{destination}" ({self.who(receiver)})'
@@ -148,7 +148,7 @@ class Refusals:
 
     def named(self, party: Party | None) -> str:
         """The party's unique name, and who is behind it."""
-        unique = BUS_NAME if party is None else party.unique or "a client without a name"
+        unique = DRIVER_NAME if party is None else party.unique or "a client without a name"
         return f"{unique} ({self.who(party)})"
 
     def who(self, party: Party | None) -> str:
@@ -168,7 +168,7 @@ class Refusals:
         return " ".join(known)
 
     def _over(self, excess: Excess, party: Party | None) -> str:
-        unique, uid = (party.unique, party.uid) if party else (BUS_NAME, "")
+        unique, uid = (party.unique, party.uid) if party else (DRIVER_NAME, "")
         words = _OVER[excess.limit].format(unique=unique, uid=uid)
         return f"{words} ({excess.limit}={excess.value}, in use: {excess.used})"
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ..explanation import Check, Identity, Passage
 
 ALLOWED, DENIED = 0, 1
-_BUS = "org.freedesktop.DBus"
 _HEADS = ("CHECK", "OF", "VERDICT", "RULES", "DECIDED BY", "AT")
 _DESCRIPTION = """\
 Would this message pass, and which rule decides? Configuration files are all that is looked at.
@@ -77,6 +76,7 @@ def _run(arguments: Namespace) -> int:
 
 def _checks(arguments: Namespace, config: BusConfig) -> list[Check]:
     from ..explanation import to_connect, to_own, to_receive, to_send
+    from ..wire import DRIVER_NAME
 
     me = bus_user(config)
     sender = identity(arguments.sender) if arguments.sender else _yourself()
@@ -88,7 +88,7 @@ def _checks(arguments: Namespace, config: BusConfig) -> list[Check]:
         return [*checks, to_own(config.policy, sender, arguments.service)]
     passage = _passage(arguments)
     checks.append(to_send(config.policy, sender, passage))
-    if arguments.service != _BUS:
+    if arguments.service != DRIVER_NAME:
         checks.append(to_receive(config.policy, _owner(arguments, config, me), passage))
     return checks
 

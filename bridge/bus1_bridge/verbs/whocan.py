@@ -69,6 +69,7 @@ def _look(config: BusConfig, names: list[str]) -> tuple[list[Row], list[Row], li
     from ..policyrules import RECEIVE, SEND
     from ..policytable import all_rules, callers, kinds, owners
     from ..servicefiles import ServiceFiles
+    from ..wire import DRIVER_NAME
 
     contexts = config.contexts
     clients = kinds(contexts, name_of)
@@ -78,7 +79,7 @@ def _look(config: BusConfig, names: list[str]) -> tuple[list[Row], list[Row], li
         if rule.kind in (SEND, RECEIVE) and rule.name is not None and not rule.is_prefix
         and is_bus_name(rule.name) and not rule.name.startswith(":")
     }
-    owning = owners(contexts, clients, called.union(startable) - {"org.freedesktop.DBus"})
+    owning = owners(contexts, clients, called.union(startable) - {DRIVER_NAME})
     calling = callers(contexts, clients, startable)
     ownable = {row.name for row in owning if any(row.allowed.values())}
     found = lints(contexts, is_system=config.type == "system") + dead_names(contexts, ownable)
