@@ -187,9 +187,14 @@ class World:
 
     def _turn(self) -> bool:
         """One turn; False if there was nothing to do."""
+        # what a timer does may have made something ready
+        was_due = self._is_due()
         n_ready = self._reactor.run_once(-1.0)
+        return n_ready > 0 or was_due or self._is_due()
+
+    def _is_due(self) -> bool:
         due = self._reactor._next_due()
-        return n_ready > 0 or (due is not None and due <= self._now)
+        return due is not None and due <= self._now
 
     def rest(self) -> None:
         """Turns until nothing is left to do."""
