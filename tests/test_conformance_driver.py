@@ -104,7 +104,17 @@ def test_a_call_without_destination_reaches_the_bus_as_a_peer(bus: Bus) -> None:
     assert machine.args == client.ask("GetMachineId", interface=PEER)
 
 
-@pytest.mark.parametrize(("interface", "member"), [(BUS, "GetId"), (PEER, "Pong"), ("x.Y", "Z"), (None, "Z")])
+def test_the_bus_as_a_peer_answers_whatever_the_arguments_and_whether_it_is_wanted(bus: Bus) -> None:
+    client = bus.connect()
+    ping = client.call(None, "Ping", "s", "x", path="/", interface=PEER, flags=NO_REPLY)
+    assert client.reply(ping).type == RETURN
+    machine = client.reply(client.call(None, "GetMachineId", "s", "x", path="/", interface=PEER))
+    assert machine.args == client.ask("GetMachineId", interface=PEER)
+
+
+@pytest.mark.parametrize(
+    ("interface", "member"), [(BUS, "GetId"), (PEER, "Pong"), ("x.Y", "Z"), (None, "Z"), (None, "Ping")]
+)
 def test_any_other_call_without_destination_is_an_unknown_method(
     bus: Bus, interface: str | None, member: str
 ) -> None:

@@ -17,7 +17,7 @@ from ..switch.tables import LegacyParty
 from ..wire import CALL, DRIVER_NAME, DRIVER_PATH
 from . import services
 from .errors import DriverError, error_name
-from .method import LATER, PEER_INTERFACE, Call, Method, Values, reply
+from .method import LATER, PEER_INTERFACE, Call, Method, Ticket, Values, reply
 from .table import METHODS
 
 _ON_EVERY_PATH = frozenset(method.interface for method in METHODS if method.on_every_path)
@@ -61,23 +61,26 @@ class Driver:
         return True
 
     def handle_as_peer(self, sender: LegacyParty, incoming: Incoming) -> None:
-        """A call without destination: the bus as any other peer; the answer carries no sender."""
+        """A call without destination: the bus as any other peer; the answer carries no sender.
+
+        As in the reference it needs an interface, its arguments are not looked at, and it is answered in
+        any case."""
         header = incoming.header
-        method = _AS_PEER.get(header.member or "")
-        wanted = header.interface in {None, PEER_INTERFACE} and header.signature == ""
+        method = _AS_PEER.get(header.member or "") if header.interface == PEER_INTERFACE else None
         try:
-            if method is None or not wanted:
+            if method is None:
                 raise DriverError(
                     "UnknownMethod",
                     f'Method "{header.member}" with signature "{header.signature}" '
                     f'on interface "{header.interface or "(null)"}" doesn\'t exist\n',
                 )
             call = Call(self._delivery, sender, header, METHODS, method)
-            values = _ask(call, incoming)
+            values = method.answer(call)
         except Bus1Error as error:
             self._delivery.send_error(sender, header, error_name(error), str(error), anonymous=True)
         else:
-            _answer(call, values, anonymous=True)
+            ticket = Ticket(sender, header.serial, method.returns, wants_reply=True, anonymous=True)
+            reply(self._delivery, ticket, values or ())
 
 
 def _look_up(header: wire.Header) -> Method:
@@ -118,8 +121,8 @@ def _ask(call: Call, incoming: Incoming) -> Values | None:
     return method.answer(call, *wire.unmarshal(reads, incoming.body, call.header.endian))
 
 
-def _answer(call: Call, values: Values | None, *, anonymous: bool = False) -> None:
+def _answer(call: Call, values: Values | None) -> None:
     if values is not LATER:
-        reply(call.delivery, call.ticket(anonymous=anonymous), values, call.fds)
+        reply(call.delivery, call.ticket(), values, call.fds)
         for action in call.afterwards:
             action()
