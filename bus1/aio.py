@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -115,10 +115,7 @@ class Peer:
         """One transaction (§4); ``fds`` stay the caller's.
 
         Returns a slot per destination, optional ones last: 0 or -errno (T-53)."""
-        parts = as_parts(payload)
-        return await self._send(parts, lambda: self._client.send(
-            destinations, parts, handles, fds, flags=flags, optional=optional
-        ))
+        return await self._send(destinations, as_parts(payload), handles, fds, flags, optional)
 
     async def recv(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
@@ -143,7 +140,9 @@ class Peer:
         """``send``, then ``recv``, in one exchange: the peer's next message, whatever it is."""
         parts, flags = as_parts(payload), INSTALL_FDS if install_fds else 0
         options = RecvOption.PARK | RecvOption.DETACH
-        return await self._message(await self._send(parts, lambda: self._client.call(
+        if await self._sends_first(destinations, parts, handles, fds):
+            destinations, parts, handles, fds = (), (), (), ()
+        return await self._message(await self._wait(self._client.call(
             destinations, parts, handles, fds, flags=flags, options=options
         )))
 
@@ -155,7 +154,9 @@ class Peer:
         """``send``, give back the slice of ``answered``, release a handle, then ``recv``, in one exchange."""
         parts, flags = as_parts(payload), INSTALL_FDS if install_fds else 0
         options = RecvOption.PARK | RecvOption.DETACH
-        return await self._message(await self._send(parts, lambda: self._client.reply(
+        if await self._sends_first(destinations, parts, handles, fds):
+            destinations, parts, handles, fds = (), (), (), ()
+        return await self._message(await self._wait(self._client.reply(
             destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
             options=options,
         )))
@@ -249,23 +250,33 @@ class Peer:
             raise
         return self._client.finish(request, answer)
 
-    async def _send(self, parts: Sequence[Buffer], request: Callable[[], Request[T]]) -> T:
+    async def _sends_first(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int],
+    ) -> bool:
+        """What needs the arena is sent before the rest of its sequence, which may wait for others."""
+        if not self._client.needs_arena(parts):
+            return False
+        await self._send(destinations, parts, handles, fds, 0, ())
+        return True
+
+    async def _send(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], flags: int, optional: Sequence[int],
+    ) -> list[int]:
         client = self._client
+
+        def request() -> Request[list[int]]:
+            return client.send(destinations, parts, handles, fds, flags=flags, optional=optional)
+
         if not client.needs_arena(parts):
-            return await self._run_or_wait(request())
+            return await self._run(request())
         async with self._arena_use:
             if (first := client.arena_for(parts)) is not None:
                 await self._run(first)
-            try:
-                result = await self._run_or_wait(request())
-            except anyio.get_cancelled_exc_class():
-                client.drop_arena()  # the bus may read it yet
-                raise
+            result = await self._run(request())
             client.trim_arena()
         return result
-
-    async def _run_or_wait(self, request: Request[T]) -> T:
-        return await (self._run(request) if request.operation is Operation.SEND else self._wait(request))
 
     async def _receive(self, flags: int, max_offset: int, options: int) -> ReceivedMessage:
         stray = self._client.exchange.stray

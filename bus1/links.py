@@ -19,7 +19,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol, TypeVar
@@ -167,10 +167,11 @@ class SocketLink:
 
     def _exchange(self, request: Request[T], timeout: float = math.inf) -> T:
         client = self._client
-        with self._state:
-            tag = client.start(request)
-            self._flush()
+        tag = 0
         try:
+            with self._state:
+                tag = client.start(request)
+                self._flush()
             answer = self._await(tag, monotonic() + timeout)
             if answer is None:
                 with self._state:
@@ -178,12 +179,13 @@ class SocketLink:
                     self._flush()
                 answer = self._await(tag)
         except BaseException:
-            with self._state:
+            with self._state:  # without a tag, it has not begun
                 client.exchange.cancel(tag) if _parks(request) else client.exchange.abandon(tag)
                 self._flush()
             raise
         assert answer is not None
-        return client.finish(request, answer)
+        with self._state:
+            return client.finish(request, answer)
 
     def _await(self, tag: int, deadline: float = math.inf) -> Answer | None:
         """The answer; None if it has not come by ``deadline``."""
@@ -252,9 +254,8 @@ class SocketLink:
     ) -> list[int]:
         """One transaction; a slot per destination, optional ones last."""
         with self._nesting:
-            return self._send(parts, lambda: self._client.send(
-                destinations, parts, handles, fds, flags=flags, optional=optional
-            ))
+            self._mind_fork()
+            return self._send(destinations, parts, handles, fds, flags, optional)
 
     def recv(self, flags: int, max_offset: int, *, timeout: float) -> ReceivedMessage:
         """The next message, or the seed; WouldBlock if there is none within ``timeout`` seconds."""
@@ -279,7 +280,9 @@ class SocketLink:
     ) -> ReceivedMessage:
         """``send``, then ``recv`` that waits."""
         with self._nesting:
-            return self._message(self._send(parts, lambda: self._client.call(
+            if self._sends_first(destinations, parts, handles, fds):
+                destinations, parts, handles, fds = (), (), (), ()
+            return self._message(self._exchange(self._client.call(
                 destinations, parts, handles, fds, flags=flags, options=RecvOption.PARK
             )))
 
@@ -289,7 +292,9 @@ class SocketLink:
     ) -> ReceivedMessage:
         """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
         with self._nesting:
-            return self._message(self._send(parts, lambda: self._client.reply(
+            if self._sends_first(destinations, parts, handles, fds):
+                destinations, parts, handles, fds = (), (), (), ()
+            return self._message(self._exchange(self._client.reply(
                 destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
                 options=RecvOption.PARK,
             )))
@@ -334,9 +339,26 @@ class SocketLink:
         self._client.close()
         self._descriptor.close()
 
-    def _send(self, parts: Sequence[Buffer], request: Callable[[], Request[T]]) -> T:
+    def _sends_first(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int],
+    ) -> bool:
+        """What needs the arena is sent before the rest of its sequence, which may wait for others."""
         self._mind_fork()
+        if not self._client.needs_arena(parts):
+            return False
+        self._send(destinations, parts, handles, fds, 0, ())
+        return True
+
+    def _send(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], flags: int, optional: Sequence[int],
+    ) -> list[int]:
         client = self._client
+
+        def request() -> Request[list[int]]:
+            return client.send(destinations, parts, handles, fds, flags=flags, optional=optional)
+
         if not client.needs_arena(parts):
             return self._exchange(request())
         with self._arena_use:

@@ -49,6 +49,9 @@ class MappedPool:
 
     def map(self, generation: int, base: int, size: int, fds: Fds) -> None:
         """Map a segment, take its memfd; OutOfMemory if there is no room, and ``fds`` stay as they were."""
+        if generation in self._segments:
+            fds.close()  # another thread was faster
+            return
         if not fds:
             raise RemoteProtocolError("a segment without its memfd")
         try:

@@ -15,11 +15,13 @@ import pytest
 from child import in_child
 from native_bus import InProcessBus, NativeBus
 from shortage import everything_given_back
+from two_peers import PATIENCE, only_socket
+from two_peers import text as text_of
 
 from bus1.addresses import default_address, native_address
 from bus1.core.api import Limits, MessageType, RecvFlag
 from bus1.descriptors import Fds
-from bus1.errors import BusGone, Disconnected, InvalidArgument, NodeDestroyed, WouldBlock
+from bus1.errors import BusGone, Disconnected, InvalidArgument, NodeDestroyed, NoSuchHandle, WouldBlock
 from bus1.peer import Peer
 
 MIB = 1 << 20
@@ -238,6 +240,34 @@ def test_other_threads_go_on_while_one_waits(p: Peer, q: Peer, to_q: int) -> Non
         q.recv().release()
     q.send([p.transfer(0x20, q)], b"enough")
     thread.join()
+
+
+@only_socket
+def test_a_large_call_that_waits_lets_other_threads_send(p: Peer, q: Peer, to_q: int) -> None:
+    """P-4, T-47: what is large is sent at once, and only the answer takes its time."""
+    answers: list[bytes] = []
+    thread = threading.Thread(target=lambda: answers.append(text_of(p.call([to_q], bytes(100_000)))))
+    thread.start()
+    assert len(text_of(q.recv(timeout=PATIENCE))) == 100_000
+    p.send([to_q], bytes(200_000))
+    assert len(text_of(q.recv(timeout=PATIENCE))) == 200_000
+    q.send([p.transfer(0x20, q)], b"answer")
+    thread.join()
+    assert answers == [b"answer"]
+
+
+@only_socket
+def test_a_large_reply_is_sent_and_everything_behind_it_done(p: Peer, q: Peer, to_q: int) -> None:
+    to_p = p.transfer(0x20, q)
+    p.send([to_q], b"request", [0x30])
+    request = q.recv(wait=True)
+    p.send([to_q], b"next")
+    following = q.reply([to_p], bytes(100_000), answered=request, release=request.handles[0])
+    assert text_of(following) == b"next"
+    assert len(text_of(p.recv())) == 100_000
+    assert p.recv().type is MessageType.NODE_RELEASE
+    with pytest.raises(NoSuchHandle):
+        q.release_slice(request.offset)
 
 
 def test_an_interrupted_recv_loses_no_message(p: Peer, q: Peer, to_q: int) -> None:
