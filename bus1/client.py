@@ -108,6 +108,8 @@ class Client:
         for generation in self._confirm_unmapped():
             body = REQUESTS[Operation.SEGMENT_UNMAPPED].pack(generation)
             self.exchange.forget(Operation.SEGMENT_UNMAPPED, body)
+        for handle in self._unwanted_handles():
+            self.exchange.forget(Operation.RELEASE, REQUESTS[Operation.RELEASE].pack(handle))
         return self.exchange.request(request.operation, request.body, request.fds)
 
     def finish(self, request: Request[T], answer: Answer) -> T:
@@ -124,6 +126,17 @@ class Client:
             self.pool.retire(generation)
         self.exchange.retired.clear()
         return self.pool.take_unmapped()
+
+    def _unwanted_handles(self) -> list[int]:
+        handles: list[int] = []
+        while self.exchange.unwanted:
+            answer = self.exchange.unwanted.pop(0)
+            if self.missing_segment(answer) is None:
+                message = self.message(answer)
+                self.slice_of(message)
+                message.fds.close()
+                handles += [handle for handle in message.handles if handle != HANDLE_INVALID]
+        return handles
 
     # ---- binding ---------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Theory. Requests go in and get a tag; bytes come out for the socket. Bytes from the socket go in; answers can
 be taken by tag, in any order. An offer of descriptors is confirmed as soon as it has arrived. A request that
 nobody waits for any more is *abandoned*: its answer is dropped, but a message that a cancelled RECV brings
-along after all is kept for the next one, so that messages come out in the order in which they came in.
+along after all is kept for the next one, so that messages come out in the order in which they came in. One
+that was only looked at (PEEK) is in the bus's queue still: it is *unwanted*, and what it has added goes back.
 
 Invariants. 1. Every request has exactly one outcome: an answer, or the failure of the whole channel.
 2. Descriptors of answers that nobody takes are closed. 3. After a failure every request fails with it.
@@ -35,7 +36,9 @@ from .frames import (
     fields,
 )
 
-RECEIVING = {Operation.RECV, Operation.CALL, Operation.REPLY}
+_FLAGS_AT = {Operation.RECV: 0, Operation.CALL: 7, Operation.REPLY: 7}
+"""Which of the fixed fields are the flags of the RECV."""
+RECEIVING = set(_FLAGS_AT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Answer:
     """Counts answers as they arrive."""
     is_from_queue: bool
     """It is about the next message of the queue (and not the seed, which can be fetched again)."""
+    is_peek: bool
+    """The message stays where it was."""
 
 
 class Exchange:
@@ -63,6 +68,8 @@ class Exchange:
         self.writer = FrameWriter()
         self.stray: list[Answer] = []
         """Messages that cancelled RECVs brought along, in order of arrival."""
+        self.unwanted: list[Answer] = []
+        """Messages that cancelled RECVs have looked at, and added references to handles."""
         self.retired: list[int] = []
         """Segments that the bus wants back."""
         self.n_drained = 0
@@ -72,7 +79,8 @@ class Exchange:
         self._n_answers = 0
         self._outstanding: dict[int, int] = {}
         self._abandoned: set[int] = set()
-        self._seeds: set[int] = set()
+        self._flags: dict[int, int] = {}
+        """Of the RECVs among them."""
         self._answers: dict[int, Answer] = {}
         self._offers: dict[int, Fds] = {}
 
@@ -83,8 +91,8 @@ class Exchange:
         self._last_tag += 1
         tag = self._last_tag
         self._outstanding[tag] = operation
-        if operation == Operation.RECV and fields(REQUESTS, operation, body)[0] & RecvFlag.SEED:
-            self._seeds.add(tag)
+        if operation in RECEIVING:
+            self._flags[tag] = fields(REQUESTS, operation, body)[_FLAGS_AT[Operation(operation)]]
         self.writer.push(encode(operation, tag, body, len(fds or ())), fds)
         return tag
 
@@ -122,7 +130,7 @@ class Exchange:
     def _first_of(self, answer: Answer) -> Answer:
         """The message that arrived first: this one, or one that was kept."""
         if answer.error is None:
-            insort(self.stray, answer, key=lambda kept: kept.arrival)
+            self._keep_or_drop(answer)
         elif not isinstance(answer.error, WouldBlock):
             return answer
         return self.stray.pop(0)
@@ -150,7 +158,7 @@ class Exchange:
             self._failure = error or BusGone("the bus has closed the connection")
         self._outstanding.clear()
         self._abandoned.clear()
-        self._seeds.clear()
+        self._flags.clear()
         for fds in self._offers.values():
             fds.close()
         self._offers.clear()
@@ -213,9 +221,9 @@ class Exchange:
         offered = self._offers.pop(frame.tag, None) or Fds()
         self.n_drained += bool(notes & Note.DRAINED)
         self._n_answers += 1
-        is_seed = frame.tag in self._seeds
-        self._seeds.discard(frame.tag)
-        which = self._n_answers, operation in RECEIVING and not is_seed
+        flags = self._flags.pop(frame.tag, 0)
+        is_from_queue = operation in RECEIVING and not flags & RecvFlag.SEED
+        which = self._n_answers, is_from_queue, bool(flags & RecvFlag.PEEK)
         if error is not None:
             offered.close()
             tail = b""
@@ -227,7 +235,9 @@ class Exchange:
             self._answers[frame.tag] = answer
 
     def _keep_or_drop(self, answer: Answer) -> None:
-        if answer.is_from_queue and answer.error is None:
+        if answer.is_peek and answer.error is None:
+            self.unwanted.append(answer)
+        elif answer.is_from_queue and answer.error is None:
             insort(self.stray, answer, key=lambda kept: kept.arrival)
         else:
             answer.fds.close()

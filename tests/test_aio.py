@@ -152,6 +152,45 @@ def test_a_cancelled_recv_loses_nothing_and_keeps_the_order(run: Run) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("payload", [b"once", bytes(100_000)])
+def test_a_cancelled_look_leaves_the_message_and_the_references_as_they_were(
+    bus: NativeBus, run: Run, payload: bytes
+) -> None:
+    """R-10, R-11, H-30: it is received once, and each reference can be given back once."""
+
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(q.recv, flags=RecvFlag.PEEK))
+            await anyio.wait_all_tasks_blocked()
+            with Peer.from_descriptor(p.fileno(), bus.address) as sender:
+                sender.send([to_q], payload, [0x300])  # no task runs meanwhile
+            tasks.cancel_scope.cancel()
+        with await q.recv() as message:
+            assert bytes(message.payload) == payload
+            await q.release(message.handles[0])
+            with pytest.raises(NoSuchHandle):
+                await q.release(message.handles[0])
+        with pytest.raises(WouldBlock):
+            await q.recv_nowait()
+        assert (await p.recv()).type is MessageType.NODE_RELEASE
+
+    run(test)
+
+
+def test_a_large_call_that_waits_lets_others_send(run: Run) -> None:
+    """T-47: what is large is sent at once, and only the answer takes its time."""
+
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(p.call, [to_q], bytes(100_000))
+            assert len(await payload_of(q)) == 100_000
+            await p.send([to_q], bytes(200_000))
+            assert len(await payload_of(q)) == 200_000
+            tasks.cancel_scope.cancel()
+
+    run(test)
+
+
 def test_cancelling_whoever_reads_leaves_no_other_task_waiting(run: Run) -> None:
     async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
         got: list[bytes] = []
