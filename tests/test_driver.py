@@ -160,7 +160,7 @@ def test_bad_rules_are_told_apart(bus: PureSwitch, text: str, error: str) -> Non
 def test_credentials_are_those_of_accept(bus: PureSwitch) -> None:
     asking = bus.client()
     connection = bus.router.connect(
-        Credentials(UID, 50, 4242), bus.now, groups=(7, 3, 50), label=b"unconfined"
+        Credentials(UID, 50, 4242, secctx=b"unconfined", groups=(7, 3, 50)), bus.now
     )
     client = Client(bus, connection)
     client.say(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n")

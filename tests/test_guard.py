@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from bus1_bridge import wire
 from bus1_bridge.policy import Policy
+from bus1_bridge.sasl import ANONYMOUS, AuthRules
 from bus1_bridge.switch.effects import Refusal, Start
 from bus1_bridge.switch.tables import NativeParty
 from bus1_services import seed
@@ -453,3 +454,15 @@ def test_a_native_peer_connects_by_the_rules(bus: PureSwitch) -> None:
     configure(bus, OPEN)
     with pytest.raises(Denied, match="user 1001 may not connect"):
         Native(bus, 1001, 6)  # type: ignore[arg-type]
+
+
+def test_who_has_shown_to_be_nobody_has_none_of_the_rights_of_the_user_behind_the_socket(
+    bus: PureSwitch,
+) -> None:
+    bus.tables.auth = AuthRules((ANONYMOUS,), allows_anonymous=True)
+    configure(bus, OPEN, '<deny own="*"/>', '<policy user="alice"><allow own="*"/></policy>')
+    client = Client(bus, bus.connect())
+    client.say(b"\0AUTH ANONYMOUS\r\nBEGIN\r\n")
+    client.raw()
+    client.call("Hello")
+    assert client.call("RequestName", "su", NAME, 0).error == DENIED

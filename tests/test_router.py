@@ -68,7 +68,7 @@ def test_other_users_are_turned_away_without_a_word(bus: PureSwitch) -> None:
     client.say(SIGN_IN.replace(ours, theirs) + HELLO)
     assert client.raw().startswith(b"OK "), "what was said before"
     assert client.raw() == b""
-    assert bus.close_reason(connection) == f"user {UID + 1} may not connect: no rule lets it in"
+    assert bus.close_reason(connection) == f"user {UID + 1} may not connect: no rule allows it"
     root = Client(bus, bus.connect(uid=0))
     root.say(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")
     assert root.raw().startswith(b"OK ")

@@ -32,6 +32,7 @@ from bus1.core.api import Parcel
 from . import hosted, wire
 from .driver.errors import DriverError
 from .driver.method import Ticket, refuse, reply
+from .driver.services import ACTIVATOR
 from .switch.api import (
     ActivationCommand,
     Answer,
@@ -48,7 +49,6 @@ from .switch.tables import LegacyParty, Party
 from .wire import CALL, DRIVER_NAME, DRIVER_PATH, NO_REPLY_EXPECTED, SIGNAL
 
 SYSTEMD = "org.freedesktop.systemd1"
-_ACTIVATOR = "org.freedesktop.systemd1.Activator"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _MANAGER_PATH = "/org/freedesktop/systemd1"
 _TIMED_OUT = wire.ERROR_PREFIX + "TimedOut"
@@ -57,8 +57,8 @@ _NAME_SHOWN = 255
 """Of a name that cannot be one, as much is repeated in an error."""
 
 
-class StartError(DriverError):
-    """A start failed; under the whole name that the failure has."""
+class FailedStart(DriverError):
+    """Why a service is not there, under the whole name that the failure has."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__("", text)
@@ -221,7 +221,7 @@ class Activation:
                 f"Activating via systemd: service name='{name}' unit='{unit}' {requester}"
             ))
             body = wire.marshal("s", unit)
-            self._tell_systemd(Said(SIGNAL, DRIVER_PATH, _ACTIVATOR, "ActivationRequest", "s", body))
+            self._tell_systemd(Said(SIGNAL, DRIVER_PATH, ACTIVATOR, "ActivationRequest", "s", body))
 
     def _check_room(self, name: str, party: Party | None) -> None:
         if self._n_waiting >= self._delivery.limits.max_pending_service_starts:
@@ -266,10 +266,9 @@ class Activation:
     def unit_failed(self, sender: LegacyParty, unit: str, error: str, text: str) -> None:
         """systemd says that it could not start a unit; nobody else's word counts."""
         delivery, tables = self._delivery, self._tables
-        trusted = {0, tables.bus_credentials.uid}
         if not self.settings.uses_systemd:
             complaint = "there is no systemd activation on this bus"
-        elif tables.names.owner(SYSTEMD) != sender.peer or sender.uid not in trusted:
+        elif tables.names.owner(SYSTEMD) != sender.peer or not tables.trusts(sender):
             complaint = "it is forged"
         else:
             name = error if is_error_name(error) else wire.ERROR_PREFIX + "Failed"
@@ -351,7 +350,7 @@ class Activation:
                 self._delivery.send_error(entry.sender, entry.incoming.header, name, text)
                 self._delivery.discard(entry.incoming.fds)
             elif isinstance(entry, Ticket):
-                refuse(self._delivery, entry, StartError(name, text))
+                refuse(self._delivery, entry, FailedStart(name, text))
 
     def _say(self, said: Said, *, at_once: bool = False) -> None:
         owner = self._tables.names.owner(SYSTEMD)

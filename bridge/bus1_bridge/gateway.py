@@ -75,12 +75,12 @@ class Gateway:
 
     def may_connect(self, credentials: Credentials) -> bool:
         """As the policy says: on a usual session bus its own user, and nobody else."""
-        return self._delivery.guard.may_connect(credentials).allowed
+        return self._delivery.guard.refusal_to_connect(credentials) is None
 
     def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
         """A native peer is there: its handle of the registry. Denied to other users."""
-        if not self.may_connect(credentials):
-            raise Denied(f"user {credentials.uid} may not connect to this bus")
+        if refusal := self._delivery.guard.refusal_to_connect(credentials):
+            raise Denied(refusal)
         granted = self.registry.grant(peer)
         limits = flow.hosted_limits(self._delivery.limits)
         self.core.peer_reset(

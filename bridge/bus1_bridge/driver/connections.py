@@ -90,14 +90,12 @@ def known_credentials(target: Party | None, own: Credentials) -> dict[str, Varia
         known["UnixUserID"] = Variant("u", credentials.uid)
     if credentials.pid:
         known["ProcessID"] = Variant("u", credentials.pid)
-    label = credentials.secctx
     if isinstance(target, LegacyParty):
-        groups = sorted({credentials.gid, *target.groups} - {UNKNOWN_ID})
+        groups = sorted({credentials.gid, *credentials.groups} - {UNKNOWN_ID})
         if groups:
             known["UnixGroupIDs"] = Variant("au", groups)
-        label = target.label
-    if label:
-        known["LinuxSecurityLabel"] = Variant("ay", label.rstrip(b"\0") + b"\0")
+    if credentials.secctx:
+        known["LinuxSecurityLabel"] = Variant("ay", credentials.secctx.rstrip(b"\0") + b"\0")
     return known
 
 

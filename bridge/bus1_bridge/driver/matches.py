@@ -30,7 +30,7 @@ def add_match(call: Call, text: str) -> Values:
         )
     rule = match.parse(text)
     if rule.eavesdrop:
-        if caller.credentials.uid not in {0, delivery.tables.bus_credentials.uid}:
+        if not call.is_privileged:
             raise Denied(f'Connection "{caller.unique}" is not allowed to eavesdrop')
         delivery.eavesdroppers[caller.peer] += 1
     matches.add(caller.peer, rule)

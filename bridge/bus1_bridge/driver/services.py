@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ..activation import Activation
 
 _ALREADY_RUNNING = 2
-_ACTIVATOR = "org.freedesktop.systemd1.Activator"
+ACTIVATOR = "org.freedesktop.systemd1.Activator"
+"""What the bus and systemd say to each other about units."""
 
 
 def start_service(call: Call, name: str, flags: int) -> Values | None:
@@ -63,7 +64,7 @@ def reload_config(call: Call) -> Values:
 def hear(delivery: Delivery, sender: LegacyParty, incoming: Incoming) -> None:
     """A message to the bus that is no call: systemd may say that a unit could not be started."""
     header = incoming.header
-    if (header.type, header.interface, header.member) != (SIGNAL, _ACTIVATOR, "ActivationFailure"):
+    if (header.type, header.interface, header.member) != (SIGNAL, ACTIVATOR, "ActivationFailure"):
         return
     if header.signature.startswith("sss"):
         unit, error, text = wire.unmarshal("sss", incoming.body, header.endian)

@@ -21,7 +21,7 @@ from bus1.core.api import Credentials
 from ..policy import Message, Names, Policy, Verdict
 from ..wire import DRIVER_NAME
 from .refusals import Refusals
-from .tables import UNKNOWN_ID, LegacyParty, Party, Tables
+from .tables import UNKNOWN_ID, Party, Tables
 
 _BUS = Names(DRIVER_NAME)
 
@@ -41,13 +41,13 @@ class Guard:
 
     def admit(self, party: Party) -> None:
         """Give the party what the policy says about it."""
-        party.permissions = self._tables.policy.of_client(party.uid, _groups(party))
+        party.permissions = self._tables.policy.of_client(party.uid, _groups(party.credentials))
 
-    def may_connect(self, credentials: Credentials) -> Verdict:
-        """Whether this user may use this bus."""
-        uid = None if credentials.uid == UNKNOWN_ID else credentials.uid
-        groups = {credentials.gid, *credentials.groups}
-        return self._tables.policy.may_connect(uid, groups, self._tables.bus_credentials.uid)
+    def refusal_to_connect(self, who: Credentials) -> str | None:
+        """Why this user may not use this bus; None if it may."""
+        uid = None if who.uid == UNKNOWN_ID else who.uid
+        verdict = self._tables.policy.may_connect(uid, _groups(who), self._tables.bus_credentials.uid)
+        return None if verdict.allowed else f"user {who.uid} may not connect: {_deciding(verdict)}"
 
     @staticmethod
     def is_open(sender: Party | None, receiver: Party | None) -> bool:
@@ -144,9 +144,8 @@ class Guard:
         return text
 
 
-def _groups(party: Party) -> set[int]:
-    groups = party.groups if isinstance(party, LegacyParty) else party.credentials.groups
-    return {party.credentials.gid, *groups}
+def _groups(who: Credentials) -> set[int]:
+    return {who.gid, *who.groups}
 
 
 def _deciding(verdict: Verdict) -> str:

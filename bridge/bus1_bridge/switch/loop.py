@@ -171,9 +171,7 @@ class PythonSwitch:
         who = credentials_of(connection)
         if not is_local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peer = self.router.connect(
-            who, self.router.delivery.now, groups=who.groups, label=who.secctx, can_pass_fds=is_local
-        )
+        peer = self.router.connect(who, self.router.delivery.now, can_pass_fds=is_local)
         endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
         self.router.party(peer).open_pidfd = endpoint.open_pidfd
         self._endpoints[peer] = endpoint

@@ -162,8 +162,7 @@ class Refusals:
             if party.command is None:
                 party.command = self._tables.command_of(party.pid)
             known.append(f'pid={party.pid} comm="{party.command}"')
-        label = party.label if isinstance(party, LegacyParty) else party.credentials.secctx
-        if label:
+        if label := party.credentials.secctx:
             known.append(f'label="{label.decode(errors="backslashreplace")}"')
         return " ".join(known)
 

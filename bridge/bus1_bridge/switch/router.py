@@ -29,7 +29,6 @@ from ..activation import Activation
 from ..driver import Driver
 from ..policy import Policy
 from ..sasl import ServerAuth
-from .admission import refusal
 from .connection import Connection, Incoming, behind
 from .deadlines import Deadlines
 from .delivery import Delivery
@@ -84,24 +83,18 @@ class Router:
 
     # ---- connections -----------------------------------------------------------------------------
 
-    def connect(
-        self, credentials: Credentials, now: float, *, groups: tuple[int, ...] = (),
-        label: bytes | None = None, can_pass_fds: bool = True,
-    ) -> int:
+    def connect(self, credentials: Credentials, now: float, *, can_pass_fds: bool = True) -> int:
         """A new connection; its id is its hosted peer in Core."""
         self.delivery.now = now
         limits = self.limits.of_user(credentials.uid)
         if credentials.uid not in self._users:
             self._users.add(credentials.uid)
             self._core.set_user_limits(credentials.uid, user_limits(limits))
-        peer = self._core.peer_new(
-            credentials.uid, limits=hosted_limits(limits), overhead=OVERHEAD
-        )
+        peer = self._core.peer_new(credentials.uid, limits=hosted_limits(limits), overhead=OVERHEAD)
         # naming a node creates it: 0 is the root, where all messages to this client go
         self._core.send(peer, (), handles=(0,), credentials=credentials)
-        party = LegacyParty(peer, credentials, root=(peer, 0), groups=groups, label=label)
+        party = LegacyParty(peer, credentials, root=(peer, 0))
         self.tables.parties[peer] = party
-        self.delivery.guard.admit(party)
         auth = ServerAuth(party.uid, self.tables.guid, self.tables.auth, can_pass_fds=can_pass_fds)
         self._connections[peer] = Connection(party, auth, limits, now)
         self.delivery.flow.meet(peer, limits)
@@ -146,8 +139,7 @@ class Router:
             if c.auth.closed:
                 c.ending = "authentication failed"
         elif was_strange:
-            self._set_limits(c)
-            c.ending = refusal(self.tables, c.party)
+            self._admit(c)
         if c.ending:
             self._close_if_done(c)
             return
@@ -418,6 +410,14 @@ class Router:
         return bool(n_bytes and n_bytes >= c.limits.max_incoming_bytes) or bool(
             n_fds and n_fds >= c.limits.max_incoming_unix_fds
         )
+
+    def _admit(self, c: Connection) -> None:
+        """It is known who the client is: what holds for it, and whether it may stay."""
+        self.delivery.guard.admit(c.party)
+        self._set_limits(c)
+        # who is nobody in particular has passed: without <allow_anonymous/> there is no OK
+        if c.party.uid is not None:
+            c.ending = self.delivery.guard.refusal_to_connect(c.party.credentials) or ""
 
     def _set_limits(self, c: Connection) -> None:
         c.limits = self.limits.of_user(c.party.uid)

@@ -42,7 +42,7 @@ class Party:
 
     peer: int
     credentials: Credentials
-    """As the kernel gave them at accept."""
+    """As the kernel gave them at accept, groups and label included."""
     unique: str = ""
     """``:1.N``; empty before Hello."""
     root: NodeRef | None = None
@@ -126,10 +126,8 @@ class Note:
 
 @dataclass(slots=True, eq=False)
 class LegacyParty(Party):
-    """A D-Bus connection. Everything but ``groups``, ``label``, ``takes_fds`` is the gateway's own."""
+    """A D-Bus connection. What stands behind ``is_monitor`` is the gateway's own."""
 
-    groups: tuple[int, ...] = ()
-    label: bytes | None = None
     open_pidfd: Callable[[], int | None] = _no_descriptor
     """A new descriptor of its process."""
     takes_fds: bool = False
@@ -167,8 +165,7 @@ class LegacyParty(Party):
         """Who it is, as it has shown; None for nobody. Then what the kernel knows of a uid holds no more."""
         if uid != self.uid:
             uid = UNKNOWN_ID if uid is None else uid
-            self.credentials = replace(self.credentials, uid=uid, gid=UNKNOWN_ID)
-            self.groups = ()
+            self.credentials = replace(self.credentials, uid=uid, gid=UNKNOWN_ID, groups=())
 
     def note_waiting(self, waiting: Usage) -> None:
         """So much waits now, and something of it is about to be taken: a peak is seen then."""
@@ -256,6 +253,10 @@ class Tables:
             return self.unique.get(name)
         owner = self.names.owner(name)
         return None if owner is None else self.parties[owner]
+
+    def trusts(self, party: Party) -> bool:
+        """It is root, or the user of the bus."""
+        return party.uid in {0, self.bus_credentials.uid}
 
     def labels(self, bus_name: str) -> dict[int, Label]:
         """The names of everybody, the bus itself included, and who is behind them."""
