@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from bus1_bridge.match import parse
@@ -11,8 +12,10 @@ from bus1_bridge.switch import departure
 from bus1_bridge.switch.flow import PAIR_MARK
 from bus1_bridge.switch.limits import BusLimits
 from bus1_services.call import Kind
+from hypothesis import given
+from hypothesis import strategies as st
 from mixed_bus import DRIVER, ERROR, Legacy, LegacyMessage, MixedBus, Native, pack
-from pure_switch import DRIVER_PATH, NO_REPLY_EXPECTED, RETURN, Client, PureSwitch
+from pure_switch import DRIVER_PATH, NO_REPLY_EXPECTED, RETURN, Client, Got, PureSwitch
 
 from bus1.core.api import MessageType
 
@@ -165,10 +168,85 @@ def test_a_call_that_starts_a_service_is_shown_once_however_often_it_is_tried(sw
     switch.services["a.name"] = "/bin/true"
     speaker, watcher = switch.client(), switch.client()
     become_monitor(watcher, "member='StartServiceByName'")
-    to_driver = {"path": DRIVER_PATH, "interface": DRIVER, "destination": DRIVER}
+    to_driver: dict[str, Any] = {"path": DRIVER_PATH, "interface": DRIVER, "destination": DRIVER}
     speaker.send(1, "su", "a.name", 0, member="StartServiceByName", **to_driver)
     switch.turns()
     assert len(watcher.take_all()) == 1
+
+
+# ---- everything ----------------------------------------------------------------------------------
+
+
+def identity(got: Got) -> tuple[object, ...]:
+    """A message as all see it; what the bus broadcasts is numbered for each client."""
+    serial = 0 if (got.sender, got.destination) == (DRIVER, None) else got.serial
+    return (got.type, got.sender, got.destination, got.member, got.error, got.reply_serial, serial, got.body)
+
+
+class Crowd:
+    """Clients that do anything; what each has got, in order."""
+
+    def __init__(self, switch: PureSwitch) -> None:
+        self.switch = switch
+        self.clients = [switch.client() for _ in range(3)]
+        self.got: dict[Client, list[tuple[object, ...]]] = {client: [] for client in self.clients}
+        self.calls: list[tuple[Client, Got]] = []
+
+    def read(self) -> None:
+        for client in self.clients:
+            for message in client.take_all():
+                self.got[client].append(identity(message))
+                if message.type == 1:
+                    self.calls.append((client, message))
+
+    def act(self, step: str, who: int, whom: int) -> None:
+        client, other = self.clients[who], self.clients[whom]
+        to_driver: dict[str, Any] = {"path": DRIVER_PATH, "interface": DRIVER, "destination": DRIVER}
+        match step:
+            case "call":
+                client.ask(other.name, "Do", "s", step)
+            case "nobody":
+                client.ask(f"no.such{whom}")
+            case "signal":
+                client.emit("Changed", destination=other.name if whom else None)
+            case "answer" if self.calls:
+                callee, call = self.calls.pop()
+                callee.answer(call)
+            case "own" | "release":
+                args = ("su", f"a.n{whom}", 0) if step == "own" else ("s", f"a.n{whom}")
+                client.send(1, *args, member="RequestName" if step == "own" else "ReleaseName", **to_driver)
+            case "match":
+                client.send(1, "s", "type='signal'" if whom else "", member="AddMatch", **to_driver)
+            case "renew":
+                client.leave()
+                self.clients[who] = new = self.switch.client(hello=False)
+                self.got[new] = []
+                new.name = new.call("Hello").args[0]
+        self.read()
+
+
+STEPS = ["call", "nobody", "signal", "answer", "own", "release", "match", "renew"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 2), st.integers(0, 2)), max_size=40))
+def test_what_anybody_gets_a_monitor_sees_in_the_same_order(steps: list[tuple[str, int, int]]) -> None:
+    switch = PureSwitch()
+    crowd, watcher = Crowd(switch), switch.client()
+    become_monitor(watcher)
+    crowd.read()
+    for got in crowd.got.values():
+        got.clear()
+    for step in steps:
+        crowd.act(*step)
+    seen = [identity(got) for got in watcher.take_all()]
+    names = {got[1] for got in seen}
+    for got in crowd.got.values():
+        rest = iter(seen)
+        assert all(message in rest for message in got)
+    said = [got for got in seen if got[1] != DRIVER]
+    assert len(said) == len(set(said))
+    assert None not in names
+    switch.end()
 
 
 # ---- native peers --------------------------------------------------------------------------------
