@@ -9,13 +9,14 @@ from contextlib import ExitStack
 
 import pytest
 from bus1_bridge.busconfig import ConfigError
+from bus1_bridge.sasl import EXTERNAL_ONLY, ServerAuth
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.pace import USERS, Pace
 from bus1_bridge.userlimits import KEYS, UserLimits, parse
 from buses import eventually
 from daemons import OPEN, Daemon, path_of
 from dbus_client import BUS, CallFailed, Client
-from pure_switch import PureSwitch
+from pure_switch import CALL, GUID, NO_REPLY_EXPECTED, PureSwitch, message
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 NUMBERS = {"alice": 1001, "bob": 1002, "1003": 1003}
@@ -138,6 +139,43 @@ def test_who_opens_too_many_connections_is_told_at_hello_and_may_try_again() -> 
     )
     bus.pass_time(0.5)
     assert clients[2].call("Hello").args == (":1.2",)
+    bus.end()
+
+
+# ---- what waits ----------------------------------------------------------------------------------
+
+
+def test_what_came_behind_a_message_that_waits_goes_on_when_it_waits_no_more() -> None:
+    bus = PureSwitch(BusLimits(max_incoming_bytes=100))
+    bus.services["a.b.Sleeper"] = "sleep"
+    client, other = bus.client(), bus.client()
+    waiting = message(
+        CALL, 100, "s", "x" * 100, path="/x", member="M", destination="a.b.Sleeper", flags=NO_REPLY_EXPECTED
+    )
+    behind = message(CALL, 101, path="/x", member="N", destination=other.name)
+    client.say(waiting + behind)
+    bus.turns()
+    assert not bus.router.wants_input(client.connection)
+    assert not other.take_all()
+    other.call("RequestName", "su", "a.b.Sleeper", 0)
+    bus.turns()
+    assert [got.member for got in other.take_all()][-2:] == ["M", "N"]
+    assert bus.router.wants_input(client.connection)
+    bus.end()
+
+
+def test_who_shows_who_it_is_has_the_limits_of_that_user() -> None:
+    limits = read("[default]\nmax_message_size = 4096\n[user.1003]\nmax_message_size = 300\n")
+    bus = PureSwitch(limits.applied_to(BusLimits()))
+    connection = bus.connect()
+    client = bus.router._connections[connection]
+    assert client.limits.max_message_size == 4096
+    client.auth = ServerAuth(1003, GUID, EXTERNAL_ONLY, can_pass_fds=False)
+    external = b"\0AUTH EXTERNAL " + b"1003".hex().encode() + b"\r\nBEGIN\r\n"
+    bus.router.receive(connection, external, (), bus.now)
+    assert client.auth is None
+    assert client.party.uid == 1003
+    assert client.limits.max_message_size == 300
     bus.end()
 
 
