@@ -12,6 +12,7 @@ from bus1_bridge.switch.tables import LegacyParty
 from bus1_bridge.walk import BodyCheck
 from bus1_services.call import Kind
 from mixed_bus import DRIVER, ERROR, UID, LegacyMessage, MixedBus, Native, pack, read_legacy
+from pure_switch import resume
 
 from bus1.core.api import Credentials, MessageType
 
@@ -178,7 +179,7 @@ def test_a_caller_waits_for_a_native_peer_that_does_not_read_and_is_then_refused
     assert not router.wants_input(client.connection)
     assert bus.core.queued(client.bus.tables.unique[client.unique].peer, service.peer).messages == 1
     bus.delivery.now += 0.3
-    router.resume(bus.delivery.now)
+    resume(router, bus.delivery.now)
     bus.settle()
     assert router.wants_input(client.connection)
     assert [m.header.error_name for m in client.read()] == [ERROR + "LimitsExceeded"]
@@ -192,7 +193,7 @@ def test_a_caller_that_waited_goes_on_when_the_native_peer_reads(
         client.call(NAME, "/obj", "Frob", "ay", body=LARGE)
     assert len(service.receive()) == 1
     bus.delivery.now += 0.01
-    router.resume(bus.delivery.now)
+    resume(router, bus.delivery.now)
     bus.settle()
     assert len(service.receive()) == 1
     assert client.read() == []
@@ -250,7 +251,7 @@ def test_capabilities_in_a_large_body_are_found_turn_by_turn(
     budgets.clear()
     client.call(NAME, "/obj", "Take", "ao", body=body)
     while not (received := service.receive()):
-        router.resume(bus.delivery.now)
+        resume(router, bus.delivery.now)
         bus.settle()
     assert received[0].envelope and received[0].envelope.caps == ((60_000, 1),)
     assert bus.core.node_of(service.peer, received[0].handles[1]) == (service.peer, 64)
@@ -279,7 +280,7 @@ def test_an_answer_between_two_clients_by_way_of_a_native_peer_is_checked_once(
     ))
     given: list[LegacyMessage] = []
     while not given:
-        router.resume(bus.delivery.now)
+        resume(router, bus.delivery.now)
         bus.settle()
         taken = router.outgoing(client.connection, 1 << 24)
         given = [read_legacy(b"".join(buffers)) for buffers, _ in taken]

@@ -203,11 +203,12 @@ class Daemon:
             # dear to import, and nobody waits for it
             from .changes import Changes
 
-            self._changes = Changes()
+            changes = Changes()
+            self._switch.apply([Watch(changes.descriptor)])
         except (ImportError, OSError) as error:
             self._log.note(f"changes of the configuration will not be noticed: {error}")
             return
-        self._switch.apply([Watch(self._changes.descriptor)])
+        self._changes = changes
         self._watch_folders()
 
     def _watch_folders(self) -> None:
@@ -222,7 +223,6 @@ class Daemon:
             self._changes.look(time.monotonic())
 
 
-
 def _journal(launch: Launch) -> Journal:
     config, options = launch.config, launch.options
     prefix = ""
@@ -231,7 +231,6 @@ def _journal(launch: Launch) -> Journal:
     elif config.type == "session":
         prefix = f"[session uid={os.getuid()} pid={os.getpid()}] "
     return Journal(PROGRAM, prefix, syslog=launch.uses_syslog, stderr=options.stderr)
-
 
 
 def _auth_rules(config: BusConfig, log: Log) -> AuthRules:

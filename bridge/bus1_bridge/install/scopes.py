@@ -87,4 +87,3 @@ def _unit_directories(kind: str) -> tuple[str, ...]:
 
 
 _SCOPES = {"user": _user, "global": _global, "system": _system}
-NAMES = tuple(_SCOPES)

@@ -80,13 +80,7 @@ class WatchSignals(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Report when this descriptor is readable; its owner stays who he is, and unwatches it before closing."""
-
-    descriptor: int
-
-
-class Unwatch(NamedTuple):
-    """Report no more of this descriptor."""
+    """Report when this descriptor is readable; its owner keeps it open as long as the Switch lives."""
 
     descriptor: int
 
@@ -134,7 +128,7 @@ class StartFailed(NamedTuple):
 
 
 ActivationCommand = Answer | ConfigureActivation | ServicesChanged | StartFailed
-Command = Listen | WatchSignals | Watch | Unwatch | Configure | Shutdown | ActivationCommand
+Command = Listen | WatchSignals | Watch | Configure | Shutdown | ActivationCommand
 
 
 class Switch(Protocol):

@@ -50,14 +50,12 @@ class Copies:
     ) -> None:
         self._tables = tables
         self._admits = admits
-        self.n_monitors = 0
-        """How many would have to be asked; kept by those who make and forget them."""
 
     def of_incoming(
         self, sender: LegacyParty, incoming: Incoming, parts: tuple[Buffer, ...] | None = None
     ) -> list[Parcel]:
         """For a client's message, whose form as it is forwarded is ``parts``, if that is made already."""
-        if incoming.is_shown or not self.n_monitors:
+        if incoming.is_shown or not self._tables.monitors:
             return []
         try:
             return self.of(sender, parts or stamped(sender, incoming), len(incoming.fds))
@@ -66,7 +64,7 @@ class Copies:
 
     def of(self, sender: Party | None, parts: Sequence[Buffer], n_fds: int = 0) -> list[Parcel]:
         """For a finished message, its header in the first part; None is charged as the bus."""
-        if not self.n_monitors:
+        if not self._tables.monitors:
             return []
         tables = self._tables
         header = wire.parse(parts[0])

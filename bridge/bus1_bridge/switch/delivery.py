@@ -220,7 +220,7 @@ class Delivery:
                 type, path, interface, member, error_name, to.unique, reply_serial, len(fds)
             )
             refusal = self.guard.refusal(None, to, fields)
-        if (only_monitors or refusal) and not self.copies.n_monitors:
+        if (only_monitors or refusal) and not self.tables.monitors:
             self.discard(fds)
             return
         serial = hosted.next_serial(to)
@@ -338,7 +338,7 @@ class Delivery:
                 arguments=lambda: arguments,
             )) if self.guard.refusal(None, party, fields, addressed=False) is None
         ]
-        if not (receivers or self.copies.n_monitors):
+        if not (receivers or self.tables.monitors):
             return []
         signature = "s" * len(arguments)
         body = wire.marshal(signature, *arguments)

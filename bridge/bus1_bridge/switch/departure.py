@@ -43,7 +43,6 @@ def leave(delivery: Delivery, party: Party) -> None:
         party.stream = None
         if party.is_monitor:
             tables.monitors.drop(peer)
-            delivery.copies.n_monitors -= 1
     del tables.parties[peer]
     tables.unique.pop(party.unique, None)
     _let_go(delivery, party)
@@ -61,7 +60,6 @@ def become_monitor(delivery: Delivery, party: LegacyParty, rules: Sequence[Match
     delivery.name_changes(changes)
     _drop_rules(delivery, party)
     party.is_monitor = True
-    delivery.copies.n_monitors += 1
     for rule in rules:
         tables.monitors.add(peer, replace(rule, eavesdrop=True))
     _let_go(delivery, party)

@@ -43,7 +43,6 @@ from .api import (
     Short,
     Shutdown,
     Signalled,
-    Unwatch,
     Watch,
     WatchSignals,
 )
@@ -67,7 +66,7 @@ class PythonSwitch:
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []
         self._signals: SignalPipe | None = None
-        self._watched: dict[int, Watched] = {}
+        self._watched: list[Watched] = []
         self._writing: dict[Endpoint, None] = {}
         """Endpoints with output, in order."""
         self._used: dict[Endpoint, None] = {}
@@ -121,9 +120,7 @@ class PythonSwitch:
                         self.reactor, descriptor, lambda number: self.report(Signalled(number))
                     )
                 case Watch(descriptor):
-                    self._watched[descriptor] = Watched(self, descriptor)
-                case Unwatch(descriptor):
-                    self._watched.pop(descriptor).close()
+                    self._watched.append(Watched(self, descriptor))
                 case Configure(limits, policy):
                     self.router.configure(limits, policy)
                 case Shutdown():
@@ -302,7 +299,7 @@ class PythonSwitch:
             self._drop(endpoint)
         self._settle()
         self.broker.close()
-        for watched in self._watched.values():
+        for watched in self._watched:
             watched.close()
         self._watched.clear()
         if self._signals is not None:

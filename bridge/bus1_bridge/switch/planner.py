@@ -248,7 +248,7 @@ class Planner:
         if parcels:
             self._delivery.transmit(sender, parcels, incoming.fds)
             incoming.fds = ()
-        if self._delivery.copies.n_monitors:
+        if self._tables.monitors:
             # nobody is told that it may not listen, but monitors are
             for error in refusals:
                 self._delivery.send_error(

@@ -5,7 +5,7 @@ bytes of connections out. A message is taken when it is complete and checked, ge
 and is planned: to the driver, to one party, or to everybody whose rules match. The plan is one Core
 transaction through ``Delivery``. What can't be delivered now (docs/design.md §7) stays in its
 connection, which isn't read until it can. Every connection has a budget per turn; what is left is
-done in the next (``resume``), so that all make progress.
+done in the next (``go_on``), so that all make progress.
 
 Each connection id is the Core peer that is hosted for it. Output is the hosted queue itself: a
 message is dequeued when its last byte has entered the socket.
@@ -204,12 +204,6 @@ class Router:
 
     # ---- turns -----------------------------------------------------------------------------------
 
-    def resume(self, now: float) -> None:
-        """One turn: paused and over-budget connections go on, deadlines are kept."""
-        self.tend(now)
-        for connection in self.busy():
-            self.go_on(connection, now)
-
     def busy(self) -> list[int]:
         """Connections that can go on with what has been read."""
         return list(self._busy)
@@ -235,7 +229,7 @@ class Router:
             self._end(c, reason)
 
     def next_deadline(self) -> float | None:
-        """When ``resume`` has something to do; a time that has passed means at once."""
+        """When there is something to do (``tend``, ``go_on``); a time that has passed means at once."""
         if self._busy:
             return self.delivery.now
         times = (
