@@ -39,6 +39,8 @@ from .waiting import time_left
 __all__ = ["InProcessLink", "Link", "SocketLink", "default_address", "native_address"]
 
 T = TypeVar("T")
+_LONGEST_PUSH = 0.1
+"""Seconds until a thread that sends looks whether it has been answered meanwhile."""
 _attaching = threading.Lock()
 """In the child of a fork, whose locks are its parent's, one thread at a time opens a new channel."""
 
@@ -194,7 +196,7 @@ class SocketLink:
             with self._state:
                 answer, left = exchange.take(tag), time_left(deadline, monotonic())
                 while answer is None and left != 0 and self._is_read:
-                    self._state.wait(left)
+                    self._wait_for_reader(left)
                     answer, left = exchange.take(tag), time_left(deadline, monotonic())
                 if answer is not None or left == 0:
                     return answer
@@ -205,6 +207,20 @@ class SocketLink:
                 with self._state:
                     self._is_read = False
                     self._state.notify_all()
+
+    def _wait_for_reader(self, timeout: float | None) -> None:
+        """Another thread reads for this one, which has the lock; it may not know of what is left to send."""
+        if not self._client.exchange.writer.pending:
+            self._state.wait(timeout)
+            return
+        self._state.release()
+        try:
+            poll = select.poll()
+            poll.register(self._sock, select.POLLOUT)
+            poll.poll(1000 * min(_LONGEST_PUSH, math.inf if timeout is None else timeout))
+        finally:
+            self._state.acquire()
+        self._flush()
 
     def _read(self, timeout: float | None) -> None:
         exchange = self._client.exchange
@@ -243,8 +259,11 @@ class SocketLink:
         except (BrokenPipeError, ConnectionResetError):
             # What the bus said before it closed is still to be read; without it, reading finds the end.
             exchange.writer.close()
-        except OSError as error:
-            exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
+        except BaseException as error:
+            # If it is a signal handler's, some may have been sent, and must not be sent twice.
+            exchange.fail(BusGone(f"the request could not be sent: {error}"))
+            if not isinstance(error, OSError) or error.errno is None:
+                raise
 
     # ---- operations ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 from native_bus import NativeBus
 
-from bus1.errors import Busy
+from bus1.errors import BusGone, Busy, WouldBlock
+from bus1.frames import FrameWriter
 from bus1.nesting import Nesting
+from bus1.peer import Peer
 
 PROGRAM = """
 import signal, sys
@@ -115,6 +118,28 @@ assert bytes(other.recv().payload) == b"afterwards"
 
 def test_a_signal_handler_may_use_another_peer(bus: NativeBus) -> None:
     run(bus, "other.send([to_peer], bytes(100_000))", "assert peer.recv(wait=True).n_bytes == 100_000")
+
+
+def test_a_request_that_is_interrupted_while_it_is_sent_is_not_sent_twice(
+    bus: NativeBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection ends, and the peer does not."""
+    def interrupted(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
+        if writer.pending:
+            sock.sendmsg(writer.chunk()[0])
+            raise KeyboardInterrupt
+
+    with Peer.connect(bus.address) as peer:
+        monkeypatch.setattr("bus1.links.transmit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            peer.send([0x10], b"once")
+        monkeypatch.undo()
+        with pytest.raises(BusGone):
+            peer.query()
+        with Peer.from_descriptor(peer.fileno(), bus.address) as again:
+            assert bytes(again.recv(wait=True).payload) == b"once"
+            with pytest.raises(WouldBlock):
+                again.recv()
 
 
 def test_an_operation_whose_end_was_interrupted_refuses_nothing_later() -> None:

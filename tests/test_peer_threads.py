@@ -14,7 +14,7 @@ from child import Child
 from native_bus import NativeBus
 from two_peers import PATIENCE, drained, only_socket, text
 
-from bus1.errors import WouldBlock
+from bus1.errors import TooLarge, WouldBlock
 from bus1.peer import Peer
 
 native_bus, bus, untouched = two_peers.native_bus, two_peers.bus, two_peers.untouched
@@ -43,6 +43,19 @@ def at_once(*acts: Callable[[], object]) -> None:
 
 
 N_ROUNDS = 40
+
+
+@only_socket
+def test_a_request_that_fills_the_socket_is_sent_while_another_thread_reads(p: Peer) -> None:
+    """P-4: the thread that reads does not know of it."""
+    thread = threading.Thread(target=lambda: p.recv(wait=True).release())
+    thread.start()
+    for _ in range(20):
+        p.query()
+    with pytest.raises(TooLarge):
+        p.destroy([8 * number for number in range(100_000)])
+    p.send([0x10], b"enough")
+    thread.join()
 
 
 @only_socket
