@@ -44,7 +44,7 @@ from dbus_client import (
 
 MOST_PENDING = 1 << 20
 """Bytes that a client keeps for a socket that takes no more; a flood ends there."""
-PAUSE = 40
+PAUSE = 100
 """Milliseconds between two turns of a client: the machine is for the bus, too."""
 LONGEST = 1.0
 """Seconds that a client stops reading, at most, before it does anything else."""
@@ -161,7 +161,7 @@ class Client:
         if self._random.random() < 0.3:
             fields[DESTINATION] = self._random.choice(NAMES)
         size = self._random.choice((0, 100, 1000, 20000))
-        for _ in range(self._random.randrange(20, 200)):
+        for _ in range(self._random.randrange(10, 60)):
             if self._socket is None or len(self._pending) > MOST_PENDING:
                 return
             self._send(SIGNAL, fields, size=size)
