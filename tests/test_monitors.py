@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bus1_bridge.match import parse
 from bus1_bridge.switch import departure
+from bus1_bridge.switch.effects import Refusal
 from bus1_bridge.switch.flow import PAIR_MARK
 from bus1_bridge.switch.limits import BusLimits
 from bus1_services.call import Kind
@@ -123,9 +124,12 @@ def test_only_root_and_the_user_of_the_bus_may_monitor(switch: PureSwitch) -> No
     got = client.call("BecomeMonitor", "asu", [], 0, interface=MONITORING)
     assert got.error == ERROR + "AccessDenied"
     assert got.args == (
-        f"{client.name} (uid 1234) may not call {MONITORING}.BecomeMonitor: "
-        "that is for root and the user of the bus",
+        f"{client.name} may not call {MONITORING}.BecomeMonitor: "
+        'that is for root and the user of the bus; it is uid=1234 pid=77 comm=""',
     )
+    switch.settle()
+    (record,) = [effect for effect in switch.effects if isinstance(effect, Refusal)]
+    assert (record.kind, record.sender, record.text) == ("denied", client.name, got.args[0])
     party.credentials = replace(party.credentials, uid=0)
     become_monitor(client)
 

@@ -103,10 +103,9 @@ def _look_up(header: wire.Header) -> Method:
 def _check(call: Call) -> None:
     method, header, caller = call.method, call.header, call.caller
     if method.is_privileged and not call.is_privileged:
-        raise Denied(
-            f"{caller.unique} (uid {caller.credentials.uid}) may not call {method.interface}.{method.name}: "
-            "that is for root and the user of the bus"
-        )
+        what = f"{method.interface}.{method.name}"
+        text = f"{caller.unique} may not call {what}: that is for root and the user of the bus"
+        raise Denied(call.delivery.refusals.denied(caller, text, what))
     if not (call.is_at_home or method.on_every_path):
         raise Denied(f"{method.interface}.{method.name} is answered at {DRIVER_PATH}, not at {header.path}")
     if method.takes != header.signature:

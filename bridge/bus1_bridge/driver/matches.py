@@ -31,7 +31,8 @@ def add_match(call: Call, text: str) -> Values:
     rule = match.parse(text)
     if rule.eavesdrop:
         if not call.is_privileged:
-            raise Denied(f'Connection "{caller.unique}" is not allowed to eavesdrop')
+            denied = f'Connection "{caller.unique}" is not allowed to eavesdrop'
+            raise Denied(delivery.refusals.denied(caller, denied, "eavesdrop"))
         delivery.eavesdroppers[caller.peer] += 1
     matches.add(caller.peer, rule)
     return ()

@@ -100,15 +100,14 @@ class Guard:
             f'Connection "{party.unique}" is not allowed to own the service "{name}" due to security '
             f"policies in the configuration file; {_deciding(verdict)}"
         )
-        text += f"; it is {self._refusals.who(party)}"
-        self._refusals.note("own", party, "", verdict.rule, lambda: text)
-        return text
+        return self._refusals.denied(party, text, verdict.rule)
 
     def refusal_to_reach(self, party: Party, target: Party) -> str | None:
         """Why the party may not get hold of another that it knows by name; None if it may."""
         if party.permissions.sends_all or party.permissions.may_reach(self._names(target, None)):
             return None
-        return f"{party.unique} may call nothing of {target.unique}, as far as the policy goes"
+        text = f"{party.unique} may call nothing of {target.unique}, as far as the policy goes"
+        return self._refusals.denied(party, text, f"reach {target.unique}")
 
     # ---- parts -----------------------------------------------------------------------------------
 

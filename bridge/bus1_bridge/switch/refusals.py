@@ -123,6 +123,12 @@ class Refusals:
         self.note("limit", party, "", excess.limit, lambda: text)
         return text
 
+    def denied(self, party: Party, text: str, reason: object) -> str:
+        """Why the party may not do something; noted for the log. ``reason`` is the same for all such."""
+        text = f"{text}; it is {self.who(party)}"
+        self.note("denied", party, "", reason, lambda: text)
+        return text
+
     def full(
         self, sender: Party | None, receiver: Party, message: Message | None, excess: Excess | None
     ) -> str:
