@@ -46,10 +46,8 @@ CLIENT_FACES = {
 """Files that may import more: what only clients and services load (architecture §2)."""
 
 EDGES = (
-    "bridge/bus1_bridge/cli.py", "bridge/bus1_bridge/configfiles.py", "bridge/bus1_bridge/daemon.py",
-    "bridge/bus1_bridge/listening.py",
-    "bridge/bus1_bridge/process.py",
-    "bridge/bus1_bridge/configfiles.py", "bridge/bus1_bridge/keyring.py", "bridge/bus1_bridge/starting.py",
+    "bridge/bus1_bridge/cli.py", "bridge/bus1_bridge/daemon.py", "bridge/bus1_bridge/listening.py",
+    "bridge/bus1_bridge/process.py", "bridge/bus1_bridge/configfiles.py", "bridge/bus1_bridge/keyring.py",
     "bridge/bus1_bridge/changes.py", "bridge/bus1_bridge/identity.py", "bridge/bus1_bridge/journal.py",
     "bridge/bus1_bridge/pidfile.py", "bridge/bus1_bridge/tcp.py",
     "bridge/bus1_bridge/install/", "bridge/bus1_bridge/verbs/",
@@ -269,3 +267,28 @@ def test_the_files_that_the_readme_names_exist() -> None:
     files |= set(re.findall(r"\]\(([\w./]+)\)", text))
     assert files
     assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
+
+
+def places_of(text: str) -> Iterator[str]:
+    """What the map in docs/design.md names: files, and folders that stand for all that is in them."""
+    folder = ""
+    for line in re.search(r"^```\n(.*?)^```", text, re.M | re.S).group(1).splitlines():  # type: ignore[union-attr]
+        if not line.startswith(" "):
+            folder = line
+            continue
+        for place in re.split(r"\s{2,}", line.strip())[0].split(", "):
+            before, brace, rest = place.partition("{")
+            inside, _, after = rest.partition("}")
+            for name in inside.split(",") if brace else [""]:
+                yield f"{folder}{before}{name}{after}"
+
+
+def test_the_map_of_the_design_notes_names_every_file_once() -> None:
+    places = list(places_of((ROOT / "docs" / "design.md").read_text()))
+    files = [
+        named(path) for place in places
+        for path in (sorted((ROOT / place).rglob("*.py")) if place.endswith("/") else [ROOT / place])
+    ]
+    rooms = ("bus1", "bus1_services", "bus1_bridge")
+    there = {named(path) for path in sources() if room_of(path) in rooms and not path.stem.startswith("__")}
+    assert sorted(file for file in files if "__" not in file) == sorted(there)
