@@ -115,13 +115,16 @@ class User:
         """A notification is shown; its sender hears of the click on it."""
         command = ("notify-send", "--wait", "--action=default=Open", "A letter", "has come over the bus")
         with self._desktop.start(*command) as sender:
-            self._click(self._notification())
+            shown = self._window("--class", "xfce4-notifyd")
+            self._click(shown)
             assert sender.communicate(timeout=60)[0] == "default\n"
+        wait_for(partial(self._is_closed, shown), "the notification has gone")
 
     def be_notified(self, text: str) -> None:
-        """A notification that stays is on the screen."""
+        """A notification that stays is on the screen, and hides some of the background."""
+        before = self._desktop.screen.count(BACKGROUND)
         self._run("notify-send", "--expire-time=0", "bus1", text)
-        self._notification()
+        wait_for(lambda: self._desktop.screen.count(BACKGROUND) < before - 10_000, "the notification is seen")
 
     def end_services(self) -> None:
         """Who shows folders and notifications ends; whoever needs one of them has the bus start another."""
@@ -170,9 +173,6 @@ class User:
 
     def _is_closed(self, window: str) -> bool:
         return self._desktop.attempt("xdotool", "getwindowname", window).returncode != 0
-
-    def _notification(self) -> str:
-        return self._window("--class", "xfce4-notifyd")
 
     def _click(self, window: str) -> None:
         shape = self._run("xdotool", "getwindowgeometry", "--shell", window)
