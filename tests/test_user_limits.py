@@ -15,7 +15,7 @@ from bus1_bridge.switch.pace import USERS, Pace
 from bus1_bridge.userlimits import KEYS, UserLimits, parse
 from buses import eventually
 from daemons import OPEN, Daemon, path_of
-from dbus_client import BUS, CallFailed, Client
+from dbus_client import BUS, CallFailed, Client, Wire
 from pure_switch import CALL, GUID, NO_REPLY_EXPECTED, PureSwitch, message
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -199,6 +199,15 @@ class Users:
         self.stack.close()
         return self.daemon.stop(self.process)
 
+    def wire_of(self, uid: int) -> Wire:
+        """A connection of somebody else that has said nothing."""
+        before = os.geteuid()
+        os.seteuid(uid)
+        try:
+            return self.stack.enter_context(Wire(self.path))
+        finally:
+            os.seteuid(before)
+
     def client_of(self, uid: int) -> Client:
         """A client of somebody else; CallFailed if it gets no name."""
         before = os.geteuid()
@@ -307,6 +316,25 @@ def test_connections_of_one_user_are_not_opened_faster_than_its_rate(users: Call
     )
     assert bus.client_of(BOB).ask("NameHasOwner", "s", BUS) == [True]
     assert refused[:60] in bus.stop()
+
+
+@needs_root
+def test_connections_without_a_name_of_one_user_leave_room_for_others(users: Callable[[str], Users]) -> None:
+    bus = users(f"[user.{ALICE}]\nmax_incomplete_connections = 3\n")
+    silent = [bus.wire_of(ALICE) for _ in range(3)]
+    for wire in silent:
+        wire.write(b"\0AUTH\r\n")
+        assert wire.line().startswith("REJECTED")
+    assert bus.wire_of(ALICE).rest() == b""
+    assert bus.client_of(BOB).name
+    silent[0].close()
+    bus.client_of(BOB).sync()
+    client = bus.client_of(ALICE)
+    assert bus.client_of(ALICE).name, "who has a name doesn't count"
+    client.sync()
+    who = f"closed the connection of a client without a name (uid={ALICE} pid={os.getpid()} comm="
+    why = f"Too many connections of user {ALICE} have no name yet (max_incomplete_connections=3, in use: 3)"
+    assert any(who in line and why in line for line in bus.stop().splitlines())
 
 
 def test_a_file_that_is_named_has_to_be_there(bridge: Daemon) -> None:

@@ -22,10 +22,10 @@ from .busconfig import ConfigError
 from .switch.limits import MESSAGE_SIZE_CEILING, BusLimits
 
 KEYS: dict[str, int] = {
-    "max_connections_per_user": 0, "new_connections_per_second": 1, "max_names_per_connection": 0,
-    "max_match_rules_per_connection": 0, "max_replies_per_connection": 0, "max_incoming_bytes": 0,
-    "max_incoming_unix_fds": 0, "max_outgoing_bytes": 0, "max_outgoing_unix_fds": 0, "max_message_size": 0,
-    "max_message_unix_fds": 0,
+    "max_connections_per_user": 0, "max_incomplete_connections": 1, "new_connections_per_second": 1,
+    "max_names_per_connection": 0, "max_match_rules_per_connection": 0, "max_replies_per_connection": 0,
+    "max_incoming_bytes": 0, "max_incoming_unix_fds": 0, "max_outgoing_bytes": 0,
+    "max_outgoing_unix_fds": 0, "max_message_size": 0, "max_message_unix_fds": 0,
 }
 """What may differ by user, and the least that it may be."""
 _DEFAULT = "default"

@@ -166,6 +166,11 @@ class PythonSwitch:
         connection.setblocking(False)
         is_local = connection.family == socket.AF_UNIX
         who = credentials_of(connection)
+        if (excess := self.router.too_many(who)) is not None:
+            connection.close()
+            named, why = self.router.delivery.refusals.stranger(who, excess)
+            self.report(Closed(who.pid, who.uid, named, why))
+            return
         if not is_local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self.router.connect(who, self.router.delivery.now, can_pass_fds=is_local)

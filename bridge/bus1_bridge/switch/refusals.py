@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from bus1.core.api import Parcel
+from bus1.core.api import Credentials, Parcel
 
 from .. import wire
 from ..policy import Message
@@ -33,6 +33,7 @@ _FULL = "Rejected: destination has a full message queue"
 _OVER = {
     "max_completed_connections": "The maximum number of active connections has been reached",
     "max_connections_per_user": "The maximum number of active connections for UID {uid} has been reached",
+    "max_incomplete_connections": "Too many connections of user {uid} have no name yet",
     "new_connections_per_second": "User {uid} opens too many connections in a short time",
     "max_names_per_connection": 'Connection "{unique}" is not allowed to own more services',
     "max_match_rules_per_connection": 'Connection "{unique}" is not allowed to add more match rules',
@@ -122,6 +123,11 @@ class Refusals:
         text = f"{self._over(excess, party)}; {what}; asked for by {self.named(party)}"
         self.note("limit", party, "", excess.limit, lambda: text)
         return text
+
+    def stranger(self, credentials: Credentials, excess: Excess) -> tuple[str, str]:
+        """Who has come, and why it has to go at once."""
+        party = Party(0, credentials)
+        return self.named(party), self._over(excess, party)
 
     def denied(self, party: Party, text: str, reason: object) -> str:
         """Why the party may not do something; noted for the log. ``reason`` is the same for all such."""

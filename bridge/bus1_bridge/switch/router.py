@@ -34,7 +34,7 @@ from .deadlines import Deadlines
 from .delivery import Delivery
 from .effects import Close, Effect
 from .flow import BUS_MARK, OVERHEAD, hosted_limits, user_limits
-from .limits import BYTES_PER_TURN, BusLimits
+from .limits import BYTES_PER_TURN, BusLimits, Excess
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
 
@@ -119,6 +119,14 @@ class Router:
     def accepts(self) -> bool:
         """False while too many connections have no name yet: then accept none."""
         return len(self._incomplete) < self.limits.max_incomplete_connections
+
+    def too_many(self, credentials: Credentials) -> Excess | None:
+        """Why this user gets no further connection before others of it have names; None if it does."""
+        most = self.limits.of_user(credentials.uid).max_incomplete_connections
+        if len(self._incomplete) < most or most >= self.limits.max_incomplete_connections:
+            return None
+        used = sum(self.party(c).credentials.uid == credentials.uid for c in self._incomplete)
+        return Excess("max_incomplete_connections", most, used) if used >= most else None
 
     def receive(self, connection: int, data: bytes, fds: Sequence[int], now: float) -> None:
         """Bytes of one recvmsg with their descriptors, whose ownership passes."""
@@ -401,9 +409,8 @@ class Router:
         """What it has sent, and nobody has taken yet."""
         n_bytes, n_fds = self.activation.held_of(c.party)
         # at least one message is kept, whatever the limits are
-        return bool(n_bytes and n_bytes >= c.limits.max_incoming_bytes) or bool(
-            n_fds and n_fds >= c.limits.max_incoming_unix_fds
-        )
+        most_bytes, most_fds = c.limits.max_incoming_bytes, c.limits.max_incoming_unix_fds
+        return n_bytes >= max(1, most_bytes) or n_fds >= max(1, most_fds)
 
     def _admit(self, c: Connection) -> None:
         """It is known who the client is: what holds for it, and whether it may stay."""
