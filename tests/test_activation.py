@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -122,6 +123,19 @@ def test_what_takes_too_long_is_abandoned_after_its_own_time(bus: PureSwitch) ->
     assert all(word in answer.args[0] for word in (NAME, "10000ms"))
     assert Abandoned(NAME, starts(bus)[0].attempt) in bus.effects
     bus.pass_time(6)
+    assert [got.error for got in client.take_all()] == [ERROR + "TimedOut"]
+
+
+def test_another_time_that_starts_may_take_holds_for_those_under_way(bus: PureSwitch) -> None:
+    client = bus.client()
+    client.ask(NAME)
+    bus.pass_time(3)
+    bus.router.configure(replace(bus.limits, service_start_timeout=5.0), bus.tables.policy)
+    client.ask(OTHER)
+    bus.pass_time(2)
+    (answer,) = client.take_all()
+    assert answer.reply_serial == client.serial - 1 and "5000ms" in answer.args[0]
+    bus.pass_time(3)
     assert [got.error for got in client.take_all()] == [ERROR + "TimedOut"]
 
 

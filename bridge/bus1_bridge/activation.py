@@ -91,12 +91,12 @@ class Said(NamedTuple):
 class Attempt:
     """A name that is being started."""
 
-    __slots__ = ("deadline", "found", "name", "number", "unit", "waiting")
+    __slots__ = ("began", "found", "name", "number", "unit", "waiting")
 
-    def __init__(self, name: str, number: int, deadline: float, found: Found) -> None:
+    def __init__(self, name: str, number: int, began: float, found: Found) -> None:
         self.name = name
         self.number = number
-        self.deadline = deadline
+        self.began = began
         self.found = found
         self.unit: str | None = None
         """systemd starts it: its unit."""
@@ -202,8 +202,7 @@ class Activation:
         is_new = attempt is None
         if attempt is None:
             self._last_number += 1
-            deadline = self._delivery.now + self._delivery.limits.service_start_timeout
-            attempt = self._attempts[name] = Attempt(name, self._last_number, deadline, found)
+            attempt = self._attempts[name] = Attempt(name, self._last_number, self._delivery.now, found)
         attempt.waiting.append(entry)
         self._n_waiting += 1
         if is_new:
@@ -283,10 +282,8 @@ class Activation:
     def expire(self, now: float) -> None:
         """Attempts whose time is over fail."""
         seconds = self._delivery.limits.service_start_timeout
-        while self._attempts:
+        while (due := self.next_deadline()) is not None and due <= now:
             attempt = next(iter(self._attempts.values()))
-            if attempt.deadline > now:
-                return
             via = f" via systemd, unit '{attempt.unit}'" if attempt.unit else ""
             text = (
                 f"Failed to activate service '{attempt.name}'{via}: timed out "
@@ -297,7 +294,8 @@ class Activation:
 
     def next_deadline(self) -> float | None:
         """When the first attempt's time is over: attempts stand in the order of their beginning."""
-        return next((attempt.deadline for attempt in self._attempts.values()), None)
+        seconds = self._delivery.limits.service_start_timeout
+        return next((attempt.began + seconds for attempt in self._attempts.values()), None)
 
     def forget(self, party: Party) -> None:
         """The client is gone: what it has waiting is dropped, what it made start goes on."""
