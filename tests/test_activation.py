@@ -13,9 +13,9 @@ from bus1_bridge.switch.api import ConfigureActivation, ServicesChanged, StartFa
 from bus1_bridge.switch.effects import (
     Abandoned,
     Effect,
+    Line,
     ListServices,
     LookUp,
-    Note,
     SetEnvironment,
     Start,
 )
@@ -386,7 +386,7 @@ def test_a_forged_failure_is_noted_with_its_sender(bus: PureSwitch) -> None:
         "ActivationFailure", "sss", "a.service", "a.b", "why", path=DRIVER_PATH, interface=ACTIVATOR,
         destination=DRIVER,
     )
-    (note,) = [effect for effect in bus.effects if isinstance(effect, Note)]
+    (note,) = [effect for effect in bus.effects if isinstance(effect, Line)]
     assert f"{forger.name} (uid=1000 pid=77 " in note.text
     assert "forged" in note.text
 

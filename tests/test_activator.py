@@ -12,7 +12,7 @@ from bus1_bridge.options import Options
 from bus1_bridge.process import Launch
 from bus1_bridge.starting import Starter
 from bus1_bridge.switch.api import Answer, ConfigureActivation, Punt, ServicesChanged, Signalled, StartFailed
-from bus1_bridge.switch.effects import Found, ListServices, LookUp, Note, SetEnvironment, Start
+from bus1_bridge.switch.effects import Found, Line, ListServices, LookUp, SetEnvironment, Start
 
 from bus1.process import Printing
 
@@ -38,7 +38,7 @@ def test_what_is_no_reason_to_load_anything_loads_nothing(
     activator: Activator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Activator, "_load", lambda self: 1 / 0)
-    for punt in (Signalled(17), Note("x"), Start(NAME, 1, "who")):
+    for punt in (Signalled(17), Line("x"), Start(NAME, 1, "who")):
         assert activator.handle(punt) == []
     assert activator.settings() == [ConfigureActivation(uses_systemd=True)]
 

@@ -42,7 +42,7 @@ from .switch.api import (
 )
 from .switch.connection import Incoming
 from .switch.delivery import Delivery
-from .switch.effects import Abandoned, Found, LookUp, Note, SetEnvironment, Start
+from .switch.effects import Abandoned, Found, Line, LookUp, SetEnvironment, Start
 from .switch.flow import PAIR_MARK, READER_MARK, allocated
 from .switch.limits import Excess
 from .switch.tables import LegacyParty, Party
@@ -216,7 +216,7 @@ class Activation:
             effects.append(Start(name, attempt.number, requester))
         elif unit is not None and name != SYSTEMD:
             attempt.unit = unit
-            effects.append(Note(
+            effects.append(Line(
                 f"Activating via systemd: service name='{name}' unit='{unit}' {requester}"
             ))
             body = wire.marshal("s", unit)
@@ -247,7 +247,7 @@ class Activation:
         """The name has an owner: calls of StartServiceByName are answered; ``flush`` has to follow."""
         attempt = self._end(name)
         if attempt is not None:
-            self._delivery.effects.append(Note(f"Successfully activated service '{name}'"))
+            self._delivery.effects.append(Line(f"Successfully activated service '{name}'"))
             for entry in attempt.waiting:
                 if isinstance(entry, Ticket):
                     reply(self._delivery, entry, (1,))
@@ -273,9 +273,9 @@ class Activation:
             name = error if is_error_name(error) else wire.ERROR_PREFIX + "Failed"
             for attempt in [a for a in self._attempts.values() if a.unit == unit]:
                 self._fail(attempt, name, text)
-            delivery.effects.append(Note(f"Activation via systemd failed for unit '{unit}': {text}"))
+            delivery.effects.append(Line(f"Activation via systemd failed for unit '{unit}': {text}"))
             return
-        delivery.effects.append(Note(
+        delivery.effects.append(Line(
             f"ActivationFailure of {sender.unique} ({delivery.refusals.who(sender)}) is ignored: {complaint}"
         ))
 
@@ -290,7 +290,7 @@ class Activation:
                 f"(service_start_timeout={round(seconds * 1000)}ms)"
             )
             self._fail(attempt, _TIMED_OUT, text)
-            self._delivery.effects += [Note(text), Abandoned(attempt.name, attempt.number)]
+            self._delivery.effects += [Line(text), Abandoned(attempt.name, attempt.number)]
 
     def next_deadline(self) -> float | None:
         """When the first attempt's time is over: attempts stand in the order of their beginning."""

@@ -49,7 +49,7 @@ from .switch.api import (
     WatchSignals,
 )
 from .switch.delivery import Delivery
-from .switch.effects import Note, Refusal, Reload
+from .switch.effects import Line, Refusal, Reload
 from .switch.flow import user_limits
 from .switch.headroom import shortage
 from .switch.limits import BusLimits
@@ -171,7 +171,7 @@ class Daemon:
                     self._switch.apply([Answer(asker, self.reload())])
                 case Readable(descriptor):
                     self._news(descriptor)
-                case Note(text):
+                case Line(text):
                     self._log.note(text, fields=_NEWS)
                 case Refusal():
                     self._log.note(punt.text, punt.times, _fields(punt), punt.cause, punt.sender)

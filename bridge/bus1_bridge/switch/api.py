@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from ..policy import Policy
-from .effects import Abandoned, Note, Question, Refusal, SetEnvironment, Start
+from .effects import Abandoned, Line, Question, Refusal, SetEnvironment, Start
 from .limits import BusLimits
 
 
@@ -61,7 +61,7 @@ class Short(NamedTuple):
 
 Punt = (
     Signalled | Closed | Refusal | Failed | Readable | Short | Question | Start | Abandoned
-    | SetEnvironment | Note
+    | SetEnvironment | Line
 )
 
 

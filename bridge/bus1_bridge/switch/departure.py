@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .. import hosted
 from ..match import MatchRule
 from ..names import Change
-from .effects import Note
+from .effects import Line
 from .tables import LegacyParty, Party
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def become_monitor(delivery: Delivery, party: LegacyParty, rules: Sequence[Match
     _let_go(delivery, party)
     hosted.retire(tables.core, party)
     who = delivery.refusals.who(party)
-    delivery.effects.append(Note(f"Connection {party.unique} ({who}) became a monitor."))
+    delivery.effects.append(Line(f"Connection {party.unique} ({who}) became a monitor."))
     _answer_callers(delivery, peer)
 
 

@@ -107,7 +107,7 @@ class SetEnvironment(NamedTuple):
     variables: dict[str, str]
 
 
-class Note(NamedTuple):
+class Line(NamedTuple):
     """A line for the log."""
 
     text: str
@@ -116,5 +116,5 @@ class Note(NamedTuple):
 Question = LookUp | ListServices | Reload
 Effect = (
     Wake | Close | CloseDescriptors | Refusal | Question | Start | Abandoned | SetEnvironment
-    | Note
+    | Line
 )
