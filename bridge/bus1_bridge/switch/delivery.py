@@ -1,16 +1,16 @@
 """delivery: the one door from the Switch into Core's queues.
 
-Theory. ``Delivery`` is the ``Post`` of docs/design.md §6: router, driver, gateway and registry hand
-finished D-Bus messages to it as parcels, and it makes one Core transaction of them. It speaks for the
-bus itself (errors, NameOwnerChanged and its kin), knows who receives a broadcast, counts what was
-not delivered, and carries out the one step of a disconnect. A message of the bus is a parcel of the bus
-peer to the root node of the reader, so a snapshot shows it like any other.
+Theory. Planner, driver, gateway and registry hand finished D-Bus messages to it as parcels, and it makes
+one Core transaction of them (docs/design.md §6). It speaks for the bus itself (errors, NameOwnerChanged and
+its kin), and knows who receives a broadcast. A message of the bus is a parcel of the bus peer to the root
+node of the reader, so a snapshot shows it like any other. It is also where those who move messages find
+whom they ask first: ``guard``, ``flow``, ``refusals``, ``questions``, and the time of the turn.
 
 Invariants. 1. Every message to a D-Bus client went through ``core.route``. 2. Serials of the bus count
-1, 2, 3 … per connection, without those of unanswered native calls. 3. ``forget`` leaves nothing of a
-party in the tables.
+1, 2, 3 … per connection, without those of unanswered native calls.
 
-Not here: the meaning of messages (router, driver, gateway), and who may queue how much (flow).
+Not here: the meaning of messages (planner, driver, gateway), who may queue how much (flow), monitors'
+copies (copies), the end of a party (departure).
 """
 
 from __future__ import annotations
