@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
+from bus1_bridge import configfiles
 from buses import eventually, open_fds
 from daemons import Daemon, path_of
 from dbus_client import (
@@ -359,3 +360,34 @@ def test_what_one_sender_keeps_at_a_reader_is_its_own_affair(bus: Limited) -> No
         assert sender.reply(asked).what
     said = bus.end()
     assert bus.blames(said, sender, "max_incoming_bytes")
+
+
+# ---- what holds usually --------------------------------------------------------------------------
+
+USUAL = {
+    "system": {
+        "max_incoming_bytes": 127 << 20, "max_incoming_unix_fds": 64, "max_outgoing_bytes": 127 << 20,
+        "max_outgoing_unix_fds": 64, "max_message_size": 32 << 20, "max_message_unix_fds": 16,
+        "service_start_timeout": 25.0, "auth_timeout": 30.0, "pending_fd_timeout": 150.0,
+        "max_completed_connections": 2048, "max_incomplete_connections": 64, "max_connections_per_user": 256,
+        "max_pending_service_starts": 512, "max_names_per_connection": 512,
+        "max_match_rules_per_connection": 512, "max_replies_per_connection": 128,
+    },
+    "session": {
+        "max_incoming_bytes": 10**9, "max_incoming_unix_fds": 250_000_000, "max_outgoing_bytes": 10**9,
+        "max_outgoing_unix_fds": 250_000_000, "max_message_size": 128 << 20, "max_message_unix_fds": 16,
+        "service_start_timeout": 120.0, "auth_timeout": 240.0, "pending_fd_timeout": 150.0,
+        "max_completed_connections": 100_000, "max_incomplete_connections": 10_000,
+        "max_connections_per_user": 100_000, "max_pending_service_starts": 10_000,
+        "max_names_per_connection": 50_000, "max_match_rules_per_connection": 50_000,
+        "max_replies_per_connection": 50_000,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_the_usual_limits_are_those_of_the_reference(kind: str) -> None:
+    """From the files of this machine, or built in: dbus-bus.md §9."""
+    limits = configfiles.standard(kind).limits
+    assert {name: getattr(limits, name) for name in USUAL[kind]} == USUAL[kind]
+    assert limits.reply_timeout is None

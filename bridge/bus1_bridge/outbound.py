@@ -360,7 +360,7 @@ class Outbound:
         self._check_descriptors(reader)
         verdict = self._verdict(reader, 0, kind)
         if verdict in (Verdict.REFUSE, Verdict.PAUSE):
-            raise QuotaExceeded(f"{reader.unique} has too many messages of this sender waiting")
+            raise QuotaExceeded(self._delivery.why_full(self._sender, reader, *self._load(reader, 0)))
         return verdict is Verdict.DELIVER
 
     def _check_descriptors(self, reader: LegacyParty) -> None:
@@ -369,12 +369,16 @@ class Outbound:
 
     def _verdict(self, reader: LegacyParty, header_size: int, kind: flow.Kind) -> Verdict:
         assert self._sender is not None
-        size = flow.allocated(header_size + len(self._message.body), self._message.n_fds)
-        envelope = self._message.envelope
+        size, about, fds = self._load(reader, header_size)
+        return self._delivery.admits(self._sender, reader, size, kind, about, fds=fds)
+
+    def _load(self, reader: LegacyParty, header_size: int) -> tuple[int, Fields, Sequence[int]]:
+        """How much the message weighs, what it is, and its descriptors."""
+        envelope, n_fds = self._message.envelope, self._message.n_fds
+        size = flow.allocated(header_size + len(self._message.body), n_fds)
         about = Fields(int(envelope.kind), None, envelope.interface, envelope.member, None, reader.unique)
         # their numbers don't matter here: they are booked where they came in
-        fds = (0,) * self._message.n_fds
-        return self._delivery.admits(self._sender, reader, size, kind, about, fds=fds)
+        return size, about, (0,) * n_fds
 
 
 _Plan = Callable[[Outbound, int, NodeRef, Party | None, Target, bool], None]
