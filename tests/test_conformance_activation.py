@@ -417,10 +417,10 @@ def test_a_monitor_sees_what_waits_when_it_comes_and_not_again(
         assert caller.reply(serial).error_name == "org.freedesktop.DBus.Error.Spawn.ChildExited"
     else:
         program.wait()
-        seen = monitor.receive()
-        while seen.member != "Do":
-            seen = monitor.receive()
-        monitor.inbox.append(seen)
+        held = monitor.receive()
+        while held.member != "Do":
+            held = monitor.receive()
+        monitor.inbox.append(held)
         service.own(name)
         assert [got.member for got in service.drain()] == ["NameAcquired", "Do"]
     caller.call(service.name, "Last", interface="com.example.Seen")
