@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bus1_services import call
 from bus1_services.call import Envelope, Kind
@@ -28,8 +27,7 @@ BODY_MAX = 4 << 20
 """Bytes of a call's body: it is checked and read within one command."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One call of a native peer to the bus."""
 
     caller: NativeParty
@@ -42,8 +40,7 @@ class Call:
     """The object of a legacy client that was called; None for the registry itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a method returns: values, and handles of the bus peer with one reference to give away."""
 
     values: tuple[object, ...] = ()
@@ -52,16 +49,14 @@ class Answer:
     """Handles of the call that the bus peer keeps."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A method's error reply; ``name`` without the usual prefix."""
 
     name: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """One entry of the bus peer's queue is done: send this if ``reply`` is not None, then release."""
 
     reply: int | None = None
@@ -70,8 +65,7 @@ class Served:
     releases: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """A row of the table."""
 
     takes: str

@@ -9,7 +9,7 @@ Not here: which interfaces and methods there are (driver), descriptions of nativ
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bus1_services.types import split_signature
 
@@ -20,8 +20,7 @@ DOCTYPE = (
 _CONSTANT = '<annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="const"/>'
 
 
-@dataclass(frozen=True, slots=True)
-class DriverInterface:
+class DriverInterface(NamedTuple):
     """What one interface of the driver has; signatures as D-Bus writes them."""
 
     name: str

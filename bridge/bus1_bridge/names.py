@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import KeysView
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 from sortedcontainers import SortedList
 
@@ -50,8 +51,7 @@ class ReleaseResult(IntEnum):
     NOT_OWNER = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """The primary owner of a name changed; None stands for nobody."""
 
     name: str

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bus1_services.call import Kind
 
@@ -48,15 +49,13 @@ from .translate import Address, NativeMessage, to_header
 TOO_SLOW = "The reply did not fit into the queue of its receiver"
 
 
-@dataclass(frozen=True, slots=True)
-class Emitter:
+class Emitter(NamedTuple):
     """A node of the bus peer that stands for everybody whose match rules fit."""
 
     owner: int
 
 
-@dataclass(frozen=True, slots=True)
-class Native:
+class Native(NamedTuple):
     """A node that takes messages as they are."""
 
 
@@ -76,8 +75,7 @@ class _Piece:
     """The registry's note of a subscription."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """A reply node that this transaction ends; ``parcel`` is None if the answer did not fit."""
 
     reader: LegacyParty

@@ -16,7 +16,7 @@ many descriptors clients take (``gateway``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bus1_services import call
 from bus1_services.call import Envelope, Kind
@@ -28,8 +28,7 @@ from . import wire
 from .walk import BodyCheck
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """What a D-Bus header says beyond an envelope."""
 
     sender: str
@@ -39,8 +38,7 @@ class Address:
     reply_serial: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class NativeMessage:
+class NativeMessage(NamedTuple):
     """A message of a native peer, checked from the first byte to the last."""
 
     envelope: Envelope

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bus1.errors import Bus1Error
 
@@ -35,8 +35,7 @@ LATER: Final = None
 """Returned by a method whose reply comes later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """Who waits for which answer."""
 
     caller: LegacyParty
@@ -89,8 +88,7 @@ class Call:
         return party
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """A row of the table."""
 
     interface: str

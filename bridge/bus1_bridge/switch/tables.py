@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bus1.core.api import CoreApi, Credentials, NodeRef, Usage
 from bus1.label import Label
@@ -79,15 +79,13 @@ class Stream(Protocol):
         """What has come and is not handled yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Derived:
+class Derived(NamedTuple):
     """A hosted node that stands for an object path of a legacy connection."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A hosted one-shot node for the answer to one call of a legacy connection."""
 
     serial: int
@@ -97,8 +95,7 @@ class Reply:
     """When the call was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class NativeCall:
+class NativeCall(NamedTuple):
     """A call of a native peer that a legacy client has not answered yet."""
 
     handle: int
@@ -112,8 +109,7 @@ Use = int | str | tuple[str, str, str]
 interface, member)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """What to remember once a message has entered a legacy client's socket (gateway's own).
 
     ``handles`` of the message are matched by position: first the reply handle if ``serial`` is not
@@ -174,8 +170,7 @@ class LegacyParty(Party):
             self.peak = larger._replace(fds=max(waiting.fds, self.peak.fds))
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedObject:
+class PublishedObject(NamedTuple):
     """An object of a native service: its node, the bus peer's handle, the interface elements."""
 
     node: NodeRef
