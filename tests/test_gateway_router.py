@@ -209,6 +209,20 @@ def test_a_dead_connection_releases_what_native_peers_wait_for(
     assert (MessageType.NODE_RELEASE, reply) in [(m.type, m.node) for m in service.receive()]
 
 
+def test_a_client_that_has_left_is_closed_when_its_last_news_has_no_message(
+    bus: MixedBus, router: Router, client: Wire
+) -> None:
+    native = bus.native()
+    handle = native.derive(client.unique, "/thing")
+    client.read()
+    native.release(handle)
+    assert router.has_output(client.connection), "the release of the node that stood for its object"
+    router.end_of_input(client.connection, bus.delivery.now)
+    assert client.unique in bus.tables.unique
+    assert client.read() == []
+    assert client.unique not in bus.tables.unique
+
+
 def test_an_emission_is_seen_by_router_clients_that_match(service: Native, client: Wire) -> None:
     client.write(client.message(
         wire.CALL, "s", f"type='signal',sender='{NAME}'", destination=DRIVER, path="/org/freedesktop/DBus",

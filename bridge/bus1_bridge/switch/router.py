@@ -183,15 +183,13 @@ class Router:
     def disconnect(self, connection: int, now: float) -> None:
         """The socket is gone; nothing if the connection is already."""
         self.delivery.now = now
-        c = self._connections.get(connection)
-        if c is not None:
+        if (c := self._connections.get(connection)) is not None:
             self._remove(c)
 
     def lose(self, connection: int, reason: str, now: float) -> None:
         """What the connection sent can't be read any more: it is closed at once."""
         self.delivery.now = now
-        c = self._connections.get(connection)
-        if c is not None:
+        if (c := self._connections.get(connection)) is not None:
             self._end(c, reason)
 
     def wants_input(self, connection: int) -> bool:
@@ -276,13 +274,14 @@ class Router:
         items: list[Outgoing] = []
         skip = c.offset
         for entry in entries:
-            if entry.type is not MessageType.DATA:
+            if entry.type is not MessageType.DATA or limit <= 0:
                 break
             items.append((entry.parts, entry.fds) if not skip else (behind(entry.parts, skip), ()))
             limit -= entry.n_bytes - skip
             skip = 0
-            if limit <= 0:
-                break
+        if not items and (c.has_ended or c.ending):
+            # notifications without a message were all that was left
+            self._close_if_done(c)
         return items
 
     def sent(self, connection: int, n: int, now: float) -> None:
