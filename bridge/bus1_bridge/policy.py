@@ -24,10 +24,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from .policyrules import EVERYBODY, GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule, rule_of
+from .wire import CALL, SIGNAL
 
 PICKED_MAX = 4096
 CLIENTS_MAX = 1024
-_SIGNAL = 4
 _OTHER = "\0"
 """Stands for all interfaces that no rule names."""
 
@@ -197,7 +197,7 @@ def _applies(rule: Rule, message: Message, requested: bool, eavesdropping: bool)
     if rule.kind == RECEIVE and rule.eavesdrop != eavesdropping and rule.allow == eavesdropping:
         # an allow rule without eavesdrop is not about copies, a deny rule with it is about nothing else
         return False
-    is_broadcast = message.destination is None and message.type == _SIGNAL
+    is_broadcast = message.destination is None and message.type == SIGNAL
     return (
         rule.broadcast in (None, is_broadcast)
         and (rule.path is None or message.path in (None, rule.path))
@@ -237,7 +237,7 @@ class ClientPolicy:
     def may_reach(self, receiver: Names) -> bool:
         """Whether there is a call that it may send there."""
         for rule in reversed(self._sent.rules):
-            if rule.type not in (0, 1) or rule.broadcast:
+            if rule.type not in (0, CALL) or rule.broadcast:
                 continue
             if rule.name is not None and not _is_about(rule, receiver):
                 continue

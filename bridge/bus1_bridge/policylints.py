@@ -16,10 +16,9 @@ from typing import NamedTuple
 
 from bus1_services.types import is_bus_name, is_bus_namespace
 
-from .policyrules import GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule
-from .wire import DRIVER_NAME
+from .policyrules import EVERYBODY, GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule
+from .wire import CALL, DRIVER_NAME, ERROR, RETURN, SIGNAL
 
-_CALL, _SIGNAL = 1, 4
 _EQUAL = ("path", "member", "error", "broadcast")
 """Conditions that are met by equality."""
 
@@ -36,7 +35,7 @@ class Lint(NamedTuple):
 def lints(contexts: Contexts, *, is_system: bool) -> list[Lint]:
     """All that is suspicious, in the order of files and lines; ``is_system``: of a bus of many users."""
     found = list(_shadowed(contexts))
-    for rules, is_for_all in _contexts(contexts):
+    for rules, is_for_all in contexts.lists():
         for rule in rules:
             text = _dead(rule)
             if text:
@@ -44,15 +43,6 @@ def lints(contexts: Contexts, *, is_system: bool) -> list[Lint]:
             elif is_system and is_for_all and (text := _dangerous(rule)):
                 found.append(Lint("dangerous", rule, text))
     return sorted(found, key=lambda lint: (lint.rule.file, lint.rule.line, lint.kind))
-
-
-def _contexts(contexts: Contexts) -> Iterator[tuple[list[Rule], bool]]:
-    """Each list of rules, and whether it is about everybody."""
-    yield contexts.default, True
-    for rules in (*contexts.by_group.values(), *contexts.by_user.values(), contexts.console):
-        yield rules, False
-    yield contexts.no_console, True
-    yield contexts.mandatory, True
 
 
 # ---- dead ----------------------------------------------------------------------------------------
@@ -65,7 +55,7 @@ def _dead(rule: Rule) -> str:
         return f"there is no such {rule.kind}" + ("" if rule.allow else ": it keeps out everybody but root")
     if rule.min_fds > rule.max_fds:
         return "no number of descriptors is both enough and few enough"
-    if rule.broadcast and rule.type not in (0, _SIGNAL):
+    if rule.broadcast and rule.type not in (0, SIGNAL):
         return "only signals are broadcast"
     if rule.name is not None:
         is_name = is_bus_namespace(rule.name) if rule.is_prefix else is_bus_name(rule.name)
@@ -80,7 +70,7 @@ def _dead(rule: Rule) -> str:
 
 
 def _shadowed(contexts: Contexts) -> Iterator[Lint]:
-    for rules, _ in _contexts(contexts):
+    for rules, _ in contexts.lists():
         after = [] if rules is contexts.mandatory else contexts.mandatory
         for at, rule in enumerate(rules):
             # the nearest one says most
@@ -95,7 +85,7 @@ def _covers(later: Rule, rule: Rule) -> bool:
     if later.kind != rule.kind:
         return False
     if rule.kind in (USER, GROUP):
-        return later.subject == rule.subject or (later.subject == -1 and rule.subject >= 0)
+        return later.subject == rule.subject or (later.subject == EVERYBODY and rule.subject >= 0)
     if not _covers_name(later, rule):
         return False
     if rule.kind == OWN:
@@ -130,7 +120,7 @@ def _covers_interface(later: Rule, rule: Rule) -> bool:
 
 def _replies(rule: Rule) -> frozenset[str]:
     """Which answers it is about."""
-    if rule.type == _CALL:
+    if rule.type == CALL:
         return frozenset()
     if rule.allow:
         both = not rule.requested_reply or rule.eavesdrop
@@ -161,10 +151,10 @@ def _dangerous(rule: Rule) -> str:
         return ""
     if rule.kind != SEND:
         return ""
-    is_about_calls = rule.type in (0, _CALL) and not rule.broadcast
+    is_about_calls = rule.type in (0, CALL) and not rule.broadcast
     if rule.name is None and is_about_calls and rule.error is None:
         return _without_destination(rule)
-    if rule.allow and not rule.requested_reply and rule.type in (0, 2, 3):
+    if rule.allow and not rule.requested_reply and rule.type in (0, RETURN, ERROR):
         return "everybody may send answers that nobody has asked for"
     return ""
 
@@ -185,7 +175,7 @@ def dead_names(contexts: Contexts, may_be_owned: Iterable[str]) -> list[Lint]:
     owned = set(may_be_owned)
     return [
         Lint("dead", rule, f"nobody may own {rule.name}")
-        for rules, _ in _contexts(contexts) for rule in rules
+        for rule in contexts.rules()
         if rule.kind in (SEND, RECEIVE) and rule.name is not None and not rule.is_prefix
         and rule.name != DRIVER_NAME and not rule.name.startswith(":") and rule.name not in owned
     ]

@@ -9,11 +9,12 @@ Not here: which rules concern whom (policy), the elements around a rule (busconf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 SEND, RECEIVE, OWN, USER, GROUP = "send", "receive", "own", "user", "group"
 
 TYPES = {"method_call": 1, "method_return": 2, "error": 3, "signal": 4}
+"""Of messages, with the numbers of ``wire``, which is not loaded yet when a configuration is read."""
 MOST_FDS = 33_554_432
 """Beyond the protocol's maximum of descriptors: any number."""
 EVERYBODY = -1
@@ -125,6 +126,19 @@ class Contexts:
         self.no_console: list[Rule] = []
         """For all others."""
         self.mandatory: list[Rule] = []
+
+    def lists(self) -> Iterator[tuple[list[Rule], bool]]:
+        """Each of the lists, and whether it is about everybody."""
+        yield self.default, True
+        for rules in (*self.by_group.values(), *self.by_user.values(), self.console):
+            yield rules, False
+        yield self.no_console, True
+        yield self.mandatory, True
+
+    def rules(self) -> Iterator[Rule]:
+        """All of them."""
+        for rules, _ in self.lists():
+            yield from rules
 
     def take_over(self, other: Contexts) -> None:
         """The rules of an included file, behind those that are here."""

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from .policy import ClientPolicy, Fields, Names, Policy
 from .policyrules import GROUP, OWN, SEND, USER, Contexts, Rule
+from .wire import CALL
 
-CALL = 1
 ANY = "*"
 _OTHER_NAME, _OTHER_INTERFACE, _OTHER_MEMBER, _OTHER_PATH = "other.Name", "other.Interface", "Other", "/other"
 """Stand for everything that no rule names."""
@@ -54,15 +54,6 @@ class Row(NamedTuple):
         return ", ".join(label for label, allowed in others if allowed) or "nobody"
 
 
-def all_rules(contexts: Contexts) -> Iterable[Rule]:
-    """The rules of all contexts."""
-    for rules in (
-        contexts.default, *contexts.by_group.values(), *contexts.by_user.values(), contexts.console,
-        contexts.no_console, contexts.mandatory,
-    ):
-        yield from rules
-
-
 def kinds(contexts: Contexts, name_of: Callable[[str, int], str]) -> list[Kind]:
     """All kinds of clients, everybody first; ``name_of(USER or GROUP, number)`` names them."""
     policy = Policy(contexts, {_AT_CONSOLE})
@@ -93,7 +84,7 @@ def connecting(contexts: Contexts, bus_uid: int, name_of: Callable[[str, int], s
 
 def owners(contexts: Contexts, clients: list[Kind], names: Iterable[str] = ()) -> list[Row]:
     """Who may own each name that a rule names, each of ``names``, and any other."""
-    rules = [rule for rule in all_rules(contexts) if rule.kind == OWN]
+    rules = [rule for rule in contexts.rules() if rule.kind == OWN]
     return [
         Row(shown, "", "", "", {kind.label: kind.client.may_own(name).allowed for kind in clients})
         for shown, name in _asked(rules, names)
@@ -102,7 +93,7 @@ def owners(contexts: Contexts, clients: list[Kind], names: Iterable[str] = ()) -
 
 def callers(contexts: Contexts, clients: list[Kind], names: Iterable[str] = ()) -> list[Row]:
     """Who may call each method that a rule names, and any other, of each name that a rule names."""
-    rules = [rule for rule in all_rules(contexts) if rule.kind == SEND and rule.type in (0, CALL)]
+    rules = [rule for rule in contexts.rules() if rule.kind == SEND and rule.type in (0, CALL)]
     rows: list[Row] = []
     for shown, name in _asked(rules, names):
         rows += _methods(rules, clients, shown, Names(name))

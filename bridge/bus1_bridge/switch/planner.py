@@ -24,7 +24,7 @@ from .. import wire
 from ..activation import Activation
 from ..capabilities import is_capability
 from ..driver.errors import DriverError
-from ..wire import CALL, DRIVER_NAME, NO_AUTO_START, NO_REPLY_EXPECTED, SIGNAL
+from ..wire import CALL, DRIVER_NAME, ERROR, NO_AUTO_START, NO_REPLY_EXPECTED, RETURN, SIGNAL
 from .connection import Incoming
 from .copies import stamped
 from .delivery import Delivery
@@ -32,7 +32,7 @@ from .flow import Kind, Verdict, allocated
 from .questions import Unanswered
 from .tables import LegacyParty, NativeParty, Party
 
-_KINDS = {1: Kind.CALL, 2: Kind.REPLY, 3: Kind.REPLY, 4: Kind.SIGNAL}
+_KINDS = {CALL: Kind.CALL, RETURN: Kind.REPLY, ERROR: Kind.REPLY, SIGNAL: Kind.SIGNAL}
 
 
 class NativeEnds(Protocol):

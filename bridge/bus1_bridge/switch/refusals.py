@@ -21,6 +21,7 @@ from bus1.core.api import Credentials, Parcel
 
 from .. import wire
 from ..policy import Message
+from ..policyrules import TYPES
 from ..wire import DRIVER_NAME
 from .effects import Refusal
 from .limits import Excess
@@ -28,7 +29,7 @@ from .tables import LegacyParty, Party, Tables
 
 CAUSES = 1024
 """Refusals that are kept apart until the end of a turn."""
-_TYPES = {1: "method_call", 2: "method_return", 3: "error", 4: "signal"}
+_TYPES = {number: name for name, number in TYPES.items()}
 _FULL = "Rejected: destination has a full message queue"
 _OVER = {
     "max_completed_connections": "The maximum number of active connections has been reached",

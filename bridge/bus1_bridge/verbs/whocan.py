@@ -67,7 +67,7 @@ def _look(config: BusConfig, names: list[str]) -> tuple[list[Row], list[Row], li
 
     from ..policylints import dead_names, lints
     from ..policyrules import RECEIVE, SEND
-    from ..policytable import all_rules, callers, kinds, owners
+    from ..policytable import callers, kinds, owners
     from ..servicefiles import ServiceFiles
     from ..wire import DRIVER_NAME
 
@@ -75,7 +75,7 @@ def _look(config: BusConfig, names: list[str]) -> tuple[list[Row], list[Row], li
     clients = kinds(contexts, name_of)
     startable = ServiceFiles(config.service_dirs, lambda line: None).names()
     called = {
-        rule.name for rule in all_rules(contexts)
+        rule.name for rule in contexts.rules()
         if rule.kind in (SEND, RECEIVE) and rule.name is not None and not rule.is_prefix
         and is_bus_name(rule.name) and not rule.name.startswith(":")
     }
