@@ -43,14 +43,22 @@ _LONGEST_PUSH = 0.1
 """Seconds until a thread that sends looks whether it has been answered meanwhile."""
 _attaching = threading.Lock()
 """In the child of a fork, whose locks are its parent's, one thread at a time opens a new channel."""
+_n_forks = 0
+"""Between this process and the first one."""
 
 
-def _forget_lock() -> None:
-    global _attaching
+def _note_fork() -> None:
+    global _attaching, _n_forks
     _attaching = threading.Lock()
+    _n_forks += 1
 
 
-os.register_at_fork(after_in_child=_forget_lock)
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def _process() -> tuple[int, int]:
+    """Another one in each child; its pid alone can be its parent's, in a new pid namespace."""
+    return os.getpid(), _n_forks
 
 
 class Link(Protocol):
@@ -118,7 +126,7 @@ class SocketLink:
         self._address = default_address() if address is None else address
         self._nesting = Nesting()
         self._sock, self._client = self._connect()
-        self._pid = os.getpid()
+        self._process = _process()
         try:
             if descriptor is None:
                 number, self.granted = self._run(self._client.open())
@@ -158,14 +166,14 @@ class SocketLink:
             return self._exchange(request)
 
     def _mind_fork(self) -> None:
-        if os.getpid() == self._pid:
+        if _process() == self._process:
             return
         with _attaching:
-            if os.getpid() != self._pid:
+            if _process() != self._process:
                 self._sock.close()  # this copy alone: the parent goes on using its own
                 self._connect()
                 self._exchange(self._client.attach(self.fileno()))
-                self._pid = os.getpid()
+                self._process = _process()
 
     def _exchange(self, request: Request[T], timeout: float = math.inf) -> T:
         client = self._client

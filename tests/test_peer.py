@@ -85,6 +85,22 @@ def test_p_2_after_a_fork_child_and_parent_are_the_same_peer(p: Peer, q: Peer, t
         assert bytes(message.payload) == b"from the parent" and message.pid == os.getpid()
 
 
+def test_a_child_with_the_number_of_its_parent_has_a_channel_of_its_own(
+    bus: NativeBus, p: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P-2: in a new pid namespace it can have it."""
+    number = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: number)
+    n_fds = bus.n_fds()
+
+    def child() -> None:
+        p.query()
+        assert bus.n_fds() == n_fds + 1
+
+    assert in_child(child) == 0
+    p.query()
+
+
 def test_p_2_another_process_acts_as_the_peer_whose_descriptor_it_has(
     bus: NativeBus, p: Peer, q: Peer, to_q: int
 ) -> None:
