@@ -174,6 +174,17 @@ def test_changes_are_undone_in_reverse_when_one_fails(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"kept": "old", "link": "-> elsewhere"}
 
 
+def test_what_is_written_can_be_read_by_everybody_whatever_the_umask(tmp_path: Path) -> None:
+    file = tmp_path / "systemd" / "unit"
+    umask = os.umask(0o077)
+    try:
+        carry_out([WriteFile(str(file), "x")])
+        assert os.umask(0o077) == 0o077, "that of whoever calls is his own"
+    finally:
+        os.umask(umask)
+    assert [path.stat().st_mode & 0o777 for path in (file, file.parent)] == [0o644, 0o755]
+
+
 def test_a_trial_restores_the_old_bus_before_it_starts(root: Path, run: Run) -> None:
     assert run("install", "--user", "--trial").returncode == 0
     link = directory(root, "user") / "dbus.service"

@@ -18,6 +18,9 @@ from contextlib import ExitStack, suppress
 from typing import Protocol
 
 
+_UMASK = 0o022
+
+
 class Change(Protocol):
     """One step."""
 
@@ -33,11 +36,15 @@ class ChangeFailed(Exception):
 
 
 def carry_out(changes: Sequence[Change]) -> None:
-    """Do all of them in order, or raise and leave everything as it was."""
-    with ExitStack() as undoing:
-        for change in changes:
-            undoing.callback(change.do())
-        undoing.pop_all()
+    """Do all of them in order, or raise and leave everything as it was; everybody may read what is written."""
+    umask = os.umask(_UMASK)
+    try:
+        with ExitStack() as undoing:
+            for change in changes:
+                undoing.callback(change.do())
+            undoing.pop_all()
+    finally:
+        os.umask(umask)
 
 
 class WriteFile:
