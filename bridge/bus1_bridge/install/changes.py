@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
-
 _UMASK = 0o022
 
 
@@ -36,7 +35,7 @@ class ChangeFailed(Exception):
 
 
 def carry_out(changes: Sequence[Change]) -> None:
-    """Do all of them in order, or raise and leave everything as it was; everybody may read what is written."""
+    """Do all of them in order, or raise and leave everything as it was. What is written all may read."""
     umask = os.umask(_UMASK)
     try:
         with ExitStack() as undoing:
