@@ -125,6 +125,8 @@ HEADERS = {
     "destination-too-long": call((DESTINATION, "s", "t." + "x" * 254)),
     "sender-malformed": call((SENDER, "s", "not a name")),
     "unknown-field-malformed": call((99, "s", b"\xff")),
+    "container-not-a-path": call((10, "s", "/c")),
+    "container-twice": call((10, "o", "/c"), (10, "o", "/c")),
     "body-without-signature": message(CALL, 9, CALLED, b"\0" * 4),
     "signature-of-more-than-the-body": body("u", b""),
 }

@@ -87,8 +87,9 @@ def test_a_forged_sender_is_replaced(bus: Bus) -> None:
         [(11, "s", "unknown")],
         [(200, "a{sv}", {"k": ("s", "v")})],
         [(11, "u", 1), (11, "u", 2), (255, "(ayv)", (b"x", ("s", "y")))],
+        [(10, "o", "/c"), (11, "s", "unknown")],
     ],
-    ids=["one", "container", "twice"],
+    ids=["one", "container", "twice", "path-of-a-container"],
 )
 def test_unknown_header_fields_are_removed_and_the_rest_is_kept(
     bus: Bus, extra: list[tuple[int, str, Any]]

@@ -183,7 +183,7 @@ def parse(message: Buffer) -> Header:
 def _parse_fields(fields: bytes, length: int, endian: str) -> tuple[Fields, bool]:
     """``fields`` is the array with the padding behind it, which starts at ``length``."""
     found: dict[str, Any] = {}
-    has_unknown = False
+    has_unknown = has_container = False
     at = 0
     try:
         while at < length:
@@ -193,6 +193,9 @@ def _parse_fields(fields: bytes, length: int, endian: str) -> tuple[Fields, bool
             if field is None:
                 if not fields[at]:
                     raise RemoteProtocolError("header field 0")
+                if fields[at] == _CONTAINER and (fields[at + 1 : at + 4] != b"\1o\0" or has_container):
+                    raise RemoteProtocolError("header field 10 is of a wrong type, or given twice")
+                has_container = has_container or fields[at] == _CONTAINER
                 if not has_unknown:
                     _check_unknown(fields[:length], endian)
                 has_unknown = True
@@ -239,6 +242,8 @@ _READ: dict[str, Callable[[bytes, int, str], tuple[str | int, int]]] = {
     "s": _text_field, "o": _text_field, "g": _signature_field, "u": _number_field,
 }
 _VARIANT = single("v")
+_CONTAINER = 10
+"""The path of the sender's container: checked like a known field, and cut out like an unknown one."""
 
 
 def _padding(fields: bytes, at: int) -> int:
