@@ -71,12 +71,12 @@ class Call:
         """The caller is root or the user of the bus."""
         return self.delivery.tables.trusts(self.caller)
 
-    def ticket(self, *, anonymous: bool = False) -> Ticket:
+    def ticket(self) -> Ticket:
         """What is needed to answer it, now or later."""
         header, method = self.header, self.method
         # as the reference: values are sent whether anybody wants them or not
         wants_reply = bool(method.returns) or not header.flags & NO_REPLY_EXPECTED
-        return Ticket(self.caller, header.serial, method.returns, wants_reply, anonymous)
+        return Ticket(self.caller, header.serial, method.returns, wants_reply)
 
     def target(self, name: str, what: str) -> Party | None:
         """The party behind a name, None for the bus; NameHasNoOwner, as ``what`` of it was asked for."""
