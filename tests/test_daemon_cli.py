@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from bus1_bridge.cli import FLAGS, UsageError, main, parse
-from buses import Bus, eventually, open_fds
+from buses import BRIDGE, Bus, eventually, open_fds
 from daemons import Daemon, line, path_of, serves
 from dbus_client import PATIENCE, Client, Wire
 
@@ -87,6 +87,24 @@ def test_what_makes_no_sense_is_an_error_in_words(
 def test_the_version_s_first_line_is_what_packagers_look_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"D-Bus Message Bus Daemon {__version__} (bus1-bridge)"
+
+
+@pytest.mark.parametrize("question", ["--version", "--help", "--introspect"])
+def test_an_answer_that_cannot_be_written_fails_in_words_or_silently(question: str) -> None:
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run([BRIDGE, question], stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE)
+    assert (ran.returncode, ran.stderr) == (1, b"bus1-bridge: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:  # that nobody reads
+        ran = subprocess.run([BRIDGE, question], stdout=pipe, stderr=subprocess.PIPE, timeout=PATIENCE)
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
+def test_what_is_asked_with_standard_output_closed_is_told_by_the_status() -> None:
+    asked = (BRIDGE, "explain", "--user", "--connect")
+    ran = subprocess.run(["sh", "-c", 'exec "$@" >&-', "-", *asked], stderr=subprocess.PIPE, timeout=PATIENCE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "-?"])

@@ -213,10 +213,8 @@ _ANSWERS: dict[str, Callable[[], str]] = {
 
 
 def _run(arguments: Arguments) -> int:
-    for question, answer in _ANSWERS.items():
-        if question in arguments.given:
-            print(answer())
-            return 0
+    for question in _ANSWERS.keys() & arguments.given.keys():
+        return _answer(question)
     options = _options(arguments)
     # only now: what has nothing to serve should be quick
     from bus1.listening import AddressError
@@ -229,6 +227,17 @@ def _run(arguments: Arguments) -> int:
         return run(options)
     except (StartError, AddressError, ConfigError, OSError) as error:
         raise UsageError(f"Failed to start message bus: {error}") from error
+
+
+def _answer(question: str) -> int:
+    # rarely needed, and dear to import
+    from bus1.cli import guarded
+
+    def tell() -> int:
+        print(_ANSWERS[question]())
+        return 0
+
+    return guarded("bus1-bridge", tell)
 
 
 def _options(arguments: Arguments) -> Options:

@@ -58,6 +58,8 @@ def add_output_arguments(parser: ArgumentParser) -> None:
 
 def show(arguments: Namespace, records: Sequence[Record], text: Callable[[Style], str]) -> None:
     """Print ``records`` as ``arguments`` want it; ``text`` writes them for people."""
+    if sys.stdout is None:
+        return  # it was closed before the start: the exit status is all that was asked for
     mode = arguments.json
     is_terminal = sys.stdout.isatty()
     if mode == "-j":
