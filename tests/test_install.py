@@ -228,6 +228,26 @@ def test_a_shim_is_a_dbus_daemon_and_only_ours_is_removed(root: Path, run: Run) 
     assert shim.read_text() == "somebody's"
 
 
+@pytest.mark.parametrize("place", ["etc", "etc/systemd/system", "var"])
+def test_links_below_a_root_lead_nobody_out_of_it(
+    root: Path, run: Run, tmp_path_factory: pytest.TempPathFactory, place: str
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    write(outside / "bus1-bridge.service", "somebody's")
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / place).symlink_to(outside)
+    for verb in ("install", "revert"):
+        done = run(verb, "--system")
+        assert done.returncode == 1 and f"leads out of {root}, to {outside}" in done.stderr
+    assert contents(outside) == {"bus1-bridge.service": "somebody's"}
+
+
+def test_a_shims_directory_is_taken_from_here_as_a_program_is(root: Path, run: Run) -> None:
+    here = Path.cwd().relative_to("/")
+    assert run("install", "--shim=bin").returncode == 0
+    assert str((root / here / "bin/dbus-daemon").readlink()) == PROGRAM
+
+
 @pytest.mark.parametrize(("mode", "complaint"), [(0o777, "can change"), (0o700, "can't get at")])
 def test_a_program_that_others_can_change_or_not_reach_serves_nobody_else(
     root: Path, run: Run, mode: int, complaint: str

@@ -76,6 +76,7 @@ class Installation:
         if is_trial and scope.name == "global":
             raise CannotInstall("a trial ends by removing the link, which users may not: try it with --user")
         self._check_program(program)
+        self._check_places(scope.unit, scope.state)
         before = found.remembered if found.is_ours else found.alias
         try:
             text = unit_text(scope.kind, program, trial_of=(scope.alias, before) if is_trial else None)
@@ -101,6 +102,7 @@ class Installation:
     def revert(self) -> list[Change]:
         """What taking it back would change; empty if there is nothing of ours."""
         scope, found = self.scope, self.situation()
+        self._check_places(scope.unit, scope.state)
         changes: list[Change] = []
         if found.is_ours:
             changes.append(self._disable())
@@ -112,6 +114,7 @@ class Installation:
         """What putting a ``dbus-daemon`` that is this bus into a directory would change. CannotInstall."""
         self._check_program(program)
         path = self._shim_path(directory)
+        self._check_places(path)
         if self._link(path) == program:
             return []
         if self._exists(path):
@@ -121,6 +124,7 @@ class Installation:
     def unshim(self, program: str, directory: str | None) -> list[Change]:
         """What removing it would change; CannotInstall if it is somebody else's."""
         path = self._shim_path(directory)
+        self._check_places(path)
         if not self._exists(path):
             return []
         link = self._link(path)
@@ -169,7 +173,15 @@ class Installation:
         return str(replaced)
 
     def _shim_path(self, directory: str | None) -> str:
-        return os.path.join(directory or self.scope.binaries, SHIM)
+        return os.path.join(os.path.abspath(directory or self.scope.binaries), SHIM)
+
+    def _check_places(self, *paths: str) -> None:
+        """Links below another root may lead out of it, to this machine's own files: CannotInstall."""
+        inside = os.path.realpath(self._root)
+        for folder in map(os.path.dirname, paths if self._root else ()):
+            there = os.path.realpath(self._at(folder))
+            if os.path.commonpath((inside, there)) != inside:
+                raise CannotInstall(f"{self._at(folder)} leads out of {self._root}, to {there}")
 
     def _check_program(self, program: str) -> None:
         at = self._at(program)
