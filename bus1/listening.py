@@ -19,7 +19,8 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-BACKLOG = 128
+BACKLOG = 4096
+"""Clients that may wait to be accepted: a session starts many at once, and some of them do not block."""
 _MAX_NAME = 107
 """Bytes of a socket's name."""
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 GROUP = "bus1.commands"
+_WIDEST_EXAMPLE = 40
+"""Columns; beyond them, what an example is good for stands below it."""
 
 
 class Failure(Exception):
@@ -41,7 +43,10 @@ class Command(NamedTuple):
 
 def example_lines(examples: tuple[tuple[str, str], ...]) -> str:
     """Examples as help texts show them."""
-    return "\n".join(["examples:", *(f"  {typed:<36} {purpose}" for typed, purpose in examples)])
+    width = max((len(typed) for typed, _ in examples), default=0)
+    if width <= _WIDEST_EXAMPLE:
+        return "\n".join(["examples:", *(f"  {typed:<{width}}  {purpose}" for typed, purpose in examples)])
+    return "\n".join(["examples:", *(f"  {typed}\n      {purpose}" for typed, purpose in examples)])
 
 
 def add_bus_arguments(parser: ArgumentParser) -> None:
