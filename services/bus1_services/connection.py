@@ -43,6 +43,7 @@ from .body import Reference, encode
 from .call import Envelope, Kind
 from .call import decode as decode_envelope
 from .call import encode as encode_envelope
+from .caps.gate import Gate
 from .descriptor import UnixFd
 from .export import Export
 from .handle import CAPABILITY_PREFIX, Arrival, Handle
@@ -133,7 +134,7 @@ class Connection:
         """The path and the handle id of an object that may travel; None for anything else."""
         if isinstance(value, Interface):
             far = value.__far__
-            if far is None:
+            if far is None or isinstance(far, Gate):
                 return self.export(value).capability()
             value = far.handle if isinstance(far, Remote) else None
         held = _held(value)

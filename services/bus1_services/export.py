@@ -31,6 +31,7 @@ from bus1.errors import Bus1Error, Disconnected, Overloaded, RemoteProtocolError
 from .body import Reference, Variant
 from .call import Envelope, Kind
 from .caller import Caller
+from .caps.gate import Gate
 from .errors import (
     DBusError,
     InvalidArgs,
@@ -84,6 +85,9 @@ class Export:
     def __init__(self, connection: Connection, target: Interface) -> None:
         self.connection = connection
         self.target = target
+        self._gate = target.__far__ if isinstance(target.__far__, Gate) else None
+        if self._gate is not None:
+            self._gate.opened(self)
         self.node = connection.node(self)
         self.emitter: Handle | None = None
         """What the registry gave for the service that published this object."""
@@ -93,11 +97,12 @@ class Export:
         self._accepted: deque[Work] = deque()
         """Calls whose tasks have not started yet."""
         self._running = 0
-        self._specs = interfaces_of(type(target))
-        served: list[Interface] = [target, Introspectable(self), Peer(), Properties(self), Signals(self)]
+        self._specs = interfaces_of(type(target)) if self._gate is None else self._gate.specs
+        served: list[Interface] = [Introspectable(self), Peer(), Properties(self), Signals(self)]
+        tables = [(target, spec) for spec in self._specs]
+        tables += [(interface, spec) for interface in served for spec in interfaces_of(type(interface))]
         self._interfaces: dict[str, tuple[Interface, InterfaceSpec]] = {
-            spec.name: (interface, spec)
-            for interface in reversed(served) for spec in reversed(interfaces_of(type(interface)))
+            spec.name: (interface, spec) for interface, spec in reversed(tables)
         }
         target.__near__.append(self)
 
@@ -112,7 +117,7 @@ class Export:
     def withdraw(self) -> None:
         """End the object's life on this connection: its node is destroyed."""
         if self in self.target.__near__:
-            self.target.__near__.remove(self)
+            self._leave()
             self.connection.retire(self.node)
             for handle in {subscriber.handle.id for subscriber in self._subscribers}:
                 self.connection.forgo(handle, self)
@@ -157,7 +162,12 @@ class Export:
     def lost(self, error: Bus1Error) -> None:
         """The bus is gone."""
         if self in self.target.__near__:
-            self.target.__near__.remove(self)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.target.__near__.remove(self)
+        if self._gate is not None:
+            self._gate.closed()
 
     # ---- calls -------------------------------------------------------------------------------
 
@@ -178,15 +188,15 @@ class Export:
     def _method(self, envelope: Envelope) -> tuple[Interface, MethodSpec]:
         if not envelope.interface:
             for interface, table in reversed(self._interfaces.values()):
-                spec = table.members.get(envelope.member)
-                if isinstance(spec, MethodSpec):
+                spec = table.method(envelope.member, envelope.signature)
+                if spec is not None:
                     return interface, spec
             raise UnknownMethod(f"no interface of this object has a method {envelope.member}")
         if envelope.interface not in self._interfaces:
             raise UnknownInterface(f"this object has no interface {envelope.interface}")
         interface, table = self._interfaces[envelope.interface]
-        spec = table.members.get(envelope.member)
-        if not isinstance(spec, MethodSpec):
+        spec = table.method(envelope.member, envelope.signature)
+        if spec is None:
             raise UnknownMethod(f"{envelope.interface} has no method {envelope.member}")
         return interface, spec
 
@@ -302,6 +312,8 @@ class Export:
     async def get_property(self, interface: str, name: str) -> Variant:
         """The value of one property; DBusError."""
         target, spec = self._property(interface, name)
+        if not spec.is_readable:
+            raise InvalidArgs(f"{name} cannot be read")
         return Variant(spec.signature, await getattr(target, spec.attribute).get())
 
     async def set_property(self, interface: str, name: str, value: Variant) -> None:
@@ -320,7 +332,7 @@ class Export:
             raise UnknownInterface(f"this object has no interface {interface}")
         return {
             spec.name: Variant(spec.signature, await getattr(target, spec.attribute).get())
-            for target, spec in self._properties(interface)
+            for target, spec in self._properties(interface) if spec.is_readable
         }
 
     def _property(self, interface: str, name: str) -> tuple[Interface, PropertySpec]:
@@ -341,8 +353,11 @@ class Export:
 
 async def _perform(interface: Interface, spec: MethodSpec, args: list[Any], caller: Caller) -> Sequence[Any]:
     """Call the method; its results as the values of its answer."""
-    extra = {} if spec.caller is None else {spec.caller: caller}
-    result = await getattr(interface, spec.attribute)(*args, **extra)
+    if isinstance(gate := interface.__far__, Gate):
+        result = await gate.perform(spec.attribute, tuple(args), caller)
+    else:
+        extra = {} if spec.caller is None else {spec.caller: caller}
+        result = await getattr(interface, spec.attribute)(*args, **extra)
     if not spec.outputs:
         return ()
     return (result,) if len(spec.outputs) == 1 else tuple(result)

@@ -1,0 +1,563 @@
+"""What is handed out in place of an object: views; and who tries to get more from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+import anyio
+import pytest
+from bus1_services import (
+    NOBODY,
+    Caller,
+    Connection,
+    DBusError,
+    Int32,
+    Interface,
+    Remote,
+    SignalStream,
+    Signature,
+    Str,
+    UInt32,
+    UnixFd,
+    Variant,
+    VariantDict,
+    method,
+    prop,
+    signal,
+)
+from bus1_services.caps import Membrane, Revoked, attenuate, expiring, revocable
+from bus1_services.errors import (
+    AccessDenied,
+    NoReply,
+    PropertyReadOnly,
+    UnknownInterface,
+    UnknownMethod,
+    UnknownProperty,
+)
+from bus1_services.handle import Handle
+from bus1_services.standard import Introspectable, Properties
+from core_peer import introduce
+from test_services import core_peer, on_a_bus, quiet
+
+from bus1.errors import NodeDestroyed
+
+SHELF = "org.example.Shelf1"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+
+
+class Reader(Interface, name="org.example.Reader1"):
+    """Somebody who wants to be told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    @method
+    def tell(self, book: Book) -> Str:
+        self.told.append(book)
+        return "thanks"
+
+
+class Book(Interface, name="org.example.Book1"):
+    """What a shelf gives."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+
+    @method
+    def next(self) -> Book:
+        return Book(self._title + "'")
+
+    @prop
+    def title(self) -> Str:
+        return self._title
+
+
+class Vault(Interface, name="org.example.Vault1"):
+    """The part that is seldom granted."""
+
+    @method
+    def burn(self) -> Str:
+        return "burnt"
+
+    @prop
+    def key(self) -> Str:
+        return "secret"
+
+
+class Shelf(Vault, name=SHELF):
+    """Everything that is granted in part."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.entered = anyio.Event()
+        self.may_leave = anyio.Event()
+        self.was_dropped = anyio.Event()
+        self.readers: list[Reader] = []
+        self.book = Book("first")
+        self._label = "old"
+
+    @method
+    def find(self, title: Str, year: Int32) -> Str:
+        self.calls.append((title, year))
+        return f"{title} {year}"
+
+    @method
+    def take(self) -> Book:
+        return self.book
+
+    @method
+    def give(self, book: Book) -> Str:
+        return "mine" if book is self.book else "foreign"
+
+    @method
+    def register(self, reader: Reader) -> None:
+        self.readers.append(reader)
+
+    @method
+    def who(self, caller: Caller = NOBODY) -> UInt32:
+        return caller.pid
+
+    @method
+    async def wait(self) -> Str:
+        self.entered.set()
+        await self.may_leave.wait()
+        return "late"
+
+    @method
+    def raw(self) -> UnixFd:
+        return UnixFd(os.open("/dev/null", os.O_RDONLY))
+
+    @method
+    def loose(self) -> Annotated[Any, Signature("o")]:
+        return self.book
+
+    @method
+    def several(self) -> Annotated[Any, Signature("ao")]:
+        return iter([self.book])
+
+    @method
+    def echo(self, values: VariantDict) -> VariantDict:
+        return values
+
+    @prop
+    def label(self) -> Str:
+        return self._label
+
+    @label.setter
+    def _set_label(self, label: str) -> None:
+        self._label = label
+
+    @prop
+    def size(self) -> Int32:
+        return 3
+
+    @signal
+    def moved(self, title: Str) -> None: ...
+
+    @signal
+    def lent(self, book: Book) -> None: ...
+
+    def unreferenced(self) -> None:
+        self.was_dropped.set()
+
+
+async def hand_over(service: Connection, client: Connection, view: Any) -> tuple[Shelf, Remote]:
+    """The view as its holder sees it: with types, and without."""
+    handle = await introduce(service, client, view)
+    return client.proxy(Shelf, handle), Remote(client, handle)
+
+
+# ---- attenuation ---------------------------------------------------------------------------------
+
+
+@on_a_bus()
+async def test_an_attenuated_object_answers_what_is_granted(service: Connection, client: Connection) -> None:
+    shelf = Shelf()
+    view = attenuate(shelf, Shelf.find, Shelf.who, Shelf.size, writable=[Shelf.label])
+    proxy, _ = await hand_over(service, client, view)
+    assert await proxy.find("Emma", 1815) == "Emma 1815"
+    assert await view.find("Emma", 1816) == "Emma 1816"
+    assert await proxy.who() == os.getpid()
+    await proxy.label.set("new")
+    assert (shelf._label, await proxy.label, await proxy.size) == ("new", "new", 3)
+
+
+@on_a_bus()
+async def test_what_is_not_granted_is_not_there_by_any_way(service: Connection, client: Connection) -> None:
+    view = attenuate(Shelf(), Shelf.find, Shelf.label)
+    proxy, remote = await hand_over(service, client, view)
+    for interface, member, error in (
+        (SHELF, "Take", UnknownMethod), ("", "Take", UnknownMethod), ("", "Burn", UnknownMethod),
+        ("org.example.Vault1", "Burn", UnknownInterface), (SHELF, "Burn", UnknownMethod),
+        ("org.example.Vault1", "Find", UnknownInterface),
+    ):
+        with pytest.raises(error):
+            await remote.call(interface, member)
+    for interface, name in ((SHELF, "Size"), ("", "Key"), ("", "Size")):
+        with pytest.raises(UnknownProperty):
+            await remote.call(PROPERTIES, "Get", "ss", (interface, name))
+    with pytest.raises(UnknownInterface):
+        await remote.call(PROPERTIES, "GetAll", "s", ("org.example.Vault1",))
+    with pytest.raises(PropertyReadOnly):
+        await proxy.label.set("mine")
+    properties, describe = (client.proxy(c, remote.handle) for c in (Properties, Introspectable))
+    assert await cast(Properties, properties).get_all("") == {"Label": Variant("s", "old")}
+    xml = await cast(Introspectable, describe).introspect()
+    assert "Find" in xml and 'access="read"' in xml
+    for hidden in ("Vault", "Burn", "Take", "Size", "Moved", "readwrite"):
+        assert hidden not in xml
+    with pytest.raises(AccessDenied):
+        await view.take()
+
+
+@on_a_bus()
+async def test_a_fixed_argument_takes_its_value_alone(service: Connection, client: Connection) -> None:
+    shelf = Shelf()
+    proxy, remote = await hand_over(
+        service, client, attenuate(shelf, fixed={Shelf.find: {"title": "Emma"}})
+    )
+    assert await proxy.find("Emma", 1) == "Emma 1"
+    for title in ("emma", "", "Emma\u200b"):
+        with pytest.raises(AccessDenied, match="title of Find"):
+            await proxy.find(title, 1)
+    with pytest.raises(AccessDenied):
+        await remote.call("", "Find", "si", ("Other", 1))
+    assert shelf.calls == [("Emma", 1)]
+
+
+@on_a_bus()
+async def test_signals_that_are_not_granted_are_not_heard(service: Connection, client: Connection) -> None:
+    shelf = Shelf()
+    _, remote = await hand_over(service, client, attenuate(shelf, Shelf.moved, Shelf.label))
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        await stream.add(remote.handle, SHELF, "Lent")
+        await shelf.lent(shelf.book)
+        await shelf.size.changed()
+        await shelf.moved("Emma")
+        await shelf.label.set("new")
+        heard = [await anext(stream), await anext(stream)]
+        assert [(h.member, h.values[0]) for h in heard] == [("Moved", "Emma"), ("PropertiesChanged", SHELF)]
+        assert heard[0].source is not None
+        with pytest.raises(UnknownMethod):  # what a signal comes from is the view
+            await Remote(client, heard[0].source).call("", "Burn")
+
+
+@on_a_bus()
+async def test_a_view_that_comes_home_is_no_more_than_it_was(service: Connection, client: Connection) -> None:
+    shelf = Shelf()
+    keeper = Reader()
+    told, _ = await hand_over(service, client, attenuate(shelf.book, Book.title))
+    receiver = client.proxy(Reader, await introduce(service, client, keeper))
+    await receiver.tell(cast(Book, told))
+    assert keeper.told[0] is not shelf.book
+    with pytest.raises(AccessDenied):
+        await keeper.told[0].next()
+
+
+@on_a_bus(3)
+async def test_who_attenuates_what_he_holds_cannot_give_more_and_tells_no_signals(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    held, _ = await hand_over(service, broker, attenuate(shelf, Shelf.find, Shelf.take))
+    view = attenuate(held, Shelf.find, Shelf.size)
+    proxy, remote = await hand_over(broker, client, view)
+    assert await proxy.find("Emma", 1) == "Emma 1"
+    with pytest.raises(UnknownMethod):
+        await remote.call(SHELF, "Take")
+    with pytest.raises(DBusError):  # granted here, by one who does not hold it
+        await proxy.size.get()
+    with pytest.raises(TypeError):
+        attenuate(held, Shelf.moved)
+    with pytest.raises(TypeError):
+        attenuate(view, Shelf.take)
+
+
+def test_a_mistake_in_a_grant_is_a_type_error() -> None:
+    shelf = attenuate(Shelf(), Shelf.find, Shelf.label)
+    mistakes: list[Callable[[], object]] = [
+        lambda: attenuate(Shelf(), Book.next),
+        lambda: attenuate(shelf, Shelf.take),
+        lambda: attenuate(Shelf(), writable=[Shelf.size]),
+        lambda: attenuate(shelf, writable=[Shelf.label]),
+        lambda: attenuate(Shelf(), writable=[Shelf.find]),
+        lambda: attenuate(Shelf(), fixed={Shelf.find: {"author": "Austen"}}),
+        lambda: attenuate(Shelf(), fixed={Shelf.label: {"label": "x"}}),
+    ]
+    for wrong in mistakes:
+        with pytest.raises(TypeError):
+            wrong()
+
+
+# ---- revocation ----------------------------------------------------------------------------------
+
+
+@on_a_bus(3)
+async def test_revocation_ends_the_access_of_all_to_whom_it_was_passed_on(
+    service: Connection, client: Connection, friend: Connection
+) -> None:
+    shelf = Shelf()
+    view, revoke = revocable(shelf)
+    narrow = attenuate(view, Shelf.find)
+    kept, remote = await hand_over(service, client, view)
+    number = await cast(Any, client.peer).transfer(remote.handle.id, friend.peer)
+    passed_on = friend.proxy(Shelf, friend.handle(number))
+    narrowed, _ = await hand_over(service, friend, narrow)
+    for proxy in (kept, passed_on, narrowed):
+        assert await proxy.find("Emma", 1) == "Emma 1"
+    shelf.calls.clear()
+    revoke()
+    revoke()
+    await service.swept()
+    for proxy in (kept, passed_on, narrowed):
+        with pytest.raises(NodeDestroyed):
+            await proxy.find("Emma", 2)
+    for gone in (view, narrow):
+        with pytest.raises(Revoked):
+            await gone.find("Emma", 3)
+        with pytest.raises(Revoked):
+            service.export(gone)
+    assert shelf.calls == [] and shelf.__near__ == []
+    again, _ = await hand_over(service, client, shelf)
+    assert await again.find("Emma", 4) == "Emma 4"
+
+
+@on_a_bus()
+async def test_a_call_that_races_the_revocation_brings_nothing_out(
+    service: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    view, revoke = revocable(shelf)
+    proxy, _ = await hand_over(service, client, view)
+    outcomes: list[object] = []
+
+    async def call(coroutine: Any) -> None:
+        try:
+            outcomes.append(await coroutine)
+        except DBusError as error:
+            outcomes.append(type(error))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, proxy.wait())
+        await shelf.entered.wait()
+        revoke()
+        shelf.may_leave.set()
+    assert outcomes == [Revoked]
+
+
+@on_a_bus()
+async def test_a_call_that_was_queued_before_the_revocation_does_not_run(
+    service: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    view, revoke = revocable(shelf)
+    proxy, _ = await hand_over(service, client, view)
+    hold = core_peer(service).hold = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            with pytest.raises((Revoked, NoReply)):
+                await proxy.find("Emma", 1)
+
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        revoke()
+        hold.set()
+        core_peer(service).hold = None
+    assert shelf.calls == []
+
+
+@on_a_bus()
+async def test_a_subscriber_hears_nothing_after_the_revocation(
+    service: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    view, revoke = revocable(shelf)
+    _, remote = await hand_over(service, client, view)
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        await shelf.moved("before")
+        assert (await anext(stream)).values == ["before"]
+        revoke()
+        await shelf.moved("after")
+        with pytest.raises(NoReply):
+            await anext(stream)
+
+
+@on_a_bus()
+async def test_an_object_that_is_held_through_views_alone_ends_with_the_last(
+    service: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    first, second = attenuate(revocable(shelf)[0], Shelf.find), attenuate(shelf, Shelf.take)
+    held = [await hand_over(service, client, view) for view in (first, second)]
+    held.pop(0)
+    await quiet(client, service)
+    assert not shelf.was_dropped.is_set() and len(shelf.__near__) == 1
+    held.clear()
+    await shelf.was_dropped.wait()
+    assert shelf.__near__ == []
+
+
+@on_a_bus(3)
+async def test_the_object_behind_a_view_may_go_first(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    held, _ = await hand_over(service, broker, shelf)
+    proxy, _ = await hand_over(broker, client, revocable(held)[0])
+    assert await proxy.find("Emma", 1) == "Emma 1"
+    service.export(shelf).withdraw()
+    await service.swept()
+    with pytest.raises(NoReply, match="behind this capability"):
+        await proxy.find("Emma", 1)
+
+
+# ---- expiry --------------------------------------------------------------------------------------
+
+
+@on_a_bus()
+async def test_nothing_passes_after_the_deadline_even_if_the_timer_is_late(
+    service: Connection, client: Connection
+) -> None:
+    now, shelf = [100.0], Shelf()
+    view = expiring(shelf, 60, clock=lambda: now[0])
+    narrow = attenuate(view, Shelf.find)
+    proxies = [(await hand_over(service, client, v))[0] for v in (view, narrow)]
+    now[0] = 159.9
+    for proxy in proxies:
+        assert await proxy.find("Emma", 1) == "Emma 1"
+    now[0] = 160
+    for proxy in proxies:
+        with pytest.raises(Revoked, match="time"):
+            await proxy.find("Emma", 1)
+    with pytest.raises(Revoked):
+        expiring_again = revocable(view)[0]
+        service.export(expiring_again)
+
+
+@on_a_bus()
+async def test_a_call_that_outlasts_the_deadline_brings_nothing_out(
+    service: Connection, client: Connection
+) -> None:
+    now, shelf = [0.0], Shelf()
+    proxy, _ = await hand_over(service, client, expiring(shelf, 1, clock=lambda: now[0]))
+    async with anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            with pytest.raises(Revoked):
+                await proxy.wait()
+
+        tasks.start_soon(call)
+        await shelf.entered.wait()
+        now[0] = 2
+        shelf.may_leave.set()
+
+
+@on_a_bus()
+async def test_the_timer_destroys_the_node(service: Connection, client: Connection) -> None:
+    shelf = Shelf()
+    proxy, remote = await hand_over(service, client, expiring(shelf, 0.02))
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        with pytest.raises(NoReply):  # its only source is gone
+            await anext(stream)
+    with pytest.raises(NodeDestroyed):
+        await proxy.find("Emma", 1)
+    assert shelf.__near__ == []
+
+
+# ---- membrane ------------------------------------------------------------------------------------
+
+
+@on_a_bus()
+async def test_all_that_came_through_a_membrane_ends_with_it(service: Connection, client: Connection) -> None:
+    shelf, membrane = Shelf(), Membrane()
+    proxy, _ = await hand_over(service, client, membrane.wrap(shelf))
+    book = await proxy.take()
+    second = await book.next()
+    third = await second.next()
+    assert await third.title == "first''"
+    membrane.revoke()
+    await service.swept()
+    for held in (book, second, third):
+        with pytest.raises(NodeDestroyed):
+            await held.next()
+    with pytest.raises(NodeDestroyed):
+        await proxy.take()
+    with pytest.raises(Revoked):
+        membrane.wrap(shelf)
+    assert await shelf.book.title == "first" and shelf.book.__near__ == []
+
+
+@on_a_bus()
+async def test_an_object_that_goes_home_through_a_membrane_is_itself(
+    service: Connection, client: Connection
+) -> None:
+    shelf, membrane = Shelf(), Membrane()
+    proxy, _ = await hand_over(service, client, membrane.wrap(shelf))
+    book = await proxy.take()
+    assert await proxy.give(book) == "mine"
+    assert await proxy.give(Book("other")) == "foreign"
+    assert membrane.wrap(shelf) is membrane.wrap(shelf)
+
+
+@on_a_bus()
+async def test_what_comes_in_through_a_membrane_is_wrapped_too(
+    service: Connection, client: Connection
+) -> None:
+    shelf, membrane, reader = Shelf(), Membrane(), Reader()
+    proxy, _ = await hand_over(service, client, membrane.wrap(shelf))
+    await proxy.register(reader)
+    assert await shelf.readers[0].tell(shelf.book) == "thanks"
+    assert await reader.told[0].title == "first"
+    membrane.revoke()
+    await service.swept()
+    with pytest.raises(NodeDestroyed):
+        await reader.told[0].title.get()
+    with pytest.raises(Revoked):
+        await shelf.readers[0].tell(shelf.book)
+    assert len(reader.told) == 1
+
+
+@on_a_bus()
+async def test_what_cannot_be_wrapped_does_not_pass_a_membrane(
+    service: Connection, client: Connection
+) -> None:
+    shelf, membrane = Shelf(), Membrane()
+    proxy, remote = await hand_over(service, client, membrane.wrap(shelf))
+    with pytest.raises(AccessDenied, match="descriptor"):
+        await proxy.raw()
+    with open("/dev/null", "rb") as file:
+        for value in (Variant("h", file), Variant("ah", [file]), Variant("v", Variant("h", file))):
+            with pytest.raises(AccessDenied):
+                await proxy.echo({"x": value})
+    with pytest.raises(AccessDenied, match="without a type"):
+        await proxy.echo({"x": Variant("o", Book("mine"))})
+    assert await proxy.echo({"x": Variant("ai", [1])}) == {"x": Variant("ai", [1])}
+    loose = [await proxy.loose(), *await proxy.several()]
+    membrane.revoke()
+    await service.swept()
+    for reference in loose:
+        with pytest.raises(NodeDestroyed):
+            await Remote(client, cast(Handle, reference.handle)).call("", "Next")
+    del remote
+
+
+@on_a_bus()
+async def test_objects_in_signals_pass_a_membrane_as_views(service: Connection, client: Connection) -> None:
+    shelf, membrane = Shelf(), Membrane()
+    proxy, _ = await hand_over(service, client, membrane.wrap(shelf))
+    async with SignalStream(client) as stream:
+        await stream.add(cast(Remote, proxy.__far__).handle, SHELF, "Lent")
+        await shelf.lent(shelf.book)
+        (reference,) = (await anext(stream)).values
+        book = client.proxy(Book, reference)
+        assert await book.title == "first"
+        membrane.revoke()
+        await service.swept()
+        with pytest.raises(NodeDestroyed):
+            await book.title.get()
