@@ -3,7 +3,7 @@
 Theory. A bus cannot take a handle back, but who owns a node can destroy it. So what is given away is a node
 that forwards, and its destruction ends the access of all who hold it, however it came to them: natively
 they see ``NodeDestroyed``, D-Bus clients ``UnknownObject``. A call that is running then runs to its end,
-and its caller gets ``Revoked`` in place of the result.
+and its caller gets ``Revoked`` in place of the result; one that is still queued is dropped (``NoReply``).
 
     view, revoke = revocable(clock)
     revoke()
