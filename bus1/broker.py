@@ -106,7 +106,7 @@ class Broker:
         self._incomplete: Counter[int] = Counter()
         self.unsent: Counter[int] = Counter()
         """Bytes that wait until the clients of a user read."""
-        self.holdings = Holdings(reactor)
+        self.holdings = Holdings(reactor, self.is_peer_descriptor)
         """The descriptors of each user."""
 
     # ---- listening -------------------------------------------------------------------------------

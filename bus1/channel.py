@@ -175,7 +175,11 @@ class Channel:
         if self._is_closed or self._is_ended:
             return 0
         try:
-            arrival = receive(self._sock, self._reader, socket.MSG_DONTWAIT)
+            size = self.broker.holdings.allowed(self.accepted.uid, self._sock, RECEIVE_SIZE)
+            arrival = receive(self._sock, self._reader, socket.MSG_DONTWAIT, size)
+        except QuotaExceeded as error:
+            self.refuse(error)
+            return 0
         except BlockingIOError:
             return 0
         except OSError:

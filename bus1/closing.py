@@ -2,9 +2,10 @@
 
 Theory. close(2) may take its time, and who sent the descriptor decides how much: a socket that lingers waits
 until its other end has read, a file until its file system has been told, which can be any program (FUSE).
-Pipes, memory files, unix sockets and O_PATH descriptors close at once. Everything else is closed by a thread,
-one for each owner that has something to close. A moment is given to it, as nearly all are quick; an owner who
-has needed more is not waited for again.
+A unix socket takes with it what has been sent to it and nobody has read, which can be such a descriptor.
+Pipes, memory files and O_PATH descriptors close at once. Everything else is closed by a thread, one for each
+owner that has something to close. A moment is given to it, as nearly all are quick; an owner who has needed
+more is not waited for again.
 
 Invariants. 1. Nobody waits for a close but for ``_MOMENT``, once per owner. 2. Descriptors of one owner never
 wait for those of another.
@@ -20,7 +21,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-from .descriptors import is_path_only, unix_socket_cookie
+from .descriptors import is_path_only
 
 _MOMENT = 0.02
 """Seconds."""
@@ -28,7 +29,7 @@ _MOMENT = 0.02
 
 def closes_at_once(fd: int) -> bool:
     """Nobody can make close(2) wait with this descriptor; asked without waiting, too."""
-    if is_path_only(fd) or unix_socket_cookie(fd) is not None:
+    if is_path_only(fd):
         return True
     for command in (fcntl.F_GETPIPE_SZ, fcntl.F_GET_SEALS):
         with suppress(OSError):
@@ -45,6 +46,8 @@ class Closer:
         """The owner of each descriptor that has been closed; whoever reads it takes them out."""
         self._lines: dict[int | None, deque[int]] = {}
         self._slow: set[int | None] = set()
+        self._idle: set[int | None] = set()
+        """Owners whose thread could not be started."""
         self._lock = threading.Lock()
 
     def close(self, owner: int | None, fd: int) -> None:
@@ -55,8 +58,23 @@ class Closer:
                 line.append(fd)
                 return
             self._lines[owner] = deque([fd])
-        thread = threading.Thread(target=self._work, args=(owner,), daemon=True)
-        thread.start()
+        self._start(owner)
+
+    def retry(self) -> None:
+        """Start what could not be started before; for whoever comes by now and then."""
+        while self._idle:
+            owner = self._idle.pop()
+            self._start(owner)
+            if owner in self._idle:
+                return
+
+    def _start(self, owner: int | None) -> None:
+        try:
+            thread = threading.Thread(target=self._work, args=(owner,), daemon=True)
+            thread.start()
+        except (RuntimeError, MemoryError):  # no thread, or no memory for one
+            self._idle.add(owner)
+            return
         if owner not in self._slow:
             thread.join(_MOMENT)
             if thread.is_alive():

@@ -20,14 +20,21 @@ Not here: sending (outlet), who asks (broker, requests, station).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
-from collections.abc import Iterable, Sequence
+import socket
+import struct
+import termios
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from .closing import Closer, closes_at_once
 from .errors import QuotaExceeded
 from .reactor import Reactor
+from .transport import foreseen
 
 _OWN = 64
 """Descriptors that the bus needs for itself."""
@@ -74,7 +81,9 @@ class _Holding:
 class Holdings:
     """The account of all users."""
 
-    def __init__(self, reactor: Reactor) -> None:
+    def __init__(self, reactor: Reactor, is_own: Callable[[int], bool]) -> None:
+        """``is_own`` tells the copies of what the bus has made, and keeps: they close at once."""
+        self._is_own = is_own
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._total = max(2, (_UNLIMITED if soft == resource.RLIM_INFINITY else soft) - _OWN)
         self._reactor = reactor
@@ -82,6 +91,8 @@ class Holdings:
         self._users: dict[int, _Holding] = {}
         self._messages: dict[int, int] = {}
         """Whose message carries a descriptor."""
+        self._closing: Counter[int] = Counter()
+        """How many that take their time each user has."""
         self._closer = Closer()
         reactor.close_fd = self._let_go
 
@@ -109,8 +120,24 @@ class Holdings:
         self.check(uid, n)
         self.book(uid, n)
 
+    def allowed(self, uid: int, sock: socket.socket, size: int) -> int:
+        """How much to read from a client, ``size`` or less. OSError.
+
+        QuotaExceeded if it brings descriptors, and what waits to be closed is all that the user may have."""
+        self._note_closed()
+        n, most = self._closing[uid], self._part(uid)
+        if not n or n < most:
+            return size
+        n_bytes, has_fds = foreseen(sock, size)
+        if has_fds:
+            raise QuotaExceeded(
+                f"{n} descriptors that user {uid} has sent take their time to close, "
+                f"and it may have {most} on this bus"
+            )
+        return n_bytes or size
+
     def own(self, fds: Sequence[int], uid: int) -> None:
-        """Book the descriptors of a message that Core has taken for its sender."""
+        """Book descriptors for their sender until ``Reactor.close_fd`` closes them."""
         if fds:
             self._messages.update(dict.fromkeys(fds, uid))
             self.book(uid, len(fds))
@@ -123,19 +150,37 @@ class Holdings:
     def discard(self, uid: int | None, fds: Iterable[int]) -> None:
         """Close what a user has sent (None: it is booked for nobody), without waiting."""
         for fd in fds:
-            if closes_at_once(fd):
+            if closes_at_once(fd) or self._is_own(fd):
                 os.close(fd)
-                continue
-            if uid is not None:
-                self.book(uid, 1)
-            self._closer.close(uid, fd)
+            else:
+                self._close_soon(uid, fd)
         self._note_closed()
 
+    def hang_up(self, uid: int, sock: socket.socket) -> None:
+        """Close a client's socket, without waiting for descriptors in it that nobody has read."""
+        if sock.family == socket.AF_UNIX:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # more cannot come from now on
+            if _has_unread(sock):
+                self._close_soon(uid, sock.detach())
+        sock.close()
+        self._note_closed()
+
+    def _close_soon(self, uid: int | None, fd: int) -> None:
+        if uid is not None:
+            self.book(uid, 1)
+            self._closing[uid] += 1
+        self._closer.close(uid, fd)
+
     def _note_closed(self) -> None:
+        self._closer.retry()
         while self._closer.closed:
             uid = self._closer.closed.popleft()
             if uid is not None:
                 self.book(uid, -1)
+                self._closing[uid] -= 1
+                if not self._closing[uid]:
+                    del self._closing[uid]
 
     def _of(self, uid: int) -> _Holding:
         return self._users.setdefault(uid, _Holding())
@@ -210,3 +255,7 @@ class Holdings:
             holding.stalled.clear()
             for reader in list(holding.unread):
                 reader.abandon()
+
+
+def _has_unread(sock: socket.socket) -> bool:
+    return bool(struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0])

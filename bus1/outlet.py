@@ -128,7 +128,7 @@ class Outlet:
         if self._n_unread and not self._writer.n_fds and not _unread_bytes(self._sock):
             n, self._n_unread = self._n_unread, 0
             if self.is_closed:
-                self._sock.close()
+                self._broker.holdings.hang_up(self._uid, self._sock)
                 n += 1
             self._broker.holdings.read(self._uid, n, self)
 
@@ -143,12 +143,12 @@ class Outlet:
                 self._sock.shutdown(socket.SHUT_RDWR)
             self._broker.holdings.watch(self._uid)
         else:
-            self._sock.close()
+            self._broker.holdings.hang_up(self._uid, self._sock)
             self._broker.holdings.book(self._uid, -1)
 
     def abandon(self) -> None:
         """Close the socket whatever is in flight; only once the channel is closed."""
-        self._sock.close()
+        self._broker.holdings.hang_up(self._uid, self._sock)
         self._broker.holdings.read(self._uid, self._n_unread + 1, self)
         self._n_unread = 0
 

@@ -175,7 +175,7 @@ class PeerStation:
         self.is_live = False
         self.broker.reactor.station(self.peer, None)
         self.broker.reactor.remove(self)
-        self._end.close()
+        self.broker.holdings.hang_up(self.uid, self._end)
         self.client_end.close()
         for channel in self.channels:
             channel.peer_gone()

@@ -44,10 +44,20 @@ class Arrival:
     gid: int = 0xFFFF_FFFF
 
 
-def receive(sock: socket.socket, reader: FrameReader, flags: int = 0) -> Arrival:
+def foreseen(sock: socket.socket, size: int) -> tuple[int, bool]:
+    """What a recvmsg of ``size`` bytes would give: how many, and whether with descriptors. Takes nothing."""
+    has_credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
+    room = socket.CMSG_SPACE(_UCRED.size) if has_credentials else 0
+    data, _, flags, _ = sock.recvmsg(size, room, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return len(data), bool(flags & socket.MSG_CTRUNC)
+
+
+def receive(
+    sock: socket.socket, reader: FrameReader, flags: int = 0, size: int = RECEIVE_SIZE
+) -> Arrival:
     """One recvmsg into ``reader``; size 0 at the end of input. OSError as recvmsg."""
     flags |= socket.MSG_CMSG_CLOEXEC
-    data, ancillary, message_flags, _ = sock.recvmsg(RECEIVE_SIZE, _ANCILLARY, flags)
+    data, ancillary, message_flags, _ = sock.recvmsg(size, _ANCILLARY, flags)
     pid, uid, gid = 0, 0xFFFF_FFFF, 0xFFFF_FFFF
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:

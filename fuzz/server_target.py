@@ -215,8 +215,8 @@ class World:
         uid = self._users[sock]
         return Credentials(uid, uid, os.getpid())
 
-    def _received(self, sock: socket.socket, reader: FrameReader, flags: int) -> Arrival:
-        arrival, uid = receive(sock, reader, flags), self._users[sock]
+    def _received(self, sock: socket.socket, reader: FrameReader, flags: int, size: int) -> Arrival:
+        arrival, uid = receive(sock, reader, flags, size), self._users[sock]
         return Arrival(arrival.size, arrival.truncated, arrival.pid, uid, uid)
 
     # ---- steps -----------------------------------------------------------------------------------

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from buses import eventually, open_fds
+from daemons import Daemon, path_of
+from dbus_client import (
+    CALL,
+    DESTINATION,
+    MEMBER,
+    PATH,
+    SIGNATURE,
+    UNIX_FDS,
+    Client,
+    marshal,
+    message,
+)
 from native_bus import NativeBus, RawChannel
 
-from bus1.closing import closes_at_once
-from bus1.errors import QuotaExceeded
+from bus1.closing import Closer, closes_at_once
+from bus1.errors import Disconnected, QuotaExceeded
 from bus1.frames import REQUESTS, Operation, encode
 from bus1.peer import Peer
 
 N_DESCRIPTORS = 200
+PART = (N_DESCRIPTORS - 64) // 2
+"""What a user may have of them if nobody else has any."""
 AN_HOUR = struct.pack("ii", 1, 3600)
 
 
@@ -63,6 +81,16 @@ def make_stubborn() -> Stubborn:
         return Stubborn(sock, reader)
 
 
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """So that the bus closes a descriptor last, and not this process; it ends the waits of before."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def leave_with_bus(peer: Peer, each: Stubborn) -> None:
     """The bus has the last copy, and lets go of it."""
     peer.send([0x10], b"", fds=[each.sock.fileno()])
@@ -99,19 +127,210 @@ def test_a_socket_that_lingers_holds_nobody_up_if_its_request_fails(
 
 def test_what_waits_to_be_closed_counts_for_its_user(bus: NativeBus, stubborn: list[Stubborn]) -> None:
     with Peer.connect(bus.address) as peer:
+        n_fds = bus.n_fds()
         with pytest.raises(QuotaExceeded, match="descriptors on this bus"):
             for _ in range(N_DESCRIPTORS):
                 stubborn.append(make_stubborn())
                 leave_with_bus(peer, stubborn[-1])
         for each in stubborn:
             each.reader.close()
+        eventually(lambda: bus.n_fds() <= n_fds + 2, bus.n_fds)  # a pool
         with open(os.devnull) as null:
-            while True:  # until the bus has got rid of them
+            peer.send([0x10], b"", fds=[null.fileno()] * (len(stubborn) // 2))
+
+
+def test_who_goes_on_after_that_has_its_channel_closed(bus: NativeBus, stubborn: list[Stubborn]) -> None:
+    before = bus.n_fds()
+    refusals: list[str] = []
+    with ExitStack() as stack:
+        other, *peers = [stack.enter_context(Peer.connect(bus.address)) for _ in range(4)]
+        for peer in peers:
+            while "take their time to close" not in (refusals or [""])[-1]:
+                assert bus.n_fds() < N_DESCRIPTORS - 20, "the bus takes whatever comes"
+                stubborn.append(make_stubborn())
                 try:
-                    peer.send([0x10], b"", fds=[null.fileno()] * (len(stubborn) // 2))
-                    break
-                except QuotaExceeded:
-                    select.select([], [], [], 0.01)
+                    leave_with_bus(peer, stubborn[-1])
+                except (QuotaExceeded, Disconnected) as error:
+                    refusals.append(str(error))
+                    stubborn[-1].sock.close()
+            refusals.append("")
+        assert PART // 2 <= len(stubborn) <= PART + 3
+        other.query()
+    for each in stubborn:
+        each.reader.close()
+    eventually(lambda: bus.n_fds() <= before, bus.n_fds)
+
+
+def unread_in_channel(channel: RawChannel, peer: Peer, fd: int) -> None:
+    socket.send_fds(channel.sock, [b"malformed" * 9], [fd])
+    socket.send_fds(channel.sock, [b"behind it"], [fd])
+
+
+def unread_in_peer(channel: RawChannel, peer: Peer, fd: int) -> None:
+    with socket.socket(fileno=os.dup(peer.fileno())) as end:
+        socket.send_fds(end, [b"x"], [fd])
+
+
+def unread_in_socket(channel: RawChannel, peer: Peer, fd: int) -> None:
+    left, right = socket.socketpair()
+    socket.send_fds(left, [b"x"], [fd])
+    left.close()
+    socket.send_fds(channel.sock, [b"malformed" * 9], [right.fileno()])
+    right.close()
+
+
+@pytest.mark.parametrize("leave", [unread_in_channel, unread_in_peer, unread_in_socket])
+def test_a_descriptor_that_nobody_has_read_holds_nobody_up(
+    bus: NativeBus, stubborn: list[Stubborn], leave: Callable[[RawChannel, Peer, int], None]
+) -> None:
+    n_fds = bus.n_fds()
+    stubborn.append(make_stubborn())
+    with (
+        RawChannel(bus.address).greet() as channel, Peer.connect(bus.address) as peer,
+        stopped(bus.process.pid),
+    ):
+        leave(channel, peer, stubborn[0].sock.fileno())
+        stubborn[0].sock.close()
+    with Peer.connect(bus.address) as other:
+        other.query()
+    stubborn[0].reader.close()
+    bus.wait_until_idle(n_fds)
+
+
+# ---- from D-Bus clients ----------------------------------------------------------------------------
+
+
+@dataclass
+class Served:
+    """A bus of D-Bus clients with few descriptors."""
+
+    daemon: Daemon
+
+    def __post_init__(self) -> None:
+        where = f"unix:abstract=closing-test-{os.getpid()}"
+        limit = f"--nofile={N_DESCRIPTORS}:{N_DESCRIPTORS}"
+        config = self.daemon.configure(listen=[where])
+        self.process, address = self.daemon.serve("--config-file", config, program=["prlimit", limit])
+        self.path = path_of(address)
+        with Client(self.path):
+            self.n_fds = self.n_open - 1
+
+    @property
+    def n_open(self) -> int:
+        return open_fds(self.process.pid)
+
+    def wait_until_idle(self) -> None:
+        eventually(lambda: self.n_open <= self.n_fds, lambda: (self.n_open, self.n_fds))
+
+
+@pytest.fixture
+def served(bridge: Daemon) -> Served:
+    return Served(bridge)
+
+
+def leave_with_nobody(client: Client, given: Stubborn) -> None:
+    """In a message to nobody: the bus has the last copy, and lets go of it; or it has hung up."""
+    fields: list[tuple[int, str, object]] = [
+        (PATH, "o", "/x"), (MEMBER, "s", "M"), (DESTINATION, "s", "org.example.Nobody"),
+        (SIGNATURE, "g", "h"), (UNIX_FDS, "u", 1),
+    ]
+    data = message(CALL, client.next_serial(), fields, marshal("h", 0))
+    client.write(data[:1], [given.sock.fileno()])
+    closing = threading.Thread(target=given.sock.close, daemon=True)
+    closing.start()
+    while closing.is_alive() and not select.select([client.socket], [], [], 0.001)[0]:
+        pass
+    client.write(data[1:])
+
+
+def test_a_socket_that_lingers_from_a_dbus_client_holds_nobody_up(
+    served: Served, stubborn: list[Stubborn]
+) -> None:
+    with Client(served.path) as client, Client(served.path) as other:
+        for _ in range(3):
+            stubborn.append(make_stubborn())
+            leave_with_nobody(client, stubborn[-1])
+            client.sync()
+            other.sync()
+    for each in stubborn:
+        each.reader.close()
+    served.wait_until_idle()
+
+
+def test_one_that_a_dbus_client_has_sent_and_nobody_has_read_neither(
+    served: Served, stubborn: list[Stubborn]
+) -> None:
+    with Client(served.path) as other:
+        with Client(served.path) as client:
+            stubborn += [make_stubborn() for _ in range(2)]
+            with stopped(served.process.pid):
+                for each in stubborn:
+                    socket.send_fds(client.socket, [b"malformed" * 9], [each.sock.fileno()])
+                    each.sock.close()
+            client.rest()
+        other.sync()
+    for each in stubborn:
+        each.reader.close()
+    served.wait_until_idle()
+
+
+def test_those_of_one_user_are_bounded_and_others_go_on(served: Served, stubborn: list[Stubborn]) -> None:
+    with Client(served.path) as other:
+        for _ in range(3):
+            with Client(served.path) as client:
+                while served.n_open < N_DESCRIPTORS - 20:
+                    stubborn.append(make_stubborn())
+                    try:
+                        leave_with_nobody(client, stubborn[-1])
+                        client.sync()
+                    except (ConnectionError, EOFError):
+                        break
+                else:
+                    pytest.fail("the bus takes whatever comes")
+            other.sync()
+        assert PART // 2 <= len(stubborn) <= PART + 3
+        if os.getuid() == 0:
+            with client_of(served.path, 61_002) as somebody:
+                leave_with_nobody(somebody, quick := make_stubborn())
+                quick.close()
+                somebody.sync()
+        for each in stubborn:
+            each.reader.close()
+        eventually(lambda: served.n_open <= served.n_fds + 1, lambda: served.n_open)
+        with open(os.devnull) as null:
+            other.call("org.example.Nobody", "M", "h", 0, fds=[null.fileno()])
+            other.sync()
+    said = served.daemon.stop(served.process)
+    why = f"descriptors that user {os.getuid()} has sent take their time to close, and it may have "
+    assert sum("closed the connection of :1." in line and why in line for line in said.splitlines()) == 3
+
+
+def client_of(path: str, uid: int) -> Client:
+    before = os.geteuid()
+    os.seteuid(uid)
+    try:
+        client = Client(path, hello=False)
+    finally:
+        os.seteuid(before)
+    client.ask("Hello")
+    return client
+
+
+
+def test_without_a_thread_it_is_closed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    closer, (left, right) = Closer(), socket.socketpair()
+    with left:
+        with monkeypatch.context() as shortage:
+            shortage.setattr(threading.Thread, "start", fail)
+            closer.close(7, right.detach())
+            closer.retry()
+        assert not closer.closed
+        closer.retry()
+        assert left.recv(1) == b""
+        eventually(lambda: list(closer.closed) == [7], lambda: closer.closed)
 
 
 def test_only_what_nobody_can_delay_is_closed_at_once() -> None:
@@ -120,8 +339,8 @@ def test_only_what_nobody_can_delay_is_closed_at_once() -> None:
     internet, memory = socket.socket(), os.memfd_create("closing")
     null, path = os.open(os.devnull, os.O_RDONLY), os.open(os.devnull, os.O_PATH)
     try:
-        assert all(map(closes_at_once, (*ends, left.fileno(), memory, path)))
-        assert not any(map(closes_at_once, (internet.fileno(), null)))
+        assert all(map(closes_at_once, (*ends, memory, path)))
+        assert not any(map(closes_at_once, (internet.fileno(), left.fileno(), null)))
     finally:
         for each in (left, right, internet):
             each.close()

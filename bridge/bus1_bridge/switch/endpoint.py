@@ -4,6 +4,9 @@ Theory. The edge of one connection: it reads what the router wants and writes wh
 and decides nothing. Messages without descriptors are written together, as many as fit into one call;
 one with descriptors goes alone, so that they arrive with its first byte.
 
+Descriptors count for the client's user until they are closed. One whose descriptors make the bus wait for
+close(2), and are all that it may have open, sends no more: what would bring them is not read.
+
 Epoll reports a hang-up whether one asks for it or not, so an endpoint that wants neither to read nor to
 write is not registered at all.
 
@@ -22,7 +25,9 @@ import socket
 from collections.abc import Iterator
 from typing import Protocol
 
+from bus1.broker import Broker
 from bus1.core.api import Buffer
+from bus1.errors import QuotaExceeded
 from bus1.listener import SHORTAGE, SHORTAGE_PAUSE
 from bus1.reactor import Reactor
 from bus1.transport import pidfd_of, rights
@@ -42,6 +47,7 @@ class Turns(Protocol):
 
     router: Router
     reactor: Reactor
+    broker: Broker
 
     def has_output(self, endpoint: Endpoint) -> None:
         """There may be something to write."""
@@ -163,14 +169,16 @@ class Endpoint:
         if self._watched:
             reactor.remove(self)
             self._watched = 0
-        self._sock.close()
+        self._turns.broker.holdings.hang_up(self.uid, self._sock)
 
     def _read(self, now: float) -> None:
-        router = self._turns.router
+        router, holdings = self._turns.router, self._turns.broker.holdings
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(
-                router.wanted(self.connection), _ANCILLARY, socket.MSG_CMSG_CLOEXEC
-            )
+            size = holdings.allowed(self.uid, self._sock, router.wanted(self.connection))
+            data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except QuotaExceeded as error:
+            router.lose(self.connection, str(error), now)
+            return
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -181,6 +189,7 @@ class Endpoint:
             router.hang_up(self.connection, now)
             return
         fds = rights(ancillary)
+        holdings.own(fds, self.uid)
         if flags & socket.MSG_CTRUNC:
             # some descriptors of this message are lost, so the stream is of no use any more
             router.delivery.discard(fds)
