@@ -14,6 +14,7 @@ from bus1_services import (
     Double,
     Int32,
     Interface,
+    Named,
     ObjectPath,
     Signature,
     Str,
@@ -84,6 +85,56 @@ def test_the_spec_is_a_table_of_members_in_order() -> None:
     assert (color.signature, color.result, color.caller) == ("sd", "u", "caller")
     assert isinstance(measure, MethodSpec) and (measure.signature, measure.result) == ("", "is")
     assert (url.signature, url.result, url.deprecated) == ("a{sv}", "(ss)", True)
+
+
+class Drawer(Interface, name="org.example.Drawer1", annotations={"org.example.Room": "kitchen"}):
+    @method(name="open", annotations={"org.example.Note": "a\nb"})
+    def open_one(self, number: UInt32) -> Annotated[Str, Named("in", {"org.example.Kind": "<text>"})]:
+        return f"number {number}"
+
+    @method(name="open")
+    def open_named(self, from_: Annotated[Str, Named("from")]) -> tuple[Annotated[Str, Named("in")], Str]:
+        return from_, "by name"
+
+    @signal(name="open")
+    def opened(self) -> None: ...
+
+    @prop(name="key-code", readable=False)
+    def key_code(self) -> Str:
+        raise AssertionError("it was read")
+
+    @key_code.setter
+    def _set_key_code(self, value: str) -> None: ...
+
+
+def test_members_of_one_name_are_told_apart_by_kind_and_signature() -> None:
+    (spec,) = interfaces_of(Drawer)
+    for signature, attribute in (("u", "open_one"), ("s", "open_named"), ("b", "open_one")):
+        found = spec.method("open", signature)
+        assert found is not None and found.attribute == attribute
+    assert spec.method("key-code", "") is None and spec.method("shut", "") is None
+
+
+def test_names_and_annotations_that_python_cannot_have_are_in_the_xml() -> None:
+    interface = ElementTree.fromstring(node_xml(interfaces_of(Drawer))).find("interface")
+    assert interface is not None
+    one, named, opened, code = (interface.findall("*")[at] for at in (1, 2, 3, 4))
+    assert [dict(note.attrib) for note in interface.findall("annotation")] == [
+        {"name": "org.example.Room", "value": "kitchen"}
+    ]
+    assert [arg.get("name") for arg in one.findall("arg")] == ["number", "in"]
+    assert [arg.get("name") for arg in named.findall("arg")] == ["from", "in", None]
+    assert [note.get("value") for note in one.iter("annotation")] == ["<text>", "a\nb"]
+    assert opened.tag == "signal"
+    assert dict(code.attrib) == {"name": "key-code", "type": "s", "access": "write"}
+
+
+async def _told(drawer: Drawer) -> None:
+    await drawer.key_code.set("1234")
+
+
+def test_nobody_is_told_of_a_property_that_cannot_be_read() -> None:
+    anyio.run(_told, Drawer())
 
 
 def test_properties_and_signals_say_their_types() -> None:
@@ -207,7 +258,7 @@ def _twice() -> type[Interface]:
         @method
         def do(self) -> None: ...
 
-        @signal(name="Do")
+        @method(name="Do")
         def done(self) -> None: ...
 
     return Wrong

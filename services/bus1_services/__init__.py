@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .hints import Int16 as Int16
     from .hints import Int32 as Int32
     from .hints import Int64 as Int64
+    from .hints import Named as Named
     from .hints import Signature as Signature
     from .hints import Str as Str
     from .hints import UInt16 as UInt16
@@ -54,8 +55,8 @@ _HOMES = {
     "errors": ("DBusError",),
     "handle": ("Handle",),
     "hints": (
-        "Bool", "Byte", "Bytes", "Double", "Int16", "Int32", "Int64", "Signature", "Str", "UInt16", "UInt32",
-        "UInt64", "VariantDict",
+        "Bool", "Byte", "Bytes", "Double", "Int16", "Int32", "Int64", "Named", "Signature", "Str", "UInt16",
+        "UInt32", "UInt64", "VariantDict",
     ),
     "interface": ("Interface", "interfaces_of", "method", "prop", "signal"),
     "proxy": ("Remote", "SignalStream"),

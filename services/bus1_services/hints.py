@@ -14,7 +14,8 @@ Not here: which hints belong to which argument (``interface``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin
 
 from .body import Variant
@@ -27,6 +28,14 @@ class Signature:
     """In ``Annotated``: the D-Bus type of a value; one complete type."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """In ``Annotated``: what introspection calls an argument or a result, and its annotations."""
+
+    text: str
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 Byte = Annotated[int, Signature("y")]
@@ -61,6 +70,12 @@ def interface_in(hint: Any) -> type | None:
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     return hint if isinstance(hint, type) and hasattr(hint, "__interface__") else None
+
+
+def named(hint: Any) -> Named | None:
+    """What a hint says about how its argument is called."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((note for note in notes if isinstance(note, Named)), None)
 
 
 def _text_of(hint: Any) -> str:

@@ -19,7 +19,7 @@ Not here: what travels (``export``, ``proxy``), signatures of hints (``hints``),
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
@@ -215,6 +215,8 @@ class BoundProperty(Generic[T]):
 
     async def changed(self) -> None:
         """Tell subscribers that the service changed it, as its ``emits`` says."""
+        if not self._spec.is_readable:
+            return
         value = await self.get() if self._spec.emits == "true" else None
         for near in tuple(self._instance.__near__):
             await near.changed(self._interface, self._spec, value)
@@ -224,10 +226,14 @@ class Interface:
     """An object with D-Bus interfaces: exported by a service, or a proxy for one."""
 
     __interface__: ClassVar[str] = ""
+    __annotations_of__: ClassVar[Mapping[str, str]] = {}
     __far__: Far | None = None
 
-    def __init_subclass__(cls, *, name: str | None = None) -> None:
+    def __init_subclass__(
+        cls, *, name: str | None = None, annotations: Mapping[str, str] | None = None
+    ) -> None:
         super().__init_subclass__()
+        cls.__annotations_of__ = annotations or {}
         if name is not None:
             if not is_interface_name(name):
                 raise TypeError(f"{name!r} is no D-Bus interface name")
@@ -273,17 +279,24 @@ def spec_of(cls: type[Interface]) -> InterfaceSpec:
     """The interface that ``cls`` itself names; TypeError if a declaration cannot be read."""
     spec = vars(cls).get("__spec__")
     if spec is None:
-        members = {}
+        members: dict[str, MethodSpec | SignalSpec | PropertySpec] = {}
         for member in vars(cls).values():
             if isinstance(member, Member) and member.interface is cls:
                 read = member.read()
-                if read.name in members:
+                if any(_same(read, other) for other in members.values()):
                     raise TypeError(f"{cls.__qualname__} has two members {read.name}")
-                members[read.name] = read
+                members[f"{read.name}.{read.attribute}" if read.name in members else read.name] = read
         doc = inspect.cleandoc(cls.__doc__ or "")
-        spec = InterfaceSpec(cls.__interface__, MappingProxyType(members), doc)
+        spec = InterfaceSpec(cls.__interface__, MappingProxyType(members), doc, cls.__annotations_of__)
         cls.__spec__ = spec  # type: ignore[attr-defined]
     return cast(InterfaceSpec, spec)
+
+
+def _same(one: MethodSpec | SignalSpec | PropertySpec, other: MethodSpec | SignalSpec | PropertySpec) -> bool:
+    """They cannot be told apart on the bus: properties go by name, the others by signature, too."""
+    if one.name != other.name or type(one) is not type(other):
+        return False
+    return isinstance(one, PropertySpec) or one.signature == other.signature
 
 
 def interfaces_of(cls: type[Interface]) -> tuple[InterfaceSpec, ...]:
@@ -310,14 +323,15 @@ def method(function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
 @overload
 def method(
     *, name: str | None = None, takes: str | None = None, gives: str | None = None, no_reply: bool = False,
-    deprecated: bool = False,
+    deprecated: bool = False, annotations: Mapping[str, str] | None = None,
 ) -> _AnyMethod: ...
 def method(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
     gives: str | None = None, no_reply: bool = False, deprecated: bool = False,
+    annotations: Mapping[str, str] | None = None,
 ) -> Any:
     """Decorator: a method. ``takes`` and ``gives`` are signatures, instead of hints."""
-    options = Options(name, takes, gives, no_reply, deprecated)
+    options = Options(name, takes, gives, no_reply, deprecated, annotations=annotations)
     return Method(function, options) if function else lambda function: Method(function, options)
 
 
@@ -325,14 +339,15 @@ def method(
 def signal(function: Callable[Concatenate[Any, P], Any], /) -> Signal[P]: ...
 @overload
 def signal(
-    *, name: str | None = None, takes: str | None = None, deprecated: bool = False
+    *, name: str | None = None, takes: str | None = None, deprecated: bool = False,
+    annotations: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], Any]], Signal[P]]: ...
 def signal(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
-    deprecated: bool = False,
+    deprecated: bool = False, annotations: Mapping[str, str] | None = None,
 ) -> Any:
     """Decorator: a signal; the function's parameters are its arguments, its body is never run."""
-    options = Options(name, takes, None, False, deprecated)
+    options = Options(name, takes, None, False, deprecated, annotations=annotations)
     return Signal(function, options) if function else lambda function: Signal(function, options)
 
 
@@ -340,12 +355,16 @@ def signal(
 def prop(function: Callable[[Any], T], /) -> Prop[T]: ...
 @overload
 def prop(
-    *, name: str | None = None, gives: str | None = None, emits: str = "true", deprecated: bool = False
+    *, name: str | None = None, gives: str | None = None, emits: str = "true", deprecated: bool = False,
+    annotations: Mapping[str, str] | None = None, readable: bool = True,
 ) -> Callable[[Callable[[Any], T]], Prop[T]]: ...
 def prop(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, gives: str | None = None,
-    emits: str = "true", deprecated: bool = False,
+    emits: str = "true", deprecated: bool = False, annotations: Mapping[str, str] | None = None,
+    readable: bool = True,
 ) -> Any:
-    """Decorator: a property; ``emits`` is EmitsChangedSignal: true, invalidates, const, or false."""
-    options = Options(name, None, gives, False, deprecated, emits)
+    """Decorator: a property; ``emits`` is EmitsChangedSignal: true, invalidates, const, or false.
+
+    One that is not ``readable`` is for setting alone: nobody is told its value."""
+    options = Options(name, None, gives, False, deprecated, emits, annotations, readable)
     return Prop(function, options) if function else lambda function: Prop(function, options)

@@ -9,11 +9,12 @@ Not here: reading XML; a native client never introspects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import quoteattr
 
 from .members import Arg, InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 
+_DOC_STRING = "org.gtk.GDBus.DocString"
 _DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
     ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
@@ -32,11 +33,12 @@ def interfaces_xml(specs: Iterable[InterfaceSpec]) -> str:
 
 def _interface(spec: InterfaceSpec) -> str:
     members = "".join(_member(member) for member in spec.members.values())
-    return f" <interface name={quoteattr(spec.name)}>\n{_doc(spec.doc)}{members} </interface>\n"
+    notes = _notes(spec.doc, spec.annotations)
+    return f" <interface name={quoteattr(spec.name)}>\n{notes}{members} </interface>\n"
 
 
 def _member(member: MethodSpec | SignalSpec | PropertySpec) -> str:
-    notes = _doc(member.doc)
+    notes = _notes(member.doc, member.annotations)
     if member.deprecated:
         notes += _annotation("org.freedesktop.DBus.Deprecated", "true")
     match member:
@@ -49,22 +51,34 @@ def _member(member: MethodSpec | SignalSpec | PropertySpec) -> str:
             return _element("signal", f"name={quoteattr(member.name)}", _args(member.args, "") + notes)
     if member.emits != "true":
         notes += _annotation("org.freedesktop.DBus.Property.EmitsChangedSignal", member.emits)
-    access = "readwrite" if member.is_writable else "read"
+    access = ("read" if member.is_readable else "") + ("write" if member.is_writable else "")
     head = f'name={quoteattr(member.name)} type={quoteattr(member.signature)} access="{access}"'
     return _element("property", head, notes)
 
 
 def _args(args: Iterable[Arg], direction: str) -> str:
-    names = ((arg, f" name={quoteattr(arg.name)}" if arg.name else "") for arg in args)
-    return "".join(f"   <arg{name} type={quoteattr(arg.signature)}{direction}/>\n" for arg, name in names)
+    return "".join(_arg(arg, direction) for arg in args)
 
 
-def _doc(text: str) -> str:
-    return _annotation("org.gtk.GDBus.DocString", text) if text else ""
+def _arg(arg: Arg, direction: str) -> str:
+    name = f" name={_quoted(arg.name)}" if arg.name else ""
+    head = f"   <arg{name} type={quoteattr(arg.signature)}{direction}"
+    notes = _notes("", arg.annotations)
+    return f"{head}>\n{notes}   </arg>\n" if notes else f"{head}/>\n"
+
+
+def _notes(doc: str, annotations: Mapping[str, str]) -> str:
+    notes = {_DOC_STRING: doc, **annotations} if doc else annotations
+    return "".join(_annotation(name, value) for name, value in notes.items())
 
 
 def _annotation(name: str, value: str) -> str:
-    return f'   <annotation name="{name}" value={quoteattr(value)}/>\n'
+    return f"   <annotation name={_quoted(name)} value={_quoted(value)}/>\n"
+
+
+def _quoted(text: str) -> str:
+    """As an attribute, whose line breaks a parser would take for spaces otherwise."""
+    return quoteattr(text, {"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 
 
 def _element(kind: str, head: str, inside: str) -> str:

@@ -19,8 +19,8 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .caller import Caller
-from .hints import interface_in, signature_of
-from .types import is_member_name, split_signature
+from .hints import interface_in, named, signature_of
+from .types import is_member_name, is_property_name, split_signature
 
 EMITS = ("true", "invalidates", "const", "false")
 
@@ -32,6 +32,7 @@ class Arg:
     name: str
     signature: str
     interface: type | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class MethodSpec:
     no_reply: bool = False
     deprecated: bool = False
     doc: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
     parameters: inspect.Signature = field(default_factory=inspect.Signature, repr=False, compare=False)
 
     @property
@@ -62,7 +64,7 @@ class MethodSpec:
         """The values of the arguments in order; TypeError as for any call."""
         bound = self.parameters.bind(*args, **kwargs)
         bound.apply_defaults()
-        return tuple(bound.arguments[arg.name] for arg in self.inputs)
+        return tuple(bound.arguments.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class SignalSpec:
     args: tuple[Arg, ...]
     deprecated: bool = False
     doc: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def signature(self) -> str:
@@ -93,15 +96,30 @@ class PropertySpec:
     deprecated: bool = False
     doc: str = ""
     interface: type | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    is_readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceSpec:
-    """An interface: its name and its members by D-Bus name, in the order of declaration."""
+    """An interface: its name and its members by D-Bus name, in the order of declaration.
+
+    A further member of the same name is found under ``name.attribute``."""
 
     name: str
     members: Mapping[str, MethodSpec | SignalSpec | PropertySpec]
     doc: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+    def method(self, name: str, signature: str) -> MethodSpec | None:
+        """The method of this name; of several, the one that takes this signature."""
+        first = self.members.get(name)
+        if isinstance(first, MethodSpec) and first.signature == signature:
+            return first
+        if first is None:
+            return None
+        named = [spec for spec in self.members.values() if isinstance(spec, MethodSpec) and spec.name == name]
+        return next((spec for spec in named if spec.signature == signature), named[0] if named else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,8 @@ class Options:
     no_reply: bool = False
     deprecated: bool = False
     emits: str = "true"
+    annotations: Mapping[str, str] | None = None
+    is_readable: bool = True
 
 
 def joined(args: tuple[Arg, ...]) -> str:
@@ -138,7 +158,8 @@ def method_spec(function: Callable[..., Any], attribute: str, options: Options) 
         raise TypeError(f"{function.__qualname__} has results, but nobody expects a reply")
     return MethodSpec(
         _wire_name(function, attribute, options), attribute, inputs, outputs, caller, options.no_reply,
-        options.deprecated, inspect.getdoc(function) or "", signature.replace(parameters=parameters),
+        options.deprecated, inspect.getdoc(function) or "", options.annotations or {},
+        signature.replace(parameters=parameters),
     )
 
 
@@ -147,7 +168,8 @@ def signal_spec(function: Callable[..., Any], attribute: str, options: Options) 
     parameters = list(inspect.signature(function).parameters.values())[1:]
     args = _args(function, parameters, _hints(function), options.takes)
     name = _wire_name(function, attribute, options)
-    return SignalSpec(name, attribute, args, options.deprecated, inspect.getdoc(function) or "")
+    doc = inspect.getdoc(function) or ""
+    return SignalSpec(name, attribute, args, options.deprecated, doc, options.annotations or {})
 
 
 def property_spec(
@@ -160,14 +182,18 @@ def property_spec(
     if len(outputs) != 1 or options.emits not in EMITS:
         raise TypeError(f"{getter.__qualname__} is not a property of one type that emits one of {EMITS}")
     return PropertySpec(
-        _wire_name(getter, attribute, options), attribute, outputs[0].signature, is_writable, options.emits,
-        options.deprecated, inspect.getdoc(getter) or "", outputs[0].interface,
+        _wire_name(getter, attribute, options, is_property_name), attribute, outputs[0].signature,
+        is_writable, options.emits, options.deprecated, inspect.getdoc(getter) or "", outputs[0].interface,
+        options.annotations or {}, options.is_readable,
     )
 
 
-def _wire_name(function: Callable[..., Any], attribute: str, options: Options) -> str:
+def _wire_name(
+    function: Callable[..., Any], attribute: str, options: Options,
+    is_valid: Callable[[str], bool] = is_member_name,
+) -> str:
     name = options.name or camel_case(attribute)
-    if not is_member_name(name):
+    if not is_valid(name):
         raise TypeError(f"{function.__qualname__}: {name!r} is no D-Bus member name")
     return name
 
@@ -204,8 +230,15 @@ def _results(function: Callable[..., Any], hints: dict[str, Any], gives: str | N
     return _args_of(function, [("", hint)])
 
 
-def _args_of(function: Callable[..., Any], named: list[tuple[str, Any]]) -> tuple[Arg, ...]:
+def _arg(name: str, hint: Any) -> Arg:
+    called = named(hint)
+    if called is None:
+        return Arg(name, signature_of(hint), interface_in(hint))
+    return Arg(called.text, signature_of(hint), interface_in(hint), called.annotations)
+
+
+def _args_of(function: Callable[..., Any], hinted: list[tuple[str, Any]]) -> tuple[Arg, ...]:
     try:
-        return tuple(Arg(name, signature_of(hint), interface_in(hint)) for name, hint in named)
+        return tuple(_arg(name, hint) for name, hint in hinted)
     except TypeError as error:
         raise TypeError(f"{function.__qualname__}: {error}") from error

@@ -167,6 +167,9 @@ is_error_name = is_interface_name
 is_member_name = _syntax(_ELEMENT)
 """The name of a method or a signal."""
 
+is_property_name = _syntax(r"[A-Za-z_][A-Za-z0-9_-]*+")
+"""The name of a property: it travels in bodies alone, and some that are in use have hyphens."""
+
 _is_short_path = _syntax(r"/|(?:/[A-Za-z0-9_]++)++")
 _PATH_BYTES = b"/0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 
