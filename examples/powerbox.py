@@ -70,6 +70,8 @@ class Powerbox(Interface, name="org.example.Powerbox1"):
     @method
     async def show(self, name: Str, seconds: Double) -> File:
         """One file, to be read, for some time: an attenuated view, which expires."""
+        if not 0 < seconds <= 3600:
+            raise InvalidArgs("files are shown for an hour at most")
         file = await self._folder.open(name)
         return expiring(attenuate(file, File.read, File.title), seconds)
 
@@ -103,8 +105,8 @@ async def visit() -> None:
         await powerbox.take_back()
         try:
             await lent.read()
-        except Bus1Error as error:
-            print(f"read what was taken back: {type(error).__name__}")
+        except (Bus1Error, DBusError):
+            print("read what was taken back: nobody is there")
 
 
 async def serve(connection: Connection) -> None:

@@ -10,11 +10,14 @@ import anyio
 import pytest
 from bus1_services import (
     NOBODY,
+    Bool,
     Caller,
     Connection,
     DBusError,
     Int32,
     Interface,
+    ObjectPath,
+    Reference,
     Remote,
     SignalStream,
     Signature,
@@ -138,6 +141,11 @@ class Shelf(Vault, name=SHELF):
         return iter([self.book])
 
     @method
+    def mark(self, place: ObjectPath) -> Bool:
+        self.calls.append((place,))
+        return isinstance(place, Reference)
+
+    @method
     def echo(self, values: VariantDict) -> VariantDict:
         return values
 
@@ -225,6 +233,21 @@ async def test_a_fixed_argument_takes_its_value_alone(service: Connection, clien
     with pytest.raises(AccessDenied):
         await remote.call("", "Find", "si", ("Other", 1))
     assert shelf.calls == [("Emma", 1)]
+
+
+@on_a_bus()
+async def test_a_capability_does_not_come_in_under_the_name_of_a_fixed_path(
+    service: Connection, client: Connection
+) -> None:
+    path = ObjectPath("/org/example/place")
+    proxy, _ = await hand_over(
+        service, client, attenuate(Shelf(), Shelf.take, fixed={Shelf.mark: {"place": path}})
+    )
+    mine = cast(Remote, (await proxy.take()).__far__).handle
+    mine.path = path
+    assert await proxy.mark(Reference(path, mine)) is False
+    with pytest.raises(AccessDenied):
+        await proxy.mark(ObjectPath("/org/example/other"))
 
 
 @on_a_bus()
@@ -470,6 +493,11 @@ async def test_the_timer_destroys_the_node(service: Connection, client: Connecti
     assert shelf.__near__ == []
 
 
+def test_a_time_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError):
+        expiring(Shelf(), float("nan"))
+
+
 # ---- membrane ------------------------------------------------------------------------------------
 
 
@@ -537,6 +565,8 @@ async def test_what_cannot_be_wrapped_does_not_pass_a_membrane(
                 await proxy.echo({"x": value})
     with pytest.raises(AccessDenied, match="without a type"):
         await proxy.echo({"x": Variant("o", Book("mine"))})
+    with pytest.raises(AccessDenied, match="without a type"):
+        await proxy.echo({"x": Variant("a{os}", {Reference("/mine", remote.handle): ""})})
     assert await proxy.echo({"x": Variant("ai", [1])}) == {"x": Variant("ai", [1])}
     loose = [await proxy.loose(), *await proxy.several()]
     membrane.revoke()

@@ -7,13 +7,14 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 from bus1_services import Connection, Int32, Interface, Service, Str, connect, method, prop
 from bus1_services import signal as emitted
 from bus1_services.caps import Membrane, attenuate, expiring, revocable
+from bus1_services.export import Export
 from buses import Bus
 from dbus_client import CallFailed, Client
 from test_services_bus import aside, native
@@ -86,9 +87,11 @@ class Store(Interface, name="org.example.Store1"):
         return self.membrane.wrap(self.lamp)
 
     @method
-    def take_back(self) -> None:
+    async def take_back(self) -> None:
         self.revoke()
         self.membrane.revoke()
+        (near,) = self.__near__
+        await cast(Export, near).connection.swept()
 
 
 @asynccontextmanager
@@ -246,7 +249,7 @@ def test_the_powerbox_shows_lends_and_takes_back(bus1_bus: Bus, tmp_path: Path) 
         "shown letter: 11 bytes",
         f"written what was only shown: {ERROR}UnknownMethod",
         "written what was lent: 4 bytes",
-        "read what was taken back: NodeDestroyed",
+        "read what was taken back: nobody is there",
     ], visited.stderr
     client = bus1_bus.connect()
     to = {"path": "/org/example/Powerbox", "interface": "org.example.Powerbox1"}
@@ -256,6 +259,9 @@ def test_the_powerbox_shows_lends_and_takes_back(bus1_bus: Bus, tmp_path: Path) 
     for member, args in (("Write", ("ay", b"mine")), ("Open", ("s", "../x"))):
         with pytest.raises(CallFailed):
             client.request("org.example.Powerbox", member, *args, path=file, interface="org.example.File1")
+    for seconds in (float("nan"), float("inf"), 0.0, -1.0):
+        with pytest.raises(CallFailed):
+            client.request("org.example.Powerbox", "Show", "sd", "letter", seconds, **to)
     (folder,) = client.request("org.example.Powerbox", "Lend", **to).args
     for name in ("../letter", "/etc/passwd", "below", ""):
         with pytest.raises(CallFailed):

@@ -62,12 +62,14 @@ class Attenuated(Gate[I]):
 
     def admit(self, spec: MethodSpec | PropertySpec, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """AccessDenied, if a fixed argument has another value."""
-        if isinstance(spec, MethodSpec):
-            fixed = self._fixed.get(spec.attribute, {})
-            for arg, value in zip(spec.inputs, args, strict=True):
-                if arg.name in fixed and fixed[arg.name] != value:
-                    raise AccessDenied(f"{arg.name} of {spec.name} is fixed to another value")
-        return args
+        fixed = self._fixed.get(spec.attribute)
+        if fixed is None or not isinstance(spec, MethodSpec):
+            return args
+        for arg, value in zip(spec.inputs, args, strict=True):
+            if fixed.get(arg.name, value) != value:
+                raise AccessDenied(f"{arg.name} of {spec.name} is fixed to another value")
+        # The values themselves: a path that equals a fixed one may have come with a capability.
+        return tuple(fixed.get(arg.name, value) for arg, value in zip(spec.inputs, args, strict=True))
 
 
 def _key(member: Member) -> tuple[str, str]:

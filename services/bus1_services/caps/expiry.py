@@ -31,7 +31,9 @@ def since_boot() -> float:
 
 
 def expiring(target: I, seconds: float, *, clock: Clock = since_boot) -> I:
-    """A view of ``target`` that is revoked in so many seconds."""
+    """A view of ``target`` that is revoked in so many seconds; ValueError for what is no number."""
+    if seconds != seconds:
+        raise ValueError("a time that is no number is never over")
     return Expiring(target, clock() + seconds, clock).view
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from types import MappingProxyType
@@ -29,7 +29,7 @@ from bus1.errors import Disconnected, Overloaded
 
 from ..caller import NOBODY, Caller
 from ..errors import AccessDenied, DBusError, LimitsExceeded, NoReply, PropertyReadOnly
-from ..interface import Interface, interfaces_of
+from ..interface import Interface, Near, interfaces_of
 from ..members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 
 I = TypeVar("I", bound=Interface)  # noqa: E741
@@ -187,15 +187,19 @@ class Gate(Generic[I]):
     async def emit(self, interface: str, spec: SignalSpec, args: tuple[Any, ...]) -> None:
         """Pass a signal on to the holders of the view."""
         if spec.attribute in self._granted and (passed := self._outward(spec, args)) is not None:
-            for near in tuple(self.view.__near__):
+            for near in self._near():
                 await near.emit(interface, spec, passed[0])
 
     async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
         """Tell the holders of the view about a property."""
         granted = self._granted.get(spec.attribute)
         if isinstance(granted, PropertySpec) and (passed := self._outward(granted, value)) is not None:
-            for near in tuple(self.view.__near__):
+            for near in self._near():
                 await near.changed(interface, granted, passed[0])
+
+    def _near(self) -> Iterator[Near]:
+        """Where the view is exported, and still is when its turn comes."""
+        return (near for near in tuple(self.view.__near__) if near in self.view.__near__)
 
     def _outward(self, spec: Spec, values: Any) -> tuple[Any] | None:
         """The values in a tuple; None, if they do not pass: the emitter is not to blame for that."""

@@ -64,7 +64,8 @@ class Membrane:
             _refuse_descriptors(value.signature)
             return Variant(value.signature, self.passed(value.value, outward))
         if isinstance(value, Mapping):
-            return {key: self.passed(inside, outward) for key, inside in value.items()}
+            items = value.items()
+            return {self.passed(key, outward): self.passed(inside, outward) for key, inside in items}
         if isinstance(value, Iterable):
             inside = (self.passed(part, outward) for part in value)
             return tuple(inside) if isinstance(value, tuple) else list(inside)
