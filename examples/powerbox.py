@@ -10,8 +10,21 @@ import sys
 from pathlib import Path
 
 import anyio
-from bus1_services import Bytes, Connection, DBusError, Double, Interface, Service, Str, connect, method, prop
-from bus1_services.caps import Membrane, attenuate, expiring
+from bus1_services import (
+    NOBODY,
+    Bytes,
+    Caller,
+    Connection,
+    DBusError,
+    Double,
+    Interface,
+    Service,
+    Str,
+    connect,
+    method,
+    prop,
+)
+from bus1_services.caps import Audit, Membrane, attenuate, expiring
 from bus1_services.errors import InvalidArgs
 
 from bus1.errors import Bus1Error
@@ -66,25 +79,36 @@ class Powerbox(Interface, name="org.example.Powerbox1"):
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._lent = Membrane()
+        self._audit = Audit()
 
     @method
-    async def show(self, name: Str, seconds: Double) -> File:
+    async def show(self, name: Str, seconds: Double, caller: Caller = NOBODY) -> File:
         """One file, to be read, for some time: an attenuated view, which expires."""
         if not 0 < seconds <= 3600:
             raise InvalidArgs("files are shown for an hour at most")
         file = await self._folder.open(name)
-        return expiring(attenuate(file, File.read, File.title), seconds)
+        view = expiring(attenuate(file, File.read, File.title), seconds)
+        return self._audit.hand(view, f"process {caller.pid}")
 
     @method
-    def lend(self) -> Folder:
+    def lend(self, caller: Caller = NOBODY) -> Folder:
         """The whole folder, and through it every file, until it is taken back: a membrane."""
-        return self._lent.wrap(self._folder)
+        return self._audit.hand(self._lent.wrap(self._folder), f"process {caller.pid}")
 
     @method
     def take_back(self) -> None:
         """End all that was lent, and all that was got through it."""
         self._lent.revoke()
         self._lent = Membrane()
+
+    @method
+    def given(self) -> list[Str]:
+        """What is held, by whom it was got, and by how many processes it was used: an audit."""
+        return [
+            f"{held.to} got a {held.what}, used by {len(held.uses)}, "
+            f"{sum(use.refused for use in held.uses)} refused"
+            for held in self._audit.holdings() if held.nodes
+        ]
 
 
 async def visit() -> None:
@@ -102,6 +126,8 @@ async def visit() -> None:
             print(f"written what was only shown: {error.name}")
         await lent.write(b"ours")
         print(f"written what was lent: {len(await shown.read())} bytes")
+        for line in await powerbox.given():
+            print(line)
         await powerbox.take_back()
         try:
             await lent.read()

@@ -59,6 +59,7 @@ class CorePeer:
         self.memory = HeapMemory()
         self.number = bus.core.peer_new(os.getuid(), self.memory)
         self.granted: tuple[int, ...] = ()
+        self.credentials = ME
         self.readable = anyio.Event()
         self.is_gone = False
         self.sent: list[tuple[list[int], list[int]]] = []
@@ -79,7 +80,7 @@ class CorePeer:
         try:
             slots = self.bus.core.send(
                 self.number, destinations, [bytes(part) for part in parts], handles, copies, flags=flags,
-                optional=optional, credentials=ME,
+                optional=optional, credentials=self.credentials,
             )
         except BaseException:
             Fds(copies).close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, cast
 
 import anyio
@@ -30,7 +33,7 @@ from bus1_services import (
     prop,
     signal,
 )
-from bus1_services.caps import Membrane, Revoked, attenuate, expiring, revocable
+from bus1_services.caps import Audit, Membrane, Revoked, Use, attenuate, audit, expiring, revocable
 from bus1_services.errors import (
     AccessDenied,
     NoReply,
@@ -133,6 +136,14 @@ class Shelf(Vault, name=SHELF):
         return UnixFd(os.open("/dev/null", os.O_RDONLY))
 
     @method
+    def beside(self, caller: Caller = NOBODY) -> Int32:
+        return len(caller.handles)
+
+    @method
+    def hidden(self) -> Variant:
+        return Variant("v", Variant("h", 0))
+
+    @method
     def loose(self) -> Annotated[Any, Signature("o")]:
         return self.book
 
@@ -218,6 +229,8 @@ async def test_what_is_not_granted_is_not_there_by_any_way(service: Connection, 
         assert hidden not in xml
     with pytest.raises(AccessDenied):
         await view.take()
+    with pytest.raises(PropertyReadOnly):
+        await view.label.set("mine")
 
 
 @on_a_bus()
@@ -253,7 +266,8 @@ async def test_a_capability_does_not_come_in_under_the_name_of_a_fixed_path(
 @on_a_bus()
 async def test_signals_that_are_not_granted_are_not_heard(service: Connection, client: Connection) -> None:
     shelf = Shelf()
-    _, remote = await hand_over(service, client, attenuate(shelf, Shelf.moved, Shelf.label))
+    below = revocable(shelf)[0]  # exported nowhere itself
+    _, remote = await hand_over(service, client, attenuate(below, Shelf.moved, Shelf.label))
     async with SignalStream(client) as stream:
         await stream.add(remote.handle)
         await stream.add(remote.handle, SHELF, "Lent")
@@ -493,6 +507,20 @@ async def test_the_timer_destroys_the_node(service: Connection, client: Connecti
     assert shelf.__near__ == []
 
 
+@on_a_bus()
+async def test_a_view_that_nobody_holds_does_not_wait_for_its_time(
+    service: Connection, client: Connection
+) -> None:
+    view: Shelf | None = expiring(Shelf(), 3600)
+    ended = weakref.ref(view)
+    held = await hand_over(service, client, view)
+    del held
+    view = None
+    await quiet(client, service)
+    gc.collect()
+    assert ended() is None
+
+
 def test_a_time_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError):
         expiring(Shelf(), float("nan"))
@@ -559,6 +587,11 @@ async def test_what_cannot_be_wrapped_does_not_pass_a_membrane(
     proxy, remote = await hand_over(service, client, membrane.wrap(shelf))
     with pytest.raises(AccessDenied, match="descriptor"):
         await proxy.raw()
+    with pytest.raises(AccessDenied, match="descriptor"):
+        await proxy.hidden()
+    _, plain = await hand_over(service, client, revocable(shelf)[0])
+    for holder, there in ((plain, 1), (remote, 0)):
+        assert (await holder.call(SHELF, "Beside", handles=[remote.handle.id])).values == [there]
     with open("/dev/null", "rb") as file:
         for value in (Variant("h", file), Variant("ah", [file]), Variant("v", Variant("h", file))):
             with pytest.raises(AccessDenied):
@@ -591,3 +624,62 @@ async def test_objects_in_signals_pass_a_membrane_as_views(service: Connection, 
         await service.swept()
         with pytest.raises(NodeDestroyed):
             await book.title.get()
+
+
+# ---- audit ---------------------------------------------------------------------------------------
+
+
+@on_a_bus(3)
+async def test_an_audit_tells_who_was_given_what_through_whom_and_who_used_it(
+    service: Connection, client: Connection, friend: Connection
+) -> None:
+    book, shelf = Audit(), Shelf()
+    view, revoke = revocable(shelf)
+    editor = book.hand(view, "the editor")
+    plugin = book.hand(attenuate(editor, Shelf.find, Shelf.label), "its plugin")
+    assert [holding.nodes for holding in book.holdings()] == [(), ()]
+    kept, _ = await hand_over(service, client, editor)
+    proxy, remote = await hand_over(service, client, plugin)
+    number = await cast(Any, client.peer).transfer(remote.handle.id, friend.peer)
+    core_peer(friend).credentials = replace(core_peer(friend).credentials, pid=4711)
+    passed_on = Remote(friend, friend.handle(number))
+
+    await kept.find("Emma", 1)
+    await proxy.find("Emma", 2)
+    await proxy.label
+    for attempt in ("Burn", "Take"):  # by somebody who was given nothing
+        with pytest.raises(UnknownMethod):
+            await passed_on.call("", attempt)
+
+    uid, pid = os.getuid(), os.getpid()
+    first, second = book.holdings()
+    assert (first.to, first.what, first.through, first.has_ended) == ("the editor", "Shelf", (), False)
+    assert (second.to, second.through, second.has_ended) == ("its plugin", ("the editor",), False)
+    assert second.uses == (Use(uid, pid, 2, 0), Use(uid, 4711, 2, 2))
+    assert first.uses == (Use(uid, pid, 3, 0), Use(uid, 4711, 2, 2))
+    assert second.nodes == (service.export(plugin).node,)
+    assert set(first.nodes) == {service.export(editor).node, *second.nodes}
+
+    revoke()
+    assert [(h.nodes, h.has_ended) for h in book.holdings()] == [((), True), ((), True)]
+
+
+@on_a_bus()
+async def test_what_nobody_holds_any_more_leaves_the_audit(service: Connection, client: Connection) -> None:
+    book, shelf = Audit(), Shelf()
+    held = await hand_over(service, client, book.hand(shelf, "a client"))
+    assert len(book.holdings()) == 1
+    del held
+    await shelf.was_dropped.wait()
+    gc.collect()
+    assert book.holdings() == []
+
+
+def test_an_audit_counts_a_bounded_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "MAX_USERS", 2)
+    book = Audit()
+    view = book.hand(Shelf(), "many")
+    gate = cast(audit.Audited[Shelf], view.__far__)
+    for pid in (1, 2, 3, 4, 1):
+        gate.used(replace(NOBODY, uid=0, pid=pid), refused=False)
+    assert book.holdings()[0].uses == (Use(0, 1, 2), Use(0, 2, 1), Use(NOBODY.uid, NOBODY.pid, 2))

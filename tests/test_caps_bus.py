@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -245,10 +246,14 @@ def test_the_powerbox_shows_lends_and_takes_back(bus1_bus: Bus, tmp_path: Path) 
     assert program.stdout is not None
     assert program.stdout.readline() == "org.example.Powerbox is served\n"
     visited: subprocess.CompletedProcess[str] = bus1_bus.run(sys.executable, str(POWERBOX), "visit")
-    assert visited.stdout.splitlines() == [
+    told = visited.stdout.splitlines()
+    pid = told[3].split()[1] if len(told) > 3 else ""
+    assert told == [
         "shown letter: 11 bytes",
         f"written what was only shown: {ERROR}UnknownMethod",
         "written what was lent: 4 bytes",
+        f"process {pid} got a Folder, used by 1, 0 refused",
+        f"process {pid} got a File, used by 1, 1 refused",
         "read what was taken back: nobody is there",
     ], visited.stderr
     client = bus1_bus.connect()
@@ -259,6 +264,8 @@ def test_the_powerbox_shows_lends_and_takes_back(bus1_bus: Bus, tmp_path: Path) 
     for member, args in (("Write", ("ay", b"mine")), ("Open", ("s", "../x"))):
         with pytest.raises(CallFailed):
             client.request("org.example.Powerbox", member, *args, path=file, interface="org.example.File1")
+    (given,) = client.request("org.example.Powerbox", "Given", **to).args
+    assert given[-1] == f"process {os.getpid()} got a File, used by 1, 2 refused"
     for seconds in (float("nan"), float("inf"), 0.0, -1.0):
         with pytest.raises(CallFailed):
             client.request("org.example.Powerbox", "Show", "sd", "letter", seconds, **to)

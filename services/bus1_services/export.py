@@ -146,6 +146,8 @@ class Export:
                 fd.close()
             work = error
         caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
+        if self._gate is not None:
+            self._gate.used(caller, isinstance(work, DBusError))
         self._running += 1
         self._accepted.append((envelope, reply, caller, work))
         self.connection.start(self._serve)

@@ -49,6 +49,10 @@ class Place(Protocol):
     def connection(self) -> Any:
         """Of which peer."""
 
+    @property
+    def node(self) -> int:
+        """What stands for it there."""
+
     def withdraw(self) -> None:
         """Destroy its node."""
 
@@ -112,6 +116,18 @@ class Gate(Generic[I]):
             inner.__near__.remove(self)
             if isinstance(inner.__far__, Gate):
                 inner.__far__.closed()
+
+    def used(self, caller: Caller, refused: bool) -> None:
+        """A call of the view, or of one that stands on it, has arrived."""
+        if isinstance(self.inner.__far__, Gate):
+            self.inner.__far__.used(caller, refused)
+
+    def nodes(self) -> list[int]:
+        """The nodes that lead here: of the view, and of those that stand on it."""
+        found: list[int] = []
+        for near in self.view.__near__:
+            found += near.nodes() if isinstance(near, Gate) else [cast(Place, near).node]
+        return found
 
     def withdraw(self) -> None:
         """The view below has ended: so does this one, which stands on it."""

@@ -71,13 +71,9 @@ class Membrane:
             return tuple(inside) if isinstance(value, tuple) else list(inside)
         raise AccessDenied(f"a {type(value).__name__} does not pass a membrane")
 
-    def check(self) -> None:
-        """Revoked, if it is."""
+    def _object(self, target: Interface, outward: bool) -> Interface:
         if self._is_revoked:
             raise Revoked("this capability has been revoked")
-
-    def _object(self, target: Interface, outward: bool) -> Interface:
-        self.check()
         far = target.__far__
         if isinstance(far, Crossing) and far.membrane is self:
             return target if far.outward == outward else cast(Interface, far.inner)
@@ -94,11 +90,6 @@ class Crossing(Gate[I]):
         super().__init__(inner)
         self.membrane = membrane
         self.outward = outward
-
-    def check(self) -> None:
-        """Revoked, with the membrane."""
-        super().check()
-        self.membrane.check()
 
     def admit(self, spec: MethodSpec | PropertySpec, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments on the object's side."""
