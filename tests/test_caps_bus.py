@@ -239,6 +239,43 @@ def test_a_published_view_is_what_every_client_sees_until_it_is_revoked(bus1_bus
     anyio.run(main)
 
 
+def test_a_view_of_a_d_bus_programs_object_is_as_narrow(bus1_bus: Bus) -> None:
+    old = bus1_bus.connect()
+    old.own("org.example.Old")
+    called: list[tuple[Any, ...]] = []
+
+    def serve() -> None:
+        while (call := old.receive()).member != "Stop":
+            if call.path == "/old":
+                called.append((call.interface, call.member, *call.args))
+                old.answer(call, "s", "a lamp")
+
+    async def main() -> None:
+        async with connect(native(bus1_bus)) as broker, anyio.create_task_group() as tasks:
+            held = await broker.registry.proxy(Lamp, "org.example.Old", "/old")
+            view, revoke = revocable(attenuate(held, fixed={Lamp.label: {"prefix": "a "}}))
+            await broker.registry.publish("A broker", {NAME: 0}, {PATH: view})
+            tasks.start_soon(aside, serve)
+            await aside(look, bus1_bus.connect())
+            revoke()
+            await broker.swept()
+            gone = await aside(lambda: refusal(bus1_bus.connect(), PATH, "Label", "s", "a ", interface=LAMP))
+            assert gone == ERROR + "UnknownObject"
+
+    def look(client: Client) -> None:
+        to: dict[str, Any] = {"path": PATH, "interface": LAMP}
+        assert client.request(NAME, "Label", "s", "a ", **to).args == ["a lamp"]
+        assert refusal(client, PATH, "Label", "s", "b ", interface=LAMP) == ERROR + "AccessDenied"
+        assert refusal(client, PATH, "Switch", interface=LAMP) == ERROR + "UnknownMethod"
+        assert refusal(client, PATH, "Get", "ss", LAMP, "Secret", interface=PROPERTIES) == (
+            ERROR + "UnknownProperty"
+        )
+        client.call("org.example.Old", "Stop", path="/stop", interface=LAMP)
+
+    anyio.run(main)
+    assert called == [(LAMP, "Label", "a ")]
+
+
 def test_the_powerbox_shows_lends_and_takes_back(bus1_bus: Bus, tmp_path: Path) -> None:
     (tmp_path / "letter").write_bytes(b"dear reader")
     (tmp_path / "below").mkdir()

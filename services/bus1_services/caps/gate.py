@@ -190,12 +190,14 @@ class Gate(Generic[I]):
         """What the object gives, if the gate still stands by then."""
         try:
             result = await result if inspect.isawaitable(result) else result
-        except Disconnected as error:
-            raise NoReply(f"the object behind this capability is gone: {error}") from error
-        except Overloaded as error:
-            raise LimitsExceeded(f"the object behind this capability cannot be reached: {error}") from error
-        finally:
+        except Exception as error:
             self.check()
+            if isinstance(error, Disconnected):
+                raise NoReply(f"the object behind this capability is gone: {error}") from error
+            if isinstance(error, Overloaded):
+                raise LimitsExceeded(f"the object behind this capability is not reached: {error}") from error
+            raise
+        self.check()
         return result
 
     # ---- what the object tells (interface.Near) ----------------------------------------------
