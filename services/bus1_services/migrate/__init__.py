@@ -1,0 +1,1 @@
+"""migrate: native services out of the descriptions of D-Bus services."""
