@@ -18,6 +18,8 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
@@ -58,6 +60,8 @@ COUNTS = (0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 40, 253, 254, 256, 0)
 """How many descriptors travel with a frame: mostly none, sometimes more than the kernel takes at once."""
 _LARGE = 4500
 _TURNS = 4000
+_PATIENCE = 20.0
+"""Seconds that a thread may need to close a descriptor."""
 OPERATIONS = (
     Operation.HELLO, Operation.OPEN, Operation.ATTACH, Operation.ARENA, Operation.SEGMENT,
     Operation.SEGMENT_UNMAPPED, Operation.INSTALLED, Operation.CANCEL, Operation.SNAPSHOT,
@@ -157,8 +161,7 @@ class World:
         self._sender.close()
         self._receiver.close()
         self.rest()
-        self._now += 1  # whether anything is still in flight is looked up now and then
-        self.rest()
+        self._wait_for_closing()
         snapshot = self._core.snapshot()
         assert not snapshot["peers"] and not snapshot["let_go"], "peers remain"
         for user in snapshot["users"].values():
@@ -169,6 +172,16 @@ class World:
         kept = {name for name, table in vars(broker).items() if isinstance(table, Collection) and table}
         assert kept <= _REMEMBERED, f"the broker remembers {kept - _REMEMBERED}"
         assert not broker.holdings._users
+
+    def _wait_for_closing(self) -> None:
+        """Whether anything is still in flight is looked up now and then, and threads close what may be slow."""
+        deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+        self._now += 1
+        self.rest()
+        while self._broker.holdings._users and time.monotonic() < deadline:
+            pause.wait(0.002)
+            self._now += 1
+            self.rest()
 
     def close(self) -> None:
         """For the next input, whatever became of this one."""
