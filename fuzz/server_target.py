@@ -174,7 +174,7 @@ class World:
         assert not broker.holdings._users
 
     def _wait_for_closing(self) -> None:
-        """Whether anything is still in flight is looked up now and then, and threads close what may be slow."""
+        """What is in flight is looked at now and then; threads close what may be slow."""
         deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
         self._now += 1
         self.rest()
