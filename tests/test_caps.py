@@ -295,7 +295,7 @@ async def test_a_view_that_comes_home_is_no_more_than_it_was(service: Connection
 
 
 @on_a_bus(3)
-async def test_who_attenuates_what_he_holds_cannot_give_more_and_tells_no_signals(
+async def test_who_attenuates_what_he_holds_cannot_give_more(
     service: Connection, broker: Connection, client: Connection
 ) -> None:
     shelf = Shelf()
@@ -308,9 +308,49 @@ async def test_who_attenuates_what_he_holds_cannot_give_more_and_tells_no_signal
     with pytest.raises(DBusError):  # granted here, by one who does not hold it
         await proxy.size.get()
     with pytest.raises(TypeError):
-        attenuate(held, Shelf.moved)
-    with pytest.raises(TypeError):
         attenuate(view, Shelf.take)
+
+
+@on_a_bus(3)
+async def test_a_view_of_an_object_elsewhere_relays_the_signals_that_it_grants(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    held, _ = await hand_over(service, broker, shelf)
+    view, revoke = revocable(attenuate(held, Shelf.moved, Shelf.lent, Shelf.label))
+    _, remote = await hand_over(broker, client, view)
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        await shelf.size.changed()
+        await shelf.moved("Emma")
+        await shelf.label.set("new")
+        await shelf.lent(shelf.book)
+        heard = [await anext(stream) for _ in range(3)]
+        assert [h.member for h in heard] == ["Moved", "PropertiesChanged", "Lent"]
+        assert heard[1].values == [SHELF, {"Label": Variant("s", "new")}, []]
+        assert await client.proxy(Book, heard[2].values[0]).title == "first"
+        revoke()
+        await shelf.moved("after")
+        with pytest.raises(NoReply):
+            await anext(stream)
+    await quiet(client, broker, service)
+    assert service.export(shelf)._subscribers == []
+
+
+@on_a_bus(3)
+async def test_a_view_that_relays_signals_ends_with_its_object(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    held, _ = await hand_over(service, broker, shelf)
+    proxy, remote = await hand_over(broker, client, attenuate(held, Shelf.find, Shelf.moved))
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        service.export(shelf).withdraw()
+        with pytest.raises(NoReply):
+            await anext(stream)
+    with pytest.raises(NodeDestroyed):
+        await proxy.find("Emma", 1)
 
 
 def test_a_mistake_in_a_grant_is_a_type_error() -> None:
@@ -445,7 +485,7 @@ async def test_the_object_behind_a_view_may_go_first(
 ) -> None:
     shelf = Shelf()
     held, _ = await hand_over(service, broker, shelf)
-    proxy, _ = await hand_over(broker, client, revocable(held)[0])
+    proxy, _ = await hand_over(broker, client, revocable(attenuate(held, Shelf.find))[0])
     assert await proxy.find("Emma", 1) == "Emma 1"
     service.export(shelf).withdraw()
     await service.swept()

@@ -249,11 +249,13 @@ def test_a_view_of_a_d_bus_programs_object_is_as_narrow(bus1_bus: Bus) -> None:
             if call.path == "/old":
                 called.append((call.interface, call.member, *call.args))
                 old.answer(call, "s", "a lamp")
+                old.emit("Sold", "i", 1, path="/old", interface=LAMP)
+                old.emit("Burnt", "s", "old", path="/old", interface=LAMP)
 
     async def main() -> None:
         async with connect(native(bus1_bus)) as broker, anyio.create_task_group() as tasks:
             held = await broker.registry.proxy(Lamp, "org.example.Old", "/old")
-            view, revoke = revocable(attenuate(held, fixed={Lamp.label: {"prefix": "a "}}))
+            view, revoke = revocable(attenuate(held, Lamp.burnt, fixed={Lamp.label: {"prefix": "a "}}))
             await broker.registry.publish("A broker", {NAME: 0}, {PATH: view})
             tasks.start_soon(aside, serve)
             await aside(look, bus1_bus.connect())
@@ -263,8 +265,10 @@ def test_a_view_of_a_d_bus_programs_object_is_as_narrow(bus1_bus: Bus) -> None:
             assert gone == ERROR + "UnknownObject"
 
     def look(client: Client) -> None:
+        client.match(f"sender='{NAME}'")
         to: dict[str, Any] = {"path": PATH, "interface": LAMP}
         assert client.request(NAME, "Label", "s", "a ", **to).args == ["a lamp"]
+        assert (client.receive().what, client.inbox) == (("Burnt", "old"), [])
         assert refusal(client, PATH, "Label", "s", "b ", interface=LAMP) == ERROR + "AccessDenied"
         assert refusal(client, PATH, "Switch", interface=LAMP) == ERROR + "UnknownMethod"
         assert refusal(client, PATH, "Get", "ss", LAMP, "Secret", interface=PROPERTIES) == (

@@ -6,13 +6,11 @@ and asks again before it gives the result. Exported, a view has a node, and a pa
 does not grant is in none of its tables, so that calls, properties, introspection and signals all look as
 if it did not exist. The object behind may be the service's own, a proxy, or another view.
 
-A view of an object elsewhere has no signals. One of an own object has, and relays them.
-
 Invariants. 1. Nothing that arrives at a gate that has ended reaches the object, and no result leaves it. 2. A
 gate whose view is exported nowhere is not kept by the object behind it.
 
 Not here: what is granted (``attenuation``), when it ends (``revocation``, ``expiry``), what else is wrapped
-(``membrane``).
+(``membrane``), signals from elsewhere (``relay``).
 """
 
 from __future__ import annotations
@@ -21,8 +19,6 @@ import inspect
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from bus1.errors import Disconnected, Overloaded
@@ -31,6 +27,8 @@ from ..caller import NOBODY, Caller
 from ..errors import AccessDenied, DBusError, LimitsExceeded, NoReply, PropertyReadOnly
 from ..interface import Interface, Near, interfaces_of
 from ..members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
+from ..proxy import Remote
+from .relay import Relay
 
 I = TypeVar("I", bound=Interface)  # noqa: E741
 Spec = MethodSpec | PropertySpec | SignalSpec
@@ -66,6 +64,7 @@ class Gate(Generic[I]):
         """The interfaces that the view has, with the members that are granted."""
         self._granted = {spec.attribute: spec for table in self.specs for spec in table.members.values()}
         self._has_ended = False
+        self._relay: Relay | None = None
         self.view = object.__new__(type(inner))
         """What may be called, returned, sent and published in place of ``inner``."""
         self.view.__far__ = self
@@ -108,11 +107,20 @@ class Gate(Generic[I]):
             inner.__far__.opened(place)
         if self._is_beside and self not in inner.__near__:
             inner.__near__.append(self)
+        far = inner.__far__
+        if isinstance(far, Remote) and self._relay is None and any(map(_tells, self._granted.values())):
+            self._relay = Relay(self, far)
+            self._relay.start()
 
     def closed(self) -> None:
         """The view is exported at one place less."""
         inner = self.inner
-        if not self.view.__near__ and self in inner.__near__:
+        if self.view.__near__:
+            return
+        if self._relay is not None:
+            self._relay.stop()
+            self._relay = None
+        if self in inner.__near__:
             inner.__near__.remove(self)
             if isinstance(inner.__far__, Gate):
                 inner.__far__.closed()
@@ -237,13 +245,11 @@ def specs_of(target: Interface) -> tuple[InterfaceSpec, ...]:
     far = target.__far__
     if isinstance(far, Gate):
         return far.specs
-    specs = interfaces_of(type(target))
-    return specs if far is None else tuple(map(_without_signals, specs))
+    return interfaces_of(type(target))
 
 
-def _without_signals(table: InterfaceSpec) -> InterfaceSpec:
-    kept = {
-        name: replace(spec, emits="false") if isinstance(spec, PropertySpec) else spec
-        for name, spec in table.members.items() if not isinstance(spec, SignalSpec)
-    }
-    return replace(table, members=MappingProxyType(kept))
+def _tells(spec: Spec) -> bool:
+    """Whether signals say something of it."""
+    if isinstance(spec, PropertySpec):
+        return spec.emits in {"true", "invalidates"}
+    return isinstance(spec, SignalSpec)

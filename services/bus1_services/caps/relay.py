@@ -1,0 +1,99 @@
+"""relay: signals of an object elsewhere, for those who hold a view of it here.
+
+Theory. While a view with signals, or with properties that tell of changes, is exported, a stream receives all
+that the object emits, and hands it to the gate as if the object were here. Who hears nothing any more must
+learn it: if the stream ends, because the object is gone or its signals came too fast, so does the view.
+An object that has no signals to subscribe to has a view without them.
+
+Not here: which of them pass (``gate``).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from bus1.errors import Bus1Error
+
+from ..body import Reference, Variant
+from ..errors import DBusError, UnknownInterface, UnknownMethod
+from ..members import PropertySpec, SignalSpec
+from ..proxy import PROPERTIES, ReceivedSignal, Remote, SignalStream
+
+if TYPE_CHECKING:
+    from .gate import Gate
+
+log = logging.getLogger("bus1.services")
+
+
+class Relay:
+    """One stream for one gate, from ``start`` to ``stop``."""
+
+    def __init__(self, gate: Gate[Any], remote: Remote) -> None:
+        self._gate = gate
+        self._remote = remote
+        self._scope = anyio.CancelScope()
+        self._tables = {table.name: table.members for table in gate.specs}
+
+    def start(self) -> None:
+        """Receive, as a task of the connection that holds the object."""
+        self._remote.connection.start(self._run)
+
+    def stop(self) -> None:
+        """Receive no more."""
+        self._scope.cancel()
+
+    async def _run(self) -> None:
+        with self._scope:
+            try:
+                async with SignalStream(self._remote.connection) as stream:
+                    await stream.add(self._remote.handle)
+                    async for received in stream:
+                        await self._pass(received)
+            except (UnknownInterface, UnknownMethod) as error:
+                log.debug("an object that is viewed has no signals: %s", error)
+            except (Bus1Error, DBusError) as error:
+                log.info("a view ends with its signals: %s", error)
+                self._gate.end()
+
+    async def _pass(self, received: ReceivedSignal) -> None:
+        if received.interface == PROPERTIES:
+            if received.member == "PropertiesChanged" and received.signature == "sa{sv}as":
+                await self._changed(*received.values)
+            return
+        spec = self._tables.get(received.interface, {}).get(received.member)
+        if isinstance(spec, SignalSpec) and spec.signature == received.signature:
+            pairs = zip(spec.args, received.values, strict=True)
+            values = tuple(self._adopted(arg.interface, value) for arg, value in pairs)
+            await self._gate.emit(received.interface, spec, values)
+
+    async def _changed(self, interface: str, changed: dict[str, Variant], invalidated: list[str]) -> None:
+        for name in dict.fromkeys((*changed, *invalidated)):
+            spec = self._tables.get(interface, {}).get(name)
+            if not isinstance(spec, PropertySpec):
+                continue
+            value = None
+            if spec.emits == "true":
+                told = changed.get(name) or await self._asked(interface, name)
+                if told is None or told.signature != spec.signature:
+                    continue
+                value = self._adopted(spec.interface, told.value)
+            await self._gate.changed(interface, spec, value)
+
+    async def _asked(self, interface: str, name: str) -> Variant | None:
+        """The value of a property of which the object only said that it changed."""
+        try:
+            answer = await self._remote.call(PROPERTIES, "Get", "ss", (interface, name))
+        except DBusError as error:
+            log.debug("a change of %s is not told on: %s", name, error)
+            return None
+        value = answer.values[0] if answer.signature == "v" else None
+        return value if isinstance(value, Variant) else None
+
+    def _adopted(self, interface: type[Any] | None, value: Any) -> Any:
+        """A live capability as a proxy of the class that its hint names."""
+        if interface is None or not isinstance(value, Reference) or value.handle is None:
+            return value
+        return self._remote.connection.proxy(interface, value)
