@@ -29,6 +29,7 @@ from bus1_services import (
     UnixFd,
     Variant,
     VariantDict,
+    interfaces_of,
     method,
     prop,
     signal,
@@ -43,6 +44,7 @@ from bus1_services.errors import (
     UnknownProperty,
 )
 from bus1_services.handle import Handle
+from bus1_services.members import SignalSpec
 from bus1_services.standard import Introspectable, Properties
 from core_peer import introduce
 from test_services import core_peer, on_a_bus, quiet
@@ -335,6 +337,24 @@ async def test_a_view_of_an_object_elsewhere_relays_the_signals_that_it_grants(
             await anext(stream)
     await quiet(client, broker, service)
     assert service.export(shelf)._subscribers == []
+
+
+@on_a_bus(3)
+async def test_a_change_that_an_object_elsewhere_tells_badly_is_looked_up_or_left_out(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    shelf = Shelf()
+    held, _ = await hand_over(service, broker, shelf)
+    _, remote = await hand_over(broker, client, attenuate(held, Shelf.moved, Shelf.label))
+    told = cast(SignalSpec, interfaces_of(Properties)[0].members["PropertiesChanged"])
+    emit = service.export(shelf).emit
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        await emit(PROPERTIES, told, (SHELF, {"Label": Variant("i", 1), "Size": Variant("i", 1)}, []))
+        await emit(PROPERTIES, told, (SHELF, {}, ["Label", "Size", "Nothing"]))
+        await shelf.moved("Emma")
+        heard = [await anext(stream) for _ in range(2)]
+        assert [h.values for h in heard] == [[SHELF, {"Label": Variant("s", "old")}, []], ["Emma"]]
 
 
 @on_a_bus(3)
@@ -650,10 +670,19 @@ async def test_what_cannot_be_wrapped_does_not_pass_a_membrane(
     del remote
 
 
-@on_a_bus()
-async def test_objects_in_signals_pass_a_membrane_as_views(service: Connection, client: Connection) -> None:
-    shelf, membrane = Shelf(), Membrane()
-    proxy, _ = await hand_over(service, client, membrane.wrap(shelf))
+@on_a_bus(3)
+async def test_objects_in_signals_pass_a_membrane_as_views(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    for target, by in ((Shelf(), service), (Shelf(), broker)):
+        held = target if by is service else (await hand_over(service, broker, target))[0]
+        await lend_by_a_signal(target, held, by, client)
+
+
+async def lend_by_a_signal(shelf: Shelf, held: Shelf, service: Connection, client: Connection) -> None:
+    """A shelf behind a membrane of ``service``, which may hold it itself, lends a book, and has it back."""
+    membrane = Membrane()
+    proxy, _ = await hand_over(service, client, membrane.wrap(held))
     async with SignalStream(client) as stream:
         await stream.add(cast(Remote, proxy.__far__).handle, SHELF, "Lent")
         await shelf.lent(shelf.book)
@@ -700,8 +729,11 @@ async def test_an_audit_tells_who_was_given_what_through_whom_and_who_used_it(
     assert second.nodes == (service.export(plugin).node,)
     assert set(first.nodes) == {service.export(editor).node, *second.nodes}
 
+    later = book.hand(view, "somebody, later")
     revoke()
-    assert [(h.nodes, h.has_ended) for h in book.holdings()] == [((), True), ((), True)]
+    assert [(h.nodes, h.has_ended) for h in book.holdings()] == [((), True)] * 3
+    with pytest.raises(Revoked):
+        await later.find("Emma", 3)
 
 
 @on_a_bus()
