@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
-from bus1_services import DBusError, Interface
+from bus1_services import DBusError
 from bus1_services.interface import spec_of
 from bus1_services.introspection import node_xml
 from bus1_services.migrate.description import Argument, Described, Method, Property, Signal
 from bus1_services.migrate.naming import NAME_MAX, Names
-from bus1_services.migrate.reading import DEPTH_MAX, ENTITIES_MAX, ENTITY_MAX, SOURCE_MAX, SourceError, read
+from bus1_services.migrate.reading import (
+    DEPTH_MAX,
+    ENTITIES_MAX,
+    ENTITY_MAX,
+    INTERFACES_MAX,
+    MEMBERS_MAX,
+    SOURCE_MAX,
+    SourceError,
+    read,
+)
 from bus1_services.migrate.verb import MIGRATE
 from bus1_services.migrate.writing import package
 from core_peer import CoreBus, connections, introduce
 from hypothesis import given
 from hypothesis import strategies as st
+from migrated import check, load
 
 from bus1.cli import guarded, parser_of, run_command
-
-ROOT = Path(__file__).parent.parent
 
 LAMP = """<?xml version="1.0"?>
 <!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
@@ -63,17 +68,6 @@ def described(inside: str = "", *, name: str = "org.example.A1") -> bytes:
 
 def called(arguments: str) -> bytes:
     return described(f'<method name="A">{arguments}</method>')
-
-
-def load(text: str) -> list[type[Interface]]:
-    """The interfaces that a service module declares."""
-    module = types.ModuleType("migrated_service")
-    sys.modules[module.__name__] = module
-    exec(compile(text, "service.py", "exec"), module.__dict__)
-    return [
-        value for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Interface) and value is not Interface
-    ]
 
 
 def given_back(interfaces: tuple[Described, ...]) -> tuple[Described, ...]:
@@ -146,6 +140,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "size": (b" " * (SOURCE_MAX + 1), f"larger than {SOURCE_MAX} bytes"),
     "depth": (b"<node>" * (DEPTH_MAX + 1), f"more than {DEPTH_MAX} elements"),
     "foreign depth": (b"<node>" + b"<x>" * DEPTH_MAX, f"more than {DEPTH_MAX} elements"),
+    "many interfaces": (
+        b"<node>%s</node>" % b"".join(b"<interface name='a.b%d'/>" % n for n in range(INTERFACES_MAX + 1)),
+        f"more than {INTERFACES_MAX} interfaces",
+    ),
+    "many members": (
+        described("".join(f'<signal name="A{n}"/>' for n in range(MEMBERS_MAX + 1))),
+        f"more than {MEMBERS_MAX} members",
+    ),
     "many arguments": (called("<arg type='y'/>" * 256), "more than 255 arguments"),
     "long signature": (called("<arg type='ai'/>" * 200), "has more than 255 characters"),
     "file": (b'<!DOCTYPE node [<!ENTITY a SYSTEM "file:///etc/passwd">]><node>&a;</node>', "not plain text"),
@@ -268,24 +270,6 @@ def test_a_client_reaches_what_was_written_and_is_told_what_was_not() -> None:
             assert caught.value.text == "open is not written yet"
 
     anyio.run(main)
-
-
-def check(folder: Path, *packages: str) -> None:
-    """What a user's linters and tests say of packages in ``folder``: nothing."""
-    path = {"MYPYPATH": os.pathsep.join([str(ROOT), str(ROOT / "services")]), "PYTHONDONTWRITEBYTECODE": "1"}
-    settings = folder / "mypy.ini"
-    settings.write_text("[mypy]\nstrict = true\n[mypy-sortedcontainers.*]\nignore_missing_imports = true\n")
-    for arguments in (
-        ["ruff", "check", "--no-cache", "--isolated"],
-        ["ruff", "check", "--no-cache", "--config", str(ROOT / "pyproject.toml")],
-        ["mypy", f"--config-file={settings}", f"--cache-dir={folder / '.mypy_cache'}"],
-        ["pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir=."],
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments, *packages], cwd=folder, env=os.environ | path, text=True,
-            capture_output=True,
-        )
-        assert done.returncode == 0, f"{arguments[0]}: {done.stdout}{done.stderr}"
 
 
 @pytest.mark.timeout(300)

@@ -38,6 +38,9 @@ ENTITY_MAX = 256
 """Characters that one entity stands for."""
 TEXT_MAX = 1 << 16
 """Characters of one attribute."""
+INTERFACES_MAX = 1024
+MEMBERS_MAX = 4096
+"""Of one interface."""
 ARGUMENTS_MAX = 255
 """Of one member, each at least one character of a signature."""
 
@@ -220,6 +223,8 @@ class _Source:
 
     def _interface(self, element: _Element) -> None:
         name, notes = self._given(element, "name"), element.annotations
+        if len(element.inside) > MEMBERS_MAX:
+            self._fail(f"{name} has more than {MEMBERS_MAX} members")
         if not is_interface_name(name):
             self._fail(f"{name!r} is no interface name")
         emits = self._emits(notes) or "true"
@@ -231,6 +236,8 @@ class _Source:
                 members.append(member)
         self._distinct(name, members)
         described = Described(name, tuple(members), notes, element.path)
+        if len(self._found) >= INTERFACES_MAX:
+            self._fail(f"more than {INTERFACES_MAX} interfaces")
         if name not in STANDARD and self._found.setdefault(name, described) != described:
             self._fail(f"the interface {name} is described twice, and differently")
 
