@@ -47,6 +47,7 @@ LAMP = """<?xml version="1.0"?>
   <method name="open"><arg name="not a name" type="u" direction="in"/></method>
   <method name="open"><arg name="b" type="s">
    <annotation name="org.example.Note" value="two&#10;lines"/></arg></method>
+  <method name="Where"><arg type="(dd)" direction="out"/></method>
   <method name="Blink"><annotation name="org.freedesktop.DBus.Method.NoReply" value="true"/></method>
   <method name="HTTPGet2"><annotation name="org.gtk.GDBus.DocString" value="Ask.&#10;&#10;Twice."/></method>
   <method name="http_get2"><annotation name="org.freedesktop.DBus.Deprecated" value="true"/></method>
@@ -86,10 +87,10 @@ def test_what_the_xml_says_is_read_and_what_others_say_in_it_is_not() -> None:
     )
     assert lamp.annotations == {"org.example.Room": "kitchen"}
     assert [member.name for member in lamp.members] == [
-        "Import", "List", "open", "open", "Blink", "HTTPGet2", "http_get2", "Level", "power-save", "Secret",
-        "Level", "Everything",
+        "Import", "List", "open", "open", "Where", "Blink", "HTTPGet2", "http_get2", "Level", "power-save",
+        "Secret", "Level", "Everything",
     ]
-    imported, _, _, named, blink, _, old, level, saving, secret, changed, _ = lamp.members
+    imported, _, _, named, _, blink, _, old, level, saving, secret, changed, _ = lamp.members
     assert imported == Method(
         "Import", (Argument("from", "s"), Argument("from", "a{sv}")), (Argument("self", "(ii)"),)
     )

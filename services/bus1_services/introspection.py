@@ -61,7 +61,7 @@ def _args(args: Iterable[Arg], direction: str) -> str:
 
 
 def _arg(arg: Arg, direction: str) -> str:
-    name = f" name={_quoted(arg.name)}" if arg.name else ""
+    name = f" name={quoteattr(arg.name)}" if arg.name else ""
     head = f"   <arg{name} type={quoteattr(arg.signature)}{direction}"
     notes = _notes("", arg.annotations)
     return f"{head}>\n{notes}   </arg>\n" if notes else f"{head}/>\n"
@@ -73,12 +73,7 @@ def _notes(doc: str, annotations: Mapping[str, str]) -> str:
 
 
 def _annotation(name: str, value: str) -> str:
-    return f"   <annotation name={_quoted(name)} value={_quoted(value)}/>\n"
-
-
-def _quoted(text: str) -> str:
-    """As an attribute, whose line breaks a parser would take for spaces otherwise."""
-    return quoteattr(text, {"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
+    return f"   <annotation name={quoteattr(name)} value={quoteattr(value)}/>\n"
 
 
 def _element(kind: str, head: str, inside: str) -> str:
