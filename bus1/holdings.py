@@ -160,8 +160,11 @@ class Holdings:
         """Close a client's socket, without waiting for descriptors in it that nobody has read."""
         if sock.family == socket.AF_UNIX:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # more cannot come from now on
+                # more cannot come from now on; the other end sees a hang-up once, when it is closed (P-43)
+                sock.shutdown(socket.SHUT_RD)
             if _has_unread(sock):
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
                 self._close_soon(uid, sock.detach())
         sock.close()
         self._note_closed()
