@@ -23,13 +23,18 @@ BRIDGE = Path(sys.executable).parent / "bus1-bridge"
 COMMANDS = {"dbus-daemon": "dbus-daemon", "bus1-bridge": str(BRIDGE)}
 
 
-def open_fds(pid: int) -> int:
-    """How many descriptors a process has open, without that of its watched directories: it comes late."""
+def targets_of_fds(pid: int) -> list[str]:
+    """What the descriptors of a process lead to, those apart that it closes meanwhile."""
     targets = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):
             targets.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return sum(target != "anon_inode:inotify" for target in targets)
+    return targets
+
+
+def open_fds(pid: int) -> int:
+    """How many descriptors a process has open, without that of its watched directories: it comes late."""
+    return sum(target != "anon_inode:inotify" for target in targets_of_fds(pid))
 
 
 def eventually(claim: Callable[[], bool], what: Callable[[], object]) -> None:

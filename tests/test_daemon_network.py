@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from buses import targets_of_fds
 from daemons import Daemon, NetworkWire, path_of, serves, values_of
 from dbus_client import (
     BUS,
@@ -258,6 +259,6 @@ def test_a_network_address_on_which_nobody_can_sign_in_is_said(bridge: Daemon) -
 def test_nothing_listens_on_the_network_unless_it_was_asked_for(bridge: Daemon) -> None:
     process, address = bridge.serve("--config-file", bridge.configure())
     assert serves(address)
-    inodes = {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")}
+    inodes = set(targets_of_fds(process.pid))
     table = Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]
     assert not inodes & {f"socket:[{entry.split()[9]}]" for entry in table}
