@@ -887,3 +887,24 @@ async def test_one_object_has_one_node_per_connection(service: Connection, clien
     await quiet(service, client)
     with pytest.raises(TypeError):
         service.proxy(Kitchen, Reference("/org/bus1/cap/00", None))
+
+
+@on_a_bus()
+async def test_an_object_may_refuse_new_calls_and_finish_those_it_has(
+    service: Connection, client: Connection
+) -> None:
+    kitchen, proxy, _ = await meet(service, client)
+    export = service.export(kitchen)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.wait)
+        await kitchen.entered.wait()
+        export.refuse(DBusError("closing time", name="org.example.Error.Closed"))
+        for _ in range(2):
+            with pytest.raises(DBusError, match="closing time"):
+                await proxy.add(1, 1)
+        assert export.busy == 1
+        kitchen.may_leave.set()
+        await export.finished()
+    assert export.busy == 0
+    export.refuse(None)
+    assert await proxy.add(1, 1) == 2

@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import anyio
+
 from bus1.errors import Bus1Error, Disconnected, Overloaded, RemoteProtocolError
 
 from .body import Reference, Variant
@@ -40,6 +42,7 @@ from .errors import (
     UnknownInterface,
     UnknownMethod,
     UnknownProperty,
+    from_name,
 )
 from .handle import Arrival, Handle, capability_path
 from .interface import Interface, interfaces_of
@@ -97,6 +100,8 @@ class Export:
         self._accepted: deque[Work] = deque()
         """Calls whose tasks have not started yet."""
         self._running = 0
+        self._refusal: DBusError | None = None
+        self._finished = anyio.Event()
         self._specs = interfaces_of(type(target)) if self._gate is None else self._gate.specs
         served: list[Interface] = [Introspectable(self), Peer(), Properties(self), Signals(self)]
         tables = [(target, spec) for spec in self._specs]
@@ -113,6 +118,21 @@ class Export:
     def interfaces_xml(self) -> str:
         """The object's own interfaces, for the seed document."""
         return interfaces_xml(self._specs)
+
+    @property
+    def busy(self) -> int:
+        """How many calls are accepted and not answered yet."""
+        return self._running
+
+    def refuse(self, error: DBusError | None) -> None:
+        """Answer calls that arrive from now on with ``error``; with None, serve them again."""
+        self._refusal = error
+
+    async def finished(self) -> None:
+        """Wait until no accepted call is left."""
+        while self._running:
+            self._finished = anyio.Event()
+            await self._finished.wait()
 
     def withdraw(self) -> None:
         """End the object's life on this connection: its node is destroyed."""
@@ -175,6 +195,8 @@ class Export:
 
     def _resolve(self, arrival: Arrival) -> Resolved:
         """Which method is meant, with its arguments; DBusError."""
+        if self._refusal is not None:
+            raise from_name(self._refusal.name, self._refusal.text)
         if self._running >= MAX_CALLS:
             raise LimitsExceeded(f"{self._running} calls of this object are running")
         envelope = arrival.envelope
@@ -227,6 +249,8 @@ class Export:
                 await self._return(reply, envelope, work[1].result, values)
         finally:
             self._running -= 1
+            if not self._running:
+                self._finished.set()
             if reply is not None:
                 reply.release()
 
