@@ -26,12 +26,24 @@ LOOKS = 10_000
 """How often to look whether a process waits, before taking what its clock says."""
 
 
+def cpu_time(pid: int) -> int:
+    """Nanoseconds of CPU that a process has used until it next waits."""
+    stat = Path(f"/proc/{pid}/stat")
+    for _ in range(LOOKS):
+        if stat.read_bytes().rpartition(b")")[2].split()[0] != b"R":
+            break
+        os.sched_yield()  # the count of a process that runs is as old as its last tick
+    return time.clock_gettime_ns(~pid << 3 | PROCESS_CPU_CLOCK)
+
+
 class Bus(ABC):
     """One process under test."""
 
     name: ClassVar[str]
     program: ClassVar[str]
     """Command to look for; a bus whose program is missing is left out of the run, and the report says so."""
+    library: ClassVar[str] = "dbus-fast"
+    """What Python programs use to talk to it."""
 
     def __init__(self, directory: Path, instance: int = 0) -> None:
         self.directory = directory
@@ -78,12 +90,7 @@ class Bus(ABC):
     def cpu_time(self) -> int:
         """Nanoseconds of CPU that the process has used until it next waits."""
         assert self.process is not None
-        stat = Path(f"/proc/{self.process.pid}/stat")
-        for _ in range(LOOKS):
-            if stat.read_bytes().rpartition(b")")[2].split()[0] != b"R":
-                break
-            os.sched_yield()  # the count of a process that runs is as old as its last tick
-        return time.clock_gettime_ns(~self.process.pid << 3 | PROCESS_CPU_CLOCK)
+        return cpu_time(self.process.pid)
 
     def kill(self) -> None:
         """End the process without asking; its clients see that at once."""

@@ -40,6 +40,9 @@ class Audience(Protocol):
 class Clients(Protocol):
     """The load for one bus."""
 
+    address: str
+    """Where it connects."""
+
     def connect(self) -> int:
         """Connect, authenticate and be greeted; the time of that, without leaving again."""
 

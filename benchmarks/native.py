@@ -147,6 +147,7 @@ class Bus1Native(PrintingBus):
 
     name = "bus1 native"
     program = "bus1-bridge"
+    library = "bus1_services"
 
     @property
     def clients(self) -> NativeClients:

@@ -32,6 +32,8 @@ def table(scenario: Scenario, buses: Sequence[str], results: Results) -> str:
         header += [f"{figure.name}, {figure.unit}", "(least … most)", "×"]
     rows, notes = [header], []
     for bus in buses:
+        if bus in scenario.left_out:
+            continue
         if results.medians(scenario.name, bus) is None:
             reason = results.failures.get((scenario.name, bus), "not measured").strip().splitlines()[-1]
             notes.append(f"  {bus}: {reason}")
@@ -65,7 +67,7 @@ def as_data(scenarios: Sequence[Scenario], buses: Sequence[str], results: Result
                     "rounds": results.values.get((scenario.name, bus), []),
                     "failure": results.failures.get((scenario.name, bus)),
                 }
-                for bus in buses
+                for bus in buses if bus not in scenario.left_out
             },
         }
         for scenario in scenarios

@@ -106,7 +106,7 @@ def start_all(plan: Plan, directory: Path, results: Results, stack: ExitStack) -
 def visit(scenario: Scenario, bus: Bus, scale: float, results: Results) -> None:
     """One scenario on one bus, once."""
     key = (scenario.name, bus.name)
-    if key in results.failures:
+    if bus.name in scenario.left_out or key in results.failures:
         return
     watchdog = Timer(SCENARIO_LIMIT, bus.kill)
     watchdog.start()

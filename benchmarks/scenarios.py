@@ -9,13 +9,15 @@ Not here: rounds and medians (run.py).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from statistics import median
 from time import perf_counter_ns as clock
 
-from .buses import Bus
+from .buses import Bus, cpu_time
+from .worker import Worker
 
 WINDOW = 64
 SUBSCRIBERS = 100
@@ -41,6 +43,8 @@ class Scenario:
     work: int
     measure: Callable[[Bus, int], tuple[float, ...]]
     needs_running_bus: bool = True
+    left_out: tuple[str, ...] = ()
+    """Names of buses that it is nothing for."""
 
 
 def round_trip(bus: Bus, work: int) -> tuple[float, ...]:
@@ -51,6 +55,26 @@ def round_trip(bus: Bus, work: int) -> tuple[float, ...]:
         times = sorted(pair.round_trips(work))
         spent = bus.cpu_time() - spent
     return median(times) / 1e3, times[ceil(0.99 * len(times)) - 1] / 1e3, spent / work / 1e3
+
+
+def python_call(bus: Bus, work: int) -> tuple[float, ...]:
+    """A call and its reply, one at a time, between two Python programs with the library of the bus."""
+    service = Worker("library", f"{bus.library}.service", bus.clients.address)
+    try:
+        service.line()
+        client = Worker("library", f"{bus.library}.client", bus.clients.address, str(work))
+        try:
+            client.line()
+            spent = bus.cpu_time(), cpu_time(service.process.pid)
+            measured = json.loads(client.line())
+            spent = bus.cpu_time() - spent[0], cpu_time(service.process.pid) - spent[1]
+        finally:
+            client.stop()
+    finally:
+        service.stop()
+    times = sorted(measured["times"])
+    cpu = (spent[0] / work, measured["cpu"], spent[1] / work)
+    return median(times) / 1e3, times[ceil(0.99 * len(times)) - 1] / 1e3, *(each / 1e3 for each in cpu)
 
 
 def pipelined(bus: Bus, work: int) -> tuple[float, ...]:
@@ -102,6 +126,11 @@ SCENARIOS = (
     Scenario(
         "round-trip", "call and reply between two clients, one at a time",
         (Figure("p50", "µs"), Figure("p99", "µs"), CPU), 1000, round_trip,
+    ),
+    Scenario(
+        "python-call", "the same between a service and a client in Python: dbus-fast, or bus1_services",
+        (Figure("p50", "µs"), Figure("p99", "µs"), CPU, Figure("of the client", "µs each"),
+         Figure("of the service", "µs each")), 1000, python_call, left_out=("floor (relay)",),
     ),
     Scenario("pipelined", f"the same with {WINDOW} calls outstanding", (CALLS, CPU), 2000, pipelined),
     Scenario(

@@ -1,0 +1,102 @@
+"""library: the load as people write it: a service and a client in Python, each with the library of its bus.
+
+Theory. One call at a time, of a method that takes a string and gives one back. ``dbus-fast`` is the fastest
+Python library for D-Bus; its client calls through the proxy object that it makes from introspection.
+``bus1_services`` is this project's framework. Both run on asyncio, each party in a process of its own. The
+client takes the times and its CPU time; the scheduler, two event loops and three processes are in them.
+
+Not here: raw sockets (legacy, native).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from time import perf_counter_ns as clock
+from time import process_time_ns
+
+import anyio
+from bus1_services import Interface, Service, Str, connect, method
+from dbus_fast.aio import MessageBus
+from dbus_fast.annotations import DBusStr
+from dbus_fast.service import ServiceInterface, dbus_method
+
+from .legacy import INTERFACE, PATH, TEXT
+
+NAME = "org.bus1.Benchmark"
+Call = Callable[[str], Awaitable[object]]
+
+
+class Echo(Interface, name=INTERFACE):
+    """The service, with this project's framework."""
+
+    @method
+    def echo(self, text: Str) -> Str:
+        """The same text."""
+        return text
+
+
+class EchoOfDbusFast(ServiceInterface):
+    """The service, with dbus-fast."""
+
+    @dbus_method("Echo")
+    def echo(self, text: DBusStr) -> DBusStr:
+        """The same text."""
+        return text
+
+
+async def measure(call: Call, count: int) -> None:
+    """Warm up, say so; then print the times, and the CPU time of one call, in ns."""
+    for _ in range(max(1, count // 10)):
+        await call(TEXT)
+    print("warm", flush=True)
+    times = []
+    spent = process_time_ns()
+    for _ in range(count):
+        start = clock()
+        await call(TEXT)
+        times.append(clock() - start)
+    print(json.dumps({"times": times, "cpu": (process_time_ns() - spent) // count}), flush=True)
+    await asyncio.get_running_loop().create_future()
+
+
+async def serve_with_bus1(address: str) -> None:
+    """Until killed."""
+    async with Service("Echo", NAME, objects={PATH: Echo()}, address=address).running() as connection:
+        print("ready", flush=True)
+        await connection.ended()
+
+
+async def call_with_bus1(address: str, count: str) -> None:
+    """The client of ``serve_with_bus1``."""
+    async with connect(address) as connection:
+        echo = await connection.registry.proxy(Echo, NAME, PATH)
+        await measure(echo.echo, int(count))
+
+
+async def serve_with_dbus_fast(address: str) -> None:
+    """Until killed."""
+    bus = await MessageBus(address).connect()
+    bus.export(PATH, EchoOfDbusFast(INTERFACE))
+    await bus.request_name(NAME)
+    print("ready", flush=True)
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+
+
+async def call_with_dbus_fast(address: str, count: str) -> None:
+    """The client of ``serve_with_dbus_fast``."""
+    bus = await MessageBus(address).connect()
+    proxy = bus.get_proxy_object(NAME, PATH, await bus.introspect(NAME, PATH))
+    await measure(proxy.get_interface(INTERFACE).call_echo, int(count))  # type: ignore[attr-defined]
+
+
+PARTIES: dict[str, Callable[..., Awaitable[None]]] = {
+    "bus1_services.service": serve_with_bus1, "bus1_services.client": call_with_bus1,
+    "dbus-fast.service": serve_with_dbus_fast, "dbus-fast.client": call_with_dbus_fast,
+}
+
+
+if __name__ == "__main__":
+    anyio.run(PARTIES[sys.argv[1]], *sys.argv[2:])
