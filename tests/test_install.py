@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bus1_bridge.install.changes import Change, MakeLink, Remove, WriteFile, carry_out
 from bus1_bridge.install.probe import ask
 from bus1_bridge.install.unit import unit_text
 from buses import BRIDGE, Bus
+
+from bus1.changes import FOR_ALL, Change, MakeLink, Remove, WriteFile, carry_out
 
 PROGRAM = "/usr/bin/bus1-bridge"
 SCOPES = ("user", "global", "system")
@@ -163,7 +164,7 @@ def test_a_failure_in_the_middle_leaves_everything_as_it_was(root: Path, run: Ru
 
 
 def test_changes_are_undone_in_reverse_when_one_fails(tmp_path: Path) -> None:
-    kept = write(tmp_path / "kept", "old")
+    kept = write(tmp_path / "kept", "old", 0o640)
     (tmp_path / "link").symlink_to("elsewhere")
     changes: list[Change] = [
         WriteFile(str(kept), "new"), Remove(str(tmp_path / "link")), MakeLink(str(tmp_path / "link"), "here"),
@@ -172,13 +173,34 @@ def test_changes_are_undone_in_reverse_when_one_fails(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         carry_out(changes)
     assert contents(tmp_path) == {"kept": "old", "link": "-> elsewhere"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "link"]
+    assert kept.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_change_that_may_not_replace_leaves_what_is_there(tmp_path: Path) -> None:
+    write(tmp_path / "kept", "old")
+    (tmp_path / "link").symlink_to("kept")
+    for name in ("kept", "link"):
+        with pytest.raises(FileExistsError):
+            carry_out([
+                WriteFile(str(tmp_path / "new"), "x", may_replace=False),
+                WriteFile(str(tmp_path / name), "x", may_replace=False),
+            ])
+    assert contents(tmp_path) == {"kept": "old", "link": "-> kept"}
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    write(tmp_path / "kept", "old")
+    (tmp_path / "link").symlink_to("kept")
+    carry_out([WriteFile(str(tmp_path / "link"), "x")])
+    assert contents(tmp_path) == {"kept": "old", "link": "x"}
 
 
 def test_what_is_written_can_be_read_by_everybody_whatever_the_umask(tmp_path: Path) -> None:
     file = tmp_path / "systemd" / "unit"
     umask = os.umask(0o077)
     try:
-        carry_out([WriteFile(str(file), "x")])
+        carry_out([WriteFile(str(file), "x")], umask=FOR_ALL)
         assert os.umask(0o077) == 0o077, "that of whoever calls is his own"
     finally:
         os.umask(umask)

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import bus1
 import bus1_bridge
+from bus1.changes import Change, MakeLink, Remove, Run, WriteFile
 
-from .changes import Change, MakeLink, Remove, Run, WriteFile
 from .scopes import ALIAS, UNIT, Scope
 from .unit import unit_text
 

@@ -20,7 +20,8 @@ from bus1.verbs.verb import Command, Failure, UsageError
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from ..install.changes import Change
+    from bus1.changes import Change
+
     from ..install.installation import Installation
 
 _SCOPES = (
@@ -159,7 +160,7 @@ def _program(arguments: Namespace) -> str:
 
 def _carry_out(arguments: Namespace, changes: Sequence[Change]) -> bool:
     """Do it, or say what would be done; True if something was."""
-    from ..install.changes import ChangeFailed, carry_out
+    from bus1.changes import FOR_ALL, ChangeFailed, carry_out
 
     if not changes:
         print("Nothing to do: it is as it should be.")
@@ -168,7 +169,7 @@ def _carry_out(arguments: Namespace, changes: Sequence[Change]) -> bool:
     if arguments.dry_run or not changes:
         return False
     try:
-        carry_out(changes)
+        carry_out(changes, umask=FOR_ALL)
     except ChangeFailed as error:
         raise Failure(f"{error}; everything is as it was") from error
     return True

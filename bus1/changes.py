@@ -3,10 +3,11 @@
 Theory. A change can say what it would do, do it, and undo it. ``carry_out`` does a list of them in order;
 if one fails, those before it are undone, the last first, and the failure is raised as it was.
 
-Invariants. 1. After ``carry_out`` either all changes are done, or none is. 2. A file is never seen half
-written: it is written beside its place and renamed.
+Invariants. 1. After ``carry_out`` either all changes are done, or none is. 2. A file that is replaced is
+never seen half written: it is written beside its place and renamed. A link there is replaced, not followed.
+3. Without leave to replace, nothing that is there is touched.
 
-Not here: which changes (installation).
+Not here: which changes (whoever installs or writes something).
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from secrets import token_hex
 from typing import Protocol
 
-_UMASK = 0o022
+FOR_ALL = 0o022
+"""The umask with which all may read what is written."""
 
 
 class Change(Protocol):
@@ -34,39 +37,43 @@ class ChangeFailed(Exception):
     """A step could not be done; the text says why."""
 
 
-def carry_out(changes: Sequence[Change]) -> None:
-    """Do all of them in order, or raise and leave everything as it was. What is written all may read."""
-    umask = os.umask(_UMASK)
+def carry_out(changes: Sequence[Change], *, umask: int | None = None) -> None:
+    """Do all of them in order, or raise and leave everything as it was; ``umask`` is that of this time."""
+    before = None if umask is None else os.umask(umask)
     try:
         with ExitStack() as undoing:
             for change in changes:
                 undoing.callback(change.do())
             undoing.pop_all()
     finally:
-        os.umask(umask)
+        if before is not None:
+            os.umask(before)
 
 
 class WriteFile:
-    """Write a file, and the directories that lead to it."""
+    """Write a file, and the directories that lead to it; unless it ``may_replace``, where nothing is."""
 
-    def __init__(self, path: str, text: str) -> None:
+    def __init__(self, path: str, text: str, *, may_replace: bool = True) -> None:
         self.path = path
         self.text = text
+        self._may_replace = may_replace
 
     def __str__(self) -> str:
         return f"write {self.path}"
 
     def do(self) -> Callable[[], None]:
-        """The old contents come back when undone; OSError."""
-        old = _read(self.path)
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        _replace(self.path, self.text)
+        """What was there comes back when undone; OSError."""
+        restore = _restoring(self.path) if self._may_replace else lambda: os.unlink(self.path)
+        made = _make_directories(os.path.dirname(self.path))
+        try:
+            (_replace if self._may_replace else _create)(self.path, self.text.encode())
+        except BaseException:
+            _remove_directories(made)
+            raise
 
         def undo() -> None:
-            if old is None:
-                os.unlink(self.path)
-            else:
-                _replace(self.path, old)
+            restore()
+            _remove_directories(made)
 
         return undo
 
@@ -84,13 +91,9 @@ class Remove:
         """It comes back when undone; OSError."""
         if not os.path.lexists(self.path):
             return _nothing
-        if os.path.islink(self.path):
-            target = os.readlink(self.path)
-            os.unlink(self.path)
-            return lambda: os.symlink(target, self.path)
-        text = _read(self.path)
+        restore = _restoring(self.path)
         os.unlink(self.path)
-        return lambda: _replace(self.path, text or "")
+        return restore
 
 
 class MakeLink:
@@ -148,21 +151,61 @@ def _nothing() -> None:
     """There is nothing to undo."""
 
 
-def _read(path: str) -> str | None:
+def _restoring(path: str) -> Callable[[], None]:
+    """What brings back that which is there now: a file, a link, or nothing."""
+    if os.path.islink(path):
+        target = os.readlink(path)
+
+        def link() -> None:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            os.symlink(target, path)
+
+        return link
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            mode, data = os.fstat(file.fileno()).st_mode, file.read()
     except FileNotFoundError:
-        return None
+        return lambda: os.unlink(path)
+
+    def rewrite() -> None:
+        _replace(path, data)
+        os.chmod(path, mode & 0o7777)
+
+    return rewrite
 
 
-def _replace(path: str, text: str) -> None:
-    new = f"{path}.new"
-    with suppress(FileNotFoundError):
-        os.unlink(new)
+def _make_directories(path: str) -> list[str]:
+    """Make what is missing of a path; those that were made, the outermost first."""
+    missing = []
+    while path and not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        os.makedirs(directory, exist_ok=True)
+    return missing[::-1]
+
+
+def _remove_directories(made: Sequence[str]) -> None:
+    with suppress(OSError):
+        for directory in reversed(made):
+            os.rmdir(directory)
+
+
+def _create(path: str, data: bytes) -> None:
+    with open(path, "xb") as file:
+        try:
+            file.write(data)
+        except BaseException:
+            os.unlink(path)
+            raise
+
+
+def _replace(path: str, data: bytes) -> None:
+    new = f"{path}.{token_hex(8)}"
     try:
-        with open(new, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(new, "xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
