@@ -1,9 +1,8 @@
 """verb: ``bus1 migrate``: a native service, a client and tests, from the XML that describes a D-Bus service.
 
-Theory. The source is read as data, whole, before anything is written. Either all files are new, or
-``--force`` says that those that are there may be replaced, one by one, never through a link.
+Theory. The source is read as data, whole, before anything is written.
 
-Not here: what the files say (``writing``).
+Not here: what the files say (``writing``), writing them (``files``).
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from bus1.verbs.verb import Command, Failure, UsageError
 
+from ..files import add_file_arguments, deliver
+
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from pathlib import Path
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
@@ -22,9 +22,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", default=".", help="where the package goes; default: here")
     parser.add_argument("--package", metavar="NAME", help="how it is called; default: as the file")
     parser.add_argument("--name", metavar="NAME", help="what the service owns; default: its first interface")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--force", action="store_true", help="replace files that are there")
-    how.add_argument("--dry-run", action="store_true", help="write nothing, show a diff")
+    add_file_arguments(parser)
 
 
 def _run(arguments: Namespace) -> int:
@@ -50,47 +48,8 @@ def _run(arguments: Namespace) -> int:
     except SourceError as error:
         raise Failure(str(error)) from None
     modules = package(name, arguments.name or interfaces[0].name, interfaces)
-    folder = Path(arguments.output) / name
-    if arguments.dry_run:
-        _show(folder, modules)
-    else:
-        _write(folder, modules, may_replace=arguments.force)
+    deliver(arguments, Path(arguments.output) / name, modules)
     return 0
-
-
-def _show(folder: Path, modules: dict[str, str]) -> None:
-    from difflib import unified_diff
-
-    for file, text in modules.items():
-        path = folder / file
-        before, name = "", "/dev/null"
-        if path.is_file():
-            before, name = path.read_text(errors="backslashreplace"), str(path)
-        lines = unified_diff(before.splitlines(), text.splitlines(), name, str(path), lineterm="")
-        for line in lines:
-            print(line)
-
-
-def _write(folder: Path, modules: dict[str, str], *, may_replace: bool) -> None:
-    import os
-    from secrets import token_hex
-
-    there = [str(folder / file) for file in modules if os.path.lexists(folder / file)]
-    if there and not may_replace:
-        raise Failure(f"{', '.join(there)}: there already; --force replaces, --dry-run shows how")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in modules.items():
-        path = folder / file
-        if not may_replace:
-            with path.open("x") as new:
-                new.write(text)
-        else:
-            # beside it and then in its place: a link there is replaced, not followed
-            beside = folder / f".{file}.{token_hex(8)}"
-            with beside.open("x") as new:
-                new.write(text)
-            beside.replace(path)
-        print(path)
 
 
 MIGRATE = Command(
