@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -68,3 +69,19 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> None:
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.setblocking(False)
         sock.sendto(state.encode(), socket_name(address))
+
+
+def notify_reload(environment: Mapping[str, str] = os.environ) -> None:
+    """Tell it that this process is reading its configuration again; ``READY=1`` ends that."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", environment)
+
+
+def watchdog_interval(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Within how many seconds, again and again, it wants to hear ``WATCHDOG=1``; None: never."""
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    try:
+        microseconds = int(environment.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    return microseconds / 1e6 if microseconds > 0 else None

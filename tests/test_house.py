@@ -50,7 +50,7 @@ CLIENT_FACES = {
 EDGES = (
     "bridge/bus1_bridge/cli.py", "bridge/bus1_bridge/daemon.py", "bridge/bus1_bridge/listening.py",
     "bridge/bus1_bridge/process.py", "bridge/bus1_bridge/configfiles.py", "bridge/bus1_bridge/keyring.py",
-    "bridge/bus1_bridge/changes.py", "bridge/bus1_bridge/identity.py", "bridge/bus1_bridge/journal.py",
+    "bridge/bus1_bridge/changes.py", "bridge/bus1_bridge/identity.py",
     "bridge/bus1_bridge/pidfile.py", "bridge/bus1_bridge/tcp.py",
     "bridge/bus1_bridge/install/", "bridge/bus1_bridge/verbs/",
     "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",

@@ -9,9 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from bus1_bridge.journal import DATAGRAM_MAX, INFORMATION, PRIORITY, Journal
 from dbus_client import PATIENCE
 
+from bus1.journal import DATAGRAM_MAX, INFORMATION, PRIORITY, Journal
 from bus1.log import Fields, Log
 
 ME = os.getpid()

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 from bus1.core.api import Credentials
 from bus1.core.bus import Core
 from bus1.descriptors import refuse_unix_sockets
+from bus1.journal import INFORMATION, PRIORITY, Journal
 from bus1.log import Fields, Log
 from bus1.process import RELOAD, STOP
-from bus1.systemd import notify
+from bus1.systemd import notify, notify_reload
 
 from .activator import Activator
 from .busconfig import ConfigError
 from .gateway import Gateway
-from .journal import INFORMATION, PRIORITY, Journal
 from .match import MatchIndex
 from .names import NameTable
 from .process import PROGRAM, Launch
@@ -139,7 +139,7 @@ class Daemon:
         """Read the configuration again: rules, limits and directories of services hold from now on.
 
         If it can't be read all stays as it was, and the text says why."""
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        notify_reload()
         self._read_at, complaint = time.time_ns(), None
         try:
             config = self._launch.options.load()

@@ -1,4 +1,4 @@
-"""journal: where the lines of a bus go.
+"""journal: where the lines of a bus, or of a service, go.
 
 Theory. Standard error, the system log, or both. If there is a journal it gets its own kind of datagram, with
 fields for programs: those of dbus-broker where they exist, ``BUS1_…`` otherwise. Any other system log gets
@@ -7,7 +7,7 @@ the classic datagram. A service whose standard error is the journal anyway speak
 Invariants. 1. Nothing waits: what the system log doesn't take at once is counted, and the count is told with
 the next line that it takes. 2. A datagram is at most ``DATAGRAM_MAX`` bytes.
 
-Not here: what deserves a line (daemon), floods (``bus1.log``).
+Not here: what deserves a line, floods (``log``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import os
 import socket
 from collections.abc import Mapping
 
-from bus1.log import Fields, write_line
+from .log import Fields, write_line
 
 JOURNAL = "/run/systemd/journal/socket"
 SYSTEM_LOG = "/dev/log"
 DATAGRAM_MAX = 8192
-WARNING, INFORMATION = 4, 6
+CRITICAL, ERROR, WARNING, INFORMATION, DEBUG = 2, 3, 4, 6, 7
+"""What syslog calls priorities."""
 PRIORITY = "PRIORITY"
 _DAEMON = 3 << 3
 """The facility."""
