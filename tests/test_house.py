@@ -40,6 +40,7 @@ CLIENT_FACES = {
     "bus1/aio.py": {"anyio"},
     "services/bus1_services/app.py": {"anyio"},
     "services/bus1_services/body.py": {"dbus_fast"},
+    "services/bus1_services/calls.py": {"anyio"},
     "services/bus1_services/caps/expiry.py": {"anyio"},
     "services/bus1_services/caps/relay.py": {"anyio"},
     "services/bus1_services/connection.py": {"anyio"},

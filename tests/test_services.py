@@ -38,7 +38,6 @@ from bus1_services.errors import (
     UnknownMethod,
     UnknownProperty,
 )
-from bus1_services.export import MAX_CALLS, MAX_REFUSALS
 from bus1_services.proxy import PendingCall
 from bus1_services.standard import Properties
 from core_peer import CoreBus, CorePeer, connections, introduce
@@ -423,32 +422,6 @@ async def test_a_waiting_method_does_not_hold_up_others(service: Connection, cli
         await kitchen.entered.wait()
         assert await proxy.add(1, 1) == 2
         kitchen.may_leave.set()
-
-
-@on_a_bus()
-async def test_calls_beyond_the_bounds_are_refused_and_then_dropped(
-    service: Connection, client: Connection
-) -> None:
-    kitchen, proxy, _ = await meet(service, client)
-    export, started = service.export(kitchen), service.start
-    tasks = 0
-
-    def start(*work: Any) -> object:
-        nonlocal tasks
-        tasks += 1
-        return started(*work)
-
-    service.start = start
-    export._running = MAX_CALLS
-    with pytest.raises(LimitsExceeded):
-        await proxy.add(1, 1)
-    await proxy.shout(1)
-    export._running = MAX_CALLS + MAX_REFUSALS
-    with pytest.raises(NoReply):
-        await proxy.add(1, 1)
-    assert (tasks, kitchen.order) == (1, [])
-    export._running = 0
-    assert await proxy.add(1, 1) == 2
 
 
 @on_a_bus()
@@ -887,24 +860,3 @@ async def test_one_object_has_one_node_per_connection(service: Connection, clien
     await quiet(service, client)
     with pytest.raises(TypeError):
         service.proxy(Kitchen, Reference("/org/bus1/cap/00", None))
-
-
-@on_a_bus()
-async def test_an_object_may_refuse_new_calls_and_finish_those_it_has(
-    service: Connection, client: Connection
-) -> None:
-    kitchen, proxy, _ = await meet(service, client)
-    export = service.export(kitchen)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(proxy.wait)
-        await kitchen.entered.wait()
-        export.refuse(DBusError("closing time", name="org.example.Error.Closed"))
-        for _ in range(2):
-            with pytest.raises(DBusError, match="closing time"):
-                await proxy.add(1, 1)
-        assert export.busy == 1
-        kitchen.may_leave.set()
-        await export.finished()
-    assert export.busy == 0
-    export.refuse(None)
-    assert await proxy.add(1, 1) == 2

@@ -48,8 +48,12 @@ from .descriptor import UnixFd
 from .export import Export
 from .handle import CAPABILITY_PREFIX, Arrival, Handle
 from .interface import Interface
+from .places import Places
 from .proxy import Remote
 from .registry import Registry
+
+MAX_CALLS = 16384
+"""Taken at a time, for all objects of a connection."""
 
 I = TypeVar("I", bound=Interface)  # noqa: E741
 
@@ -67,6 +71,13 @@ class Receiver(Protocol):
         """Nothing will arrive any more: the bus is gone, or the way to it."""
 
 
+class Mourner(Protocol):
+    """Who wants to know that a node which it holds is destroyed."""
+
+    def bereaved(self, handle: int) -> None:
+        """It is; this does not wait."""
+
+
 class Connection:
     """A peer with its pump and its sweeper; made by ``connect``."""
 
@@ -76,13 +87,15 @@ class Connection:
         """What the endpoint granted; first the registry, at the default endpoint."""
         self.start = start
         """Run an async function with arguments as a task of this connection."""
+        self.places = Places(MAX_CALLS, "this service")
+        """For the calls of all its objects."""
         self.published: list[Export] = []
         """Objects of the last publication; while one is under way, of both."""
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
         self._root: Export | None = None
         self._receivers: dict[int, Receiver] = {}
-        self._mourners: dict[int, set[Export]] = {}
+        self._mourners: dict[int, set[Mourner]] = {}
         self._next_node = 4
         self._turn = 0
         self._handed_out: dict[int, int] = {}
@@ -95,6 +108,8 @@ class Connection:
         self._thread = threading.get_ident()
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
+        self._eased: anyio.Event | None = None
+        self._shut: dict[int, anyio.Event] = {}
 
     @property
     def registry(self) -> Registry:
@@ -118,8 +133,10 @@ class Connection:
                 return near
         return Export(self, target)
 
-    def proxy(self, interface: type[I], handle: Handle | Reference) -> I:
-        """An object of ``interface`` that stands for the node behind ``handle``."""
+    def proxy(self, interface: type[I], handle: Handle | Reference, timeout: float | None = None) -> I:
+        """An object of ``interface`` that stands for the node behind ``handle``.
+
+        Its calls are given up after ``timeout`` seconds, if any, with the error Timeout."""
         held = _held(handle)
         if held is None:
             raise TypeError(f"{handle!r} carries no live handle")
@@ -127,7 +144,7 @@ class Connection:
         if isinstance(own, Export) and isinstance(own.target, interface):
             return own.target
         proxy = object.__new__(interface)
-        proxy.__far__ = Remote(self, held)
+        proxy.__far__ = Remote(self, held, timeout)
         return proxy
 
     def grant(self, value: object) -> tuple[str, int] | None:
@@ -139,6 +156,42 @@ class Connection:
             value = far.handle if isinstance(far, Remote) else None
         held = _held(value)
         return None if held is None else held.capability()
+
+    def exports(self) -> list[Export]:
+        """All objects that are served here."""
+        return [receiver for receiver in self._receivers.values() if isinstance(receiver, Export)]
+
+    async def shut(self) -> None:
+        """Destroy the nodes of all objects at one instant, and wait until what was sent to them before is here."""
+        last = self._next_node
+        self._next_node += 4
+        arrived = self._shut[last] = anyio.Event()
+        await self.peer.destroy([*(export.node for export in self.exports()), last])
+        await arrived.wait()
+
+    # ---- who uses it -------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """The bus is there, as far as is known."""
+        return self._error is None
+
+    def ease(self) -> None:
+        """Something that kept an object in use has ended; for those who wait in ``eased``."""
+        if self._eased is not None:
+            self._eased.set()
+            self._eased = None
+
+    async def eased(self) -> None:
+        """Wait until an object may be in use less than before, or the bus is gone."""
+        if self._eased is None:
+            self._eased = anyio.Event()
+        await self._eased.wait()
+
+    async def unused(self) -> None:
+        """Wait until no object is in use, or the bus is gone."""
+        while self.is_open and any(export.is_in_use for export in self.exports()):
+            await self.eased()
 
     # ---- nodes and references ----------------------------------------------------------------
 
@@ -169,14 +222,14 @@ class Connection:
         self._released.append(number)
         self._wake()
 
-    def mourn(self, handle: int, export: Export) -> None:
-        """Tell ``export`` when the node behind ``handle`` is destroyed."""
-        self._mourners.setdefault(handle, set()).add(export)
+    def mourn(self, handle: int, mourner: Mourner) -> None:
+        """Tell ``mourner`` when the node behind ``handle`` is destroyed."""
+        self._mourners.setdefault(handle, set()).add(mourner)
 
-    def forgo(self, handle: int, export: Export) -> None:
+    def forgo(self, handle: int, mourner: Mourner) -> None:
         """Do not tell it any more."""
         mourners = self._mourners.get(handle, set())
-        mourners.discard(export)
+        mourners.discard(mourner)
         if not mourners:
             self._mourners.pop(handle, None)
 
@@ -267,6 +320,9 @@ class Connection:
         for receiver in receivers:
             receiver.lost(error)
         self._ended.set()
+        self.ease()
+        for arrived in self._shut.values():
+            arrived.set()
         self.peer.close()
 
     async def _sweep(self) -> None:
@@ -291,8 +347,10 @@ class Connection:
             if message.type is MessageType.DATA:
                 self._arrive(message)
             elif message.type is MessageType.NODE_DESTROY:
-                for export in self._mourners.pop(message.destination, ()):
-                    export.bereaved(message.destination)
+                if message.destination in self._shut:
+                    self._shut.pop(message.destination).set()
+                for mourner in self._mourners.pop(message.destination, ()):
+                    mourner.bereaved(message.destination)
             elif (receiver := self._receivers.get(message.destination)) is not None:
                 self._unreferenced(message.destination, receiver)
 

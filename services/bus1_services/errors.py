@@ -79,6 +79,10 @@ class LimitsExceeded(DBusError, name=_PREFIX + "LimitsExceeded"):
     """Some limit is reached: try later, or less."""
 
 
+class Timeout(DBusError, name=_PREFIX + "Timeout"):
+    """It took longer than the service, or the caller, allows."""
+
+
 class NoReply(DBusError, name=_PREFIX + "NoReply"):
     """The callee is gone, or dropped the call without an answer."""
 

@@ -1,8 +1,7 @@
 """export: an object of a service, served on one connection.
 
 Theory. An ``Export`` is the receiver of one own node. A call is decoded and resolved at once, in the order of
-the queue, and then runs as a task, which sends RETURN or ERROR to the reply node and releases it. A
-synchronous method therefore runs in order of arrival; an asynchronous one does not hold up others.
+the queue; the rest of its life is that of a ``Call``.
 
 A signal is one send: to the emitter, which stands for all D-Bus clients whose rules match, if the
 object is published; and, as optional destinations, to the native subscribers. Handle 0 is the object's node.
@@ -10,29 +9,25 @@ object is published; and, as optional destinations, to the native subscribers. H
 An object that nobody published lives as long as somebody holds it: at NODE_RELEASE its node is
 destroyed, and its ``unreferenced`` is called. It is written in bodies as a path that cannot be guessed.
 
-Invariants. 1. Every call that expects an answer gets one, or its reply handle is released. 2. What a method
-raises beside DBusError, or gives that cannot be sent, is answered as Failed and logged, once; others go
-on. 3. A subscriber whose node is destroyed is forgotten. 4. At most ``MAX_CALLS`` run at a time, and
-``MAX_REFUSALS`` more are refused; the rest is dropped. At most ``MAX_SUBSCRIBERS`` wait for signals.
+Invariants. 1. What comes along with a message is given back, or belongs to a call. 2. A subscriber whose node
+is destroyed is forgotten. At most ``MAX_SUBSCRIBERS`` wait for signals.
 
-Not here: nodes and messages (``connection``), declarations (``interface``).
+Not here: nodes and messages (``connection``), declarations (``interface``), how calls run (``calls``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import anyio
-
-from bus1.errors import Bus1Error, Disconnected, Overloaded, RemoteProtocolError
+from bus1.errors import Bus1Error, RemoteProtocolError
 
 from .body import Reference, Variant
 from .call import Envelope, Kind
 from .caller import Caller
+from .calls import Calls, Resolved
 from .caps.gate import Gate
 from .errors import (
     DBusError,
@@ -42,29 +37,17 @@ from .errors import (
     UnknownInterface,
     UnknownMethod,
     UnknownProperty,
-    from_name,
 )
 from .handle import Arrival, Handle, capability_path
 from .interface import Interface, interfaces_of
 from .introspection import interfaces_xml, node_xml
 from .members import Arg, InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
-from .types import is_error_name
 
 if TYPE_CHECKING:
     from .connection import Connection
 
-MAX_CALLS = 4096
-"""Running at a time, of one object. Callers beyond it are told LimitsExceeded."""
-MAX_REFUSALS = 256
-"""Being told so at a time. Calls beyond it are dropped, so that their callers see NoReply."""
 MAX_SUBSCRIBERS = 4096
-MAX_TEXT = 1024
-"""Characters about a bug that its caller is told."""
-
-Resolved: TypeAlias = tuple[Interface, MethodSpec, list[Any]]
-"""A method with its arguments."""
-Work: TypeAlias = tuple[Envelope, Handle | None, Caller, Resolved | DBusError]
 
 log = logging.getLogger("bus1.services")
 
@@ -97,11 +80,7 @@ class Export:
         self.is_published = False
         self._path = capability_path()
         self._subscribers: list[Subscriber] = []
-        self._accepted: deque[Work] = deque()
-        """Calls whose tasks have not started yet."""
-        self._running = 0
-        self._refusal: DBusError | None = None
-        self._finished = anyio.Event()
+        self._calls = Calls(connection, target.__max_calls__, type(target).__qualname__)
         self._specs = interfaces_of(type(target)) if self._gate is None else self._gate.specs
         served: list[Interface] = [Introspectable(self), Peer(), Properties(self), Signals(self)]
         tables = [(target, spec) for spec in self._specs]
@@ -122,17 +101,29 @@ class Export:
     @property
     def busy(self) -> int:
         """How many calls are accepted and not answered yet."""
-        return self._running
+        return self._calls.busy
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody waits for an answer of this object, not even for a refusal."""
+        return self._calls.is_quiet
+
+    @property
+    def is_in_use(self) -> bool:
+        """A call is running, somebody listens, or it is there for those alone who hold it."""
+        return not self.is_quiet or bool(self._subscribers) or not self.is_published
 
     def refuse(self, error: DBusError | None) -> None:
         """Answer calls that arrive from now on with ``error``; with None, serve them again."""
-        self._refusal = error
+        self._calls.close(error)
 
     async def finished(self) -> None:
         """Wait until no accepted call is left."""
-        while self._running:
-            self._finished = anyio.Event()
-            await self._finished.wait()
+        await self._calls.finished()
+
+    def cancel(self, error: DBusError) -> None:
+        """End the calls that are accepted, whatever they do: their callers get ``error``."""
+        self._calls.cancel(error)
 
     def withdraw(self) -> None:
         """End the object's life on this connection: its node is destroyed."""
@@ -148,29 +139,29 @@ class Export:
     def arrived(self, arrival: Arrival) -> None:
         """A message for the object: a call is run, anything else is not for objects."""
         envelope = arrival.envelope
-        if envelope.kind is not Kind.CALL or self._running >= MAX_CALLS + MAX_REFUSALS:
-            arrival.discard()
-            return
         reply: Handle | None = None
         handles = arrival.handles
         if envelope.expects_reply:
             reply, handles = (handles[0] if handles else None), handles[1:]
-        work: Resolved | DBusError
+        if envelope.kind is not Kind.CALL or (envelope.expects_reply and reply is None):
+            # Not for objects; or a caller that is gone already.
+            arrival.discard()
+            return
+        caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
         try:
-            work = self._resolve(arrival)
+            self._calls.add(envelope, reply, caller, self._accepted(arrival, caller))
+            refused = False
         except DBusError as error:
-            if reply is None:
-                arrival.discard()
-                return
+            refused = True
             for fd in arrival.fds:
                 fd.close()
-            work = error
-        caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
+            for handle in handles:
+                if handle is not None:
+                    handle.release()
+            if reply is not None:
+                self._calls.refuse(envelope, reply, caller, error)
         if self._gate is not None:
-            self._gate.used(caller, isinstance(work, DBusError))
-        self._running += 1
-        self._accepted.append((envelope, reply, caller, work))
-        self.connection.start(self._serve)
+            self._gate.used(caller, refused)
 
     def released(self) -> None:
         """Nobody holds the object any more: unless it is published, this is its end."""
@@ -183,22 +174,29 @@ class Export:
 
     def lost(self, error: Bus1Error) -> None:
         """The bus is gone."""
+        self._calls.lost()
         if self in self.target.__near__:
             self._leave()
 
     def _leave(self) -> None:
+        self.connection.ease()
         self.target.__near__.remove(self)
         if self._gate is not None:
             self._gate.closed()
 
     # ---- calls -------------------------------------------------------------------------------
 
+    def _accepted(self, arrival: Arrival, caller: Caller) -> Resolved:
+        """A method to run, which has its place; DBusError."""
+        self._calls.admit(caller)
+        try:
+            return self._resolve(arrival)
+        except DBusError:
+            self._calls.leave(caller)
+            raise
+
     def _resolve(self, arrival: Arrival) -> Resolved:
         """Which method is meant, with its arguments; DBusError."""
-        if self._refusal is not None:
-            raise from_name(self._refusal.name, self._refusal.text)
-        if self._running >= MAX_CALLS:
-            raise LimitsExceeded(f"{self._running} calls of this object are running")
         envelope = arrival.envelope
         interface, spec = self._method(envelope)
         if envelope.signature != spec.signature:
@@ -231,65 +229,6 @@ class Export:
         if not isinstance(value, Reference) or value.handle is None:
             raise InvalidArgs(f"{arg.name} is not a live capability")
         return self.connection.proxy(arg.interface, value)
-
-    async def _serve(self) -> None:
-        """Run the call that came first, whichever task the loop starts first, to its end; and answer."""
-        envelope, reply, caller, work = self._accepted.popleft()
-        try:
-            if isinstance(work, DBusError):
-                await self._refuse(reply, envelope, work)
-                return
-            try:
-                values = await _perform(*work, caller)
-            except DBusError as error:
-                await self._refuse(reply, envelope, error)
-            except Exception as error:
-                await self._fail(reply, envelope, error)
-            else:
-                await self._return(reply, envelope, work[1].result, values)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._finished.set()
-            if reply is not None:
-                reply.release()
-
-    async def _return(
-        self, reply: Handle | None, envelope: Envelope, signature: str, values: Sequence[Any]
-    ) -> None:
-        if reply is None:
-            return
-        try:
-            await self.connection.transmit(
-                [reply.id], Kind.RETURN, signature, values, serial=envelope.serial
-            )
-        except Disconnected:
-            log.debug("nobody waits for the answer of %s any more", envelope.member)
-        except Overloaded as error:
-            await self._refuse(reply, envelope, LimitsExceeded(f"the answer does not fit: {error}"))
-        except Exception as error:
-            # Beside what the bus refuses: code of the values themselves, run while they are written.
-            await self._fail(reply, envelope, error)
-
-    async def _fail(self, reply: Handle | None, envelope: Envelope, error: Exception) -> None:
-        """A bug of the service; called where ``error`` is handled."""
-        log.exception("%s of %s failed", envelope.member, type(self.target).__qualname__)
-        await self._refuse(reply, envelope, DBusError(_words(error)))
-
-    async def _refuse(self, reply: Handle | None, envelope: Envelope, error: DBusError) -> None:
-        if reply is None:
-            return
-        if not _can_travel(error):
-            log.error("%s of %s raised what is no D-Bus error", envelope.member,
-                      type(self.target).__qualname__, exc_info=error)
-            error = DBusError(_words(error))
-        try:
-            await self.connection.transmit(
-                [reply.id], Kind.ERROR, "s", (error.text,), member=error.name, serial=envelope.serial
-            )
-        except Bus1Error as failure:
-            # Whatever it is, the reply handle is released next, and the caller sees NoReply.
-            log.debug("an error could not be answered: %s", failure)
 
     # ---- signals -----------------------------------------------------------------------------
 
@@ -328,6 +267,7 @@ class Export:
         self._subscribers = [subscriber for subscriber in self._subscribers if subscriber not in gone]
         for subscriber in gone:
             subscriber.handle.release()
+        self.connection.ease()
 
     # ---- what the standard interfaces ask ----------------------------------------------------
 
@@ -375,37 +315,3 @@ class Export:
             for target, table in reversed(self._interfaces.values()) if interface in {"", table.name}
             for spec in table.members.values() if isinstance(spec, PropertySpec)
         ]
-
-
-async def _perform(interface: Interface, spec: MethodSpec, args: list[Any], caller: Caller) -> Sequence[Any]:
-    """Call the method; its results as the values of its answer."""
-    if isinstance(gate := interface.__far__, Gate):
-        result = await gate.perform(spec.attribute, tuple(args), caller)
-    else:
-        extra = {} if spec.caller is None else {spec.caller: caller}
-        result = await getattr(interface, spec.attribute)(*args, **extra)
-    if not spec.outputs:
-        return ()
-    return (result,) if len(spec.outputs) == 1 else tuple(result)
-
-
-def _can_travel(error: DBusError) -> bool:
-    """Name and text are what an ERROR can carry; a subclass may have left them out."""
-    name, text = getattr(error, "name", None), getattr(error, "text", None)
-    if not isinstance(name, str) or not isinstance(text, str) or not is_error_name(name):
-        return False
-    return text == _plain(text)
-
-
-def _words(error: Exception) -> str:
-    """Class and text of any exception, short enough and clean enough for a D-Bus string."""
-    kind = type(error).__name__
-    try:
-        return _plain(f"{kind}: {error}"[:MAX_TEXT])
-    except Exception:
-        # The text is code of the exception, which may fail, too; the log has its traceback.
-        return _plain(kind[:MAX_TEXT])
-
-
-def _plain(text: str) -> str:
-    return text.replace("\0", "?").encode("utf-8", "replace").decode()

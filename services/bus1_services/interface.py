@@ -223,16 +223,25 @@ class BoundProperty(Generic[T]):
 
 
 class Interface:
-    """An object with D-Bus interfaces: exported by a service, or a proxy for one."""
+    """An object with D-Bus interfaces: exported by a service, or a proxy for one.
+
+    A class says ``name=`` for the interface that it declares, ``annotations=`` of it, and ``max_calls=``, how
+    many calls of one object the service takes at a time, the waiting ones included."""
 
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}
+    __max_calls__: ClassVar[int] = 4096
     __far__: Far | None = None
 
     def __init_subclass__(
-        cls, *, name: str | None = None, annotations: Mapping[str, str] | None = None
+        cls, *, name: str | None = None, annotations: Mapping[str, str] | None = None,
+        max_calls: int | None = None,
     ) -> None:
         super().__init_subclass__()
+        if max_calls is not None:
+            if max_calls < 1:
+                raise TypeError(f"{cls.__qualname__} takes {max_calls} calls at a time")
+            cls.__max_calls__ = max_calls
         cls.__annotations_of__ = annotations or {}
         if name is not None:
             if not is_interface_name(name):
@@ -323,15 +332,24 @@ def method(function: Callable[Concatenate[Any, P], R], /) -> Method[P, R]: ...
 @overload
 def method(
     *, name: str | None = None, takes: str | None = None, gives: str | None = None, no_reply: bool = False,
-    deprecated: bool = False, annotations: Mapping[str, str] | None = None,
+    deprecated: bool = False, annotations: Mapping[str, str] | None = None, deadline: float | None = None,
+    limit: int | None = None, shielded: bool = False,
 ) -> _AnyMethod: ...
 def method(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
     gives: str | None = None, no_reply: bool = False, deprecated: bool = False,
-    annotations: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None, deadline: float | None = None, limit: int | None = None,
+    shielded: bool = False,
 ) -> Any:
-    """Decorator: a method. ``takes`` and ``gives`` are signatures, instead of hints."""
-    options = Options(name, takes, gives, no_reply, deprecated, annotations=annotations)
+    """Decorator: a method. ``takes`` and ``gives`` are signatures, instead of hints.
+
+    At the service a call is cancelled ``deadline`` seconds after it began, and its caller gets ``Timeout``;
+    ``limit`` calls of one object run at a time, and others wait for their turn; a call whose caller is gone
+    or waits no more is cancelled, unless it is ``shielded``. An override without decorator keeps all that."""
+    options = Options(
+        name, takes, gives, no_reply, deprecated, annotations=annotations, deadline=deadline, limit=limit,
+        shielded=shielded,
+    )
     return Method(function, options) if function else lambda function: Method(function, options)
 
 

@@ -134,6 +134,9 @@ class Options:
     emits: str = "true"
     annotations: Mapping[str, str] | None = None
     is_readable: bool = True
+    deadline: float | None = None
+    limit: int | None = None
+    shielded: bool = False
 
 
 def joined(args: tuple[Arg, ...]) -> str:
@@ -154,6 +157,8 @@ def method_spec(function: Callable[..., Any], attribute: str, options: Options) 
     parameters = [p for p in list(signature.parameters.values())[1:] if p.name != caller]
     inputs = _args(function, parameters, hints, options.takes)
     outputs = _results(function, hints, options.gives)
+    if any(bound is not None and not bound > 0 for bound in (options.deadline, options.limit)):
+        raise TypeError(f"{function.__qualname__}: deadline and limit must be above 0")
     if options.no_reply and outputs:
         raise TypeError(f"{function.__qualname__} has results, but nobody expects a reply")
     return MethodSpec(

@@ -27,7 +27,7 @@ from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
-from .errors import InvalidArgs, NoReply, from_name
+from .errors import InvalidArgs, NoReply, Timeout, from_name
 from .handle import Arrival, Handle
 from .members import Arg, MethodSpec, PropertySpec, SignalSpec
 
@@ -94,17 +94,32 @@ class PendingCall:
 
 
 class Remote:
-    """The node behind a handle, as something to call; what a proxy is made of."""
+    """The node behind a handle, as something to call; what a proxy is made of.
 
-    def __init__(self, connection: Connection, handle: Handle) -> None:
+    A call that is not answered within ``timeout`` seconds, if any, is given up: Timeout."""
+
+    def __init__(self, connection: Connection, handle: Handle, timeout: float | None = None) -> None:
         self.connection = connection
         self.handle = handle
+        self.timeout = timeout
 
     async def call(
         self, interface: str, member: str, signature: str = "", values: Sequence[Any] = (), *,
         handles: Sequence[int] = (), flags: int = 0,
     ) -> Answer:
-        """Call a method. DBusError for an error answer and for NoReply; Disconnected if the node is gone."""
+        """Call a method. DBusError for an error answer and for NoReply; Disconnected if the node is gone.
+
+        If the task is cancelled, the callee hears that nobody waits any more, and cancels the call, too."""
+        if self.timeout is None:
+            return await self._call(interface, member, signature, values, handles, flags)
+        with anyio.move_on_after(self.timeout):
+            return await self._call(interface, member, signature, values, handles, flags)
+        raise Timeout(f"{member} was not answered within {self.timeout} s")
+
+    async def _call(
+        self, interface: str, member: str, signature: str, values: Sequence[Any], handles: Sequence[int],
+        flags: int,
+    ) -> Answer:
         pending = PendingCall()
         node = self.connection.node(pending)
         try:

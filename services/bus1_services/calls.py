@@ -1,0 +1,332 @@
+"""calls: the calls of one object, from their acceptance until their callers know the outcome.
+
+Theory. A call that is accepted has a place, runs as a task, is answered, and gives its place back. Tasks take
+calls in the order of the queue, whichever the loop starts first, so synchronous methods run in order of
+arrival. A method with a ``limit`` has a line in front of it.
+
+A caller that gives up, or dies, destroys the reply node whose handle came along: a call that has not begun is
+dropped then, and a task that runs is cancelled, unless the method is shielded.
+
+Invariants. 1. Every call that expects an answer gets one, or its reply handle is released. 2. What a method
+raises beside DBusError, or gives that cannot be sent, is answered as Failed and logged, once; others go
+on. 3. A place, a turn in a line and a reply handle are given back, however a call ends. 4. At most
+``MAX_REFUSALS`` callers at a time are told that they are refused; calls beyond are dropped, which they
+see as NoReply.
+
+Not here: which method is meant (``export``), how many places there are for whom (``places``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+
+from bus1.errors import Bus1Error, BusGone, Disconnected, Overloaded, PeerShutdown
+
+from .call import Envelope, Kind
+from .caller import Caller
+from .caps.gate import Gate
+from .errors import DBusError, LimitsExceeded, Timeout, from_name
+from .handle import Handle
+from .interface import Interface, Member, Method
+from .line import Line
+from .members import MethodSpec, Options
+from .places import Places
+from .types import is_error_name
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+MAX_REFUSALS = 256
+MAX_TEXT = 1024
+"""Characters about a bug that its caller is told."""
+
+Resolved: TypeAlias = tuple[Interface, MethodSpec, list[Any]]
+"""A method with its arguments."""
+
+log = logging.getLogger("bus1.services")
+
+
+class Call:
+    """One call on its way; ``refusal`` is what its caller is told in place of a result."""
+
+    __slots__ = (
+        "caller", "calls", "envelope", "is_given_up", "line", "options", "refusal", "reply", "scope", "work",
+    )
+
+    def __init__(
+        self, calls: Calls, envelope: Envelope, reply: Handle | None, caller: Caller,
+        work: Resolved | None, refusal: DBusError | None = None,
+    ) -> None:
+        self.calls = calls
+        self.envelope = envelope
+        self.reply = reply
+        self.caller = caller
+        self.work = work
+        self.refusal = refusal
+        self.options = _NO_OPTIONS if work is None else _options(*work[:2])
+        self.line: Line[Call] | None = None
+        self.scope: anyio.CancelScope | None = None
+        """Around the method, while it runs."""
+        self.is_given_up = False
+
+    def bereaved(self, handle: int) -> None:
+        """The reply node is destroyed, or the bus is gone: nobody waits for the answer."""
+        self.is_given_up = True
+        self.calls.given_up(self)
+
+
+class Calls:
+    """Those of one object, which is ``what`` in words, and takes ``limit`` of them at a time."""
+
+    def __init__(self, connection: Connection, limit: int, what: str) -> None:
+        self._connection = connection
+        self._what = what
+        self._places = Places(limit, what)
+        self._lines: dict[str, Line[Call]] = {}
+        self._waiting: set[Call] = set()
+        """In a line."""
+        self._open: set[Call] = set()
+        """Those that have a place."""
+        self._ready: deque[Call] = deque()
+        """Those whose tasks have not started yet."""
+        self._refusals = 0
+        self._refusal: DBusError | None = None
+        self._finished = anyio.Event()
+
+    # ---- what the export asks ----------------------------------------------------------------
+
+    @property
+    def busy(self) -> int:
+        """How many are accepted and not answered yet."""
+        return len(self._open)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nobody waits for an answer, not even for a refusal."""
+        return not self._open and not self._refusals
+
+    def close(self, refusal: DBusError | None) -> None:
+        """Refuse what arrives from now on with this error; with None, accept again."""
+        self._refusal = refusal
+
+    def lost(self) -> None:
+        """The bus is gone, and with it all callers."""
+        for call in tuple(self._open):
+            call.bereaved(0)
+
+    def cancel(self, error: DBusError) -> None:
+        """End all of them, shielded or not: their callers get ``error``."""
+        for call in tuple(self._open):
+            call.refusal = call.refusal or error
+            if call in self._waiting:
+                self._leave_line(call)
+                self._start(call)
+            elif call.scope is not None:
+                call.scope.cancel()
+
+    async def finished(self) -> None:
+        """Wait until none is left."""
+        while self._open:
+            self._finished = anyio.Event()
+            await self._finished.wait()
+
+    def admit(self, caller: Caller) -> None:
+        """Take a place for a call of this caller; DBusError."""
+        if self._refusal is not None:
+            raise from_name(self._refusal.name, self._refusal.text)
+        self._connection.places.take(caller)
+        try:
+            self._places.take(caller)
+        except LimitsExceeded:
+            self._connection.places.leave(caller)
+            raise
+
+    def leave(self, caller: Caller) -> None:
+        """Give the place back of a call that will not be added."""
+        self._places.leave(caller)
+        self._connection.places.leave(caller)
+
+    def add(self, envelope: Envelope, reply: Handle | None, caller: Caller, work: Resolved) -> None:
+        """Run a call that has a place, now or when its turn comes."""
+        call = Call(self, envelope, reply, caller, work)
+        self._open.add(call)
+        if reply is not None:
+            self._connection.mourn(reply.id, call)
+        if call.options.limit is None:
+            self._start(call)
+            return
+        call.line = self._lines.setdefault(work[1].attribute, Line(call.options.limit))
+        if call.line.enter(caller, call):
+            self._start(call)
+        else:
+            self._waiting.add(call)
+
+    def refuse(self, envelope: Envelope, reply: Handle, caller: Caller, error: DBusError) -> None:
+        """Tell a caller that its call is not accepted."""
+        if self._refusals >= MAX_REFUSALS:
+            reply.release()
+            return
+        self._refusals += 1
+        self._start(Call(self, envelope, reply, caller, None, error))
+
+    # ---- what happens to a call --------------------------------------------------------------
+
+    def given_up(self, call: Call) -> None:
+        """Nobody waits for this one any more."""
+        if call in self._waiting:
+            self._leave_line(call)
+            self._end(call)
+        elif call.scope is not None and not call.options.shielded:
+            call.scope.cancel()
+
+    def _start(self, call: Call) -> None:
+        self._ready.append(call)
+        self._connection.start(self._run)
+
+    async def _run(self) -> None:
+        """Run the call that came first to its end, and answer."""
+        call = self._ready.popleft()
+        try:
+            if call.work is None or call.refusal is not None:
+                await self._refuse(call, call.refusal or DBusError())
+            elif not call.is_given_up:
+                await self._serve(call, call.work)
+        finally:
+            self._end(call)
+
+    async def _serve(self, call: Call, work: Resolved) -> None:
+        deadline = call.options.deadline
+        values: Sequence[Any] = ()
+        try:
+            result = _begin(*work, call.caller)
+            if inspect.isawaitable(result):
+                until = math.inf if deadline is None else anyio.current_time() + deadline
+                with anyio.CancelScope(deadline=until) as call.scope:
+                    result = await result
+                if call.scope.cancelled_caught:
+                    late = f"{work[1].name} was cancelled: it has {deadline} s"
+                    await self._refuse(call, call.refusal or Timeout(late))
+                    return
+            outputs = work[1].outputs
+            values = (result,) if len(outputs) == 1 else tuple(result) if outputs else ()
+        except DBusError as error:
+            await self._refuse(call, error)
+        except Exception as error:
+            await self._fail(call, error)
+        else:
+            await self._return(call, work[1].result, values)
+
+    def _end(self, call: Call) -> None:
+        """Give back all that the call has."""
+        if call.reply is not None:
+            self._connection.forgo(call.reply.id, call)
+            call.reply.release()
+        if call not in self._open:
+            self._refusals -= 1
+            self._connection.ease()
+            return
+        self._open.remove(call)
+        self.leave(call.caller)
+        if call.line is not None:
+            following = call.line.leave()
+            if following is not None:
+                self._waiting.remove(following)
+                self._start(following)
+        if not self._open:
+            self._finished.set()
+        self._connection.ease()
+
+    def _leave_line(self, call: Call) -> None:
+        assert call.line is not None
+        call.line.forget(call.caller, call)
+        call.line = None
+        self._waiting.remove(call)
+
+    # ---- answers -----------------------------------------------------------------------------
+
+    async def _return(self, call: Call, signature: str, values: Sequence[Any]) -> None:
+        if call.reply is None or call.is_given_up:
+            return
+        envelope = call.envelope
+        try:
+            await self._connection.transmit(
+                [call.reply.id], Kind.RETURN, signature, values, serial=envelope.serial
+            )
+        except (Disconnected, BusGone, PeerShutdown):
+            log.debug("nobody waits for the answer of %s any more", envelope.member)
+        except Overloaded as error:
+            await self._refuse(call, LimitsExceeded(f"the answer does not fit: {error}"))
+        except Exception as error:
+            # Beside what the bus refuses: code of the values themselves, run while they are written.
+            await self._fail(call, error)
+
+    async def _fail(self, call: Call, error: Exception) -> None:
+        """A bug of the service; called where ``error`` is handled."""
+        log.exception("%s of %s failed", call.envelope.member, self._what)
+        await self._refuse(call, DBusError(_words(error)))
+
+    async def _refuse(self, call: Call, error: DBusError) -> None:
+        if call.reply is None or call.is_given_up:
+            return
+        if not _can_travel(error):
+            log.error(
+                "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error
+            )
+            error = DBusError(_words(error))
+        try:
+            await self._connection.transmit(
+                [call.reply.id], Kind.ERROR, "s", (error.text,), member=error.name,
+                serial=call.envelope.serial,
+            )
+        except Bus1Error as failure:
+            # Whatever it is, the reply handle is released next, and the caller sees NoReply.
+            log.debug("an error could not be answered: %s", failure)
+
+
+_NO_OPTIONS = Options()
+
+
+def _options(interface: Interface, spec: MethodSpec) -> Options:
+    """How the service wants this method to be run."""
+    member = getattr(type(interface), spec.attribute)
+    return member.options if isinstance(member, Member) else _NO_OPTIONS
+
+
+def _begin(interface: Interface, spec: MethodSpec, args: list[Any], caller: Caller) -> Any:
+    """Call the method; its result, or what to await for it."""
+    if isinstance(gate := interface.__far__, Gate):
+        return gate.perform(spec.attribute, tuple(args), caller)
+    extra = {} if spec.caller is None else {spec.caller: caller}
+    member = getattr(type(interface), spec.attribute)
+    if isinstance(member, Method):
+        return member.function(interface, *args, **extra)
+    return getattr(interface, spec.attribute)(*args, **extra)
+
+
+def _can_travel(error: DBusError) -> bool:
+    """Name and text are what an ERROR can carry; a subclass may have left them out."""
+    name, text = getattr(error, "name", None), getattr(error, "text", None)
+    if not isinstance(name, str) or not isinstance(text, str) or not is_error_name(name):
+        return False
+    return text == _plain(text)
+
+
+def _words(error: Exception) -> str:
+    """Class and text of any exception, short enough and clean enough for a D-Bus string."""
+    kind = type(error).__name__
+    try:
+        return _plain(f"{kind}: {error}"[:MAX_TEXT])
+    except Exception:
+        # The text is code of the exception, which may fail, too; the log has its traceback.
+        return _plain(kind[:MAX_TEXT])
+
+
+def _plain(text: str) -> str:
+    return text.replace("\0", "?").encode("utf-8", "replace").decode()
