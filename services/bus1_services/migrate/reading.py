@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pyexpat
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from ..members import EMITS
@@ -39,6 +39,8 @@ ENTITY_MAX = 256
 TEXT_MAX = 1 << 16
 """Characters of one attribute."""
 INTERFACES_MAX = 1024
+CHILDREN_MAX = 4096
+"""Nodes within the first."""
 MEMBERS_MAX = 4096
 """Of one interface."""
 ARGUMENTS_MAX = 255
@@ -66,6 +68,14 @@ class SourceError(Exception):
     """The source cannot be understood; the text says where, and why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The interfaces of an object, without the standard ones, and the names of the nodes below it."""
+
+    interfaces: tuple[Described, ...]
+    children: tuple[str, ...]
+
+
 class _Element:
     """An open element, and what it has got so far."""
 
@@ -79,14 +89,24 @@ class _Element:
 
 def read(source: str, content: bytes) -> tuple[Described, ...]:
     """The interfaces of ``content``, without the standard ones; ``source`` is its name. SourceError."""
-    return _Source(source).read(content)
+    interfaces = read_node(source, content).interfaces
+    if not interfaces:
+        raise SourceError(f"{source}: no interface is described, the standard ones apart")
+    return interfaces
+
+
+def read_node(source: str, content: bytes, path: str = "") -> Node:
+    """What ``content`` says of the object at ``path``, whatever it calls itself. SourceError."""
+    return _Source(source, path).read(content)
 
 
 class _Source:
     """One source on its way into descriptions."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, path: str) -> None:
         self._source = source
+        self._root = path
+        self._children: dict[str, None] = {}
         self._open: list[_Element] = []
         self._n_foreign = 0
         """Elements of others that are open."""
@@ -94,8 +114,8 @@ class _Source:
         self._found: dict[str, Described] = {}
         self._parser = pyexpat.ParserCreate()
 
-    def read(self, content: bytes) -> tuple[Described, ...]:
-        """The interfaces."""
+    def read(self, content: bytes) -> Node:
+        """What the source says."""
         if len(content) > SOURCE_MAX:
             raise SourceError(f"{self._source}: larger than {SOURCE_MAX} bytes")
         parser = self._parser
@@ -112,9 +132,7 @@ class _Source:
             raise SourceError(f"{self._source}:{error.lineno}: {words}") from None
         except (ValueError, LookupError) as error:
             raise SourceError(f"{self._source}: {error}") from None
-        if not self._found:
-            raise SourceError(f"{self._source}: no interface is described, the standard ones apart")
-        return tuple(self._found.values())
+        return Node(tuple(self._found.values()), tuple(self._children))
 
     def _fail(self, words: str) -> NoReturn:
         raise SourceError(f"{self._source}:{self._parser.CurrentLineNumber}: {words}")
@@ -150,7 +168,11 @@ class _Source:
             if len(value) > TEXT_MAX:
                 self._fail(f"{key} of <{name}> has more than {TEXT_MAX} characters")
         path = self._open[-1].path if self._open else ""
-        if name == "node":
+        if name == "node" and not self._open and self._root:
+            path = self._root
+        elif name == "node":
+            if len(self._open) == 1:
+                self._child(attributes.get("name", ""))
             path = self._path(path, attributes.get("name", ""))
         self._open.append(_Element(name, attributes, path))
 
@@ -170,6 +192,11 @@ class _Source:
                 self._open[-1].inside.append(self._property(element))
             case "interface":
                 self._interface(element)
+
+    def _child(self, name: str) -> None:
+        if len(self._children) >= CHILDREN_MAX:
+            self._fail(f"more than {CHILDREN_MAX} nodes in one")
+        self._children[name] = None
 
     def _path(self, outer: str, name: str) -> str:
         """Where a node is; empty if that is not said."""
