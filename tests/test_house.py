@@ -47,6 +47,11 @@ CLIENT_FACES = {
     "services/bus1_services/migrate/asking.py": {"anyio", "dbus_fast"},
     "services/bus1_services/migrate/verb.py": {"anyio"},
     "services/bus1_services/proxy.py": {"anyio"},
+    "services/bus1_services/testing/bus.py": {"dbus_fast"},
+    "services/bus1_services/testing/dbus.py": {"anyio", "dbus_fast"},
+    "services/bus1_services/testing/history.py": {"anyio"},
+    "services/bus1_services/testing/plugin.py": {"dbus_fast", "pytest"},
+    "services/bus1_services/testing/replay.py": {"dbus_fast"},
 }
 """Files that may import more: what only clients and services load (architecture §2)."""
 
@@ -59,7 +64,7 @@ EDGES = (
     "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",
     "bridge/bus1_bridge/switch/headroom.py",
     "bridge/bus1_bridge/servicefiles.py", "bridge/bus1_bridge/spawning.py", "bridge/bus1_bridge/starting.py",
-    "bridge/bus1_bridge/activator.py",
+    "bridge/bus1_bridge/activator.py", "bridge/bus1_bridge/private.py",
 )
 """The files, and folders, of the bridge that touch the world."""
 
