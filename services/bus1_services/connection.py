@@ -131,7 +131,7 @@ class Connection:
         for near in target.__near__:
             if isinstance(near, Export) and near.connection is self:
                 return near
-        return Export(self, target)
+        return target.__exporter__(self, target) if target.__exporter__ else Export(self, target)
 
     def proxy(self, interface: type[I], handle: Handle | Reference, timeout: float | None = None) -> I:
         """An object of ``interface`` that stands for the node behind ``handle``.
@@ -257,20 +257,26 @@ class Connection:
 
         InvalidArgument if the values do not fit; else as ``Peer.send``."""
         encoded = encode(signature, values, self.grant)
-        first = list(handles) if reply is None else [reply, *handles]
         granted = [number for _, number in encoded.grants]
-        caps = tuple((ordinal, len(first) + i) for i, (ordinal, _) in enumerate(encoded.grants))
-        head = encode_envelope(Envelope(
-            kind, flags, "l", serial, interface, member, signature, caps, len(encoded.data)
-        ))
-        fds = [_descriptor_of(owner) for owner in encoded.fds]
-        shared = [number for number in (*handles, *granted) if number in self._receivers]
+        start = len(handles) + (reply is not None)
+        caps = tuple((ordinal, start + i) for i, (ordinal, _) in enumerate(encoded.grants))
+        envelope = Envelope(kind, flags, "l", serial, interface, member, signature, caps, len(encoded.data))
+        return await self.forward(
+            destinations, envelope, encoded.data, reply=reply, handles=[*handles, *granted],
+            fds=[_descriptor_of(owner) for owner in encoded.fds], optional=optional,
+        )
+
+    async def forward(
+        self, destinations: Sequence[int], envelope: Envelope, body: bytes, *, reply: int | None = None,
+        handles: Sequence[int] = (), fds: Sequence[int] = (), optional: Sequence[int] = (),
+    ) -> list[int]:
+        """Send one message with a body that is there already; LocalProtocolError, else as ``Peer.send``."""
+        head, sent = encode_envelope(envelope), [*([] if reply is None else [reply]), *handles]
+        shared = [number for number in handles if number in self._receivers]
         for node in shared:
             self._sending[node] = self._sending.get(node, 0) + 1
         try:
-            return await self.peer.send(
-                destinations, (head, encoded.data), [*first, *granted], fds, optional=optional
-            )
+            return await self.peer.send(destinations, (head, body), sent, fds, optional=optional)
         finally:
             for node in shared:
                 self._handed_out[node] = self._turn

@@ -231,6 +231,8 @@ class Interface:
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}
     __max_calls__: ClassVar[int] = 4096
+    __exporter__: ClassVar[Any] = None
+    """Makes the place where objects of the class answer, given connection and object; None for ``Export``."""
     __far__: Far | None = None
 
     def __init_subclass__(
