@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from bus1_services import (
     prop,
     signal,
 )
-from bus1_services.errors import NameHasNoOwner, from_name
+from bus1_services.errors import NameHasNoOwner, NoReply, from_name
 from bus1_services.introspection import node_xml
 from bus1_services.migrate.reading import SourceError
 from bus1_services.recording import Message, RecordingError, written
-from bus1_services.testing import Call, Fake, Heard, PrivateBus, declared, signals_of
-from buses import eventually, targets_of_fds
+from bus1_services.testing import Call, Fake, Heard, PrivateBus, declared, record, signals_of
+from bus1_services.testing.dbus import connected
+from buses import Bus, eventually, reap, targets_of_fds
 from dbus_client import Client
 from dbus_fast import Message as DBusMessage
 from dbus_fast.aio import MessageBus
@@ -572,6 +573,82 @@ def test_a_service_that_nobody_may_monitor_is_not_recorded(tmp_path: Path) -> No
     on_bus(test)
 
 
+def test_a_service_on_any_bus_is_recorded_and_replayed_on_a_private_one(bus: Bus, tmp_path: Path) -> None:
+    file = tmp_path / "echo.jsonl"
+
+    def serve(service: Client, calls: int) -> None:
+        for _ in range(calls):
+            while (received := service.receive()).member != "Echo":
+                pass
+            service.emit("Heard", "s", received.args[0], path="/", interface="org.example.Echo1")
+            service.answer(received, "sv", received.args[0], ("a{sv}", {"n": ("q", 7)}))
+
+    async def echo(client: MessageBus, text: str) -> list[Any]:
+        fields = {"destination": "org.example.Echo", "path": "/", "interface": "org.example.Echo1"}
+        return [_plain(value) for value in await call(client, "Echo", "s", text, **fields)]
+
+    async def main() -> None:
+        said = []
+        service = bus.connect()
+        service.own("org.example.Echo")
+        async with connected(bus.address) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.to_thread.run_sync, serve, service, 3)
+            await echo(client, "before")
+            async with record(bus.address, "org.example.Echo", file):
+                said += [await echo(client, "one"), await echo(client, "two")]
+        async with PrivateBus() as private, private.dbus() as client, private.signals() as signals:
+            async with private.replay("org.example.Echo", file):
+                assert [await echo(client, "one"), await echo(client, "two")] == said
+            heard = [each.args for each in await signals.all() if each.member == "Heard"]
+            assert heard == [("one",), ("two",)]
+        assert said[0] == ["one", {"n": 7}]
+
+    anyio.run(main)
+    assert "before" not in file.read_text()
+
+
+def _plain(value: Any) -> Any:
+    """Without the types of variants."""
+    value = getattr(value, "value", value)
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def test_a_monitor_that_is_cut_off_is_told_of(tmp_path: Path) -> None:
+    async def main() -> None:
+        with PrivateBus() as bus, pytest.raises(NoReply, match="hung up"):
+            async with record(bus.address, NAME, tmp_path / "file"):
+                bus.__exit__()
+
+    anyio.run(main)
+
+
+def test_python_dbusmock_runs_unmodified(tmp_path: Path) -> None:
+    """With dbus-python and GLib, in the system's Python: an object of its own, a template for notify-send."""
+    mock = "org.freedesktop.DBus.Mock"
+    program = ["/usr/bin/python3", "-m", "dbusmock"]
+    with PrivateBus() as bus, Client(bus.native_address[:-1]) as client, ExitStack() as cleanup:
+        def start(name: str, *arguments: str) -> None:
+            client.match(f"member='NameOwnerChanged',arg0='{name}'")
+            process = subprocess.Popen([*program, *arguments], env=bus.environment, stdout=subprocess.DEVNULL)
+            cleanup.callback(reap, process)
+            while client.receive().member != "NameOwnerChanged":
+                pass
+
+        start(NAME, "--session", NAME, PATH, LAMP)
+        client.request(NAME, "AddMethod", "sssss", "", "Add", "ii", "i", "ret = args[0] + args[1]", path=PATH,
+                       interface=mock)
+        assert client.request(NAME, "Add", "ii", 2, 3, path=PATH, interface=LAMP).args == [5]
+        ((logged,),) = client.request(NAME, "GetCalls", path=PATH, interface=mock).args
+        assert logged[1:] == ("Add", [("i", 2), ("i", 3)])
+        notifications = "org.freedesktop.Notifications"
+        start(notifications, "--template", "notification_daemon")
+        subprocess.run(["notify-send", "hello", "world"], env=bus.environment, check=True, timeout=30)
+        fields = {"path": "/org/freedesktop/Notifications", "interface": mock}
+        ((shown,),) = client.request(notifications, "GetMethodCalls", "s", "Notify", **fields).args
+        assert [value for _, value in shown[1]][3:5] == ["hello", "world"]
+        assert bus.log == []
+
+
 # ---- the plugin ------------------------------------------------------------------------------------
 
 
@@ -613,6 +690,13 @@ def test_the_fixtures_are_there_without_a_word_of_configuration(pytester: pytest
     """)
     result = pytester.runpytest_subprocess("-q", "-W", "error")
     result.assert_outcomes(passed=4)
+
+
+def test_the_example_of_the_documentation_runs(pytester: pytest.Pytester) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "services.md").read_text()
+    example = page.partition("## Testing")[2].partition("```python\n")[2].partition("```")[0]
+    pytester.makepyfile(example)
+    pytester.runpytest_subprocess("-q", "-W", "error").assert_outcomes(passed=1)
 
 
 def test_the_plugin_costs_nothing_until_a_test_asks_for_it(pytester: pytest.Pytester) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +22,7 @@ from dbus_fast.aio import MessageBus
 
 from .. import recording
 from ..body import Variant
-from ..errors import from_name
+from ..errors import NoReply, from_name
 from ..types import is_bus_name
 from .history import PATIENCE, History
 from .signals import Heard
@@ -42,6 +42,9 @@ async def connected(address: str) -> AsyncIterator[MessageBus]:
         yield bus
     finally:
         bus.disconnect()
+        # what ended it earlier was told to whoever waited for an answer
+        with suppress(EOFError, OSError):
+            await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
 
 
 class DBusSignals:
@@ -137,14 +140,16 @@ class _Recorder:
 async def ask(
     bus: MessageBus, member: str, signature: str = "", *body: Any, interface: str = _BUS
 ) -> list[Any]:
-    """Call a method of the bus itself; DBusError."""
-    answer = await bus.call(Message(
-        destination=_BUS, path=_BUS_PATH, interface=interface, member=member, signature=signature,
-        body=list(body),
-    ))
-    if answer is None or answer.message_type is MessageType.ERROR:
-        text = str(answer.body[0]) if answer is not None and answer.body else ""
-        raise from_name((answer and answer.error_name) or "org.freedesktop.DBus.Error.NoReply", text)
+    """Call a method of the bus itself; DBusError, NoReply if it has hung up."""
+    try:
+        answer = await bus.call(Message(
+            destination=_BUS, path=_BUS_PATH, interface=interface, member=member, signature=signature,
+            body=list(body),
+        ))
+    except (EOFError, OSError) as error:
+        raise NoReply("the bus has hung up") from error
+    if answer is None or answer.error_name is not None:
+        raise from_name(answer.error_name, "".join(map(str, answer.body[:1]))) if answer else NoReply()
     return list(answer.body)
 
 
