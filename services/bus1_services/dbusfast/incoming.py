@@ -1,0 +1,97 @@
+"""incoming: calls to the objects of a program, made into messages of its library.
+
+Theory. Whatever arrives gets an answer: the library's, or the refusal of what the library is not asked about:
+bodies that cannot be read, descriptors that the program did not ask for, calls beyond the limit.
+
+Invariants. 1. Descriptors are the program's own once a handler has been given them; before, they are closed.
+
+Not here: where answers go (``callers``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from bus1.errors import RemoteProtocolError
+
+from ..caller import Caller
+from ..errors import DBusError, InvalidArgs, LimitsExceeded
+from ..handle import Arrival, Handle
+from .callers import Callers, OpenCall
+from .exported import ForeignExport
+from .library import Library
+from .messages import Route, received
+
+_UNSUPPORTED = "org.freedesktop.DBus.Error.NotSupported"
+
+
+class Program(Protocol):
+    """What calls are handed to."""
+
+    library: Library
+    _negotiate_unix_fd: bool
+
+    def process(self, message: Any) -> None:
+        """Hand a message to the library."""
+
+    def send(self, msg: Any) -> Any:
+        """Send a message."""
+
+    def learn(self, capabilities: Mapping[str, Handle]) -> None:
+        """Objects that came with a call can be called back."""
+
+
+class Incoming:
+    """The calls of one program's objects."""
+
+    def __init__(self, program: Program, callers: Callers) -> None:
+        self._program = program
+        self._callers = callers
+
+    def called(self, export: ForeignExport, arrival: Arrival) -> None:
+        """A call has arrived."""
+        envelope = arrival.envelope
+        reply = arrival.handles[0] if envelope.expects_reply and arrival.handles else None
+        if envelope.expects_reply and reply is None:
+            arrival.discard()
+            return
+        serial = self._callers.next_serial()
+        try:
+            if reply is not None:
+                caller = Caller(arrival.uid, arrival.gid, arrival.pid)
+                self._callers.opened(serial, OpenCall(envelope.serial, reply, export, caller))
+            message, capabilities = self._message(
+                arrival, Route(serial, self._callers.sender_of(arrival), export.path)
+            )
+        except LimitsExceeded as error:
+            for fd in arrival.fds:
+                fd.close()
+            if reply and self._callers.refused(serial, OpenCall(envelope.serial, reply, export)):
+                self._program.send(self.error(serial, error))
+            else:
+                arrival.discard()
+        except DBusError as error:
+            for fd in arrival.fds:
+                fd.close()
+            if reply is not None:
+                self._program.send(self.error(serial, error))
+        else:
+            self._program.learn(capabilities)
+            self._program.process(message)
+
+    def error(self, serial: int, error: DBusError) -> Any:
+        """The message that answers with ``error``."""
+        library = self._program.library
+        return library.message(
+            message_type=library.message_type.ERROR, reply_serial=serial, error_name=error.name,
+            signature="s", body=[error.text],
+        )
+
+    def _message(self, arrival: Arrival, route: Route) -> tuple[Any, Mapping[str, Handle]]:
+        if arrival.fds and not self._program._negotiate_unix_fd:
+            raise DBusError("the program takes no file descriptors", name=_UNSUPPORTED)
+        try:
+            return received(self._program.library, arrival, route)
+        except RemoteProtocolError as error:
+            raise InvalidArgs(f"the arguments cannot be read: {error}") from error
