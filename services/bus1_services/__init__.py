@@ -10,8 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .app import NameFlag as NameFlag
-    from .app import NameTaken as NameTaken
     from .app import Service as Service
     from .body import Reference as Reference
     from .body import Variant as Variant
@@ -42,12 +40,19 @@ if TYPE_CHECKING:
     from .interface import method as method
     from .interface import prop as prop
     from .interface import signal as signal
+    from .ownership import NameFlag as NameFlag
+    from .ownership import NameLost as NameLost
+    from .ownership import NameTaken as NameTaken
+    from .program import run as run
     from .proxy import Remote as Remote
     from .proxy import SignalStream as SignalStream
+    from .reconnection import Backoff as Backoff
+    from .reconnection import stay_connected as stay_connected
+    from .stopping import Stopping as Stopping
     from .types import ObjectPath as ObjectPath
 
 _HOMES = {
-    "app": ("NameFlag", "NameTaken", "Service"),
+    "app": ("Service",),
     "body": ("Reference", "Variant"),
     "caller": ("NOBODY", "Caller"),
     "connection": ("Connection", "attach", "connect"),
@@ -59,7 +64,11 @@ _HOMES = {
         "UInt32", "UInt64", "VariantDict",
     ),
     "interface": ("Interface", "interfaces_of", "method", "prop", "signal"),
+    "ownership": ("NameFlag", "NameLost", "NameTaken"),
+    "program": ("run",),
     "proxy": ("Remote", "SignalStream"),
+    "reconnection": ("Backoff", "stay_connected"),
+    "stopping": ("Stopping",),
     "types": ("ObjectPath",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -1,93 +1,121 @@
-"""app: run a service: connect, publish, serve, and leave cleanly.
+"""app: a service: connect, publish, serve, and leave in order.
 
-Theory. A service is a title, names, and objects by path. ``run`` is for a program's ``main``: it serves until
-SIGTERM or SIGINT, or until its own main function returns. ``running`` is for programs that have an event loop
-already.
+Theory. A service is a title, names, objects by path, and what it does beside answering calls: tasks. ``run``
+is for a program's ``main``. ``serve`` and ``running`` are for programs that have an event loop already:
+several services are several tasks of one group. A service has one connection, and so one place in the order
+of the bus.
 
-Not here: activation, configuration, restarts.
+Tasks live as long as the connection. When it is over they are cancelled after the last call has been
+answered, as a call may need them. A task that fails ends the service.
+
+Invariants. 1. ``running`` never leaves a name, a node or a task behind, however its block ends. 2. The
+objects outlive the connection: published again, they are what they were.
+
+Not here: names (``ownership``), the order of leaving (``stopping``), the process (``program``).
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from enum import IntFlag
+from functools import partial
+from typing import TypeAlias
 
 import anyio
 
-from bus1.errors import BusGone, Denied
-
 from .connection import Connection, connect
-from .errors import DBusError
 from .interface import Interface
+from .ownership import NameFlag, check, keep
+from .program import run
+from .reconnection import Backoff, again
+from .stopping import GRACE, leave
 
-
-class NameFlag(IntFlag):
-    """How to ask for a name (RequestName)."""
-
-    ALLOW_REPLACEMENT = 1
-    REPLACE_EXISTING = 2
-    DO_NOT_QUEUE = 4
-
-
-class NameTaken(DBusError, name="org.bus1.Error.NameTaken"):
-    """Somebody else owns a name of the service, and does not give it up."""
-
-
-_TAKEN = 3
-"""RequestName's result for a name that was neither given nor queued for."""
+Task: TypeAlias = Callable[[Connection], Awaitable[object]]
+_WATCHED = NameFlag.ALLOW_REPLACEMENT | NameFlag.DO_NOT_QUEUE
+"""Flags with which a name that is lost does not come back."""
 
 
 class Service:
-    """Objects under names; ``address`` is the bus (default: the session's)."""
+    """Objects under names; ``address`` is the bus (default: the session's).
+
+    ``tasks`` run beside it, ``reload`` is run at SIGHUP. Calls may take ``grace`` seconds when it stops.
+    With ``reconnect`` it waits for a bus that is not there, or goes away, and publishes anew."""
 
     def __init__(
         self, title: str, *names: str, objects: Mapping[str, Interface],
-        flags: NameFlag = NameFlag.DO_NOT_QUEUE, address: str | None = None,
+        flags: NameFlag = NameFlag.DO_NOT_QUEUE, address: str | None = None, tasks: Sequence[Task] = (),
+        reload: Callable[[], Awaitable[object] | None] | None = None, grace: float = GRACE,
+        reconnect: Backoff | None = None,
     ) -> None:
         self.title = title
         self.names = names
         self.objects = dict(objects)
-        self._flags = flags
-        self._address = address
+        self.flags = flags
+        self.address = address
+        self.tasks = tuple(tasks)
+        self.reload = reload
+        self.grace = grace
+        self.reconnect = reconnect
+        self._leaving: anyio.CancelScope | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Connection]:
-        """Connected and published for the time of the block; NameTaken."""
-        async with connect(self._address) as connection:
-            names = dict.fromkeys(self.names, int(self._flags))
-            published = await connection.registry.publish(self.title, names, self.objects)
-            for name, result in zip(self.names, published.results, strict=True):
-                if result == _TAKEN:
-                    raise NameTaken(f"{name} is owned by somebody else")
-            yield connection
+        """Connected and published for the time of the block; at its end, calls are finished first.
 
-    def run(self, main: Callable[[Connection], Awaitable[object]] = Connection.ended) -> None:
-        """Serve until ``main`` returns or a signal says to stop; without ``main``, until the bus is gone.
+        BusGone, Denied: no bus to be had. NameTaken; NameLost, if somebody else may take a name over and
+        does. DBusError, if the bus refuses to publish this. What a task raises ends the block."""
+        failures: list[BaseException] = []
+        async with connect(self.address) as connection:
+            tasks = [*self.tasks, *await self._publish(connection)]
+            async with anyio.create_task_group() as group:
+                for task in tasks:
+                    group.start_soon(_attend, task, connection, failures, group.cancel_scope)
+                try:
+                    yield connection
+                except (Exception, SystemExit) as error:
+                    failures.append(error)
+                finally:
+                    with anyio.CancelScope(shield=True) as self._leaving:
+                        await leave(connection, self.title, self.names, self.grace)
+                    self._leaving = None
+                group.cancel_scope.cancel()
+        if failures:
+            raise failures[0]
 
-        SystemExit with a line of why, if there is no bus, or the bus or a name is not to be had."""
-        try:
-            anyio.run(self._run, main)
-        except (BusGone, Denied, NameTaken) as error:
-            raise SystemExit(f"{self.title}: {error}") from None
+    async def serve(self, main: Task = Connection.ended) -> None:
+        """Serve until ``main`` returns; without it, until the bus is gone: BusGone.
 
-    async def _run(self, main: Callable[[Connection], Awaitable[object]]) -> None:
-        failure: Exception | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_cancel_on_signal, tasks.cancel_scope)
-            try:
-                async with self.running() as connection:
-                    await main(connection)
-            except Exception as error:
-                failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        With ``reconnect``, until ``main`` returns: it is run anew on each connection. Errors as of
+        ``running``."""
+        await again(self.running, main, self.reconnect, self.title)
+
+    def run(
+        self, main: Task = Connection.ended, *, exit_on_idle: float | None = None, backend: str = "asyncio"
+    ) -> None:
+        """Be this process: ``program.run`` for one service that ends with ``main``."""
+        run(self, main=main, exit_on_idle=exit_on_idle, backend=backend)
+
+    def hurry(self) -> None:
+        """If it is stopping: wait for no call any more."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+
+    async def _publish(self, connection: Connection) -> list[Task]:
+        """Publish; what is to be done about the names from now on."""
+        names = dict.fromkeys(self.names, int(self.flags))
+        published = await connection.registry.publish(self.title, names, self.objects)
+        await check(connection, dict(zip(self.names, published.results, strict=True)))
+        if self.flags & _WATCHED != _WATCHED:
+            return []
+        return [partial(keep, unique=published.unique, names=self.names)]
 
 
-async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
+async def _attend(
+    task: Task, connection: Connection, failures: list[BaseException], scope: anyio.CancelScope
+) -> None:
+    """Run one task; its failure is everybody's."""
+    try:
+        await task(connection)
+    except Exception as error:
+        failures.append(error)
+        scope.cancel()

@@ -26,6 +26,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import anyio
+from anyio.abc import TaskStatus
 
 from bus1 import aio
 from bus1.core.api import HANDLE_INVALID, DestroyFlag, MessageType
@@ -162,7 +163,7 @@ class Connection:
         return [receiver for receiver in self._receivers.values() if isinstance(receiver, Export)]
 
     async def shut(self) -> None:
-        """Destroy the nodes of all objects at one instant, and wait until what was sent to them before is here."""
+        """Destroy the nodes of all objects at one instant, and wait for what was sent to them before."""
         last = self._next_node
         self._next_node += 4
         arrived = self._shut[last] = anyio.Event()
@@ -175,6 +176,11 @@ class Connection:
     def is_open(self) -> bool:
         """The bus is there, as far as is known."""
         return self._error is None
+
+    @property
+    def is_used(self) -> bool:
+        """An object is in use."""
+        return any(export.is_in_use for export in self.exports())
 
     def ease(self) -> None:
         """Something that kept an object in use has ended; for those who wait in ``eased``."""
@@ -190,7 +196,7 @@ class Connection:
 
     async def unused(self) -> None:
         """Wait until no object is in use, or the bus is gone."""
-        while self.is_open and any(export.is_in_use for export in self.exports()):
+        while self.is_used:
             await self.eased()
 
     # ---- nodes and references ----------------------------------------------------------------
@@ -413,16 +419,30 @@ async def connect(address: str | None = None) -> AsyncIterator[Connection]:
 
 @asynccontextmanager
 async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
-    """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile."""
+    """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile.
+
+    They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        connection = Connection(peer, tasks.start_soon)
-        tasks.start_soon(connection.run_pump)
-        tasks.start_soon(connection.run_sweeper)
+        connection, end = await tasks.start(_attend, peer)
         try:
             yield connection
         except Exception as error:
             failure = error
-        tasks.cancel_scope.cancel()
+        finally:
+            end()
     if failure is not None:
         raise failure
+
+
+async def _attend(
+    peer: aio.Peer, *, task_status: TaskStatus[tuple[Connection, Callable[[], None]]]
+) -> None:
+    """All that happens beside the block, until it says that this is the end."""
+    with anyio.CancelScope(shield=True) as scope:
+        async with anyio.create_task_group() as tasks:
+            connection = Connection(peer, tasks.start_soon)
+            tasks.start_soon(connection.run_pump)
+            tasks.start_soon(connection.run_sweeper)
+            task_status.started((connection, scope.cancel))
+            await anyio.sleep_forever()
