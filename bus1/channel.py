@@ -41,7 +41,7 @@ from .namespaces import pidfd_of, pids_of
 from .outlet import Outlet
 from .requests import execute
 from .sending import REFERENCES_PER_REQUEST, Sending
-from .transport import RECEIVE_SIZE, Arrival, credentials_of, receive
+from .transport import DONTWAIT, RECEIVE_SIZE, Arrival, credentials_of, receive
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Channel:
             return 0
         try:
             size = self.broker.holdings.allowed(self.accepted.uid, self._sock, RECEIVE_SIZE)
-            arrival = receive(self._sock, self._reader, socket.MSG_DONTWAIT, size)
+            arrival = receive(self._sock, self._reader, DONTWAIT, size)
         except QuotaExceeded as error:
             self.refuse(error)
             return 0
@@ -248,7 +248,7 @@ class Channel:
             self._front = frame
             return False
         finally:
-            if self._front is not frame:
+            if frame.fds and self._front is not frame:
                 self._discard(frame.fds)
         self.broker.reactor.settle()
         self.spent += (core.effort() - effort) // REFERENCES_PER_REQUEST

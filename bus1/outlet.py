@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from .descriptors import Fds
 from .frames import FrameWriter
 from .listener import SHORTAGE
-from .transport import transmit
+from .transport import DONTWAIT, transmit
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -84,7 +84,7 @@ class Outlet:
         if self._is_short:
             return
         try:
-            transmit(self._sock, self._writer, socket.MSG_DONTWAIT)
+            transmit(self._sock, self._writer, DONTWAIT)
             self._pause = _FIRST_PAUSE
         except BlockingIOError:
             pass

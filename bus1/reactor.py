@@ -125,11 +125,12 @@ class Reactor:
         try:
             while True:
                 self.hub.settle()
-                woken, retired, freed = core.take_woken(), core.take_retired(), core.take_freed_fds()
-                if not (woken or retired or freed):
+                if not core.has_effects():
                     return
-                for fd in freed:
+                for fd in core.take_freed_fds():
                     self.close_fd(fd)
+                # before anything is told: what that causes comes in the next round
+                woken, retired = core.take_woken(), core.take_retired()
                 for peer in woken:
                     if (station := self._stations.get(peer)) is not None:
                         station.woken()

@@ -23,6 +23,10 @@ from .core.api import Credentials
 from .frames import SCM_MAX_FD, FrameReader, FrameWriter
 
 RECEIVE_SIZE = 1 << 16
+# As plain numbers: enum members cost on every message.
+_CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
+DONTWAIT = int(socket.MSG_DONTWAIT)
 _UCRED = struct.Struct("=iII")
 _SO_PEERSEC = 31
 _SO_PEERPIDFD = 77
@@ -56,13 +60,12 @@ def receive(
     sock: socket.socket, reader: FrameReader, flags: int = 0, size: int = RECEIVE_SIZE
 ) -> Arrival:
     """One recvmsg into ``reader``; size 0 at the end of input. OSError as recvmsg."""
-    flags |= socket.MSG_CMSG_CLOEXEC
-    data, ancillary, message_flags, _ = sock.recvmsg(size, _ANCILLARY, flags)
+    data, ancillary, message_flags, _ = sock.recvmsg(size, _ANCILLARY, flags | _CLOEXEC)
     pid, uid, gid = 0, 0xFFFF_FFFF, 0xFFFF_FFFF
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             pid, uid, gid = _UCRED.unpack_from(content)
-    truncated = bool(message_flags & socket.MSG_CTRUNC)
+    truncated = bool(message_flags & _TRUNCATED)
     reader.feed(data, rights(ancillary), truncated=truncated)
     return Arrival(len(data), truncated, pid, uid, gid)
 
@@ -72,7 +75,7 @@ def transmit(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
     while writer.pending:
         buffers, fds = writer.chunk()
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        writer.sent(sock.sendmsg(buffers, ancillary, flags | socket.MSG_NOSIGNAL))
+        writer.sent(sock.sendmsg(buffers, ancillary, flags | _NOSIGNAL))
 
 
 def rights(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:

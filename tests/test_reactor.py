@@ -24,6 +24,7 @@ class Effects:
         self.core: Any = SimpleNamespace(
             take_woken=lambda: self._take("woken"), take_retired=lambda: self._take("retired"),
             take_freed_fds=lambda: self._take("freed"),
+            has_effects=lambda: bool(self.woken or self.retired or self.freed),
         )
 
     def _take(self, name: str) -> list[Any]:

@@ -378,6 +378,9 @@ class CoreApi(Protocol):
 
     # ---- effects, drained by the edge after each command -----------------------------------------
 
+    def has_effects(self) -> bool:
+        """One of the three lists below is not empty."""
+
     def take_woken(self) -> list[int]:
         """Peers that turned from not readable to readable (P-43), each once, in order."""
 

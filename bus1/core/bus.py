@@ -375,6 +375,11 @@ class Core:
 
     # ---- effects ---------------------------------------------------------------------------------
 
+    def has_effects(self) -> bool:
+        """Something is to be taken."""
+        sequencer = self._sequencer
+        return bool(sequencer.woken or sequencer.freed or sequencer.retired)
+
     def take_woken(self) -> list[int]:
         """Peers that turned readable."""
         woken = list(self._sequencer.woken)
