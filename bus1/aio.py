@@ -5,6 +5,8 @@ whoever waits first reads the socket for all, and hands that role on when its ow
 A short request is shielded from cancellation once it has been written, so its result is never lost; a
 RECV that waits is cancelled at the bus, and a message that it brings along after all goes to the next one.
 Small messages are detached: their slice is given back before the answer leaves the bus.
+What is *posted* needs no answer, and what the peer is *corked* for leaves with the next request that is
+awaited, in one write.
 
 Invariants. 1. A cancelled operation has either had no effect, or returned its result. 2. Descriptors
 passed in stay the caller's. 3. No task waits for bytes that another task has already read.
@@ -28,7 +30,7 @@ from .addresses import default_address, socket_name
 from .client import Client, Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
 from .errors import Bus1Error, BusGone
-from .exchange import Answer
+from .exchange import Answer, Failed
 from .frames import REQUESTS, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
@@ -63,6 +65,7 @@ class Peer:
         self._arena_use = Lock()
         self._is_read = False
         self._is_flushed = False
+        self._is_corked = False
         self._is_closed = False
         self._waiting: dict[int, Event] = {}
 
@@ -161,6 +164,46 @@ class Peer:
             options=options,
         )))
 
+    def post(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
+    ) -> bool:
+        """``send`` without waiting: ``failed`` is told its error, if any, and not that the bus is gone.
+
+        False: nothing has happened, ``send`` has to be awaited. It is sequenced before what is requested
+        here later, but perhaps not before this returns: not for what others may hear of by another way
+        than the bus (G-4)."""
+        if not self._client.may_post(parts):
+            return False
+        self._client.post(destinations, parts, handles, failed)
+        self._flush_posted()
+        return True
+
+    def post_last(
+        self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
+    ) -> bool:
+        """As ``post``, and release ``handle``, its destination; it is kept if the message fails."""
+        if not self._client.may_post(parts):
+            return False
+        self._client.post_last(handle, parts, handles, failed)
+        self._flush_posted()
+        return True
+
+    def destroy_soon(self, nodes: Sequence[int]) -> None:
+        """Destroy own nodes and release their handles, without waiting; errors are not reported."""
+        if not self._is_closed:
+            self._client.destroy_soon(nodes)
+            self._flush_posted()
+
+    def cork(self) -> None:
+        """Keep what is posted, given back or forgotten from now on until the next request that is awaited."""
+        self._is_corked = True
+
+    async def flush(self) -> None:
+        """Send what is kept or could not be sent yet."""
+        await checkpoint_if_cancelled()
+        with CancelScope(shield=True):
+            await self._flush()
+
     async def set_seed(
         self, payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (), fds: Sequence[int] = ()
     ) -> None:
@@ -241,8 +284,9 @@ class Peer:
         await checkpoint_if_cancelled()
         tag = self._client.start(request)
         try:
-            with CancelScope(shield=True):
-                await self._flush()
+            if not self._try_flush_all():
+                with CancelScope(shield=True):
+                    await self._flush()
             answer = await self._await(tag)
         except BaseException:
             self._client.exchange.cancel(tag)
@@ -302,6 +346,10 @@ class Peer:
     def _forget(self, operation: Operation, *values: int) -> None:
         if not self._is_closed:
             self._client.exchange.forget(operation, REQUESTS[operation].pack(*values))
+            self._flush_posted()
+
+    def _flush_posted(self) -> None:
+        if not self._is_corked:
             self._try_flush()
 
     # ---- the socket ------------------------------------------------------------------------------
@@ -363,9 +411,15 @@ class Peer:
             self._client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
         return True
 
+    def _try_flush_all(self) -> bool:
+        """Nothing is kept any more; False if something could not be sent."""
+        self._is_corked = False
+        # True also if another task is at it: this frame is behind its own
+        return self._is_flushed or self._try_flush()
+
     async def _flush(self) -> None:
-        if self._is_flushed:
-            return  # another task is at it; this frame is behind its own
+        if self._try_flush_all():
+            return
         self._is_flushed = True
         try:
             while not self._try_flush():

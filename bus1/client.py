@@ -27,6 +27,7 @@ from .core.api import (
     OFFSET_INVALID,
     VEC_MAX,
     Buffer,
+    DestroyFlag,
     Limits,
     MessageFlag,
     MessageType,
@@ -34,7 +35,7 @@ from .core.api import (
 )
 from .descriptors import Fds, duplicate
 from .errors import BusGone, OutOfMemory, RemoteProtocolError, TooLarge, TooManyDescriptors
-from .exchange import Answer, Exchange
+from .exchange import Answer, Exchange, Failed
 from .frames import (
     FEATURES,
     HEADER,
@@ -198,6 +199,11 @@ class Client:
         self._check_size(body)
         return Request(Operation.DESTROY, body, _nothing)
 
+    def destroy_soon(self, nodes: Sequence[int]) -> None:
+        """Queue NODE_DESTROY with RELEASE_HANDLES; its outcome does not matter."""
+        body = _fixed(Operation.DESTROY, DestroyFlag.RELEASE_HANDLES, len(nodes)) + _ids(nodes)
+        self.exchange.forget(Operation.DESTROY, body)
+
     # ---- messages --------------------------------------------------------------------------------
 
     def arena_for(self, parts: Sequence[Buffer]) -> Request[None] | None:
@@ -265,6 +271,28 @@ class Client:
         self._check_size(body)
         n_slots = len(destinations) + len(optional)
         return Request(Operation.SEND, body, lambda answer: _slots(answer, n_slots), _copies(fds))
+
+    def may_post(self, parts: Sequence[Buffer]) -> bool:
+        """Whether ``post`` can be used for this payload now."""
+        return self.exchange.may_be_quiet and not self.needs_arena(parts)
+
+    def post(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
+    ) -> None:
+        """Queue a quiet SEND; ``failed`` hears of an error."""
+        fixed, tail = self._sending(destinations, parts, handles, (), 0)
+        body = _fixed(Operation.SEND, *fixed) + tail
+        self._check_size(body)
+        self.exchange.post(Operation.SEND, body, failed)
+
+    def post_last(
+        self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
+    ) -> None:
+        """Queue a quiet RESPOND: SEND through ``handle``, then HANDLE_RELEASE of it, unless that fails."""
+        fixed, tail = self._sending((handle,), parts, handles, (), 0)
+        body = _fixed(Operation.RESPOND, *fixed, handle) + tail
+        self._check_size(body)
+        self.exchange.post(Operation.RESPOND, body, failed)
 
     def recv(self, flags: int, max_offset: int, options: int) -> Request[Answer]:
         """RECV; the answer goes to ``message``."""

@@ -5,8 +5,11 @@ be taken by tag, in any order. An offer of descriptors is confirmed as soon as i
 nobody waits for any more is *abandoned*: its answer is dropped, but a message that a cancelled RECV brings
 along after all is kept for the next one, so that messages come out in the order in which they came in. One
 that was only looked at (PEEK) is in the bus's queue still: it is *unwanted*, and what it has added goes back.
+A *quiet* request is answered only if there is something to tell. As requests are executed in order, the
+answer to a later one says that it has succeeded.
 
-Invariants. 1. Every request has exactly one outcome: an answer, or the failure of the whole channel.
+Invariants. 1. Every request has exactly one outcome: an answer, silence before the answer to a later one, or
+the failure of the whole channel.
 2. Descriptors of answers that nobody takes are closed. 3. After a failure every request fails with it.
 
 Not here: what requests contain (client), sockets (links, aio).
@@ -15,6 +18,7 @@ Not here: what requests contain (client), sockets (links, aio).
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .core.api import RecvFlag
@@ -24,6 +28,8 @@ from .frames import (
     ANSWER,
     ANSWER_PREFIX,
     EVENTS,
+    NO_FDS,
+    QUIET,
     REQUESTS,
     RESULTS,
     Event,
@@ -36,12 +42,16 @@ from .frames import (
     fields,
 )
 
-_FLAGS_AT = {Operation.RECV: 0, Operation.CALL: 7, Operation.REPLY: 7}
+_FLAGS_AT: dict[int, int] = {Operation.RECV: 0, Operation.CALL: 7, Operation.REPLY: 7}
 """Which of the fixed fields are the flags of the RECV."""
 RECEIVING = set(_FLAGS_AT)
+MAX_QUIET = 256
+"""Quiet requests without a later answer; then one is answered."""
+Failed = Callable[[Bus1Error], None]
+_SEED, _PEEK, _DRAINED = int(RecvFlag.SEED), int(RecvFlag.PEEK), int(Note.DRAINED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """The outcome of one request: fixed fields, tail, descriptors; ``offered`` those of a message."""
 
@@ -79,6 +89,8 @@ class Exchange:
         self._n_answers = 0
         self._outstanding: dict[int, int] = {}
         self._abandoned: set[int] = set()
+        self._quiet: dict[int, tuple[int, Failed | None]] = {}
+        """Quiet requests that may still fail: operation, and who is told."""
         self._flags: dict[int, int] = {}
         """Of the RECVs among them."""
         self._answers: dict[int, Answer] = {}
@@ -92,13 +104,30 @@ class Exchange:
         tag = self._last_tag
         self._outstanding[tag] = operation
         if operation in RECEIVING:
-            self._flags[tag] = fields(REQUESTS, operation, body)[_FLAGS_AT[Operation(operation)]]
+            self._flags[tag] = fields(REQUESTS, operation, body)[_FLAGS_AT[operation]]
         self.writer.push(encode(operation, tag, body, len(fds or ())), fds)
         return tag
 
+    @property
+    def may_be_quiet(self) -> bool:
+        """Whether ``post`` can be used now."""
+        return len(self._quiet) < MAX_QUIET
+
+    def post(self, operation: int, body: bytes, failed: Failed | None = None) -> None:
+        """Queue a quiet request; ``failed`` is told if it fails, but not of the failure of the channel."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        self._last_tag += 1
+        self._quiet[self._last_tag] = (operation, failed)
+        self.writer.push(encode(operation | QUIET, self._last_tag, body))
+
     def forget(self, operation: int, body: bytes) -> None:
-        """Queue a request whose answer does not matter."""
-        if self._failure is None:
+        """Queue a request whose outcome does not matter."""
+        if self._failure is not None:
+            return
+        if self.may_be_quiet:
+            self.post(operation, body)
+        else:
             self.abandon(self.request(operation, body))
 
     def recall(self, tag: int) -> None:
@@ -158,6 +187,7 @@ class Exchange:
             self._failure = error or BusGone("the bus has closed the connection")
         self._outstanding.clear()
         self._abandoned.clear()
+        self._quiet.clear()
         self._flags.clear()
         for fds in self._offers.values():
             fds.close()
@@ -176,6 +206,8 @@ class Exchange:
             raise
 
     def _arrived(self, frame: Frame) -> None:
+        if frame.is_quiet:
+            raise RemoteProtocolError(f"a quiet frame {frame.operation:#x} from the bus")
         if frame.operation & ANSWER:
             self._answer(frame)
         elif frame.operation == Event.OFFER:
@@ -203,7 +235,27 @@ class Exchange:
         body = REQUESTS[Operation.INSTALLED].pack(is_complete)
         self.writer.push(encode(Operation.INSTALLED, frame.tag, body))
 
+    def _settle_quiet(self, frame: Frame) -> bool:
+        """Forget the quiet requests that have succeeded; whether the answer is to another."""
+        quiet, tag = self._quiet, frame.tag
+        failed = quiet.pop(tag, None)
+        for earlier in [number for number in quiet if number < tag] if quiet else ():
+            del quiet[earlier]
+        if failed is None:
+            return False
+        operation, listener = failed
+        if operation | ANSWER != frame.operation or len(frame.body) < ANSWER_PREFIX.size:
+            raise RemoteProtocolError(f"an answer {frame.operation:#x} to a quiet request, tag {tag}")
+        code, _, _ = ANSWER_PREFIX.unpack_from(frame.body)
+        text = frame.body[ANSWER_PREFIX.size :].decode("utf-8", "replace")
+        frame.fds.close()
+        if listener is not None and code:
+            listener(from_errno(code, text))
+        return True
+
     def _answer(self, frame: Frame) -> None:
+        if self._quiet and self._settle_quiet(frame):
+            return
         operation = self._outstanding.pop(frame.tag, None)
         if operation is None or operation | ANSWER != frame.operation:
             raise RemoteProtocolError(f"an answer {frame.operation:#x} to nothing, tag {frame.tag}")
@@ -218,12 +270,12 @@ class Exchange:
         else:
             values, tail = fields(RESULTS, operation, tail), tail[RESULTS[operation].size :]
         # Nothing can be wrong with it from here on: what was offered has somebody to take it.
-        offered = self._offers.pop(frame.tag, None) or Fds()
-        self.n_drained += bool(notes & Note.DRAINED)
+        offered = self._offers.pop(frame.tag, NO_FDS)
+        self.n_drained += notes & _DRAINED
         self._n_answers += 1
         flags = self._flags.pop(frame.tag, 0)
-        is_from_queue = operation in RECEIVING and not flags & RecvFlag.SEED
-        which = self._n_answers, is_from_queue, bool(flags & RecvFlag.PEEK)
+        is_from_queue = operation in RECEIVING and not flags & _SEED
+        which = self._n_answers, is_from_queue, bool(flags & _PEEK)
         if error is not None:
             offered.close()
             tail = b""

@@ -41,6 +41,8 @@ SCM_MAX_FD = 253
 """What the kernel takes in one sendmsg."""
 ANSWER = 0x8000
 """An answer's operation is the request's with this bit."""
+QUIET = 0x2000
+"""A request's operation with this bit: answer only if there is something to tell."""
 
 HEADER = struct.Struct("<IHHQ")
 """length of the whole frame, operation, number of descriptors, tag."""
@@ -71,6 +73,7 @@ class Operation(IntEnum):
     RECV = 0x150
     CALL = 0x160
     REPLY = 0x161
+    RESPOND = 0x162
 
 
 class Event(IntEnum):
@@ -136,9 +139,15 @@ REQUESTS: dict[int, struct.Struct] = {
     Operation.RECV: struct.Struct("<" + _RECV),
     Operation.CALL: struct.Struct("<" + _SEND + _RECV),
     Operation.REPLY: struct.Struct("<" + _SEND + _RECV + "QQQQ"),  # slice: offset, flags, serial; handle
+    Operation.RESPOND: struct.Struct("<" + _SEND + "Q"),  # handle
 }
-"""Fixed part of each request. In SEND, CALL and REPLY, destinations, optional ones, handles (u64 each) and
-the inline payload follow."""
+"""Fixed part of each request. In SEND, CALL, REPLY and RESPOND, destinations, optional ones, handles (u64
+each) and the inline payload follow."""
+MAY_BE_QUIET = frozenset({
+    Operation.SEGMENT_UNMAPPED, Operation.RELEASE, Operation.DESTROY, Operation.SLICE_RELEASE, Operation.SEND,
+    Operation.RESPOND,
+})
+"""Operations whose success says nothing more."""
 
 _MESSAGE = struct.Struct("<QQQIIIIQQQQQQIIQQQQ")
 RESULTS: dict[int, struct.Struct] = {
@@ -160,6 +169,7 @@ RESULTS: dict[int, struct.Struct] = {
     Operation.RECV: _MESSAGE,  # see MessageFields; then the slice, if it is inline
     Operation.CALL: _MESSAGE,
     Operation.REPLY: _MESSAGE,
+    Operation.RESPOND: struct.Struct("<"),
 }
 EVENTS: dict[int, struct.Struct] = {
     Event.REFUSED: struct.Struct("<I"),  # errno; then text
@@ -168,7 +178,11 @@ EVENTS: dict[int, struct.Struct] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+NO_FDS = Fds()
+"""What owns no descriptor, for the many frames that bring none."""
+
+
+@dataclass(slots=True)
 class Frame:
     """One frame as it arrived; its reader closes the descriptors it does not take."""
 
@@ -178,6 +192,8 @@ class Frame:
     fds: Fds
     n_fds: int
     """As announced; fewer are there only after truncation."""
+    is_quiet: bool = False
+    """Not to be answered unless there is something to tell."""
 
 
 def encode(operation: int, tag: int, body: bytes, n_fds: int = 0) -> bytes:
@@ -252,6 +268,8 @@ class FrameReader:
 
     def next(self) -> Frame | None:
         """The next complete frame. Descriptors that were lost to truncation are missing from it."""
+        if not self._buffer and not self._fds:
+            return None
         if len(self._buffer) < HEADER.size:
             self._check_fds(0)
             return None
@@ -266,10 +284,13 @@ class FrameReader:
         with memoryview(self._buffer) as view:
             body = bytes(view[HEADER.size : length])
         del self._buffer[:length]
-        if n_fds:
-            self._is_short = False
+        is_quiet = operation & QUIET != 0
+        operation &= ~QUIET
+        if not n_fds:
+            return Frame(operation, tag, body, NO_FDS, 0, is_quiet)
+        self._is_short = False
         taken = min(n_fds, len(self._fds))
-        return Frame(operation, tag, body, Fds(self._fds.popleft() for _ in range(taken)), n_fds)
+        return Frame(operation, tag, body, Fds(self._fds.popleft() for _ in range(taken)), n_fds, is_quiet)
 
     def _check_fds(self, expected: int) -> None:
         # The header itself may still be on its way, hence FD_MAX for a frame that has begun.

@@ -35,6 +35,7 @@ from .frames import (
     MAGIC,
     MAX_FRAME,
     MAX_INLINE_PAYLOAD,
+    MAY_BE_QUIET,
     REQUESTS,
     RESULTS,
     UNMAPPED,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 Reply = tuple[bytes, Fds | None]
 _RECV_FLAGS = int(RecvFlag.PEEK | RecvFlag.SEED | RecvFlag.INSTALL_FDS)
 _RECV_OPTIONS = int(RecvOption.PARK | RecvOption.DETACH)
+_SEED, _PARK = int(RecvFlag.SEED), int(RecvOption.PARK)
 
 
 class Interrupted(Exception):
@@ -71,6 +73,8 @@ class Interrupted(Exception):
 
 def execute(channel: Channel, frame: Frame) -> Reply | None:
     """Execute one request; contract errors become the answer, a ProtocolError closes the channel.
+
+    None: the answer comes later, or the request is quiet and there is nothing to tell.
 
     Unfinished: nothing has happened, execute the same frame again in the next turn."""
     try:
@@ -95,6 +99,8 @@ def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply
     if operation is None:
         channel.check_live()  # P-13: of a disconnected peer nothing is known
         raise UnknownOperation(f"operation {number:#x}")
+    if frame.is_quiet and number not in MAY_BE_QUIET:
+        raise RemoteProtocolError(f"operation {number:#x} is always answered")
     if len(frame.fds) and number not in _TAKES_FDS:
         raise RemoteProtocolError(f"operation {number:#x} takes no descriptors")
     if number in _GIVES_FDS:
@@ -113,14 +119,16 @@ def _check_zero(value: int, what: str) -> None:
         raise InvalidArgument(f"{what} must be 0")
 
 
-def _done(frame: Frame, *values: int) -> Reply:
+def _done(frame: Frame, *values: int) -> Reply | None:
+    if frame.is_quiet:
+        return None
     return answer(frame.operation, frame.tag, RESULTS[frame.operation].pack(*values)), None
 
 
 # ---- binding ---------------------------------------------------------------------------------------
 
 
-def _hello(channel: Channel, frame: Frame) -> Reply:
+def _hello(channel: Channel, frame: Frame) -> Reply | None:
     _, version, _ = fields(REQUESTS, Operation.HELLO, frame.body)
     if not frame.body.startswith(MAGIC):
         raise RemoteProtocolError("this is a bus1 socket; the client speaks something else")
@@ -141,7 +149,7 @@ def _open(channel: Channel, frame: Frame) -> Reply:
     return answer(frame.operation, frame.tag, body, n_fds=1), fds
 
 
-def _attach(channel: Channel, frame: Frame) -> Reply:
+def _attach(channel: Channel, frame: Frame) -> Reply | None:
     (flags,) = _values(frame)
     _check_zero(flags, "flags")
     if len(frame.fds) != 1:
@@ -168,7 +176,7 @@ def _arena(channel: Channel, frame: Frame) -> Reply:
 # ---- peers, nodes and handles ----------------------------------------------------------------------
 
 
-def _disconnect(channel: Channel, frame: Frame) -> Reply:
+def _disconnect(channel: Channel, frame: Frame) -> Reply | None:
     (argument,) = _values(frame)
     station = channel.check_live()
     _check_zero(argument, "the argument")
@@ -176,7 +184,7 @@ def _disconnect(channel: Channel, frame: Frame) -> Reply:
     return _done(frame)
 
 
-def _query(channel: Channel, frame: Frame) -> Reply:
+def _query(channel: Channel, frame: Frame) -> Reply | None:
     (flags,) = _values(frame)
     state = channel.broker.hub.core.peer_query(channel.check_live().peer)
     _check_zero(flags, "flags")
@@ -186,7 +194,7 @@ def _query(channel: Channel, frame: Frame) -> Reply:
     )
 
 
-def _reset(channel: Channel, frame: Frame) -> Reply:
+def _reset(channel: Channel, frame: Frame) -> Reply | None:
     flags, peer_flags, slices, handles, inflight_bytes, inflight_fds = _values(frame)
     station = channel.check_live()
     channel.broker.hub.core.peer_reset(
@@ -196,13 +204,13 @@ def _reset(channel: Channel, frame: Frame) -> Reply:
     return _done(frame)
 
 
-def _release(channel: Channel, frame: Frame) -> Reply:
+def _release(channel: Channel, frame: Frame) -> Reply | None:
     (handle,) = _values(frame)
     channel.broker.hub.core.handle_release(channel.check_live().peer, handle)
     return _done(frame)
 
 
-def _transfer(channel: Channel, frame: Frame) -> Reply:
+def _transfer(channel: Channel, frame: Frame) -> Reply | None:
     flags, source, destination = _values(frame)
     station = channel.check_live()
     if len(frame.fds) > 1:
@@ -214,7 +222,7 @@ def _transfer(channel: Channel, frame: Frame) -> Reply:
     return _done(frame, channel.broker.hub.core.handle_transfer(station.peer, source, target.peer))
 
 
-def _destroy(channel: Channel, frame: Frame) -> Reply:
+def _destroy(channel: Channel, frame: Frame) -> Reply | None:
     flags, n_nodes = fields(REQUESTS, frame.operation, frame.body)
     fixed = REQUESTS[frame.operation].size
     nodes = words(frame.body, fixed, n_nodes)
@@ -227,7 +235,7 @@ def _destroy(channel: Channel, frame: Frame) -> Reply:
 # ---- pool ------------------------------------------------------------------------------------------
 
 
-def _slice_release(channel: Channel, frame: Frame) -> Reply:
+def _slice_release(channel: Channel, frame: Frame) -> Reply | None:
     offset, flags, serial = _values(frame)
     _release_slice(channel, offset, flags, serial)
     return _done(frame)
@@ -246,7 +254,7 @@ def _segment(channel: Channel, frame: Frame) -> Reply:
     return answer(frame.operation, frame.tag, body, n_fds=1), fds
 
 
-def _segment_unmapped(channel: Channel, frame: Frame) -> Reply:
+def _segment_unmapped(channel: Channel, frame: Frame) -> Reply | None:
     (generation,) = _values(frame)
     channel.check_live().segment_unmapped(channel, generation)
     return _done(frame)
@@ -255,9 +263,11 @@ def _segment_unmapped(channel: Channel, frame: Frame) -> Reply:
 # ---- messages --------------------------------------------------------------------------------------
 
 
-def _send(channel: Channel, frame: Frame) -> Reply:
+def _send(channel: Channel, frame: Frame) -> Reply | None:
     slots = send(channel, frame, take(channel, frame))
     if not any(slots):
+        if frame.is_quiet:
+            return None
         slots = []
     return answer(frame.operation, frame.tag, struct.pack(f"<Q{len(slots)}q", len(slots), *slots)), None
 
@@ -272,7 +282,7 @@ def _pending(channel: Channel, frame: Frame, values: tuple[int, ...]) -> Pending
     channel.check_live()
     if flags & ~_RECV_FLAGS or options & ~_RECV_OPTIONS:
         raise InvalidArgument(f"unknown flags {flags:#x} or options {options:#x} of RECV")
-    if flags & RecvFlag.SEED and options & RecvOption.PARK:
+    if flags & _SEED and options & _PARK:
         raise InvalidArgument("there is nothing to wait for at the seed")
     return PendingRecv(channel, frame.operation, frame.tag, flags, max_offset, options)
 
@@ -299,6 +309,19 @@ def _sequence(channel: Channel, frame: Frame) -> None:
         raise Interrupted(error, request.done) from error
     channel.broker.reactor.settle()
     station.recv(request)
+
+
+def _respond(channel: Channel, frame: Frame) -> Reply | None:
+    """Send, then release a handle, which is kept if nothing could be sent."""
+    sending = take(channel, frame)
+    if sending.flags or sending.optional:
+        raise InvalidArgument("RESPOND takes neither flags nor optional destinations")
+    send(channel, frame, sending)
+    try:
+        channel.broker.hub.core.handle_release(channel.check_live().peer, sending.rest[0])
+    except Bus1Error as error:
+        raise Interrupted(error, 1) from error
+    return _done(frame)
 
 
 def _installed(channel: Channel, frame: Frame) -> None:
@@ -333,7 +356,8 @@ _FIRST = {Operation.HELLO}
 _BINDING = {Operation.OPEN, Operation.ATTACH}
 _GREETED = _BINDING | {Operation.SNAPSHOT}
 _GIVES_FDS = {Operation.OPEN, Operation.ARENA, Operation.SEGMENT, Operation.SNAPSHOT}
-_TAKES_FDS = {Operation.ATTACH, Operation.TRANSFER, Operation.SEND, Operation.CALL, Operation.REPLY}
+_TAKES_FDS = {Operation.ATTACH, Operation.TRANSFER, Operation.SEND, Operation.CALL, Operation.REPLY,
+              Operation.RESPOND}
 OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.HELLO: _hello,
     Operation.OPEN: _open,
@@ -355,4 +379,5 @@ OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.RECV: _recv,
     Operation.CALL: _sequence,
     Operation.REPLY: _sequence,
+    Operation.RESPOND: _respond,
 }

@@ -20,7 +20,7 @@ from collections import deque
 from bus1.core.api import FD_MAX
 from bus1.descriptors import Fds
 from bus1.errors import RemoteProtocolError
-from bus1.frames import HEADER, Frame, FrameReader, FrameWriter, encode
+from bus1.frames import HEADER, QUIET, Frame, FrameReader, FrameWriter, encode
 
 from .descriptors import Ledger, open_numbers
 from .hostile_bus import HostileBus
@@ -135,7 +135,7 @@ def _contents(frame: Frame) -> tuple[int, int, bytes, int]:
         assert len(frame.fds) == frame.n_fds
         for fd in frame.fds:
             os.fstat(fd)
-    return frame.operation, frame.tag, frame.body, frame.n_fds
+    return frame.operation | QUIET * frame.is_quiet, frame.tag, frame.body, frame.n_fds
 
 
 def _hostile_bus(program: Program, ledger: Ledger) -> None:

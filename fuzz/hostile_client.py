@@ -24,6 +24,8 @@ from bus1.frames import (
     ANSWER_PREFIX,
     EVENTS,
     MAGIC,
+    MAY_BE_QUIET,
+    QUIET,
     REQUESTS,
     RESULTS,
     VERSION,
@@ -38,7 +40,7 @@ from bus1.transport import receive
 
 from .program import Program
 
-_SENDING = {Operation.SEND, Operation.CALL, Operation.REPLY}
+_SENDING = {Operation.SEND, Operation.CALL, Operation.REPLY, Operation.RESPOND}
 _REMEMBERED = 24
 INLINE = (0, 1, 8, 100, 500, 4096, 5000)
 IN_ARENA = (0, 0, 0, 8, 4096, 1 << 20)
@@ -126,10 +128,11 @@ class HostileClient:
         if how >= 0xFC:
             body = body[: len(body) // 2]
         limit = program.short() if how & 0x40 else 1 << 30
-        self.write(encode(operation, tag, body, len(fds or ())), fds, limit)
+        quiet = QUIET if how & 0x20 and operation in MAY_BE_QUIET else 0
+        self.write(encode(operation | quiet, tag, body, len(fds or ())), fds, limit)
 
     def _sending(self, program: Program, values: list[int | bytes], how: int) -> bytes:
-        """A tail for SEND, CALL or REPLY, and the counts that fit."""
+        """A tail for what sends, and the counts that fit."""
         counts = [how & 1 or program.byte() % 4, program.byte() % 3, program.byte() % 4]
         inline = program.one_of(INLINE)
         if how < 0xF0:

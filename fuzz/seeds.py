@@ -42,6 +42,7 @@ PLAUSIBLE: dict[int, Sequence[Sequence[int]]] = {
     Operation.SEND: [[0, *[0] * 6], [1, *[0] * 6], [2, *[0] * 6]],
     Operation.CALL: [[*[0] * 7, 4, ALL, 1]],
     Operation.REPLY: [[*[0] * 7, 4, ALL, 1, LAST, 0, 0, ALL], [*[0] * 7, 4, ALL, 3, ALL, 0, 0, 0xB]],
+    Operation.RESPOND: [[*[0] * 7, 0xB], [*[0] * 7, LAST]],
 }
 """Fields that make sense; the lengths of SEND's tails are chosen otherwise."""
 
@@ -80,7 +81,7 @@ class Script:
             self.number(value)
         if operation == Operation.DESTROY:
             self.written.append(how & ~3 | len(ids))
-        elif operation in {Operation.SEND, Operation.CALL, Operation.REPLY}:
+        elif operation in _SENDING:
             sizes = INLINE.index(inline), IN_ARENA.index(in_arena)
             self.written += bytes([how, len(ids), 0, len(handles), *sizes])
         else:
@@ -93,7 +94,7 @@ class Script:
             self.written += b"\x14\0"
 
 
-_SENDING = (Operation.SEND, Operation.CALL, Operation.REPLY)
+_SENDING = (Operation.SEND, Operation.CALL, Operation.REPLY, Operation.RESPOND)
 
 
 def _beginning() -> Script:

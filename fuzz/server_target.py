@@ -67,8 +67,8 @@ OPERATIONS = (
     Operation.SEGMENT_UNMAPPED, Operation.INSTALLED, Operation.CANCEL, Operation.SNAPSHOT,
     Operation.DISCONNECT, Operation.QUERY, Operation.RESET, Operation.RELEASE, Operation.TRANSFER,
     Operation.DESTROY, Operation.SLICE_RELEASE, Operation.SEND, Operation.RECV, Operation.CALL,
-    Operation.REPLY, *[Operation.SEND] * 6, *[Operation.RECV] * 5, Operation.CALL, Operation.REPLY,
-    *[Operation.TRANSFER] * 2, *[Operation.INSTALLED] * 2,
+    Operation.REPLY, Operation.RESPOND, *[Operation.SEND] * 5, *[Operation.RECV] * 5, Operation.CALL,
+    Operation.REPLY, *[Operation.TRANSFER] * 2, *[Operation.INSTALLED] * 2,
 )
 """What a request is, by its number in the corpus: a new one takes the place of one that is there several
 times, or all inputs change their meaning."""

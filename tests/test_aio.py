@@ -19,7 +19,16 @@ from shortage import everything_given_back
 from bus1 import aio
 from bus1.broker import Broker
 from bus1.core.api import Credentials, Limits, MessageType, RecvFlag
-from bus1.errors import BusGone, Denied, Disconnected, NodeDestroyed, NoSuchHandle, QuotaExceeded, WouldBlock
+from bus1.errors import (
+    Bus1Error,
+    BusGone,
+    Denied,
+    Disconnected,
+    NodeDestroyed,
+    NoSuchHandle,
+    QuotaExceeded,
+    WouldBlock,
+)
 from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
@@ -282,6 +291,63 @@ def test_a_queued_release_drops_the_reference(run: Run) -> None:
         with await q.recv() as message:
             assert (message.type, message.destination) == (MessageType.NODE_RELEASE, 0x10)
         p.release_soon(to_q)  # what goes wrong is not reported
+        await p.query()
+
+    run(test)
+
+
+def test_what_is_posted_arrives_in_order_and_its_failure_is_told(run: Run) -> None:
+    """G-2: one order of what a peer requests, awaited or not."""
+
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        failures = list[Bus1Error]()
+        for number in range(3):
+            assert p.post([to_q], [b"%d" % number], (), failures.append)
+        await p.send([to_q], b"3")
+        assert [await payload_of(q) for _ in range(4)] == [b"0", b"1", b"2", b"3"]
+        assert p.post([to_q], [b"last"], [0x300], failures.append)
+        assert p.post([0xB + 8 * 100], [b"to nobody"], (), failures.append)
+        await p.query()
+        assert [type(error) for error in failures] == [NoSuchHandle]
+        assert not p.post([to_q], [bytes(MIB)], (), failures.append)
+        with await q.recv() as message:
+            assert bytes(message.payload) == b"last"
+
+    run(test)
+
+
+def test_a_posted_last_message_takes_its_handle_along_unless_it_fails(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        failures = list[Bus1Error]()
+        assert p.post_last(to_q, [b"last"], (), failures.append)
+        assert await payload_of(q) == b"last"
+        assert (await q.recv()).type is MessageType.NODE_RELEASE
+        with pytest.raises(NoSuchHandle):
+            await p.release(to_q)
+        again = await q.transfer(0x20, p)
+        await q.reset(max_inflight_bytes=1000)
+        assert p.post_last(again, [bytes(2000)], (), failures.append)
+        await p.query()
+        assert [type(error) for error in failures] == [QuotaExceeded]
+        await p.release(again)
+
+    run(test)
+
+
+def test_what_a_corked_peer_posts_leaves_with_its_next_request(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        p.cork()
+        assert p.post([to_q], [b"kept"], (), lambda error: None)
+        p.release_soon(to_q)
+        p.destroy_soon([0x300])
+        with pytest.raises(WouldBlock):
+            await q.recv_nowait()
+        await p.query()
+        assert await payload_of(q) == b"kept"
+        assert (await q.recv()).type is MessageType.NODE_RELEASE
+        p.cork()
+        p.release_soon(p.granted[0] if p.granted else to_q)
+        await p.flush()
         await p.query()
 
     run(test)

@@ -15,18 +15,21 @@ from bus1.core.api import FD_MAX
 from bus1.descriptors import Fds
 from bus1.errors import (
     BY_ERRNO,
+    Bus1Error,
     LocalProtocolError,
+    NodeDestroyed,
     NotSupported,
     PeerShutdown,
     RemoteProtocolError,
     WouldBlock,
 )
-from bus1.exchange import Exchange
+from bus1.exchange import MAX_QUIET, Exchange
 from bus1.frames import (
     ANSWER,
     ANSWER_PREFIX,
     HEADER,
     MAX_FRAME,
+    QUIET,
     REQUESTS,
     RESULTS,
     SCM_MAX_FD,
@@ -77,7 +80,8 @@ def test_frames_are_read_as_they_were_written_however_they_are_cut(
     for cut in [*cuts, len(stream)]:
         piece, stream = stream[:cut], stream[cut:]
         reader.feed(piece)
-        found += [(frame.operation, frame.tag, frame.body) for frame in all_of(reader)]
+        frames_now = all_of(reader)
+        found += [(each.operation | QUIET * each.is_quiet, each.tag, each.body) for each in frames_now]
     assert found == written
 
 
@@ -321,6 +325,42 @@ def test_each_drained_note_is_one_byte_to_take() -> None:
         exchange.reader.feed(answer(Operation.RELEASE, tag, notes=1))
     exchange.process()
     assert exchange.n_drained == 2
+
+
+def test_a_quiet_request_has_succeeded_when_a_later_one_is_answered() -> None:
+    exchange, failures = Exchange(), list[Bus1Error]()
+    exchange.post(Operation.RELEASE, bytes(8), failures.append)
+    first = exchange.request(Operation.QUERY, bytes(8))
+    for _ in range(MAX_QUIET - 1):
+        exchange.post(Operation.RELEASE, bytes(8), failures.append)
+    assert not exchange.may_be_quiet
+    exchange.reader.feed(answer(Operation.QUERY, first, bytes(48)))
+    exchange.process()
+    assert exchange.may_be_quiet and exchange.take(first) is not None
+    exchange.post(Operation.RELEASE, bytes(8))
+    assert not exchange.may_be_quiet and failures == []
+
+
+def test_whoever_posted_a_request_is_told_that_it_failed() -> None:
+    exchange, failures = Exchange(), list[Bus1Error]()
+    exchange.post(Operation.SEND, bytes(40), failures.append)
+    exchange.post(Operation.SEND, bytes(40), failures.append)
+    exchange.reader.feed(error_answer(Operation.SEND, 2, NodeDestroyed("gone")))
+    exchange.process()
+    assert [type(error) for error in failures] == [NodeDestroyed]
+    assert exchange.failure is None
+    exchange.reader.feed(error_answer(Operation.SEND, 2, NodeDestroyed("again")))
+    exchange.process()
+    assert isinstance(exchange.failure, RemoteProtocolError)
+
+
+def test_a_request_that_nobody_waits_for_is_answered_when_too_many_were_quiet() -> None:
+    exchange = Exchange()
+    for _ in range(MAX_QUIET + 1):
+        exchange.forget(Operation.RELEASE, bytes(8))
+    exchange.reader.feed(answer(Operation.RELEASE, MAX_QUIET + 1))
+    exchange.process()
+    assert exchange.may_be_quiet and exchange.failure is None and exchange.answered() == []
 
 
 # ---- the documentation -----------------------------------------------------------------------------

@@ -33,6 +33,8 @@ from bus1.frames import (
     MAGIC,
     MAX_FRAME,
     MAX_INLINE_PAYLOAD,
+    MAY_BE_QUIET,
+    QUIET,
     REQUESTS,
     VERSION,
     Event,
@@ -104,6 +106,7 @@ def valid_requests() -> dict[str, bytes]:
         Operation.RECV: struct.pack("<3Q", 0, NO_LIMIT, 0),
         Operation.CALL: REQUESTS[Operation.CALL].pack(*sending, *receiving) + lists,
         Operation.REPLY: REQUESTS[Operation.REPLY].pack(*sending, *receiving, *slice_, NO_LIMIT) + lists,
+        Operation.RESPOND: REQUESTS[Operation.RESPOND].pack(*sending, 0xB) + lists,
     }
     return {Operation(number).name: encode(number, 7, body) for number, body in bodies.items()}
 
@@ -166,6 +169,27 @@ def test_a_request_as_it_should_be_keeps_its_channel(bus: NativeBus, name: str) 
 
 
 @pytest.mark.parametrize("name", valid_requests())
+def test_a_quiet_request_is_answered_if_it_fails_or_costs_the_channel_if_it_may_not_be_quiet(
+    bus: NativeBus, name: str
+) -> None:
+    frame = valid_requests()[name]
+    length, operation, n_fds, tag = HEADER.unpack_from(frame)
+    quiet = HEADER.pack(length, operation | QUIET, n_fds, tag) + frame[HEADER.size :]
+    with channel_for(bus, name) as channel:
+        channel.sock.sendall(quiet + QUERY)
+        found = channel.frames_until_the_end()
+    if operation not in MAY_BE_QUIET:
+        assert is_refused(found)
+        return
+    with channel_for(bus, name) as channel:
+        channel.sock.sendall(frame + QUERY)
+        answered = channel.frames_until_the_end()
+    outcome = [errno_of(each) for each in answered if each.tag == tag]
+    assert [errno_of(each) for each in found if each.tag == tag] == [code for code in outcome if code]
+    assert found[-1].tag == answered[-1].tag == 99
+
+
+@pytest.mark.parametrize("name", valid_requests())
 def test_a_descriptor_with_any_request_is_used_refused_or_costs_the_channel(
     bus: NativeBus, name: str
 ) -> None:
@@ -177,6 +201,9 @@ def test_a_descriptor_with_any_request_is_used_refused_or_costs_the_channel(
         found = channel.frames_until_the_end()
     if name in {"SEND", "CALL", "REPLY"}:
         assert errno_of(found[0]) == 0
+    elif name == "RESPOND":
+        # The descriptor has been sent; there is no such handle to release.
+        assert ANSWER_PREFIX.unpack_from(found[0].body)[:2] == (errno.ENXIO, 1)
     elif name in {"ATTACH", "TRANSFER"}:
         assert errno_of(found[0]) == errno.EOPNOTSUPP
     else:
