@@ -212,7 +212,7 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
         body = body_of(msg, with_descriptors=negotiated)
         if self._disconnected:
             return self._nothing()
-        sent = self._outbox.put(msg, body, msg.unix_fds if negotiated else ())
+        sent = self._outbox.put(msg, body, (msg.unix_fds or ()) if negotiated else ())
         if msg.message_type is self.library.message_type.SIGNAL:
             self._emitting[msg.path] += 1
             self._is_stale |= msg.path not in self._objects

@@ -28,6 +28,8 @@ class Library:
         self.message_flag: Any = root.MessageFlag
         self.bus_type: Any = root.BusType
         self.variant: Any = root.Variant
+        self.struct: type[Any] = list if package == "dbus_next" else tuple
+        """What handlers are given for a struct."""
         self.invalid_address: Any = root.InvalidAddressError
         self.refused: Any = root.AuthError
         self.interface: Any = import_module(f"{package}.service").ServiceInterface

@@ -1,8 +1,8 @@
 """messages: a library's messages, out of what arrives here, and into what is sent.
 
 Theory. What arrives was written by anybody, so it is read by our own codec, and its values are then given the
-library's form: structs are lists, variants are its ``Variant``, descriptors are indices into a list of open
-numbers. What is sent the library marshals itself, header and all, and raises for values that do not fit
+library's form: structs are its tuples or lists, variants its ``Variant``, descriptors indices into a list of
+open numbers. What is sent the library marshals itself, header and all, and raises for values that do not fit
 exactly where it always did; the body behind the header is taken as it is.
 
 Invariants. 1. A handler is given what it would be given by the library's own reader. 2. Descriptors that
@@ -60,7 +60,8 @@ class _Values:
                 inside = single(value.signature)
                 return self._library.variant(value.signature, self.plain(inside, value.value))
             case "(":
-                return [self.plain(t, v) for t, v in zip(type_.inside, value, strict=True)]
+                items = zip(type_.inside, value, strict=True)
+                return self._library.struct(self.plain(inside, item) for inside, item in items)
             case "a" if type_.inside[0].code == "{":
                 key, item = type_.inside[0].inside
                 return {self.plain(key, k): self.plain(item, v) for k, v in value.items()}
