@@ -47,7 +47,6 @@ CLIENT_FACES = {
     "services/bus1_services/migrate/asking.py": {"anyio", "dbus_fast"},
     "services/bus1_services/migrate/verb.py": {"anyio"},
     "services/bus1_services/idle.py": {"anyio"},
-    "services/bus1_services/ownership.py": {"anyio"},
     "services/bus1_services/program.py": {"anyio"},
     "services/bus1_services/proxy.py": {"anyio"},
     "services/bus1_services/reconnection.py": {"anyio"},

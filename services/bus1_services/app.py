@@ -28,7 +28,7 @@ from .interface import Interface
 from .ownership import NameFlag, check, keep
 from .program import run
 from .reconnection import Backoff, again
-from .stopping import GRACE, leave
+from .stopping import GRACE, leave, relinquish
 
 Task: TypeAlias = Callable[[Connection], Awaitable[object]]
 _WATCHED = NameFlag.ALLOW_REPLACEMENT | NameFlag.DO_NOT_QUEUE
@@ -57,6 +57,7 @@ class Service:
         self.grace = grace
         self.reconnect = reconnect
         self._leaving: anyio.CancelScope | None = None
+        self._wants_names = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Connection]:
@@ -75,6 +76,7 @@ class Service:
                 except (Exception, SystemExit) as error:
                     failures.append(error)
                 finally:
+                    self._wants_names = False
                     with anyio.CancelScope(shield=True) as self._leaving:
                         await leave(connection, self.title, self.names, self.grace)
                     self._leaving = None
@@ -95,6 +97,11 @@ class Service:
         """Be this process: ``program.run`` for one service that ends with ``main``."""
         run(self, main=main, exit_on_idle=exit_on_idle, backend=backend)
 
+    async def relinquish(self, connection: Connection) -> None:
+        """Give up the names, and serve what came until nothing is in use. Disconnected, DBusError."""
+        self._wants_names = False
+        await relinquish(connection, self.names)
+
     def hurry(self) -> None:
         """If it is stopping: wait for no call any more."""
         if self._leaving is not None:
@@ -107,7 +114,11 @@ class Service:
         await check(connection, dict(zip(self.names, published.results, strict=True)))
         if self.flags & _WATCHED != _WATCHED:
             return []
-        return [partial(keep, unique=published.unique, names=self.names)]
+        self._wants_names = True
+        return [
+            partial(keep, unique=published.unique, name=name, is_wanted=lambda: self._wants_names)
+            for name in self.names
+        ]
 
 
 async def _attend(

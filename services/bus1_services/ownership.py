@@ -10,10 +10,8 @@ Not here: publishing (``app``), giving names up (``stopping``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import IntEnum, IntFlag
-
-import anyio
 
 from .connection import Connection
 from .errors import DBusError
@@ -55,14 +53,8 @@ async def check(connection: Connection, results: Mapping[str, int]) -> None:
             log.info("%s is owned by %s: waiting for it", name, await _owner(connection, name))
 
 
-async def keep(connection: Connection, unique: str, names: Sequence[str]) -> None:
-    """Watch names that are owned; NameLost."""
-    async with anyio.create_task_group() as tasks:
-        for name in names:
-            tasks.start_soon(_keep, connection, unique, name)
-
-
-async def _keep(connection: Connection, unique: str, name: str) -> None:
+async def keep(connection: Connection, unique: str, name: str, is_wanted: Callable[[], bool]) -> None:
+    """Watch a name that is owned: NameLost when it is not any more, although it is wanted."""
     async with connection.registry.watch(name) as changes:
         owner = await _owner(connection, name)
         if owner == unique:
@@ -70,7 +62,8 @@ async def _keep(connection: Connection, unique: str, name: str) -> None:
                 owner = change.new
                 if owner != unique:
                     break
-        raise NameLost(f"{name} has been taken over by {owner or 'nobody'}")
+        if is_wanted():
+            raise NameLost(f"{name} has been taken over by {owner or 'nobody'}")
 
 
 async def _owner(connection: Connection, name: str) -> str:

@@ -29,7 +29,6 @@ from .errors import DBusError
 from .idle import idle
 from .ownership import NameLost, NameTaken
 from .reconnection import again
-from .stopping import relinquish
 
 if TYPE_CHECKING:
     from .app import Service
@@ -152,7 +151,7 @@ class Program:
         notify("STOPPING=1\nSTATUS=Not needed any more")
         try:
             for service, connection in tuple(self._published.items()):
-                await relinquish(connection, service.names)
+                await service.relinquish(connection)
             for connection in connections:
                 await connection.unused()
         except (Bus1Error, DBusError) as error:
