@@ -451,7 +451,9 @@ def test_a_recorded_conversation_becomes_a_mock_that_says_the_same(tmp_path: Pat
     assert conversations[0] == conversations[1]
     assert conversations[0][0][:2] == [["a lamp 1 1"], ["loud lamp 2 1"]]
     kinds = [json.loads(line)["type"] for line in file.read_text().splitlines()]
-    assert kinds.count("method_call") == 7 and kinds.count("error") == 1
+    # one call more: who the owner is
+    assert kinds[:2] == ["method_call", "method_return"]
+    assert kinds.count("method_call") == 8 and kinds.count("error") == 1
 
 
 def test_a_native_client_uses_a_mock_like_the_service_it_was_recorded_from(tmp_path: Path) -> None:
@@ -524,6 +526,25 @@ def test_a_call_that_was_repeated_is_answered_in_turn_and_then_as_the_last_time(
                 heard.append((*await call(client, "Label", "s", prefix), len(await signals.all())))
             assert heard == [("first", 1), ("other", 1), ("second", 3), ("second", 5)]
             assert {each.member for each in signals.heard} == {"Burnt"}
+
+    on_bus(test)
+
+
+def test_a_program_that_calls_the_owner_by_its_unique_name_is_replayed_too(tmp_path: Path) -> None:
+    """As GLib's proxies do, which ask for the owner first."""
+    file = tmp_path / "lamp.jsonl"
+
+    async def test(bus: PrivateBus) -> None:
+        async with bus.dbus() as client:
+            async with bus.serve(NAME, {PATH: Lamp()}) as serving, bus.record(NAME, file):
+                owner = (await serving.registry.resolve(NAME)).unique
+                said = await call(client, "Label", "si", "a", 1, destination=owner)
+            async with bus.record(NAME, tmp_path / "later"), bus.serve(NAME, {PATH: Lamp()}) as serving:
+                owner = (await serving.registry.resolve(NAME)).unique
+                await call(client, "Label", "si", "a", 1, destination=owner)
+            for recording in (file, tmp_path / "later"):
+                async with bus.replay(NAME, recording):
+                    assert await call(client, "Label", "si", "a", 1) == said
 
     on_bus(test)
 

@@ -22,7 +22,7 @@ from dbus_fast.aio import MessageBus
 
 from .. import recording
 from ..body import Variant
-from ..errors import NoReply, from_name
+from ..errors import NameHasNoOwner, NoReply, from_name
 from ..types import is_bus_name
 from .history import PATIENCE, History
 from .signals import Heard
@@ -97,12 +97,15 @@ async def record(address: str, name: str, path: Path | str) -> AsyncIterator[Non
     # line by line: a test that fails may be what the recording is wanted for
     with open(path, "w", encoding="utf-8", buffering=1) as file:
         async with connected(address) as monitor, connected(address) as marker:
-            recorder = _Recorder(file, str(marker.unique_name))
+            recorder = _Recorder(file, str(monitor.unique_name), str(marker.unique_name))
             monitor.add_message_handler(recorder.take)
-            rules = [f"sender='{name}'", f"destination='{name}'", f"sender='{marker.unique_name}'"]
             await ask(
-                monitor, "BecomeMonitor", "asu", rules, 0, interface="org.freedesktop.DBus.Monitoring"
+                monitor, "BecomeMonitor", "asu", recorder.rules(name), 0,
+                interface="org.freedesktop.DBus.Monitoring",
             )
+            with suppress(NameHasNoOwner):
+                # clients often call an owner by its unique name: the recording shall know whose that is
+                await ask(marker, "GetNameOwner", "s", name)
             yield
             # it comes behind everything that was said before
             await ask(marker, "GetId")
@@ -110,19 +113,26 @@ async def record(address: str, name: str, path: Path | str) -> AsyncIterator[Non
 
 
 class _Recorder:
-    """What a monitor sees, until it sees a message of the marker."""
+    """What a monitor sees, until it sees the marker's last message."""
 
-    def __init__(self, file: TextIO, marker: str) -> None:
+    def __init__(self, file: TextIO, monitor: str, marker: str) -> None:
         self._file = file
-        self._marker = marker
+        self._monitor, self._marker = monitor, marker
         self._over = anyio.Event()
         self._failure: Exception | None = None
 
+    def rules(self, name: str) -> list[str]:
+        """What to monitor: the owner of a name, who that is, and the marker."""
+        return [
+            f"sender='{name}'", f"destination='{name}'", f"sender='{_BUS}',destination='{self._marker}'",
+            f"sender='{self._marker}'", f"sender='{_BUS}',member='NameOwnerChanged',arg0='{name}'",
+        ]
+
     def take(self, message: Message) -> bool:
         """Write it; calls count as answered, since a monitor that speaks is hung up on."""
-        if message.sender == self._marker:
+        if message.sender == self._marker and message.member == "GetId":
             self._over.set()
-        elif message.sender != _BUS and not self._over.is_set() and self._failure is None:
+        elif message.destination != self._monitor and not self._over.is_set() and self._failure is None:
             try:
                 self._file.write(recording.written(recorded(message)) + "\n")
             except Exception as error:

@@ -93,11 +93,17 @@ class Replay:
                 answer.append(message)
 
     def _owners(self, messages: Sequence[Message]) -> set[str]:
-        """The name, and the unique names of those who answered in it."""
+        """The name, and the unique names of those who had it."""
         owners = {self.name}
-        for exchange in exchanges(messages):
-            if exchange.call.destination == self.name and exchange.answer is not None:
-                owners.add(exchange.answer.sender)
+        for call, answer in ((each.call, each.answer) for each in exchanges(messages)):
+            if answer is not None and call.destination == self.name:
+                owners.add(answer.sender)
+            elif answer is not None and (call.member, call.values) == ("GetNameOwner", (self.name,)):
+                owners.update(answer.values if answer.kind == "method_return" else ())
+        for message in messages:
+            if message.member == "NameOwnerChanged" and message.values[:1] == (self.name,):
+                owners.update(message.values[1:])
+        owners.discard("")
         called = {message.destination for message in messages if message.kind == "method_call"}
         if not owners & called:
             others = ", ".join(sorted(called - {""})) or "nobody"
