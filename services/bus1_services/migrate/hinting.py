@@ -10,7 +10,7 @@ Not here: names of arguments (``naming``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..types import Type, single
 from .description import Argument
@@ -28,8 +28,10 @@ _PLAIN_MAX = 12
 class Hints:
     """Hints of one module."""
 
-    def __init__(self) -> None:
+    def __init__(self, local: Callable[[str], str] = str) -> None:
         self.used: set[str] = set()
+        self._local = local
+        """How a name is called in the module."""
 
     def of(self, signature: str) -> Item:
         """For a value of one type."""
@@ -81,7 +83,7 @@ class Hints:
 
     def _name(self, name: str) -> str:
         self.used.add(name)
-        return name
+        return self._local(name)
 
 
 def notes_of(annotations: Mapping[str, str]) -> Item:

@@ -97,6 +97,8 @@ def _is_service(arguments: Namespace) -> bool:
 def _migrate(arguments: Namespace, package: str) -> _Migrated:
     if _is_service(arguments):
         return _from_service(arguments, package)
+    if arguments.source.endswith(".py"):
+        return _from_python(arguments, package)
     return _from_xml(arguments, package)
 
 
@@ -116,6 +118,17 @@ def _from_xml(arguments: Namespace, package: str) -> _Migrated:
     except SourceError as error:
         raise Failure(str(error)) from None
     return _Migrated(write(package, arguments.name or interfaces[0].name, interfaces), ())
+
+
+def _from_python(arguments: Namespace, package: str) -> _Migrated:
+    from .carrying import carry
+    from .reading import SourceError
+
+    try:
+        texts, findings = carry(arguments.source, _content(arguments), package, arguments.name)
+    except SourceError as error:
+        raise Failure(str(error)) from None
+    return _Migrated(texts, findings)
 
 
 def _from_service(arguments: Namespace, package: str) -> _Migrated:

@@ -56,8 +56,8 @@ def package(name: str, bus_name: str, interfaces: Sequence[Described]) -> dict[s
     modules = {
         "__init__.py": '"""A service, and a client for it."""\n',
         "service.py": _service(bus_name, placed),
-        "client.py": _client(placed),
-        f"test_{name}.py": _test(placed),
+        "client.py": client_module(placed),
+        f"test_{name}.py": test_module(placed, [place.path for place in placed]),
     }
     for text in modules.values():
         ast.parse(text)
@@ -119,7 +119,7 @@ def _import(module: str, names: Sequence[str]) -> str:
 
 def _class(place: Placed, hints: Hints) -> str:
     described, names = place.described, Names()
-    doc, notes = _documented(described.annotations)
+    doc, notes = documented(described.annotations)
     heads: list[Item] = ["Interface", Pair("name=", literal(described.name))]
     if notes:
         heads.append(Pair("annotations=", notes_of(notes)))
@@ -130,7 +130,7 @@ def _class(place: Placed, hints: Hints) -> str:
 
 
 def _member(member: Method | Signal | Property, attribute: str, hints: Hints) -> str:
-    doc, notes = _documented(member.annotations)
+    doc, notes = documented(member.annotations)
     options: list[Item] = []
     if camel_case(attribute) != member.name:
         options.append(Pair("name=", literal(member.name)))
@@ -180,7 +180,7 @@ def _head(function: str, arguments: Iterable[Argument], hints: Hints, result: It
     return lay_out(Group(f"def {function}", tuple(parameters), "()", Pair(" -> ", result)), 1, after=":")
 
 
-def _documented(annotations: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+def documented(annotations: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """The documentation, if it can be a docstring, and the other annotations."""
     notes = dict(annotations)
     doc = notes.get(_DOC_STRING, "")
@@ -202,13 +202,14 @@ def _doc(doc: str, indent: int) -> str:
 # ---- the client ------------------------------------------------------------------------------------
 
 
-def _client(placed: Sequence[Placed]) -> str:
+def client_module(placed: Sequence[Placed], constant: str = "NAME") -> str:
+    """A function for each class that makes a typed proxy; ``constant`` of the service is the bus name."""
     names = Names("service", "connection", "name", "path", "str", "proxy")
     proxies = []
     for place in placed:
         path = literal(place.path)
         parameters: tuple[Item, ...] = (
-            "connection: Connection", Pair("path: str = ", path), "name: str = service.NAME"
+            "connection: Connection", Pair("path: str = ", path), f"name: str = service.{constant}"
         )
         result = Pair(" -> ", f"service.{place.class_}")
         head = Group(f"async def {names.member(place.class_)}", parameters, "()", result)
@@ -228,14 +229,15 @@ def _client(placed: Sequence[Placed]) -> str:
 # ---- the test --------------------------------------------------------------------------------------
 
 
-def _test(placed: Sequence[Placed]) -> str:
+def test_module(placed: Sequence[Placed], paths: Sequence[str], constant: str = "NAME") -> str:
+    """What clients rely on: members, types, and the paths of all objects."""
     rows = []
     for place in placed:
         lines = sorted(map(_outlined, place.described.members))
         members: Item = Group("", tuple(map(literal, lines)), "[]")
         rows.append(Group("", (f"service.{place.class_}", members)))
     table = lay_out(Group("", tuple(rows), "[]"), 0, "MEMBERS: list[tuple[type[Interface], list[str]]] = ")
-    paths = lay_out(Group("", tuple(literal(place.path) for place in placed), "[]"), 0, "PATHS = ")
+    paths = lay_out(Group("", tuple(map(literal, paths)), "[]"), 0, "PATHS: list[str] = ")
     return (
         '"""Tests of the service: what its clients rely on."""\n\n'
         "from __future__ import annotations\n\n"
@@ -247,7 +249,7 @@ def _test(placed: Sequence[Placed]) -> str:
         "    assert outline(interface) == members\n\n\n"
         "def test_the_objects_are_where_clients_look_for_them() -> None:\n"
         "    served = service.service()\n"
-        "    assert served.names == (service.NAME,)\n"
+        f"    assert served.names[0] == service.{constant}\n"
         "    assert list(served.objects) == PATHS\n"
     )
 

@@ -1,0 +1,288 @@
+"""planning: what becomes of the members of interface classes, and which functions have to wait.
+
+Theory. A member that nothing in the program refers to becomes a native member where it stands. One that the
+program itself uses stays, under its name, and the native member beside it uses it. Setters move in any case.
+
+To emit is to wait, natively. A function that emits, or calls one that does, becomes ``async``, if all that
+refer to it can wait for it. What cannot wait, because it is a callback or a constructor, lets it happen soon.
+
+Invariants. 1. A function that waits is async, and each call of it is awaited.
+
+Not here: changes of the text (``rewriting``).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .declared import Declared, Part
+from .description import Method, Property, Signal
+from .naming import Names
+from .program import Function, Program
+
+_INTERFACE = ("unreferenced", "mro")
+_CHANGES = {"emit_properties_changed", "PropertiesChanged", "properties_changed", "report_changed_property"}
+"""What the libraries call to tell that properties have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place that emits, or that calls a function of the class which may; ``target`` is that function."""
+
+    node: ast.expr | ast.stmt
+    within: Function | ast.Lambda | None
+    target: Function | None = None
+    part: Part | None = None
+    """The signal that is emitted, or the property that is assigned."""
+
+
+@dataclass
+class Plan:
+    """One interface class on its way."""
+
+    declared: Declared
+    attributes: dict[str, str] = field(default_factory=dict)
+    """Native names by Python's names before."""
+    kept: set[str] = field(default_factory=set)
+    sites: list[Site] = field(default_factory=list)
+    waits: set[Function] = field(default_factory=set)
+    """Functions that become async."""
+    tells_itself: set[str] = field(default_factory=set)
+    """Properties whose setters told that they have changed."""
+
+    def part(self, python: str) -> Part | None:
+        """The member of this name."""
+        return next((part for part in self.declared.parts if part.python == python), None)
+
+    def property(self, name: str) -> Part | None:
+        """The property that has this name on the bus."""
+        parts = self.declared.parts
+        return next((p for p in parts if isinstance(p.member, Property) and p.member.name == name), None)
+
+    def setter(self, part: Part) -> str:
+        """What the setter of a property is called natively."""
+        return f"_set_{self.attributes[part.python]}"
+
+    def emitter(self, part: Part) -> str:
+        """What emits a signal that is a function which gives its arguments."""
+        return f"_emit_{self.attributes[part.python]}"
+
+
+def plan_all(program: Program, declared: list[Declared]) -> list[Plan]:
+    """Decide for all classes of a program."""
+    plans = [_named(program, each) for each in declared]
+    for plan in plans:
+        _find_sites(program, plan, plans)
+    for plan in plans:
+        _decide_waiting(program, plan)
+    return plans
+
+
+# ---- names -----------------------------------------------------------------------------------------
+
+
+def _named(program: Program, declared: Declared) -> Plan:
+    plan, node = Plan(declared), declared.node
+    for part in declared.parts:
+        is_used = any(attribute.attr == part.python for attribute in _attributes(program.tree))
+        if isinstance(part.member, Signal) or declared.keeps_names:
+            continue
+        if part.function is None or (is_used and _is_read(program, part)):
+            plan.kept.add(part.python)
+    converted = {part.python for part in declared.parts} - plan.kept
+    taken = {attribute.attr for attribute in _attributes(node)}
+    taken |= {statement.name for statement in node.body if isinstance(statement, Function)}
+    taken |= {
+        target.id
+        for statement in node.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    names = Names("self", *_INTERFACE, *(taken - converted))
+    for part in declared.parts:
+        plan.attributes[part.python] = part.python if declared.keeps_names else names.member(part.member.name)
+    return plan
+
+
+def _is_read(program: Program, part: Part) -> bool:
+    """Some place uses a method, or reads a property: more than to assign it."""
+    return any(
+        attribute.attr == part.python
+        and not (
+            isinstance(part.member, Property)
+            and isinstance(attribute.ctx, ast.Store)
+            and isinstance(program.parents[attribute], ast.Assign)
+        )
+        for attribute in _attributes(program.tree)
+    )
+
+
+def _attributes(tree: ast.AST) -> Iterator[ast.Attribute]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+
+
+# ---- places that emit ------------------------------------------------------------------------------
+
+
+def refers_to(program: Program, attribute: ast.Attribute, plans: list[Plan]) -> Plan | None:
+    """The class whose member an attribute is: that of ``self``, or the only one that has such a member."""
+    if isinstance(attribute.value, ast.Name) and attribute.value.id == "self":
+        owner = program.enclosing_class(attribute)
+        return next((plan for plan in plans if plan.declared.node is owner), None)
+    having = [plan for plan in plans if plan.part(attribute.attr) is not None]
+    return having[0] if len(having) == 1 else None
+
+
+def _find_sites(program: Program, plan: Plan, plans: list[Plan]) -> None:
+    functions = {f.name: f for f in plan.declared.node.body if isinstance(f, Function)}
+    for node in ast.walk(program.tree):
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if not isinstance(target, ast.Attribute) or refers_to(program, target, plans) is not plan:
+                continue
+            part = plan.part(target.attr)
+            if part is not None and part.setter is not None and not plan.declared.keeps_names:
+                plan.sites.append(Site(node, program.enclosing(node), part.setter, part))
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        attribute, within = node.func, program.enclosing(node)
+        if attribute.attr == "emit" and isinstance(attribute.value, ast.Attribute):
+            attribute = attribute.value
+        if refers_to(program, attribute, plans) is not plan:
+            continue
+        part = plan.part(attribute.attr)
+        if part is not None and isinstance(part.member, Signal):
+            emitter = part.function if returns_arguments(plan, part) else None
+            plan.sites.append(Site(node, within, emitter, part))
+        elif attribute.attr in _CHANGES:
+            plan.sites.append(Site(node, within))
+        elif (part is None or isinstance(part.member, Method)) and attribute.attr in functions:
+            plan.sites.append(Site(node, within, functions[attribute.attr]))
+    for site in plan.sites:
+        for name in changed_properties(program, plan, site) or {}:
+            part = plan.property(name)
+            if part is not None and part.setter is not None and site.within is part.setter:
+                plan.tells_itself.add(part.python)
+
+
+def returns_arguments(plan: Plan, part: Part) -> bool:
+    """The function of a signal computes its arguments, in dbus-fast's way, and does not hand on its own."""
+    if part.function is None or plan.declared.keeps_names or _hands_on(part.function):
+        return False
+    return any(
+        isinstance(decorator, ast.Call) and not isinstance(decorator.func, ast.Call)
+        for decorator in part.function.decorator_list
+    )
+
+
+def _hands_on(function: Function) -> bool:
+    """The arguments of the signal are those of the function."""
+    body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
+    names = [arg.arg for arg in function.args.args[1:]]
+    match body:
+        case [] | [ast.Pass()] | [ast.Expr(value=ast.Constant())] | [ast.Return(value=None)]:
+            return not names
+        case [ast.Return(value=ast.Name(id=name))]:
+            return names == [name]
+        case [ast.Return(value=ast.List(elts=elements) | ast.Tuple(elts=elements))]:
+            return names == [element.id if isinstance(element, ast.Name) else "" for element in elements]
+    return False
+
+
+def changed_properties(program: Program, plan: Plan, site: Site) -> Mapping[str, None] | None:
+    """The properties that a site tells have changed, by their names on the bus; None if that is not clear."""
+    node = site.node
+    if not isinstance(node, ast.Call) or site.part is not None or site.target is not None:
+        return None
+    names: dict[str, None] = {}
+    given = [*node.args, *(keyword.value for keyword in node.keywords)]
+    if len(given) == 1 and isinstance(given[0], ast.Tuple):
+        given = given[0].elts
+    if given and (program.text(given[0]) or "").count(".") and isinstance(given[0], ast.expr):
+        given = given[1:]
+    for value in given:
+        keys = value.keys if isinstance(value, ast.Dict) else [value]
+        for key in keys:
+            name = program.constant(key)
+            if name is None:
+                return None
+            names |= dict.fromkeys([name] if isinstance(name, str) else name)
+    return names if all(plan.property(name) for name in names) else None
+
+
+# ---- who waits -------------------------------------------------------------------------------------
+
+
+def _decide_waiting(program: Program, plan: Plan) -> None:
+    functions = [f for f in ast.walk(plan.declared.node) if isinstance(f, ast.FunctionDef)]
+    able = {f for f in functions if _may_wait(program, plan, f)}
+    while True:
+        unable = {
+            f for f in able if any(site.target is f and not _can(site.within, able) for site in plan.sites)
+        }
+        if not unable:
+            break
+        able -= unable
+    while True:
+        more = {
+            site.within
+            for site in plan.sites
+            if isinstance(site.within, ast.FunctionDef)
+            and site.within in able - plan.waits
+            and _waits(program, plan, site)
+        }
+        if not more:
+            return
+        plan.waits |= more
+
+
+def _waits(program: Program, plan: Plan, site: Site) -> bool:
+    """What happens at a site is something to wait for."""
+    if site.part is not None and isinstance(site.part.member, Property):
+        return site.part.python in plan.tells_itself or site.target in plan.waits
+    if site.part is not None:
+        return True
+    if site.target is None:
+        return bool(told_here(program, plan, site))
+    return site.target in plan.waits
+
+
+def told_here(program: Program, plan: Plan, site: Site) -> list[str]:
+    """The native names of properties that a site has to tell have changed; a setter's own need not be."""
+    names = changed_properties(program, plan, site) or {}
+    parts = [part for name in names if (part := plan.property(name)) is not None]
+    return [plan.attributes[part.python] for part in parts if part.setter is not site.within]
+
+
+def _can(within: Function | ast.Lambda | None, able: set[ast.FunctionDef]) -> bool:
+    return isinstance(within, ast.AsyncFunctionDef) or (
+        isinstance(within, ast.FunctionDef) and within in able
+    )
+
+
+def _may_wait(program: Program, plan: Plan, function: ast.FunctionDef) -> bool:
+    """It could be async for all that is known of it alone."""
+    if program.parents[function] is not plan.declared.node or function.name.startswith("__"):
+        return False
+    if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function)):
+        return False
+    parts = plan.declared.parts
+    part = next((part for part in parts if function in (part.function, part.setter)), None)
+    if part is not None and isinstance(part.member, Signal):
+        return True
+    if part is not None and function is part.setter:
+        return True
+    if part is not None and plan.declared.keeps_names:
+        return False
+    if part is not None and (isinstance(part.member, Property) or part.python not in plan.kept):
+        return part.python not in plan.kept
+    marks = {ast.unparse(decorator) for decorator in function.decorator_list}
+    if marks & {"property", "staticmethod", "classmethod"} or any(".setter" in mark for mark in marks):
+        return False
+    called = {site.node.func for site in plan.sites if isinstance(site.node, ast.Call)}
+    return all(
+        attribute in called for attribute in _attributes(program.tree) if attribute.attr == function.name
+    )

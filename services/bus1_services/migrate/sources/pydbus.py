@@ -1,0 +1,146 @@
+"""pydbus: services written with pydbus.
+
+Theory. An interface is introspection XML in the docstring of a class, or in its attribute ``dbus``. Methods,
+properties and signals are the attributes of the class that have the names in the XML. Arguments come without
+variants around their values.
+
+Not here: what becomes of a class (``rewriting``).
+"""
+
+from __future__ import annotations
+
+import ast
+
+from ..declared import Declared, Part
+from ..description import Argument, Described, Method, Property, Signal
+from ..program import Function, Program
+from ..reading import SourceError, read
+from ..report import Kind
+from .dbusfast import lost_member
+
+
+class Pydbus:
+    """pydbus."""
+
+    def is_base(self, name: str) -> bool:
+        """There is none."""
+        return False
+
+    def declared(self, program: Program) -> list[Declared]:
+        """The classes that bring XML along."""
+        found = []
+        for node in program.classes():
+            for statement, source in xml_of(program, node):
+                try:
+                    interfaces = read(f"{program.file}:{statement.lineno}", source.strip().encode())
+                except SourceError as error:
+                    program.tell(statement, Kind.LOST, f"class {node.name}", str(error), "correct the XML")
+                    continue
+                for other in interfaces[1:]:
+                    program.tell(
+                        statement,
+                        Kind.LOST,
+                        other.name,
+                        f"class {node.name} has several interfaces; the first is carried over",
+                        "declare a class for each, and one that derives from them all",
+                    )
+                found.append(Declared(node, interfaces[0].name, _parts(program, node, interfaces[0])))
+                break
+        return found
+
+
+def xml_of(program: Program, node: ast.ClassDef) -> list[tuple[ast.stmt, str]]:
+    """The statements of a class that hold XML, with it."""
+    found: list[tuple[ast.stmt, str]] = []
+    for statement in node.body:
+        match statement:
+            case ast.Expr(value=ast.Constant(value=str(text))) if statement is node.body[0]:
+                values = [text]
+            case ast.Assign(targets=[ast.Name(id="dbus")], value=value):
+                constant = program.constant(value)
+                values = [constant] if isinstance(constant, str) else list(constant or ())
+                if not values:
+                    program.tell(
+                        statement,
+                        Kind.LOST,
+                        f"class {node.name}",
+                        "its XML is not in this file",
+                        "put it there, or start from the XML",
+                    )
+            case _:
+                continue
+        found += [(statement, text) for text in values if "<interface" in text]
+    return found
+
+
+def _parts(program: Program, node: ast.ClassDef, described: Described) -> list[Part]:
+    functions: dict[str, list[Function]] = {}
+    bound: dict[str, ast.stmt] = {}
+    for statement in node.body:
+        if isinstance(statement, Function):
+            functions.setdefault(statement.name, []).append(statement)
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            bound[statement.targets[0].id] = statement
+    parts = []
+    for member in described.members:
+        part = _part(program, node, member, functions.get(member.name, []), bound.get(member.name))
+        if part is not None:
+            parts.append(part)
+    return parts
+
+
+def _part(
+    program: Program,
+    node: ast.ClassDef,
+    member: Method | Signal | Property,
+    functions: list[Function],
+    bound: ast.stmt | None,
+) -> Part | None:
+    match member:
+        case Signal():
+            return Part(member, member.name, statements=[bound] if bound is not None else [])
+        case Property():
+            getter = next((f for f in functions if "property" in map(ast.unparse, f.decorator_list)), None)
+            setter = next((f for f in functions if f is not getter), None)
+            if getter is None and functions:
+                lost_member(program, functions[0], "a property that is a function")
+                return None
+            shape = "bare" if "v" in member.signature else "values"
+            return Part(member, member.name, getter, setter, shape=shape)
+        case Method() if functions:
+            return _method(program, member, functions[-1])
+    program.tell(
+        node,
+        Kind.LOST,
+        member.name,
+        f"the class {node.name} does not define it in this file",
+        "write the method",
+    )
+    return None
+
+
+def _method(program: Program, member: Method, function: Function) -> Part | None:
+    names = [arg.arg for arg in function.args.args[1:]]
+    extra = {}
+    if "dbus_context" in [*names, *(arg.arg for arg in function.args.kwonlyargs)]:
+        extra["dbus_context"] = ""
+        names = [name for name in names if name != "dbus_context"]
+        program.tell(
+            function,
+            Kind.LOST,
+            f"{function.name}(dbus_context)",
+            "it asks who the sender of a call is",
+            "a parameter of type Caller says who called; better, give each client an object of its own",
+        )
+    if len(names) != len(member.inputs):
+        lost_member(program, function, f"it has {len(names)} arguments, and {len(member.inputs)} in the XML")
+        return None
+    shape = "bare" if any("v" in argument.signature for argument in member.inputs) else "values"
+    return Part(member, function.name, function, shape=shape, extra=extra)
+
+
+def python_names(part: Part) -> list[tuple[str, Argument]]:
+    """The parameters of a method, each with its argument on the bus."""
+    assert part.function is not None and isinstance(part.member, Method)
+    names = [arg.arg for arg in part.function.args.args[1:] if arg.arg not in part.extra]
+    return list(zip(names, part.member.inputs, strict=True))

@@ -1,0 +1,339 @@
+"""wiring: how a program brings its objects to the bus: which names, which paths, and what else it does then.
+
+Theory. The functions, and the end of a module, that connect, export and wait are not carried over: their
+facts are. Statements between these that need no bus and do not wait are set-up, and go along.
+
+Invariants. 1. A statement that is left out is plumbing, or is told as lost.
+
+Not here: writing the native start (``carrying``).
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..types import is_bus_name, is_object_path
+from .program import Function, Program
+from .report import Kind
+from .sources.dasbus import name_in
+
+_PLUMBING = {
+    "asyncio.run",
+    "asyncio.get_event_loop",
+    "asyncio.new_event_loop",
+    "asyncio.set_event_loop",
+    "asyncio.Future",
+    "asyncio.get_running_loop",
+    "asyncio.set_event_loop_policy",
+    "gi.repository.GLib.MainLoop",
+    "gi.repository.GObject.MainLoop",
+    "uvloop.install",
+    "anyio.run",
+    "trio.run",
+}
+_LIBRARYS = {
+    "MessageBus",
+    "SessionMessageBus",
+    "SystemMessageBus",
+    "AddressedMessageBus",
+    "SessionBus",
+    "SystemBus",
+    "EventLoop",
+    "ErrorMapper",
+    "get_error_decorator",
+    "DBusServiceIdentifier",
+    "DBusObjectIdentifier",
+    "DBusInterfaceIdentifier",
+    "sd_bus_open",
+    "sd_bus_open_user",
+    "sd_bus_open_system",
+    "set_default_bus",
+    "request_default_bus_name",
+    "request_default_bus_name_async",
+    "get_default_bus",
+}
+_EXPORTS = {"export": 0, "publish_object": 0, "register_object": 0}
+_NAMES = {
+    "request_name",
+    "register_service",
+    "request_name_async",
+    "request_default_bus_name_async",
+    "request_default_bus_name",
+}
+
+
+@dataclass
+class Wiring:
+    """What is known of the start."""
+
+    names: list[str] = field(default_factory=list)
+    objects: list[tuple[str, ast.expr]] = field(default_factory=list)
+    """Paths, and the expressions of what is exported there."""
+    setup: list[ast.stmt] = field(default_factory=list)
+    """What is done before, in the functions that are left out."""
+    started: list[ast.stmt] = field(default_factory=list)
+    """What is done beside serving, and is not carried over."""
+    dropped: list[ast.stmt] = field(default_factory=list)
+    variables: set[str] = field(default_factory=set)
+    """Names of buses, loops, and the like."""
+
+
+def find_wiring(program: Program) -> Wiring:
+    """Look through the functions and the statements of the module."""
+    return _Search(program).run()
+
+
+class _Search:
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._wiring = Wiring()
+        self._functions: dict[str, Function] = {
+            f.name: f for f in program.tree.body if isinstance(f, Function)
+        }
+        self._wired: set[str] = set()
+        """Functions that connect or export, or call one that does."""
+
+    def run(self) -> Wiring:
+        while True:
+            more = {
+                name
+                for name, function in self._functions.items()
+                if name not in self._wired and self._is_wired(function)
+            }
+            if not more:
+                break
+            self._wired |= more
+        for name in self._functions:
+            if name in self._wired:
+                self._wiring.dropped.append(self._functions[name])
+                self._statements(self._functions[name].body, in_function=True)
+        self._statements(self._program.tree.body, in_function=False)
+        self._check_names()
+        self._check()
+        return self._wiring
+
+    def _is_wired(self, node: ast.AST) -> bool:
+        return any(isinstance(call, ast.Call) and self._is_anchor(call) for call in ast.walk(node))
+
+    def _is_anchor(self, call: ast.Call) -> bool:
+        if isinstance(call.func, ast.Name) and call.func.id in self._wired:
+            return True
+        library, name = self._program.library(call.func)
+        if library:
+            return name in _LIBRARYS
+        if isinstance(call.func, ast.Attribute):
+            known = _EXPORTS.keys() | _NAMES | {"export_to_dbus", "publish"}
+            return call.func.attr in known and not isinstance(
+                self._program.enclosing_class(call), ast.ClassDef
+            )
+        return False
+
+    def _statements(self, statements: Sequence[ast.stmt], *, in_function: bool) -> None:
+        for statement in statements:
+            match statement:
+                case (
+                    ast.FunctionDef()
+                    | ast.AsyncFunctionDef()
+                    | ast.ClassDef()
+                    | ast.Import()
+                    | ast.ImportFrom()
+                ):
+                    if in_function and not isinstance(statement, ast.Import | ast.ImportFrom):
+                        self._wiring.setup.append(statement)
+                case ast.If() if self._is_main(statement):
+                    self._wiring.dropped.append(statement)
+                    self._statements(statement.body, in_function=True)
+                case ast.Try() | ast.With() | ast.AsyncWith() | ast.If() if self._is_compound(statement):
+                    if not in_function:
+                        self._wiring.dropped.append(statement)
+                    for item in getattr(statement, "items", []):
+                        if isinstance(item.optional_vars, ast.Name):
+                            self._wiring.variables.add(item.optional_vars.id)
+                    self._statements(statement.body, in_function=True)
+                    self._statements(getattr(statement, "orelse", []), in_function=True)
+                    self._statements(getattr(statement, "finalbody", []), in_function=True)
+                case _ if self._is_plumbing(statement):
+                    self._facts(statement)
+                    if not in_function:
+                        self._wiring.dropped.append(statement)
+                case _ if in_function:
+                    self._other(statement)
+
+    @staticmethod
+    def _is_main(statement: ast.If) -> bool:
+        names = {node.id for node in ast.walk(statement.test) if isinstance(node, ast.Name)}
+        return names == {"__name__"}
+
+    def _is_compound(self, statement: ast.stmt) -> bool:
+        inside = [
+            node for node in ast.walk(statement) if isinstance(node, ast.stmt) and node is not statement
+        ]
+        return any(self._is_plumbing(node) for node in inside)
+
+    def _is_plumbing(self, statement: ast.stmt) -> bool:
+        match statement:
+            case ast.Expr(value=value) | ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
+                pass
+            case ast.Return(value=None) | ast.Pass():
+                return True
+            case _:
+                return False
+        inner = value.value if isinstance(value, ast.Await) else value
+        calls = [node for node in ast.walk(inner) if isinstance(node, ast.Call)]
+        is_plumbing = any(
+            self._is_anchor(call) or self._program.dotted(call.func) in _PLUMBING for call in calls
+        )
+        is_plumbing |= self._root(inner) in self._wiring.variables and isinstance(
+            inner, ast.Call | ast.Attribute
+        )
+        if isinstance(value, ast.Await) and isinstance(inner, ast.Call):
+            # whatever it waits for without a result: an event that ends the program
+            is_plumbing |= (
+                isinstance(inner.func, ast.Attribute) and inner.func.attr == "wait" and not inner.args
+            )
+        if is_plumbing and isinstance(statement, ast.Assign | ast.AnnAssign):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            self._wiring.variables |= {target.id for target in targets if isinstance(target, ast.Name)}
+        return is_plumbing
+
+    @staticmethod
+    def _root(node: ast.AST) -> str:
+        while isinstance(node, ast.Call | ast.Attribute | ast.Await | ast.Subscript):
+            node = node.func if isinstance(node, ast.Call) else node.value
+        return node.id if isinstance(node, ast.Name) else ""
+
+    # ---- facts -----------------------------------------------------------------------------------
+
+    def _facts(self, statement: ast.stmt) -> None:
+        for call in ast.walk(statement):
+            if not isinstance(call, ast.Call):
+                continue
+            _, name = self._program.library(call.func)
+            attribute = call.func.attr if isinstance(call.func, ast.Attribute) else name
+            if attribute in _NAMES and call.args:
+                self._name(call, call.args[0])
+            elif attribute in _EXPORTS and len(call.args) >= 2:
+                self._object(call, call.args[0], call.args[1])
+            elif attribute == "export_to_dbus" and call.args and isinstance(call.func, ast.Attribute):
+                self._object(call, call.args[0], call.func.value)
+            elif attribute == "publish" and call.args:
+                self._publish(call)
+
+    def _name(self, call: ast.Call, value: ast.expr) -> None:
+        name = name_in(self._program, value)
+        if name is None or not is_bus_name(name) or name.startswith(":"):
+            self._program.tell(call, Kind.LOST, "a bus name", "it cannot be told from the text", "say --name")
+        elif name not in self._wiring.names:
+            self._wiring.names.append(name)
+
+    def _object(self, call: ast.Call, path: ast.expr, value: ast.expr) -> None:
+        text = name_in(self._program, path)
+        if text is None or not is_object_path(text) or text in dict(self._wiring.objects):
+            self._program.tell(
+                call,
+                Kind.LOST,
+                "an exported object",
+                "its path cannot be told from the text"
+                if text is None
+                else f"something is at {text} already, or it is no path",
+                "put it into the objects of service()",
+            )
+            return
+        inner = value.args[0] if isinstance(value, ast.Call) and self._is_publication(value) else value
+        self._wiring.objects.append((text, inner))
+
+    @staticmethod
+    def _is_publication(call: ast.Call) -> bool:
+        return isinstance(call.func, ast.Name) and call.func.id == "to_publication" and bool(call.args)
+
+    def _publish(self, call: ast.Call) -> None:
+        """pydbus: a name, then objects, each with or without a path below that of the name."""
+        self._name(call, call.args[0])
+        name = name_in(self._program, call.args[0])
+        top = "/" + name.replace(".", "/") if name else None
+        for given in call.args[1:]:
+            path, value = top, given
+            if isinstance(given, ast.Tuple) and len(given.elts) >= 2:
+                below = self._program.text(given.elts[0])
+                value = given.elts[1]
+                path = None if below is None else below if below.startswith("/") else f"{top}/{below}"
+            self._object(call, ast.Constant(path) if path else given, value)
+
+    # ---- the rest --------------------------------------------------------------------------------
+
+    def _other(self, statement: ast.stmt) -> None:
+        names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+        waits = any(
+            isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith) for node in ast.walk(statement)
+        )
+        starts = any(
+            isinstance(node, ast.Call)
+            and (
+                self._program.dotted(node.func) in {"asyncio.create_task", "asyncio.ensure_future"}
+                or self._program.dotted(node.func).startswith("gi.repository.GLib.")
+            )
+            for node in ast.walk(statement)
+        )
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            return
+        if (
+            waits
+            or starts
+            or names & (self._wiring.variables | self._wired)
+            or isinstance(statement, ast.Return)
+        ):
+            self._wiring.started.append(statement)
+        else:
+            self._wiring.setup.append(statement)
+
+    def _check_names(self) -> None:
+        """Set-up, and what is exported, may use what is there in ``service()``, and nothing else."""
+        known = set(dir(builtins)) | set(self._program.imports) | {"__name__", "__file__"}
+        for node in self._program.tree.body:
+            if node not in self._wiring.dropped:
+                known |= _names(node, ast.Store, inside=not isinstance(node, Function | ast.ClassDef))
+        for statement in list(self._wiring.setup):
+            own = _names(statement, ast.Store, inside=True)
+            if _names(statement, ast.Load, inside=True) <= known | own:
+                known |= own
+            else:
+                self._wiring.setup.remove(statement)
+                self._wiring.started.append(statement)
+        for path, value in list(self._wiring.objects):
+            if unknown := _names(value, ast.Load, inside=True) - known:
+                self._wiring.objects.remove((path, value))
+                self._program.tell(
+                    value,
+                    Kind.LOST,
+                    f"the object at {path}",
+                    f"{', '.join(sorted(unknown))} is not known at its start",
+                    "put it into the objects of service()",
+                )
+
+    def _check(self) -> None:
+        for statement in self._wiring.started:
+            first = self._program.segments.original(statement).split("\n")[0]
+            self._program.tell(
+                statement,
+                Kind.LOST,
+                first,
+                "it is done at the start, with the bus or beside serving",
+                "do it in main(), which gets the native connection",
+            )
+
+
+def _names(tree: ast.AST, context: type[ast.expr_context], *, inside: bool) -> set[str]:
+    """Names that are bound, or used; of a function or a class alone, its own."""
+    found: set[str] = set()
+    for node in ast.walk(tree) if inside else [tree]:
+        match node:
+            case ast.Name(id=name, ctx=given) if isinstance(given, context):
+                found.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found |= {name} if context is ast.Store else set()
+            case ast.arg(arg=name) | ast.ExceptHandler(name=str(name)) if context is ast.Store:
+                found.add(name)
+    return found
