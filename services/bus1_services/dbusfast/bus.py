@@ -110,8 +110,9 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
 
     def _join(self, connection: Connection) -> None:
         self._connection = connection
-        listening = Listening(self.library, connection, self.process)
-        self._outgoing = Outgoing(self.library, connection, self.process)
+        fds = self._negotiate_unix_fd
+        listening = Listening(self.library, connection, self.process, takes_fds=fds)
+        self._outgoing = Outgoing(self.library, connection, self.process, takes_fds=fds)
         self._driver = Driver(self.library, connection, self, self.callers, listening)
 
     @classmethod
@@ -151,7 +152,7 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
                 await self._until_closed(connection)
         except Denied as error:
             failure = self.library.refused(str(error))
-        except (Bus1Error, OSError, DBusError) as error:
+        except Exception as error:
             failure = error
         finally:
             self._outbox.discard()
@@ -261,8 +262,12 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
         self._exports[export.path] = export
 
     def called(self, export: ForeignExport, arrival: Arrival) -> None:
-        """A call has arrived for an object."""
-        self._incoming.called(export, arrival)
+        """A call has arrived for an object; whatever goes wrong with it, others go on."""
+        try:
+            self._incoming.called(export, arrival)
+        except Exception:
+            log.exception("a call of %s failed", export.path)
+            arrival.discard()
 
     def bereaved(self, handle: int) -> None:
         """A caller is gone."""

@@ -3,13 +3,15 @@
 Theory. Whatever arrives gets an answer: the library's, or the refusal of what the library is not asked about:
 bodies that cannot be read, descriptors that the program did not ask for, calls beyond the limit.
 
-Invariants. 1. Descriptors are the program's own once a handler has been given them; before, they are closed.
+Invariants. 1. Descriptors are the program's own once a handler has been given them; those that no handler
+takes are closed.
 
 Not here: where answers go (``callers``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ from bus1.errors import RemoteProtocolError
 from ..caller import Caller
 from ..errors import DBusError, InvalidArgs, LimitsExceeded
 from ..handle import Arrival, Handle
+from ..proxy import PROPERTIES
 from .callers import Callers, OpenCall
 from .exported import ForeignExport
 from .library import Library
@@ -31,6 +34,8 @@ class Program(Protocol):
 
     library: Library
     _negotiate_unix_fd: bool
+    _user_message_handlers: list[Any]
+    _path_exports: dict[str, Any]
 
     def process(self, message: Any) -> None:
         """Hand a message to the library."""
@@ -78,6 +83,10 @@ class Incoming:
                 self._program.send(self.error(serial, error))
         else:
             self._program.learn(capabilities)
+            if message.unix_fds and not self._is_taken(message):
+                for number in message.unix_fds:
+                    os.close(number)
+                message.unix_fds = []
             self._program.process(message)
 
     def error(self, serial: int, error: DBusError) -> Any:
@@ -95,3 +104,33 @@ class Incoming:
             return received(self._program.library, arrival, route)
         except RemoteProtocolError as error:
             raise InvalidArgs(f"the arguments cannot be read: {error}") from error
+
+    def _is_taken(self, message: Any) -> bool:
+        """Some handler of the program will be given the values of this call."""
+        if self._program._user_message_handlers:
+            return True
+        exported = self._program._path_exports.get(message.path, ())
+        interfaces = exported.values() if isinstance(exported, dict) else exported
+        if message.interface == PROPERTIES:
+            return any(_is_set(interface, message) for interface in interfaces)
+        return any(_is_called(interface, message) for interface in interfaces)
+
+
+def _is_called(interface: Any, message: Any) -> bool:
+    """A method of this interface is meant."""
+    return message.interface in {None, interface.name} and any(
+        (method.name, method.in_signature) == (message.member, message.signature) and not method.disabled
+        for method in interface._get_methods(interface)
+    )
+
+
+def _is_set(interface: Any, message: Any) -> bool:
+    """A property of this interface is meant, and takes the value."""
+    if (message.member, message.signature) != ("Set", "ssv") or message.body[0] != interface.name:
+        return False
+    _, name, value = message.body
+    return any(
+        (prop.name, prop.signature) == (name, value.signature)
+        and prop.access.writable() and not prop.disabled
+        for prop in interface._get_properties(interface)
+    )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +60,10 @@ class Ear:
 class Listening:
     """The rules of one program."""
 
-    def __init__(self, library: Library, connection: Connection, hand_on: Callable[[Any], None]) -> None:
+    def __init__(
+        self, library: Library, connection: Connection, hand_on: Callable[[Any], None], *, takes_fds: bool
+    ) -> None:
+        self._takes_fds = takes_fds
         self._library = library
         self._connection = connection
         self._hand_on = hand_on
@@ -159,6 +163,9 @@ class Listening:
     # ---- what is heard -----------------------------------------------------------------------
 
     def _heard(self, arrival: Arrival, unique: str, path: str) -> None:
+        if arrival.fds and not self._takes_fds:
+            arrival.discard()
+            return
         try:
             message, _ = received(self._library, arrival, Route(0, unique, path))
         except RemoteProtocolError as error:
@@ -173,3 +180,6 @@ class Listening:
             for rule in self._rules
         ):
             self._hand_on(message)
+        else:
+            for fd in message.unix_fds or ():
+                os.close(fd)

@@ -30,6 +30,7 @@ from .rules import DRIVER
 
 MAX_OBJECTS = 1024
 _UNKNOWN_NAME = "org.freedesktop.DBus.Error.ServiceUnknown"
+_UNSUPPORTED = "org.freedesktop.DBus.Error.NotSupported"
 
 log = logging.getLogger("bus1.services")
 
@@ -49,6 +50,12 @@ class Reply:
             arrival.discard()
             return
         self._end()
+        if arrival.fds and not self._outgoing.takes_fds:
+            arrival.discard()
+            self._outgoing.failed(self._route.reply_serial, DBusError(
+                "the answer has file descriptors, and the program takes none", name=_UNSUPPORTED
+            ))
+            return
         try:
             message, capabilities = received(self._outgoing.library, arrival, self._route)
         except RemoteProtocolError as error:
@@ -77,7 +84,10 @@ class Reply:
 class Outgoing:
     """The calls of one program."""
 
-    def __init__(self, library: Library, connection: Connection, hand_on: Callable[[Any], None]) -> None:
+    def __init__(
+        self, library: Library, connection: Connection, hand_on: Callable[[Any], None], *, takes_fds: bool
+    ) -> None:
+        self.takes_fds = takes_fds
         self.library = library
         self.connection = connection
         self.hand_on = hand_on
