@@ -29,6 +29,7 @@ from bus1_services import (
     signal,
 )
 from bus1_services.call import Envelope, Kind, encode
+from bus1_services.connection import attach
 from bus1_services.errors import (
     InvalidArgs,
     LimitsExceeded,
@@ -465,11 +466,7 @@ async def test_the_death_of_the_callee_is_no_reply_at_once(service: Connection, 
 
 @on_a_bus()
 async def test_a_dropped_reply_handle_is_no_reply(service: Connection, client: Connection) -> None:
-    class Deaf:
-        def arrived(self, arrival: Any) -> None:
-            arrival.discard()
-
-    node = service.node(cast(Any, Deaf()))
+    node = service.node(Witness())
     number = await core_peer(service).transfer(node, client.peer)
     with pytest.raises(NoReply):
         await Remote(client, client.handle(number)).call("a.b", "C")
@@ -524,6 +521,45 @@ class Witness:
 
     def lost(self, error: Bus1Error) -> None:
         self.losses.append(error)
+
+
+def test_who_waits_beyond_the_end_of_a_connection_is_told() -> None:
+    """Calls and streams of other tasks, and objects: they are not there any more."""
+
+    async def main() -> None:
+        bus = CoreBus()
+        outcomes: list[str] = []
+
+        async def call() -> None:
+            with pytest.raises(BusGone, match="has been closed"):
+                await proxy.wait()
+            outcomes.append("call")
+
+        async def listen() -> None:
+            with pytest.raises(BusGone, match="has been closed"):
+                await anext(stream)
+            outcomes.append("stream")
+
+        async with connections(bus, 1) as (service,), anyio.create_task_group() as tasks:
+            peer = bus.peer()
+            async with attach(cast(Any, peer)) as client:
+                kitchen, proxy, _ = await meet(service, client)
+                stream = SignalStream(client)
+                stream.share()
+                tasks.start_soon(call)
+                tasks.start_soon(listen)
+                await kitchen.entered.wait()
+                own = Kitchen()
+                client.export(own)
+                await quiet(client)
+            assert own.__near__ == []
+            await anyio.wait_all_tasks_blocked()
+            assert sorted(outcomes) == ["call", "stream"]
+            kitchen.may_leave.set()
+            peer.disconnect()
+
+    for backend in ("asyncio", "trio"):
+        anyio.run(main, backend=backend)
 
 
 FAILURES = [
@@ -696,13 +732,13 @@ async def test_an_emission_is_one_send_to_the_emitter_and_the_subscribers(
 ) -> None:
     heard: list[Any] = []
 
-    class Emitter:
+    class Emitter(Witness):
         def arrived(self, arrival: Any) -> None:
             envelope = arrival.envelope
             heard.append((envelope.kind, envelope.member, arrival.values(), len(arrival.handles)))
 
     kitchen, proxy, _ = await meet(service, client)
-    emitter = await core_peer(bus).transfer(bus.node(cast(Any, Emitter())), service.peer)
+    emitter = await core_peer(bus).transfer(bus.node(Emitter()), service.peer)
     export = service.export(kitchen)
     export.emitter, export.is_published = service.handle(emitter), True
     async with proxy.ready.subscribe() as dishes:

@@ -325,6 +325,12 @@ class Connection:
 
     def _end(self, error: Bus1Error) -> None:
         """Nothing can be received, or given back, any more."""
+        if self._error is None:
+            self.end(error)
+            self.peer.close()
+
+    def end(self, error: Bus1Error) -> None:
+        """Tell everybody that nothing will arrive here any more."""
         if self._error is not None:
             return
         self._error = error
@@ -335,7 +341,6 @@ class Connection:
         self.ease()
         for arrived in self._shut.values():
             arrived.set()
-        self.peer.close()
 
     async def _sweep(self) -> None:
         while self._retired or self._released or self._doubted:
@@ -446,3 +451,4 @@ async def _attend(
             tasks.start_soon(connection.run_sweeper)
             task_status.started((connection, scope.cancel))
             await anyio.sleep_forever()
+    connection.end(BusGone("this connection has been closed"))
