@@ -28,7 +28,15 @@ from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 from bus1 import addresses
-from bus1.errors import Bus1Error, Denied, Disconnected, InvalidArgument, Overloaded
+from bus1.errors import (
+    Bus1Error,
+    BusGone,
+    Denied,
+    Disconnected,
+    InvalidArgument,
+    Overloaded,
+    PeerShutdown,
+)
 
 from ..connection import Connection, connect
 from ..errors import DBusError
@@ -312,8 +320,10 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
                 self.process(await self._driver.answer(message))
             else:
                 await self._outgoing.call(parcel)
-        except Bus1Error as error:
-            log.error("a %s of %s cannot be sent: %s", message.message_type.name, _title(), error)
+        except (BusGone, PeerShutdown):
+            log.debug("a %s is not sent: the bus is gone", message.message_type.name)
+        except Exception:
+            log.exception("a %s of %s cannot be sent", message.message_type.name, _title())
 
     async def _answer(self, parcel: Parcel) -> None:
         call = self.callers.answered(parcel.message.reply_serial)

@@ -49,9 +49,9 @@ class ForeignExport(Export):
     """One object path of a program on one connection."""
 
     def __init__(self, connection: Connection, target: ForeignObject) -> None:
-        super().__init__(connection, target)
         self.path = target.path
         self._hall = target.hall(connection)
+        super().__init__(connection, target)
         self._hall.entered(self)
 
     @property

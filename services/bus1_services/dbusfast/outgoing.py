@@ -17,7 +17,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bus1.errors import Bus1Error, Disconnected, RemoteProtocolError
+from bus1.errors import (
+    Bus1Error,
+    BusGone,
+    Disconnected,
+    NodeDestroyed,
+    PeerShutdown,
+    RemoteProtocolError,
+)
 
 from ..call import CallFlag, Kind
 from ..connection import Connection
@@ -103,20 +110,15 @@ class Outgoing:
         """Send a call; what goes wrong is its answer."""
         message = parcel.message
         try:
-            unique, handle = await self._object(message.destination, message.path)
-            try:
-                await self._send(parcel, unique, handle)
-            except Disconnected:
-                self._forget(unique, message.path)
-                unique, handle = await self._object(message.destination, message.path)
-                await self._send(parcel, unique, handle)
+            await self._deliver(parcel)
+        except (BusGone, PeerShutdown):
+            log.debug("%s.%s is not called: the bus is gone", message.interface, message.member)
         except NameHasNoOwner as error:
             self.failed(message.serial, DBusError(error.text, name=_UNKNOWN_NAME))
         except DBusError as error:
             self.failed(message.serial, error)
         except Disconnected:
-            self._forget(unique, message.path)
-            self.failed(message.serial, NoReply(f"{message.destination} is gone"))
+            self.failed(message.serial, NoReply(f"{message.path} of {message.destination} is gone"))
         except Bus1Error as error:
             self.failed(message.serial, DBusError(f"the call cannot be sent: {error}"))
 
@@ -126,6 +128,17 @@ class Outgoing:
             message_type=self.library.message_type.ERROR, reply_serial=serial, sender=DRIVER,
             error_name=error.name, signature="s", body=[error.text],
         ))
+
+    async def _deliver(self, parcel: Parcel) -> None:
+        """Send it; a second time, if the object that was known is gone, and there is another."""
+        name, path = parcel.message.destination, parcel.message.path
+        unique, handle = await self._object(name, path)
+        try:
+            await self._send(parcel, unique, handle)
+        except NodeDestroyed:
+            self._objects.pop((unique, path), None)
+            self._capabilities.pop(path, None)
+            await self._send(parcel, *await self._object(name, path))
 
     async def _object(self, name: str, path: str) -> tuple[str, Handle]:
         """The owner's unique name, and the handle of its object; DBusError."""
@@ -138,10 +151,6 @@ class Outgoing:
             _keep(self._objects, key, await self.connection.registry.derive(owner.root, path))
         self._objects.move_to_end(key)
         return owner.unique, self._objects[key]
-
-    def _forget(self, unique: str, path: str) -> None:
-        self._objects.pop((unique, path), None)
-        self._capabilities.pop(path, None)
 
     async def _send(self, parcel: Parcel, unique: str, handle: Handle) -> None:
         message = parcel.message
