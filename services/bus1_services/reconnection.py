@@ -3,7 +3,9 @@
 Theory. Nothing of a bus survives its end: handles, proxies, streams and names are those of one connection,
 and say so when they are used later. So what reconnects is a whole function of one connection, which is run
 anew on the next one. Between attempts there are pauses, each twice as long as the one before, within bounds;
-a part of each is left to chance, so that all the services of a machine don't come at once.
+a part of each is left to chance, so that all the services of a machine don't come at once. Only a connection
+that has lasted longer than the longest pause begins anew with the first: a bus that takes clients and drops
+them is not hammered.
 
 Invariants. 1. An outage is told once, and so is its end. 2. Only the end of the connection itself is an
 outage: other errors are the function's own.
@@ -75,23 +77,21 @@ async def again(
     PeerShutdown."""
     pauses = None if backoff is None else backoff.pauses()
     is_out = False
-
-    async def run(connection: Connection) -> None:
-        nonlocal pauses, is_out
-        if is_out:
-            log.warning("%s: the bus is there again", title)
-        pauses, is_out = None if backoff is None else backoff.pauses(), False
-        await main(connection)
-
     while True:
+        since: float | None = None
         try:
             async with opening() as connection:
-                await run(connection)
+                if is_out:
+                    log.warning("%s: the bus is there again", title)
+                is_out, since = False, anyio.current_time()
+                await main(connection)
             return
         except OUTAGE as error:
-            if pauses is None:
+            if backoff is None or pauses is None:
                 raise
             if not is_out:
                 log.warning("%s: %s; trying again", title, error)
             is_out = True
+        if since is not None and anyio.current_time() - since > backoff.longest:
+            pauses = backoff.pauses()
         await anyio.sleep(next(pauses))
