@@ -170,6 +170,7 @@ _METHODS = {
     "read_bytes": _FILES,
     "write_bytes": _FILES,
     "iterdir": _FILES,
+    "add_signal_handler": _SIGNALS,
     "get_proxy_object": _BUS,
     "get_proxy": _BUS,
     "new_proxy": _BUS,
@@ -240,15 +241,15 @@ def _name(program: Program, node: ast.Name | ast.Attribute) -> None:
     if library and last in _SENDERS:
         _tell(program, node, last, _WHO)
     for name, reason in _TABLE:
-        if (dotted == name or dotted.startswith(f"{name}.")) and not _is_exception(dotted):
+        if (dotted == name or dotted.startswith(f"{name}.")) and not _gives_nothing(dotted):
             _tell(program, node, dotted, reason)
             return
 
 
-def _is_exception(dotted: str) -> bool:
-    """A class of errors, which gives nothing."""
+def _gives_nothing(dotted: str) -> bool:
+    """A class of errors, or a constant."""
     last = dotted.rpartition(".")[2]
-    return last.endswith(("Error", "Exception", "Expired")) or last in {"error", "timeout", "SubprocessError"}
+    return last.isupper() or last.endswith(("Error", "Exception", "Expired")) or last in {"error", "timeout"}
 
 
 def _is_defined(program: Program, name: str) -> bool:

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 
 from .program import Function, Program
 
-_TYPING = {"Annotated", "Any"}
-_VARIANTS = {"bare", "pairs", "unpaired"}
+_HOMES = {
+    **dict.fromkeys(("Annotated", "Any"), "typing"),
+    **dict.fromkeys(("bare", "pairs", "unpaired"), "bus1_services.variants"),
+    "together": "bus1_services.together", "BoundProperty": "bus1_services.interface",
+}
+"""Where names come from that the package itself does not give."""
 
 
 class Borrowed:
@@ -23,7 +27,7 @@ class Borrowed:
             for name in program.imports
             if program.library(ast.Name(name))[0] or program.imports[name].startswith("gi.repository.GLib.")
         }
-        self._same = {name for name in _TYPING if program.imports.get(name) == f"typing.{name}"}
+        self._same = {name for name in ("Annotated", "Any") if program.imports.get(name) == f"typing.{name}"}
         self._used: dict[str, str] = {}
         self.loses = False
         """Something was not carried over."""
@@ -55,8 +59,7 @@ class Borrowed:
         """The import statements."""
         homes: dict[str, list[str]] = {}
         for name, local in sorted(self._used.items()):
-            home = "typing" if name in _TYPING else "bus1_services"
-            home = "bus1_services.variants" if name in _VARIANTS else home
+            home = _HOMES.get(name, "bus1_services")
             homes.setdefault(home, []).append(name if name == local else f"{name} as {local}")
         return "".join(_import(home, names) for home, names in sorted(homes.items(), reverse=True))
 

@@ -42,6 +42,16 @@ def not_carried_over(place: str) -> Any:
     """What stands for something that was not carried over: NotImplementedError, with its place before."""
     raise NotImplementedError(f"not carried over: {place}")
 '''
+_TELL = '''\
+async def {tell}(target: Any, *names: Any) -> None:
+    """Tell which properties have changed, by their names on the bus; they are in lists, or keys of dicts."""
+    changed = {{name for group in names for name in group}}
+    for spec in {interfaces}(type(target)):
+        for member in spec.members.values():
+            value = getattr(target, member.attribute)
+            if member.name in changed and isinstance(value, {bound}):
+                await value.changed()
+'''
 _SOON = '''\
 {running}: set[asyncio.Task[None]] = set()
 
@@ -70,6 +80,9 @@ def carry(
         if library in used | {"pydbus"}
         for found in SOURCES[library].declared(program)
     ]
+    if not declared and program.findings:
+        first = program.findings[0]
+        raise SourceError(f"{file}:{first.line}: {first.what}: {first.why}")
     if not declared:
         raise SourceError(
             f"{file}: no interface of a service is declared, in the ways of dbus-fast, dbus-next, dasbus, "
@@ -106,7 +119,7 @@ def carry(
 
 def _places(
     program: Program, plans: list[Plan], wiring: Wiring
-) -> tuple[list[Placed], list[tuple[str, ast.expr]]]:
+) -> tuple[list[Placed], list[tuple[str, list[ast.expr]]]]:
     """Where an object of each class is, and all objects."""
     objects = list(wiring.objects)
     placed = []
@@ -122,11 +135,11 @@ def _places(
             and isinstance(statement.value.func, ast.Name)
             and statement.value.func.id == node.name
         }
-        path = next((path for path, value in objects if _root(value) in names), None)
+        path = next((path for path, values in objects if names & set(map(_root, values))), None)
         if path is None:
             path = "/" + plan.declared.interface.replace(".", "/")
             if path not in dict(objects) and _needs_nothing(node):
-                objects.append((path, ast.parse(f"{node.name}()", mode="eval").body))
+                objects.append((path, [ast.parse(f"{node.name}()", mode="eval").body]))
                 why, advice = "nobody exports it in this file", f"an object of it is at {path}"
                 program.tell(node, Kind.CHANGED, f"class {node.name}", why, advice)
             elif not wiring.objects:
@@ -161,13 +174,14 @@ def _service(
     program: Program,
     plans: list[Plan],
     wiring: Wiring,
-    objects: Sequence[tuple[str, ast.expr]],
+    objects: Sequence[tuple[str, list[ast.expr]]],
     name: str,
     constant: str,
     borrowed: Borrowed,
 ) -> str:
     soon, running = borrowed.free("soon"), borrowed.free("_happening")
-    rewritings = [Rewriting(program, plan, borrowed, soon) for plan in plans]
+    tell = borrowed.free("properties_changed")
+    rewritings = [Rewriting(program, plan, borrowed, soon, tell) for plan in plans]
     for rewriting in rewritings:
         rewriting.run()
     _drop_xml(program, plans)
@@ -179,6 +193,9 @@ def _service(
         program.segments.replace(*program.segments.lines_of(statement), "")
     _drop_imports(program)
     helpers = [_SOON.format(soon=soon, running=running)] if any(r.uses_soon for r in rewritings) else []
+    if any(rewriting.tells for rewriting in rewritings):
+        bound = borrowed("BoundProperty")
+        helpers.append(_TELL.format(tell=tell, interfaces=borrowed("interfaces_of"), bound=bound))
     if borrowed.loses:
         helpers.append(_LOST)
     if helpers:
@@ -238,14 +255,14 @@ def _is_future(statement: ast.stmt) -> bool:
 def _dropped(wiring: Wiring) -> set[ast.AST]:
     """What is left out altogether: not the set-up, nor what is exported, inside of it."""
     kept = {inner for statement in wiring.setup for inner in ast.walk(statement)}
-    kept |= {inner for _, value in wiring.objects for inner in ast.walk(value)}
+    kept |= {inner for _, values in wiring.objects for value in values for inner in ast.walk(value)}
     return {inner for statement in wiring.dropped for inner in ast.walk(statement)} - kept
 
 
 def _end(
     program: Program,
     wiring: Wiring,
-    objects: Sequence[tuple[str, ast.expr]],
+    objects: Sequence[tuple[str, list[ast.expr]]],
     name: str,
     constant: str,
     borrowed: Borrowed,
@@ -260,18 +277,21 @@ def _end(
         text = segments.indent_of(statement) + segments.text(start, end)
         setup.append(textwrap.indent(textwrap.dedent(text), "    "))
     pairs: list[Item] = []
-    for path, value in objects:
-        is_new = value not in program.parents
-        expression = ast.unparse(value) if is_new else segments.text(*segments.span(value))
-        pairs.append(f"{_flat(literal(path))}: {expression}")
+    for path, values in objects:
+        texts = [
+            segments.text(*segments.span(value)) if value in program.parents else ast.unparse(value)
+            for value in values
+        ]
+        made = f"{borrowed('together')}({', '.join(texts)})" if len(texts) > 1 else texts[0]
+        pairs.append(f"{_flat(literal(path))}: {made}")
     names: list[Item] = [_flat(literal(other)) for other in wiring.names if other != name]
     objects_item = Group("", tuple(pairs), "{}")
     service = borrowed("Service")
-    made = Group(service, (literal(name), constant, *names, Pair("objects=", objects_item)))
+    whole = Group(service, (literal(name), constant, *names, Pair("objects=", objects_item)))
     lines = [
         f'def service() -> {service}:\n    """The objects, under their names, where they were."""\n',
         *(f"{text}\n" for text in setup),
-        f"{lay_out(made, 1, 'return ')}\n",
+        f"{lay_out(whole, 1, 'return ')}\n",
     ]
     run = "service().run()"
     if wiring.started:

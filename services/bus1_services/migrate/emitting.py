@@ -35,8 +35,10 @@ class Emitting:
     plan: Plan
     borrowed: Borrowed
     soon: str
-    """How the function is called that lets something happen soon."""
+    tell: str
+    """How the functions are called that let something happen soon, and tell what has changed."""
     uses_soon: bool = False
+    tells: bool = False
 
     def __post_init__(self) -> None:
         self.segments = self.program.segments
@@ -60,22 +62,24 @@ class Emitting:
             if site.target in self.plan.waits:
                 self._wait(node, may_wait)
         elif changed_properties(self.program, self.plan, site) is None:
-            self.program.tell(
-                node,
-                Kind.LOST,
-                self.segments.original(node).split("\n")[0],
-                "which properties have changed cannot be told from the text",
-                "await self.NAME.changed() for each that has",
-            )
-            self.segments.replace_node(
-                node, self.borrowed.lost(self.program, node, "which properties changed")
-            )
+            self._told(node, may_wait)
         else:
             calls = [
                 self._now(f"self.{name}.changed()", may_wait)
                 for name in told_here(self.program, self.plan, site)
             ]
             self._statements(node, calls)
+
+    def _told(self, node: ast.expr, may_wait: bool) -> None:
+        """Names that are known when it happens."""
+        assert isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        self.tells = True
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if given and "." in (self.program.text(given[0]) or ""):
+            given = given[1:]
+        texts = [self.segments.original(value) for value in given]
+        owner = self.segments.original(node.func.value)
+        self._statements(node, [self._now(f"{self.tell}({', '.join([owner, *texts])})", may_wait)])
 
     def _emission(self, node: ast.expr, part: Part, may_wait: bool) -> None:
         assert isinstance(node, ast.Call) and isinstance(part.member, Signal)

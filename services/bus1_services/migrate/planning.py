@@ -246,7 +246,7 @@ def _waits(program: Program, plan: Plan, site: Site) -> bool:
     if site.part is not None:
         return True
     if site.target is None:
-        return bool(told_here(program, plan, site))
+        return changed_properties(program, plan, site) is None or bool(told_here(program, plan, site))
     return site.target in plan.waits
 
 

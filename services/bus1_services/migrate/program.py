@@ -157,6 +157,8 @@ class Program:
             case ast.Name(id=name):
                 values = self.bound.get(name, [])
                 return self.constant(values[0], depth + 1) if len(values) == 1 else None
+            case ast.Attribute(attr="value", value=ast.Attribute() as member):
+                return self.constant(member, depth + 1)
             case ast.Attribute(attr=attribute) if (found := self._attribute(node, attribute)) is not None:
                 return self.constant(found, depth + 1)
         return None

@@ -32,14 +32,20 @@ class Rewriting:
     plan: Plan
     borrowed: Borrowed
     soon: str
-    """How the function is called that lets something happen soon."""
+    tell: str
+    """How the functions are called that let something happen soon, and tell what has changed."""
 
     def __post_init__(self) -> None:
         self.segments = self.program.segments
         self.hints = Hints(self.borrowed)
-        self._emitting = Emitting(self.program, self.plan, self.borrowed, self.soon)
+        self._emitting = Emitting(self.program, self.plan, self.borrowed, self.soon, self.tell)
         self._below: list[str] = []
         """Members for the end of the class."""
+
+    @property
+    def tells(self) -> bool:
+        """Which properties have changed is known when it happens, and not before."""
+        return self._emitting.tells
 
     @property
     def uses_soon(self) -> bool:

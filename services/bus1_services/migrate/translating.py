@@ -13,7 +13,7 @@ import ast
 from ..types import is_error_name
 from .borrowing import Borrowed
 from .planning import Plan
-from .program import Function, Program
+from .program import LIBRARIES, Function, Program
 from .report import Kind
 from .sources import SOURCES
 from .sources import dasbus as dasbus_types
@@ -37,7 +37,13 @@ _GETTERS = {
     )
 }
 """Of GLib's variants, without arguments."""
-_STATEMENTS = (ast.Import, ast.ImportFrom)
+_EXPORTING = {
+    "dbus_fast": ("export", "unexport", "request_name", "release_name"),
+    "dasbus": ("publish_object", "unpublish_object", "register_service", "unregister_service"),
+    "pydbus": ("publish", "register_object", "request_name"),
+    "sdbus": ("export_to_dbus", "request_name_async", "release_name_async", "export_with_manager"),
+}
+"""What brings objects and names to the bus, by library."""
 
 
 def translate(program: Program, plans: list[Plan], borrowed: Borrowed, dropped: set[ast.AST]) -> None:
@@ -61,6 +67,8 @@ class _Translating:
         self._program, self._borrowed = program, borrowed
         self._segments = program.segments
         self._plans = {plan.declared.node: plan for plan in plans}
+        libraries = {LIBRARIES.get(dotted.partition(".")[0], "") for dotted in program.imports.values()}
+        self._exporting = {name for library in libraries for name in _EXPORTING.get(library, ())}
         self._done = set(dropped)
 
     # ---- classes ---------------------------------------------------------------------------------
@@ -178,6 +186,9 @@ class _Translating:
             return
         library, name = self._program.library(node.func)
         dotted = self._program.dotted(node.func)
+        if owner is not None and isinstance(node.func, ast.Attribute) and node.func.attr in self._exporting:
+            self._exports(node)
+            return
         if isinstance(node.func, ast.Attribute) and not node.args and not node.keywords:
             self._unpack(node.func)
         if isinstance(node.func, ast.Name) and (made := self._made(node.func.id)) is not None:
@@ -215,6 +226,17 @@ class _Translating:
             self._replace(node, "super().__init__()")
             return True
         return False
+
+    def _exports(self, node: ast.Call) -> None:
+        """Methods of the old bus that no other code calls by these names."""
+        if node in self._done or not isinstance(node.func, ast.Attribute) or not node.args:
+            return
+        what = f"{self._segments.original(node.func)}()"
+        self._program.tell(
+            node, Kind.LOST, what, "it brings something to the bus at run time, or takes it away",
+            "give the object out as a result; or publish it, with Connection.registry",
+        )
+        self._replace(node, self._borrowed.lost(self._program, node, what))
 
     def _made(self, name: str) -> ast.ClassDef | None:
         """The interface class of this name that has no constructor of its own, and was given its name."""

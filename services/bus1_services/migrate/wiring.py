@@ -70,7 +70,7 @@ class Wiring:
     """What is known of the start."""
 
     names: list[str] = field(default_factory=list)
-    objects: list[tuple[str, ast.expr]] = field(default_factory=list)
+    objects: list[tuple[str, list[ast.expr]]] = field(default_factory=list)
     """Paths, and the expressions of what is exported there."""
     setup: list[ast.stmt] = field(default_factory=list)
     """What is done before, in the functions that are left out."""
@@ -231,19 +231,21 @@ class _Search:
 
     def _object(self, call: ast.Call, path: ast.expr, value: ast.expr) -> None:
         text = name_in(self._program, path)
-        if text is None or not is_object_path(text) or text in dict(self._wiring.objects):
+        if text is None or not is_object_path(text):
             self._program.tell(
                 call,
                 Kind.LOST,
                 "an exported object",
-                "its path cannot be told from the text"
-                if text is None
-                else f"something is at {text} already, or it is no path",
+                "its path cannot be told from the text" if text is None else f"{text!r} is no path",
                 "put it into the objects of service()",
             )
             return
         inner = value.args[0] if isinstance(value, ast.Call) and self._is_publication(value) else value
-        self._wiring.objects.append((text, inner))
+        there = dict(self._wiring.objects)
+        if text in there:
+            there[text].append(inner)
+        else:
+            self._wiring.objects.append((text, [inner]))
 
     @staticmethod
     def _is_publication(call: ast.Call) -> bool:
@@ -302,11 +304,12 @@ class _Search:
             else:
                 self._wiring.setup.remove(statement)
                 self._wiring.started.append(statement)
-        for path, value in list(self._wiring.objects):
-            if unknown := _names(value, ast.Load, inside=True) - known:
-                self._wiring.objects.remove((path, value))
+        for path, values in list(self._wiring.objects):
+            unknown = {name for value in values for name in _names(value, ast.Load, inside=True)} - known
+            if unknown:
+                self._wiring.objects.remove((path, values))
                 self._program.tell(
-                    value,
+                    values[0],
                     Kind.LOST,
                     f"the object at {path}",
                     f"{', '.join(sorted(unknown))} is not known at its start",

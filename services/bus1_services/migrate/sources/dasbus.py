@@ -138,6 +138,9 @@ def _parts(program: Program, node: ast.ClassDef) -> list[Part]:
 
 
 def _part(program: Program, function: Function, marks: list[str]) -> Part | None:
+    if not function.args.args:
+        lost_member(program, function, "it has no parameter for its object")
+        return None
     inputs, extra = [], {}
     accepts_more = any(
         is_named(program, mark, "accepts_additional_arguments") for mark in function.decorator_list

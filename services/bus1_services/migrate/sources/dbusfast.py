@@ -121,6 +121,9 @@ def _part(program: Program, function: Function, decorator: ast.Call, kind: str) 
     if not (is_property_name if kind == "property" else is_member_name)(name):
         lost_member(program, function, "its name on the bus cannot be told")
         return None
+    if not function.args.args:
+        lost_member(program, function, "it has no parameter for its object")
+        return None
     given = signature(program, function.returns)
     inputs = [(arg.arg, signature(program, arg.annotation)) for arg in function.args.args[1:]]
     if given is None or (kind == "method" and any(not text for _, text in inputs)):

@@ -32,7 +32,7 @@ class Pydbus:
         for node in program.classes():
             for statement, source in xml_of(program, node):
                 try:
-                    interfaces = read(f"{program.file}:{statement.lineno}", source.strip().encode())
+                    interfaces = read("its XML", source.strip().encode(errors="replace"))
                 except SourceError as error:
                     program.tell(statement, Kind.LOST, f"class {node.name}", str(error), "correct the XML")
                     continue
@@ -101,13 +101,15 @@ def _part(
             return Part(member, member.name, statements=[bound] if bound is not None else [])
         case Property():
             getter = next((f for f in functions if "property" in map(ast.unparse, f.decorator_list)), None)
-            setter = next((f for f in functions if f is not getter), None)
+            setter = next((f for f in functions if f is not getter and len(f.args.args) == 2), None)
+            if getter is not None and not getter.args.args:
+                getter = None
             if getter is None and functions:
                 lost_member(program, functions[0], "a property that is a function")
                 return None
             shape = "bare" if "v" in member.signature else "values"
             return Part(member, member.name, getter, setter, shape=shape)
-        case Method() if functions:
+        case Method() if functions and functions[-1].args.args:
             return _method(program, member, functions[-1])
     program.tell(
         node,

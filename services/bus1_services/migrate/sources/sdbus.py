@@ -84,6 +84,9 @@ def _parts(program: Program, node: ast.ClassDef) -> list[Part]:
 def _part(program: Program, function: Function, decorator: ast.Call, kind: str) -> Part | None:
     options = {keyword.arg: keyword.value for keyword in decorator.keywords if keyword.arg}
     options |= dict(zip(_POSITIONAL[kind], decorator.args, strict=False))
+    if not function.args.args:
+        lost_member(program, function, "it has no parameter for its object")
+        return None
     what = kind.split("_")[1]
     name = _camel(function.name)
     if f"{what}_name" in options:
