@@ -228,6 +228,22 @@ def test_resolve_and_derive_lead_to_published_nodes(bus: MixedBus) -> None:
     assert error_of(client.ask("Derive", "o", "/a", handles=(node,))) == "InvalidArgs"
 
 
+def test_identify_tells_whose_node_it_is_if_its_owner_goes_by_a_name(bus: MixedBus) -> None:
+    """A reply node of a D-Bus client, a published node, and one of a native peer that nobody knows of."""
+    native, quiet, legacy = bus.native(), bus.native(), bus.legacy()
+    native.publish(NAME, objects={"/a": 4})
+    legacy.call(NAME, "/a", "a.b", "Frob")
+    (call,) = native.receive()
+    assert native.ask("Identify", handles=(call.handles[0],)).values == (legacy.unique,)
+    assert native.ask("Identify", handles=(4,)).values == (native.party.unique,)
+    assert error_of(quiet.ask("Identify", handles=(8,))) == "NameHasNoOwner"
+    assert error_of(native.ask("Identify", handles=(native.registry,))) == "InvalidArgs"
+    assert error_of(native.ask("Identify")) == "InvalidArgs"
+    legacy.kill()
+    bus.settle()
+    assert error_of(native.ask("Identify", handles=(call.handles[0],))) == "InvalidArgs"
+
+
 def test_reserved_paths_of_legacy_clients_cannot_be_derived(bus: MixedBus) -> None:
     native, legacy = bus.native(), bus.legacy()
     (root,) = native.ask("Resolve", "s", legacy.unique).handles

@@ -61,6 +61,7 @@ class Registry:
             (INTERFACE, "Withdraw"): Method("as", "au", 0, self._withdraw),
             (INTERFACE, "Resolve"): Method("s", "s", 0, self._resolve),
             (INTERFACE, "Derive"): Method("o", "", 1, self._derive),
+            (INTERFACE, "Identify"): Method("", "s", 1, self._identify),
             (INTERFACE, "List"): Method("", "as", 0, self._list),
             (INTERFACE, "Watch"): Method("s", "", 1, self._watch),
         }
@@ -222,6 +223,18 @@ class Registry:
         else:
             return Failure("UnknownObject", f"No such object path '{path}'")
         return Answer((), (handle,))
+
+    def _identify(self, call: Call) -> Answer | Failure:
+        node = self._core.node_of(self._bus, call.handles[0])
+        party = None if node is None else self._tables.parties.get(node[0])
+        if party is None:
+            return Failure("InvalidArgs", "The handle is not that of a live node of a party on this bus")
+        if not party.announced:
+            return Failure("NameHasNoOwner", "The owner of this node goes by no name")
+        refusal = None
+        if party is not call.caller:
+            refusal = self._delivery.guard.refusal_to_reach(call.caller, party)
+        return Answer((party.unique,)) if refusal is None else Failure("AccessDenied", refusal)
 
     def _list(self, _call: Call) -> Answer | Failure:
         unique = [name for name, party in self._tables.unique.items() if party.announced]

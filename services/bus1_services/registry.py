@@ -113,6 +113,11 @@ class Registry:
         """The node of an object of the owner whose root this is; UnknownObject."""
         return _handle(await self._call("Derive", "", "o", (path,), handles=[root.id]))
 
+    async def identify(self, handle: Handle) -> str:
+        """The unique name of the node's owner; NameHasNoOwner, AccessDenied, InvalidArgs if it is gone."""
+        name: str = (await self._call("Identify", "s", handles=[handle.id])).values[0]
+        return name
+
     async def names(self) -> list[str]:
         """All names on the bus, unique ones too."""
         found: list[str] = (await self._call("List", "as")).values[0]
