@@ -148,7 +148,11 @@ def test_properties_and_signals_say_their_types() -> None:
 def test_a_class_with_an_interface_is_a_capability() -> None:
     twin = interfaces_of(Lamp)[0].members["Twin"]
     assert isinstance(twin, MethodSpec)
-    assert (twin.signature, twin.inputs[0].interface, twin.outputs[0].interface) == ("o", Lamp, Lamp)
+    assert (twin.signature, twin.result) == ("o", "o")
+    asked: list[tuple[type, object]] = []
+    twin.takes.read([ObjectPath("/a")], lambda interface, value: asked.append((interface, value)))
+    twin.gathered([ObjectPath("/b")], lambda interface, value: asked.append((interface, value)))
+    assert asked == [(Lamp, "/a"), (Lamp, "/b")]
 
 
 @pytest.mark.parametrize(("hint", "signature"), [
@@ -162,8 +166,8 @@ def test_hints_give_signatures(hint: Any, signature: str) -> None:
 
 
 @pytest.mark.parametrize("hint", [
-    object, Any, None, set[str], tuple[int, ...], Annotated[str, Signature("ss")], dict[Variant, str],
-    int | str, list[Any],
+    object, Any, None, set[str], tuple[()], Annotated[str, Signature("ss")], dict[Variant, str],
+    int | str, int | str | None, list[Any],
 ])
 def test_a_hint_without_a_dbus_type_is_a_mistake(hint: Any) -> None:
     with pytest.raises(TypeError):

@@ -47,7 +47,7 @@ MAX_REFUSALS = 256
 MAX_TEXT = 1024
 """Characters about a bug that its caller is told."""
 
-Resolved: TypeAlias = tuple[Interface, MethodSpec, list[Any]]
+Resolved: TypeAlias = tuple[Interface, MethodSpec, Sequence[Any]]
 """A method with its arguments."""
 
 log = logging.getLogger("bus1.services")
@@ -214,8 +214,7 @@ class Calls:
                     late = f"{work[1].name} was cancelled: it has {deadline} s"
                     await self._refuse(call, call.refusal or Timeout(late))
                     return
-            outputs = work[1].outputs
-            values = (result,) if len(outputs) == 1 else tuple(result) if outputs else ()
+            values = work[1].spread(result)
         except DBusError as error:
             await self._refuse(call, error)
         except Exception as error:
@@ -299,7 +298,7 @@ def _options(interface: Interface, spec: MethodSpec) -> Options:
     return member.options if isinstance(member, Member) else _NO_OPTIONS
 
 
-def _begin(interface: Interface, spec: MethodSpec, args: list[Any], caller: Caller) -> Any:
+def _begin(interface: Interface, spec: MethodSpec, args: Sequence[Any], caller: Caller) -> Any:
     """Call the method; its result, or what to await for it."""
     if isinstance(gate := interface.__far__, Gate):
         return gate.perform(spec.attribute, tuple(args), caller)

@@ -29,6 +29,7 @@ from .call import Envelope, Kind
 from .caller import Caller
 from .calls import Calls, Resolved
 from .caps.gate import Gate
+from .conversion import Misfit
 from .errors import (
     DBusError,
     InvalidArgs,
@@ -41,7 +42,7 @@ from .errors import (
 from .handle import Arrival, Handle, capability_path
 from .interface import Interface, interfaces_of
 from .introspection import interfaces_xml, node_xml
-from .members import Arg, InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
+from .members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class Export:
             values = arrival.values()
         except RemoteProtocolError as error:
             raise InvalidArgs(f"the arguments cannot be read: {error}") from error
-        return interface, spec, [self._adopt(arg, v) for arg, v in zip(spec.inputs, values, strict=True)]
+        return interface, spec, spec.takes.read(values, self._adopt)
 
     def _method(self, envelope: Envelope) -> tuple[Interface, MethodSpec]:
         if not envelope.interface:
@@ -222,13 +223,11 @@ class Export:
             raise UnknownMethod(f"{envelope.interface} has no method {envelope.member}")
         return interface, spec
 
-    def _adopt(self, arg: Arg, value: Any) -> Any:
+    def _adopt(self, interface: type[Any], value: Any) -> Any:
         """A capability as the object that its parameter asks for."""
-        if arg.interface is None:
-            return value
         if not isinstance(value, Reference) or value.handle is None:
-            raise InvalidArgs(f"{arg.name} is not a live capability")
-        return self.connection.proxy(arg.interface, value)
+            raise Misfit("not a live capability")
+        return self.connection.proxy(interface, value)
 
     # ---- signals -----------------------------------------------------------------------------
 
@@ -238,14 +237,15 @@ class Export:
         mandatory = [] if self.emitter is None else [self.emitter.id]
         if mandatory or optional:
             await self.connection.transmit(
-                mandatory, Kind.SIGNAL, spec.signature, args, interface=interface, member=spec.name,
+                mandatory, Kind.SIGNAL, spec.signature, spec.row.write(args), interface=interface,
+                member=spec.name,
                 handles=[self.node], optional=sorted(optional),
             )
 
     async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
         """Send PropertiesChanged, as the property's ``emits`` says."""
         if spec.emits in {"true", "invalidates"}:
-            values = {spec.name: Variant(spec.signature, value)} if spec.emits == "true" else {}
+            values = {spec.name: spec.variant(value)} if spec.emits == "true" else {}
             names = [] if values else [spec.name]
             table = self._interfaces["org.freedesktop.DBus.Properties"][1]
             signal = table.members["PropertiesChanged"]
@@ -280,7 +280,7 @@ class Export:
         target, spec = self._property(interface, name)
         if not spec.is_readable:
             raise InvalidArgs(f"{name} cannot be read")
-        return Variant(spec.signature, await getattr(target, spec.attribute).get())
+        return spec.variant(await getattr(target, spec.attribute).get())
 
     async def set_property(self, interface: str, name: str, value: Variant) -> None:
         """Set one property; DBusError."""
@@ -289,15 +289,14 @@ class Export:
             raise PropertyReadOnly(f"{name} cannot be set")
         if value.signature != spec.signature:
             raise InvalidArgs(f"{name} has type {spec.signature!r}, not {value.signature!r}")
-        arg = Arg(name, spec.signature, spec.interface)
-        await getattr(target, spec.attribute).set(self._adopt(arg, value.value))
+        await getattr(target, spec.attribute).set(spec.read(value.value, self._adopt))
 
     async def get_properties(self, interface: str) -> dict[str, Variant]:
         """All properties of an interface; DBusError."""
         if interface and interface not in self._interfaces:
             raise UnknownInterface(f"this object has no interface {interface}")
         return {
-            spec.name: Variant(spec.signature, await getattr(target, spec.attribute).get())
+            spec.name: spec.variant(await getattr(target, spec.attribute).get())
             for target, spec in self._properties(interface) if spec.is_readable
         }
 

@@ -1,8 +1,9 @@
 """members: the table of an interface, what its methods, signals and properties look like on the wire.
 
 Theory. Specs are plain frozen data, read once from a declaration: names from the function's, types
-from hints or from signature strings. Several results are declared as ``tuple[A, B]``; one result that
-is a struct is ``Annotated[tuple[A, B], Signature("(..)")]``.
+from hints, or from signature strings and hints. Several results are declared as ``tuple[A, B]``, or as a
+NamedTuple, which gives them names; one result that is a struct is a dataclass, or is said to be one:
+``Annotated[tuple[A, B], Signature("(..)")]``. What is done with the values, a spec's rows know.
 
 Invariants. 1. The signature of a spec is that of its arguments, joined. 2. A declaration without readable
 types is a TypeError that names the function.
@@ -13,13 +14,16 @@ Not here: the decorators (``interface``).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from .body import Variant
 from .caller import Caller
-from .hints import interface_in, named, signature_of
+from .conversion import Adopt, Conversion
+from .hints import conversion_of, fields_of, named
+from .row import Row
 from .types import is_member_name, is_property_name, split_signature
 
 EMITS = ("true", "invalidates", "const", "false")
@@ -27,17 +31,21 @@ EMITS = ("true", "invalidates", "const", "false")
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """An argument; ``interface`` is the class of a capability, if the hint says one."""
+    """An argument or a result: what it is called, its type, and what is done with its values."""
 
     name: str
-    signature: str
-    interface: type | None = None
+    conversion: Conversion
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> str:
+        """Its type."""
+        return self.conversion.signature
 
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """A method. ``caller`` is the parameter that takes the Caller."""
+    """A method. ``caller`` is the parameter that takes the Caller; ``gather`` makes one of its results."""
 
     name: str
     attribute: str
@@ -49,16 +57,33 @@ class MethodSpec:
     doc: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     parameters: inspect.Signature = field(default_factory=inspect.Signature, repr=False, compare=False)
+    gather: Callable[[Iterable[Any]], Any] | None = None
+    takes: Row = field(init=False, repr=False, compare=False)
+    gives: Row = field(init=False, repr=False, compare=False)
+    signature: str = field(init=False, repr=False, compare=False)
+    """Of the arguments."""
+    result: str = field(init=False, repr=False, compare=False)
+    """Of the results."""
 
-    @property
-    def signature(self) -> str:
-        """Of the arguments."""
-        return joined(self.inputs)
+    def __post_init__(self) -> None:
+        takes, gives = row_of(self.inputs), row_of(self.outputs)
+        for name, value in (
+            ("takes", takes), ("gives", gives), ("signature", takes.signature), ("result", gives.signature),
+        ):
+            object.__setattr__(self, name, value)
 
-    @property
-    def result(self) -> str:
-        """Of the results."""
-        return joined(self.outputs)
+    def gathered(self, values: Sequence[Any], adopt: Adopt) -> Any:
+        """What a call gives, of the values of its answer; InvalidArgs."""
+        values = self.gives.read(values, adopt)
+        if self.gather is not None:
+            return self.gather(values)
+        return values[0] if values else None
+
+    def spread(self, result: Any) -> Sequence[Any]:
+        """The values of an answer, of what the method gave; InvalidArgument, or what ``tuple`` raises."""
+        if not self.outputs:
+            return ()
+        return self.gives.write((result,) if self.gather is None else tuple(result))
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the arguments in order; TypeError as for any call."""
@@ -77,11 +102,13 @@ class SignalSpec:
     deprecated: bool = False
     doc: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
+    row: Row = field(init=False, repr=False, compare=False)
+    signature: str = field(init=False, repr=False, compare=False)
+    """Of the arguments."""
 
-    @property
-    def signature(self) -> str:
-        """Of the arguments."""
-        return joined(self.args)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "row", row_of(self.args))
+        object.__setattr__(self, "signature", self.row.signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +117,26 @@ class PropertySpec:
 
     name: str
     attribute: str
-    signature: str
+    conversion: Conversion
     is_writable: bool = False
     emits: str = "true"
     deprecated: bool = False
     doc: str = ""
-    interface: type | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     is_readable: bool = True
+    signature: str = field(init=False, repr=False, compare=False)
+    """Of its value."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signature", self.conversion.signature)
+
+    def read(self, value: Any, adopt: Adopt) -> Any:
+        """Python's value; InvalidArgs."""
+        return Row([(self.name, self.conversion)]).read((value,), adopt)[0]
+
+    def variant(self, value: Any) -> Variant:
+        """What is sent for Python's value; InvalidArgument."""
+        return Variant(self.signature, Row([(self.name, self.conversion)]).write((value,))[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +178,9 @@ class Options:
     shielded: bool = False
 
 
-def joined(args: tuple[Arg, ...]) -> str:
-    """The signature of several arguments."""
-    return "".join(arg.signature for arg in args)
+def row_of(args: Iterable[Arg]) -> Row:
+    """The values of these arguments."""
+    return Row((arg.name or "the result", arg.conversion) for arg in args)
 
 
 def camel_case(attribute: str) -> str:
@@ -156,7 +195,7 @@ def method_spec(function: Callable[..., Any], attribute: str, options: Options) 
     caller = next((name for name, hint in hints.items() if hint is Caller and name != "return"), None)
     parameters = [p for p in list(signature.parameters.values())[1:] if p.name != caller]
     inputs = _args(function, parameters, hints, options.takes)
-    outputs = _results(function, hints, options.gives)
+    outputs, gather = _results(function, hints.get("return"), options.gives)
     if any(bound is not None and not bound > 0 for bound in (options.deadline, options.limit)):
         raise TypeError(f"{function.__qualname__}: deadline and limit must be above 0")
     if options.no_reply and outputs:
@@ -164,7 +203,7 @@ def method_spec(function: Callable[..., Any], attribute: str, options: Options) 
     return MethodSpec(
         _wire_name(function, attribute, options), attribute, inputs, outputs, caller, options.no_reply,
         options.deprecated, inspect.getdoc(function) or "", options.annotations or {},
-        signature.replace(parameters=parameters),
+        signature.replace(parameters=parameters), gather,
     )
 
 
@@ -181,15 +220,13 @@ def property_spec(
     getter: Callable[..., Any], attribute: str, options: Options, *, is_writable: bool
 ) -> PropertySpec:
     """Read a property; TypeError."""
-    outputs = _args_of(getter, [("", _hints(getter).get("return"))]) if options.gives is None else (
-        tuple(Arg("", part) for part in split_signature(options.gives))
-    )
-    if len(outputs) != 1 or options.emits not in EMITS:
-        raise TypeError(f"{getter.__qualname__} is not a property of one type that emits one of {EMITS}")
+    (output,) = _args_of(getter, [("", _hints(getter).get("return"), options.gives)])
+    if options.emits not in EMITS:
+        raise TypeError(f"{getter.__qualname__} emits one of {EMITS}, not {options.emits!r}")
     return PropertySpec(
-        _wire_name(getter, attribute, options, is_property_name), attribute, outputs[0].signature,
-        is_writable, options.emits, options.deprecated, inspect.getdoc(getter) or "", outputs[0].interface,
-        options.annotations or {}, options.is_readable,
+        _wire_name(getter, attribute, options, is_property_name), attribute, output.conversion, is_writable,
+        options.emits, options.deprecated, inspect.getdoc(getter) or "", options.annotations or {},
+        options.is_readable,
     )
 
 
@@ -216,34 +253,57 @@ def _args(
 ) -> tuple[Arg, ...]:
     if any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD, p.KEYWORD_ONLY} for p in parameters):
         raise TypeError(f"{function.__qualname__}: arguments on the bus are positional")
-    if takes is None:
-        return _args_of(function, [(p.name, hints.get(p.name)) for p in parameters])
-    signatures = split_signature(takes)
+    signatures: Sequence[str | None] = [None] * len(parameters) if takes is None else split_signature(takes)
     if len(signatures) != len(parameters):
         raise TypeError(f"{function.__qualname__} takes {len(parameters)} arguments, not {takes!r}")
-    return tuple(Arg(p.name, part) for p, part in zip(parameters, signatures, strict=True))
+    return _args_of(function, [
+        (p.name, hints.get(p.name), part) for p, part in zip(parameters, signatures, strict=True)
+    ])
 
 
-def _results(function: Callable[..., Any], hints: dict[str, Any], gives: str | None) -> tuple[Arg, ...]:
-    if gives is not None:
-        return tuple(Arg("", part) for part in split_signature(gives))
-    hint = hints.get("return")
-    if hint in {None, NoneType}:
-        return ()
-    if get_origin(hint) is tuple:
-        return _args_of(function, [("", part) for part in get_args(hint)])
-    return _args_of(function, [("", hint)])
+def _results(
+    function: Callable[..., Any], hint: Any, gives: str | None
+) -> tuple[tuple[Arg, ...], Callable[[Iterable[Any]], Any] | None]:
+    """The results, and what makes one value of several."""
+    parts = None if gives is None else split_signature(gives)
+    if parts == [] or (parts is None and hint in {None, NoneType}):
+        return (), None
+    several = _several(hint)
+    if parts is not None and several is not None and len(parts) == 1 and parts[0][0] == "(":
+        several = None  # one struct
+    if several is None and parts is not None and len(parts) > 1:
+        several = [("", Any)] * len(parts)
+    if several is None:
+        return _args_of(function, [("", hint, gives)]), None
+    if parts is not None and len(parts) != len(several):
+        raise TypeError(f"{function.__qualname__} gives {len(several)} results, not {gives!r}")
+    signatures: Sequence[str | None] = parts or [None] * len(several)
+    outputs = _args_of(function, [(*one, part) for one, part in zip(several, signatures, strict=True)])
+    return outputs, getattr(hint, "_make", tuple)
 
 
-def _arg(name: str, hint: Any) -> Arg:
-    called = named(hint)
-    if called is None:
-        return Arg(name, signature_of(hint), interface_in(hint))
-    return Arg(called.text, signature_of(hint), interface_in(hint), called.annotations)
+def _several(hint: Any) -> list[tuple[str, Any]] | None:
+    """Names and hints of several results; None for one."""
+    if get_origin(hint) is tuple and Ellipsis not in get_args(hint):
+        return [("", part) for part in get_args(hint)] or None
+    if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        return list(fields_of(hint).items())
+    return None
 
 
-def _args_of(function: Callable[..., Any], hinted: list[tuple[str, Any]]) -> tuple[Arg, ...]:
+def _args_of(
+    function: Callable[..., Any], hinted: Iterable[tuple[str, Any, str | None]]
+) -> tuple[Arg, ...]:
+    """For names, hints, and the signatures that are said."""
     try:
-        return tuple(_arg(name, hint) for name, hint in hinted)
+        return tuple(_arg(*one) for one in hinted)
     except TypeError as error:
         raise TypeError(f"{function.__qualname__}: {error}") from error
+
+
+def _arg(name: str, hint: Any, signature: str | None) -> Arg:
+    called = named(hint)
+    conversion = conversion_of(Any if hint is None and signature is not None else hint, signature)
+    if called is None:
+        return Arg(name, conversion, conversion.annotations)
+    return Arg(called.text, conversion, {**conversion.annotations, **called.annotations})

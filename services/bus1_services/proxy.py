@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -27,9 +28,11 @@ from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
+from .conversion import Adopt
 from .errors import InvalidArgs, NoReply, Timeout, from_name
+from .gone import gone
 from .handle import Arrival, Handle
-from .members import Arg, MethodSpec, PropertySpec, SignalSpec
+from .members import MethodSpec, PropertySpec, SignalSpec
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -93,6 +96,13 @@ class PendingCall:
             self._done.set()
 
 
+def adopt(connection: Connection, interface: type[Any], value: Any) -> Any:
+    """A capability as a proxy of a class; a path without a capability stays a path."""
+    if not isinstance(value, Reference):
+        return value
+    return gone(interface) if value.handle is None else connection.proxy(interface, value)
+
+
 class Remote:
     """The node behind a handle, as something to call; what a proxy is made of.
 
@@ -152,16 +162,14 @@ class Remote:
 
     async def invoke(self, interface: str, spec: MethodSpec, args: tuple[Any, ...]) -> Any:
         """Call a method of an interface; its result, a tuple of several."""
+        values = spec.takes.write(args)
         if spec.no_reply:
-            await self.send(interface, spec.name, spec.signature, args)
+            await self.send(interface, spec.name, spec.signature, values)
             return None
-        answer = await self.call(interface, spec.name, spec.signature, args)
+        answer = await self.call(interface, spec.name, spec.signature, values)
         if answer.signature != spec.result:
             raise InvalidArgs(f"{spec.name} gives {spec.result!r}, the answer has {answer.signature!r}")
-        results = [self._adopt(arg, v) for arg, v in zip(spec.outputs, answer.values, strict=True)]
-        if not results:
-            return None
-        return results[0] if len(results) == 1 else tuple(results)
+        return spec.gathered(answer.values, self.adopt)
 
     async def get(self, interface: str, spec: PropertySpec) -> Any:
         """Read a property."""
@@ -169,24 +177,22 @@ class Remote:
         value = answer.values[0] if answer.signature == "v" else None
         if not isinstance(value, Variant) or value.signature != spec.signature:
             raise InvalidArgs(f"{spec.name} should be a {spec.signature!r}, it is {answer.values!r}")
-        return self._adopt(Arg(spec.name, spec.signature, spec.interface), value.value)
+        return spec.read(value.value, self.adopt)
 
     async def set(self, interface: str, spec: PropertySpec, value: Any) -> None:
         """Set a property."""
-        await self.call(PROPERTIES, "Set", "ssv", (interface, spec.name, Variant(spec.signature, value)))
+        await self.call(PROPERTIES, "Set", "ssv", (interface, spec.name, spec.variant(value)))
 
     @asynccontextmanager
     async def subscribe(self, interface: str, spec: SignalSpec) -> AsyncIterator[SignalValues]:
         """The arguments of one signal of this object."""
         async with SignalStream(self.connection) as stream:
             await stream.add(self.handle, interface, spec.name)
-            yield SignalValues(stream, spec)
+            yield SignalValues(stream, spec, partial(adopt, self.connection))
 
-    def _adopt(self, arg: Arg, value: Any) -> Any:
-        """A capability as a proxy of the class that its hint names; None for one that is dead."""
-        if arg.interface is None or not isinstance(value, Reference):
-            return value
-        return None if value.handle is None else self.connection.proxy(arg.interface, value)
+    def adopt(self, interface: type[Any], value: Any) -> Any:
+        """A capability as a proxy of a class; a path without a capability stays a path."""
+        return adopt(self.connection, interface, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +286,10 @@ class SignalStream:
 class SignalValues:
     """The arguments of one kind of signal: the value of one, a tuple of several."""
 
-    def __init__(self, stream: SignalStream, spec: SignalSpec) -> None:
+    def __init__(self, stream: SignalStream, spec: SignalSpec, adopt: Adopt) -> None:
         self._stream = stream
         self._spec = spec
+        self._adopt = adopt
 
     def __aiter__(self) -> Self:
         return self
@@ -290,6 +297,6 @@ class SignalValues:
     async def __anext__(self) -> Any:
         async for received in self._stream:
             if received.member == self._spec.name and received.signature == self._spec.signature:
-                values = received.values
+                values = self._spec.row.read(received.values, self._adopt)
                 return values[0] if len(values) == 1 else tuple(values)
         raise StopAsyncIteration

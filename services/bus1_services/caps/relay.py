@@ -17,8 +17,8 @@ import anyio
 
 from bus1.errors import Bus1Error
 
-from ..body import Reference, Variant
-from ..errors import DBusError, UnknownInterface, UnknownMethod
+from ..body import Variant
+from ..errors import DBusError, InvalidArgs, UnknownInterface, UnknownMethod
 from ..members import PropertySpec, SignalSpec
 from ..proxy import PROPERTIES, ReceivedSignal, Remote, SignalStream
 
@@ -65,8 +65,11 @@ class Relay:
             return
         spec = self._tables.get(received.interface, {}).get(received.member)
         if isinstance(spec, SignalSpec) and spec.signature == received.signature:
-            pairs = zip(spec.args, received.values, strict=True)
-            values = tuple(self._adopted(arg.interface, value) for arg, value in pairs)
+            try:
+                values = tuple(spec.row.read(received.values, self._remote.adopt))
+            except InvalidArgs as error:
+                log.warning("a view keeps back %s: %s", spec.name, error)
+                return
             await self._gate.emit(received.interface, spec, values)
 
     async def _changed(self, interface: str, changed: dict[str, Variant], invalidated: list[str]) -> None:
@@ -79,7 +82,11 @@ class Relay:
                 told = changed.get(name) or await self._asked(interface, name)
                 if told is None or told.signature != spec.signature:
                     continue
-                value = self._adopted(spec.interface, told.value)
+                try:
+                    value = spec.read(told.value, self._remote.adopt)
+                except InvalidArgs as error:
+                    log.warning("a view keeps back a change of %s: %s", name, error)
+                    continue
             await self._gate.changed(interface, spec, value)
 
     async def _asked(self, interface: str, name: str) -> Variant | None:
@@ -91,9 +98,3 @@ class Relay:
             return None
         value = answer.values[0] if answer.signature == "v" else None
         return value if isinstance(value, Variant) else None
-
-    def _adopted(self, interface: type[Any] | None, value: Any) -> Any:
-        """A live capability as a proxy of the class that its hint names."""
-        if interface is None or not isinstance(value, Reference) or value.handle is None:
-            return value
-        return self._remote.connection.proxy(interface, value)
