@@ -258,7 +258,7 @@ def test_a_signal_from_a_path_where_nothing_is_exported_is_sent(bridge: Bus, pac
 
 
 def test_a_program_asks_who_a_caller_is(bridge: Bus, package: str) -> None:
-    """The name of a caller is made up; what the bus says about it is what the kernel attests."""
+    """D-Bus clients go by their names; that of a native one is made up. The kernel attests who they are."""
     async def main() -> None:
         message = import_module(package).Message
         senders: list[str] = []
@@ -275,19 +275,47 @@ def test_a_program_asks_who_a_caller_is(bridge: Bus, package: str) -> None:
 
         async with lamp_and_client(bridge, package) as (served, _, proxy):
             served.add_message_handler(note)
+            legacy = bridge.connect()
             assert await proxy.label("") == "lamp"
-            assert await aside(answer_of, bridge.connect(), NAME, "Label", "s", "") == ["lamp"]
-            assert senders == [f":0.{os.getuid()}.{os.getpid()}"] * 2
-            for name in (senders[0], served.unique_name):
+            assert await aside(answer_of, legacy, NAME, "Label", "s", "") == ["lamp"]
+            assert senders == [f":0.{os.getuid()}.{os.getpid()}", legacy.name]
+            for name in (*senders, served.unique_name):
                 assert (await ask("GetConnectionUnixUser", name)).body == [os.getuid()]
                 assert (await ask("GetConnectionUnixProcessID", name)).body == [os.getpid()]
-            (credentials,) = (await ask("GetConnectionCredentials", senders[0])).body
+            (credentials,) = (await ask("GetConnectionCredentials", legacy.name)).body
             assert {key: value.value for key, value in credentials.items()} == {
                 "UnixUserID": os.getuid(), "ProcessID": os.getpid()
             }
             unknown = await ask("GetConnectionUnixUser", ":0.0.4711")
             assert unknown.error_name == "org.freedesktop.DBus.Error.NameHasNoOwner"
             assert (await ask("ReloadConfig", "")).error_name == UnknownMethod.default_name
+
+    anyio.run(main)
+
+
+def test_a_program_calls_back_who_called_it_and_calls_stay_in_their_order(bridge: Bus, package: str) -> None:
+    async def main() -> None:
+        message = import_module(package).Message
+        seen: list[tuple[str, str]] = []
+
+        def note(call: Any) -> None:
+            if call.member == "Label":
+                seen.append((call.sender, call.body[0]))
+                served.send(message(call.sender, "/x", "x.Y", "CallBack", signature="s", body=call.body))
+
+        async with program(bridge, package) as served:
+            served.add_message_handler(note)
+            legacy = bridge.connect()
+            to = {"path": PATH, "interface": LAMP}
+            for number in range(50):
+                await aside(legacy.call, NAME, "Label", "s", str(number), flags=number % 2, **to)
+            called: list[str] = []
+            while len(called) < 25:
+                got = await aside(legacy.receive)
+                called += got.args if got.member == "CallBack" else []
+            assert [text for _, text in seen] == [str(number) for number in range(50)]
+            assert called == [str(number) for number in range(0, 50, 2)]
+            assert {sender for sender, _ in seen[::2]} == {legacy.name}
 
     anyio.run(main)
 

@@ -40,12 +40,13 @@ from bus1.errors import (
 
 from ..connection import Connection, connect
 from ..errors import DBusError
-from ..handle import Arrival
+from ..handle import Arrival, Handle
 from ..registry import Published
 from .callers import Callers
 from .driver import Driver
 from .exported import ForeignExport, ForeignObject
 from .incoming import Incoming
+from .introducing import Introductions
 from .library import Library, library
 from .listening import Listening
 from .messages import body_of, envelope_of
@@ -120,6 +121,7 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
         self._connection = connection
         fds = self._negotiate_unix_fd
         listening = Listening(self.library, connection, self.process, takes_fds=fds)
+        self._introductions = Introductions(connection, self.callers, self.process)
         self._outgoing = Outgoing(self.library, connection, self.process, takes_fds=fds)
         self._driver = Driver(self.library, connection, self, self.callers, listening)
 
@@ -297,6 +299,13 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
     def learn(self, capabilities: Mapping[str, Any]) -> None:
         """Objects that came with a call can be called back."""
         self._outgoing.learn(capabilities)
+
+    def hand_on(self, message: Any, reply: Handle | None) -> None:
+        """Hand a call to the library; if the program looks at messages, once its sender is known."""
+        if self._introductions.is_busy or self._user_message_handlers:
+            self._introductions.add(message, reply)
+        else:
+            self.process(message)
 
     def process(self, message: Any) -> None:
         """Hand a message to the library; what its handlers raise is logged."""

@@ -2,8 +2,8 @@
 
 Theory. The libraries answer a call by its serial, later, or never. Natively an answer goes to the reply node
 that came with the call, so calls get serials of this connection's own, and their reply handles are kept
-under these. Natively a caller has no name either; the libraries' programs expect one. It is made of what
-the kernel attests, ``:0.UID.PID``, so that the usual questions to the bus about a sender have true answers.
+under these. Natively a caller need not have a name; the libraries' programs expect one. It is made of what
+the kernel attests, ``:0.UID.PID``. What the kernel attests is also the answer to questions about a sender.
 
 Invariants. 1. A reply handle is released, and a place given back, when its call is answered, or its caller
 is gone. 2. At most ``MAX_REFUSED`` calls are being refused; the rest is dropped. 3. At most ``MAX_KNOWN``
@@ -67,11 +67,20 @@ class Callers:
     def sender_of(self, arrival: Arrival) -> str:
         """The name of whoever sent this."""
         sender = Sender(arrival.uid, arrival.pid)
-        self._known[sender.name] = sender
-        self._known.move_to_end(sender.name)
+        self._remember(sender.name, sender)
+        return sender.name
+
+    def rename(self, made_up: str, name: str) -> None:
+        """The caller with a made-up name has another one on the bus."""
+        sender = self._known.get(made_up)
+        if sender is not None:
+            self._remember(name, sender)
+
+    def _remember(self, name: str, sender: Sender) -> None:
+        self._known[name] = sender
+        self._known.move_to_end(name)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-        return sender.name
 
     def known(self, name: str) -> Sender | None:
         """The process whose name this is, if it called lately."""

@@ -37,8 +37,8 @@ class Program(Protocol):
     _user_message_handlers: list[Any]
     _path_exports: dict[str, Any]
 
-    def process(self, message: Any) -> None:
-        """Hand a message to the library."""
+    def hand_on(self, message: Any, reply: Handle | None) -> None:
+        """Hand a call to the library; ``reply`` is where its caller waits."""
 
     def send(self, msg: Any) -> Any:
         """Send a message."""
@@ -87,7 +87,7 @@ class Incoming:
                 for number in message.unix_fds:
                     os.close(number)
                 message.unix_fds = []
-            self._program.process(message)
+            self._program.hand_on(message, reply)
 
     def error(self, serial: int, error: DBusError) -> Any:
         """The message that answers with ``error``."""
