@@ -49,6 +49,11 @@ class Journal:
             )
         self._lost = 0
 
+    @property
+    def has_fields(self) -> bool:
+        """Lines go to the journal alone, which keeps their fields."""
+        return self._socket is not None and self._has_journal and not self._stderr
+
     def write(self, text: str, fields: Fields = ()) -> None:
         """One line, now."""
         text = self._prefix + text

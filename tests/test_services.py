@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
@@ -39,6 +40,7 @@ from bus1_services.errors import (
     UnknownMethod,
     UnknownProperty,
 )
+from bus1_services.logs import FIELDS
 from bus1_services.proxy import PendingCall
 from bus1_services.standard import Properties
 from core_peer import CoreBus, CorePeer, connections, introduce
@@ -896,3 +898,33 @@ async def test_one_object_has_one_node_per_connection(service: Connection, clien
     await quiet(service, client)
     with pytest.raises(TypeError):
         service.proxy(Kitchen, Reference("/org/bus1/cap/00", None))
+
+
+@on_a_bus()
+async def test_programs_can_read_of_a_line_which_call_it_is_about_and_whose(
+    service: Connection, client: Connection
+) -> None:
+    kitchen, proxy, _ = await meet(service, client)
+    kitchen.may_leave.set()
+    records: list[logging.LogRecord] = []
+    log = logging.getLogger("bus1.services")
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler = Keeper()
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        await proxy.wait()
+        await quiet(service, client)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(logging.NOTSET)
+    (record,) = [vars(record) for record in records]
+    assert record["bus1_object"] == "Kitchen" and record["bus1_member"] == "Wait"
+    assert record["bus1_interface"] == "org.example.Kitchen1"
+    assert (record["bus1_uid"], record["bus1_pid"]) == (os.getuid(), os.getpid())
+    assert float(record["bus1_seconds"]) >= 0
+    assert {name for name in record if name.startswith("bus1_")} <= set(FIELDS)

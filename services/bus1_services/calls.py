@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -193,6 +194,7 @@ class Calls:
     async def _run(self) -> None:
         """Run the call that came first to its end, and answer."""
         call = self._ready.popleft()
+        begun = time.monotonic() if log.isEnabledFor(logging.DEBUG) else None
         try:
             if call.work is None or call.refusal is not None:
                 await self._refuse(call, call.refusal or DBusError())
@@ -200,6 +202,10 @@ class Calls:
                 await self._serve(call, call.work)
         finally:
             self._end(call)
+            if begun is not None:
+                seconds = time.monotonic() - begun
+                about = self._about(call) | {"bus1_seconds": f"{seconds:.6f}"}
+                log.debug("%s of %s is done", call.envelope.member, self._what, extra=about)
 
     async def _serve(self, call: Call, work: Resolved) -> None:
         deadline = call.options.deadline
@@ -268,15 +274,26 @@ class Calls:
 
     async def _fail(self, call: Call, error: Exception) -> None:
         """A bug of the service; called where ``error`` is handled."""
-        log.exception("%s of %s failed", call.envelope.member, self._what)
+        log.exception(
+            "%s of %s failed", call.envelope.member, self._what, extra=self._about(call, type(error).__name__)
+        )
         await self._refuse(call, DBusError(_words(error)))
+
+    def _about(self, call: Call, error: str | None = None) -> dict[str, object]:
+        """What programs can read in a line about a call (``logs.FIELDS``)."""
+        return {
+            "bus1_object": self._what, "bus1_interface": call.envelope.interface or None,
+            "bus1_member": call.envelope.member, "bus1_uid": call.caller.uid, "bus1_pid": call.caller.pid,
+            "bus1_error": error,
+        }
 
     async def _refuse(self, call: Call, error: DBusError) -> None:
         if call.reply is None or call.is_given_up:
             return
         if not _can_travel(error):
             log.error(
-                "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error
+                "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error,
+                extra=self._about(call, type(error).__name__),
             )
             error = DBusError(_words(error))
         try:

@@ -27,6 +27,7 @@ from bus1.systemd import notify, notify_reload, watchdog_interval
 from .connection import Connection
 from .errors import DBusError
 from .idle import idle
+from .logs import configure
 from .ownership import NameLost, NameTaken
 from .reconnection import again
 
@@ -51,6 +52,8 @@ def run(
 
     ``main`` is run for each, as by ``Service.serve``. SystemExit with a line of why, if there is no bus,
     or the bus or a name is not to be had; other errors are those of ``main``, and of tasks."""
+    if not logging.getLogger().handlers:
+        configure()
     try:
         anyio.run(Program(services, main, exit_on_idle).run, backend=backend)
     except Unserved as error:
@@ -182,7 +185,10 @@ class Program:
                     if service.reload is not None and inspect.isawaitable(result := service.reload()):
                         await result
                 except Exception:
-                    log.exception("%s could not reload: all stays as it was", service.title)
+                    log.exception(
+                        "%s could not reload: all stays as it was", service.title,
+                        extra={"bus1_service": service.title},
+                    )
             notify("READY=1")
 
 

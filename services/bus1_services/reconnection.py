@@ -82,7 +82,7 @@ async def again(
         try:
             async with opening() as connection:
                 if is_out:
-                    log.warning("%s: the bus is there again", title)
+                    log.warning("%s: the bus is there again", title, extra={"bus1_service": title})
                 is_out, since = False, anyio.current_time()
                 await main(connection)
             return
@@ -90,7 +90,7 @@ async def again(
             if backoff is None or pauses is None:
                 raise
             if not is_out:
-                log.warning("%s: %s; trying again", title, error)
+                log.warning("%s: %s; trying again", title, error, extra={"bus1_service": title})
             is_out = True
         if since is not None and anyio.current_time() - since > backoff.longest:
             pauses = backoff.pauses()
