@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .app import Service as Service
+    from .batch import changing as changing
     from .body import Reference as Reference
     from .body import Variant as Variant
     from .caller import NOBODY as NOBODY
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from .interface import method as method
     from .interface import prop as prop
     from .interface import signal as signal
+    from .manager import Manager as Manager
+    from .manager import ObjectManager as ObjectManager
     from .ownership import NameFlag as NameFlag
     from .ownership import NameLost as NameLost
     from .ownership import NameTaken as NameTaken
@@ -49,7 +52,10 @@ if TYPE_CHECKING:
     from .reconnection import Backoff as Backoff
     from .reconnection import stay_connected as stay_connected
     from .stopping import Stopping as Stopping
+    from .stream import Stream as Stream
+    from .together import together as together
     from .types import ObjectPath as ObjectPath
+    from .watching import watch as watch
 
 _HOMES = {
     "app": ("Service",),
@@ -69,6 +75,11 @@ _HOMES = {
     "proxy": ("Remote", "SignalStream"),
     "reconnection": ("Backoff", "stay_connected"),
     "stopping": ("Stopping",),
+    "stream": ("Stream",),
+    "together": ("together",),
+    "batch": ("changing",),
+    "manager": ("Manager", "ObjectManager"),
+    "watching": ("watch",),
     "types": ("ObjectPath",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -257,10 +257,11 @@ class Calls:
     # ---- answers -----------------------------------------------------------------------------
 
     async def _return(self, call: Call, signature: str, values: Sequence[Any]) -> None:
-        if call.reply is None or call.is_given_up:
+        if call.reply is None:
             return
         envelope = call.envelope
         try:
+            # In vain, if nobody waits any more: then objects among the values learn that nobody has them.
             await self._connection.transmit(
                 [call.reply.id], Kind.RETURN, signature, values, serial=envelope.serial
             )
@@ -277,7 +278,7 @@ class Calls:
         log.exception(
             "%s of %s failed", call.envelope.member, self._what, extra=self._about(call, type(error).__name__)
         )
-        await self._refuse(call, DBusError(_words(error)))
+        await self._refuse(call, DBusError(words(error)))
 
     def _about(self, call: Call, error: str | None = None) -> dict[str, object]:
         """What programs can read in a line about a call (``logs.FIELDS``)."""
@@ -295,7 +296,7 @@ class Calls:
                 "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error,
                 extra=self._about(call, type(error).__name__),
             )
-            error = DBusError(_words(error))
+            error = DBusError(words(error))
         try:
             await self._connection.transmit(
                 [call.reply.id], Kind.ERROR, "s", (error.text,), member=error.name,
@@ -334,7 +335,7 @@ def _can_travel(error: DBusError) -> bool:
     return text == _plain(text)
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """Class and text of any exception, short enough and clean enough for a D-Bus string."""
     kind = type(error).__name__
     try:

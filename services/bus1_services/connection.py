@@ -51,7 +51,7 @@ from .handle import CAPABILITY_PREFIX, Arrival, Handle
 from .interface import Interface
 from .places import Places
 from .proxy import Remote
-from .registry import Registry
+from .registry import Publication, Registry
 
 MAX_CALLS = 16384
 """Taken at a time, for all objects of a connection."""
@@ -92,6 +92,9 @@ class Connection:
         """For the calls of all its objects."""
         self.published: list[Export] = []
         """Objects of the last publication; while one is under way, of both."""
+        self.publication: Publication | None = None
+        self.publishing = anyio.Lock()
+        """Held while a publication takes the place of another."""
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
         self._root: Export | None = None

@@ -18,7 +18,7 @@ Not here: nodes and messages (``connection``), declarations (``interface``), how
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ from .interface import Interface, interfaces_of
 from .introspection import interfaces_xml, node_xml
 from .members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
+from .stream import Stream
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -115,8 +116,12 @@ class Export:
         return not self.is_quiet or bool(self._subscribers) or not self.is_published
 
     def refuse(self, error: DBusError | None) -> None:
-        """Answer calls that arrive from now on with ``error``; with None, serve them again."""
+        """Answer calls that arrive from now on with ``error``; with None, serve them again.
+
+        Who waits for the next item of a stream hears it, too."""
         self._calls.close(error)
+        if error is not None and isinstance(self.target, Stream):
+            self._calls.cancel(error)
 
     async def finished(self) -> None:
         """Wait until no accepted call is left."""
@@ -125,6 +130,10 @@ class Export:
     def cancel(self, error: DBusError) -> None:
         """End the calls that are accepted, whatever they do: their callers get ``error``."""
         self._calls.cancel(error)
+
+    def start(self, function: Callable[[], Awaitable[object]]) -> object:
+        """Run a task as long as the connection lasts."""
+        return self.connection.start(function)
 
     def withdraw(self) -> None:
         """End the object's life on this connection: its node is destroyed."""
@@ -168,16 +177,21 @@ class Export:
         """Nobody holds the object any more: unless it is published, this is its end."""
         if not self.is_published:
             self.withdraw()
-            try:
-                self.target.unreferenced()
-            except Exception:
-                log.exception("the end of a %s failed", type(self.target).__qualname__)
+            self._unreferenced()
 
     def lost(self, error: Bus1Error) -> None:
-        """The bus is gone."""
+        """The bus is gone, and with it all who held the object."""
         self._calls.lost()
         if self in self.target.__near__:
             self._leave()
+            if not self.is_published:
+                self._unreferenced()
+
+    def _unreferenced(self) -> None:
+        try:
+            self.target.unreferenced()
+        except Exception:
+            log.exception("the end of a %s failed", type(self.target).__qualname__)
 
     def _leave(self) -> None:
         self.connection.ease()
@@ -242,11 +256,11 @@ class Export:
                 handles=[self.node], optional=sorted(optional),
             )
 
-    async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
-        """Send PropertiesChanged, as the property's ``emits`` says."""
-        if spec.emits in {"true", "invalidates"}:
-            values = {spec.name: spec.variant(value)} if spec.emits == "true" else {}
-            names = [] if values else [spec.name]
+    async def changed(self, interface: str, changes: Sequence[tuple[PropertySpec, Any]]) -> None:
+        """Send PropertiesChanged, as ``emits`` of each property says."""
+        values = {spec.name: spec.variant(value) for spec, value in changes if spec.emits == "true"}
+        names = [spec.name for spec, _ in changes if spec.emits == "invalidates"]
+        if values or names:
             table = self._interfaces["org.freedesktop.DBus.Properties"][1]
             signal = table.members["PropertiesChanged"]
             assert isinstance(signal, SignalSpec)

@@ -12,6 +12,7 @@ that a method reads ``def seek(self, offset: Int64) -> Bool``. Other hints work,
     Enum                               its values': s, i, or u for flags
     a class with an interface          o: a capability, and the other side gets a proxy of that class
     such a class | None                o: without an object, the path /
+    Stream[T]                          o: results that come one after the other
 
 Where ``Annotated`` or a decorator says a signature, that is the type, and the hint must be able to hold it:
 ``Annotated[Mode, Signature("u")]``. A hint of which nothing is known, like Any, holds everything.
@@ -36,6 +37,7 @@ from typing import (
     Required,
     TypeAlias,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -178,6 +180,8 @@ def _class(hint: type, said: Type | None, within: tuple[type, ...]) -> Conversio
 def _container(
     hint: Any, origin: Any, arguments: tuple[Any, ...], said: Type | None, part: Part
 ) -> Conversion | None:
+    if hasattr(origin, "__conversion__"):
+        return cast(Conversion, origin.__conversion__(*(part(argument, None) for argument in arguments)))
     if origin is list:
         return conversion.array(part(arguments[0], _element(hint, said)))
     if origin is dict:

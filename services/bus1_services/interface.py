@@ -19,7 +19,7 @@ Not here: what travels (``export``, ``proxy``), signatures of hints (``hints``),
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
@@ -64,8 +64,14 @@ class Near(Protocol):
     async def emit(self, interface: str, spec: SignalSpec, args: tuple[Any, ...]) -> None:
         """Send a signal of the object."""
 
-    async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
-        """Tell subscribers that a property has a new value."""
+    async def changed(self, interface: str, changes: Sequence[tuple[PropertySpec, Any]]) -> None:
+        """Tell subscribers that these properties of one interface have new values, all at once."""
+
+    def start(self, function: Callable[[], Awaitable[object]]) -> object:
+        """Run a task as long as the connection lasts."""
+
+    def withdraw(self) -> None:
+        """End the object's life there."""
 
 
 class Member:
@@ -217,9 +223,11 @@ class BoundProperty(Generic[T]):
         """Tell subscribers that the service changed it, as its ``emits`` says."""
         if not self._spec.is_readable:
             return
-        value = await self.get() if self._spec.emits == "true" else None
-        for near in tuple(self._instance.__near__):
-            await near.changed(self._interface, self._spec, value)
+        gathered = vars(self._instance).get("__gathered__")
+        if gathered is not None:
+            gathered[self._interface, self._spec.name] = self
+            return
+        await tell(self._instance, self._interface, (self,))
 
 
 class Interface:
@@ -266,6 +274,13 @@ class Interface:
 
     def unreferenced(self) -> None:
         """Called when nobody but the service holds this object any more; nothing by default."""
+
+
+async def tell(target: Interface, interface: str, properties: Iterable[BoundProperty[Any]]) -> None:
+    """Tell subscribers of ``target`` that these properties of one interface have new values."""
+    changes = [(one._spec, await one.get() if one._spec.emits == "true" else None) for one in properties]
+    for near in tuple(target.__near__):
+        await near.changed(interface, changes)
 
 
 def _inherited(cls: type, attribute: str) -> Member | None:

@@ -9,9 +9,9 @@ Not here: the registry itself (the bridge has it).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from bus1.core.api import ResetFlag, SendFlag
@@ -20,6 +20,8 @@ from bus1.errors import Bus1Error, RemoteProtocolError
 from . import seed
 from .handle import Handle
 from .interface import Interface
+from .managed import Managed
+from .manager import ObjectManager, with_managed
 from .proxy import Answer, Remote, SignalStream
 
 if TYPE_CHECKING:
@@ -37,6 +39,15 @@ class Published:
     unique: str
     results: tuple[int, ...]
     emitter: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a connection has published: a title, names with flags, objects by path."""
+
+    title: str
+    names: Mapping[str, int]
+    objects: Mapping[str, Interface]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +79,27 @@ class Registry:
     ) -> Published:
         """Pin the seed document (names with RequestName flags, objects by path), and publish it.
 
-        An error leaves the publication before; a cancelled call may have had its effect."""
+        What a ``Manager`` among the objects manages is published with it. An error leaves the publication
+        before; a cancelled call may have had its effect."""
+        async with self._connection.publishing:
+            return await self._publish(Publication(title, dict(names), with_managed(objects)), names)
+
+    async def extend(self, objects: Mapping[str, Interface], without: Collection[str] = ()) -> None:
+        """Publish these as well, and those at the paths ``without`` no more. Errors as of ``publish``.
+
+        RuntimeError, if nothing has been published."""
         connection = self._connection
-        exports = {path: connection.export(target) for path, target in objects.items()}
+        async with connection.publishing:
+            current = connection.publication
+            if current is None:
+                raise RuntimeError("nothing has been published on this connection yet")
+            kept = {path: target for path, target in current.objects.items() if path not in without}
+            await self._publish(replace(current, objects=kept | with_managed(objects)), {})
+
+    async def _publish(self, wanted: Publication, names: Mapping[str, int]) -> Published:
+        """Publish, and ask for these names."""
+        connection = self._connection
+        exports = {path: connection.export(target) for path, target in wanted.objects.items()}
         earlier, pinned = tuple(connection.published), connection.pinned
         # Until the outcome is known, the objects of both publications must live.
         connection.published.extend(export for export in exports.values() if export not in earlier)
@@ -78,12 +107,14 @@ class Registry:
             export.is_published = True
         try:
             document = seed.SeedDocument(
-                title, tuple(names.items()), tuple((path, e.interfaces_xml()) for path, e in exports.items())
+                wanted.title, tuple(wanted.names.items()),
+                tuple((path, e.interfaces_xml()) for path, e in exports.items()),
             )
             nodes = (connection.root.node, *(export.node for export in exports.values()))
             await self._pin((seed.encode(document), nodes))
             answer = await self._call(
-                "Publish", "sau", seed.SIGNATURE, (title, document.names, document.objects), handles=nodes
+                "Publish", "sau", seed.SIGNATURE, (wanted.title, tuple(names.items()), document.objects),
+                handles=nodes,
             )
             emitter = _handle(answer)
         except Exception:
@@ -92,6 +123,7 @@ class Registry:
             self._keep(earlier)
             raise
         self._keep(tuple(exports.values()))
+        connection.publication = wanted
         for export in exports.values():
             export.emitter = emitter
         return Published(answer.values[0], tuple(answer.values[1]), emitter)
@@ -102,6 +134,7 @@ class Registry:
         if not names:
             await self._pin(None)
             self._keep(())
+            self._connection.publication = None
         return results
 
     async def resolve(self, name: str) -> Owner:
@@ -129,6 +162,23 @@ class Registry:
         with owner.root:
             handle = await self.derive(owner.root, path)
         return self._connection.proxy(interface, handle)
+
+    @asynccontextmanager
+    async def managed(self, interface: type[I], name: str, path: str) -> AsyncIterator[Managed[I]]:
+        """The objects of this interface that the ObjectManager at ``path`` of a name's owner manages.
+
+        Mapping by path, and an iterator of what changes. NameHasNoOwner, UnknownObject, DBusError."""
+        owner = await self.resolve(name)
+        with owner.root:
+            manager = self._connection.proxy(ObjectManager, await self.derive(owner.root, path))
+
+            async def derive(object_path: str) -> I:
+                return self._connection.proxy(interface, await self.derive(owner.root, object_path))
+
+            async with SignalStream(self._connection) as stream:
+                managed = Managed(interface, stream, derive)
+                await managed.begin(manager)
+                yield managed
 
     @asynccontextmanager
     async def watch(self, name: str = "") -> AsyncIterator[AsyncIterator[NameOwnerChanged]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -216,12 +216,20 @@ class Gate(Generic[I]):
             for near in self._near():
                 await near.emit(interface, spec, passed[0])
 
-    async def changed(self, interface: str, spec: PropertySpec, value: Any) -> None:
-        """Tell the holders of the view about a property."""
-        granted = self._granted.get(spec.attribute)
-        if isinstance(granted, PropertySpec) and (passed := self._outward(granted, value)) is not None:
+    async def changed(self, interface: str, changes: Sequence[tuple[PropertySpec, Any]]) -> None:
+        """Tell the holders of the view about properties."""
+        passed: list[tuple[PropertySpec, Any]] = []
+        for spec, value in changes:
+            granted = self._granted.get(spec.attribute)
+            if isinstance(granted, PropertySpec) and (outside := self._outward(granted, value)) is not None:
+                passed.append((granted, outside[0]))
+        if passed:
             for near in self._near():
-                await near.changed(interface, granted, passed[0])
+                await near.changed(interface, passed)
+
+    def start(self, function: Callable[[], Awaitable[object]]) -> object:
+        """Run a task of the object as long as a connection of the view lasts."""
+        return self.view.__near__[0].start(function)
 
     def _near(self) -> Iterator[Near]:
         """Where the view is exported, and still is when its turn comes."""

@@ -73,6 +73,7 @@ class Relay:
             await self._gate.emit(received.interface, spec, values)
 
     async def _changed(self, interface: str, changed: dict[str, Variant], invalidated: list[str]) -> None:
+        changes: list[tuple[PropertySpec, Any]] = []
         for name in dict.fromkeys((*changed, *invalidated)):
             spec = self._tables.get(interface, {}).get(name)
             if not isinstance(spec, PropertySpec):
@@ -87,7 +88,9 @@ class Relay:
                 except InvalidArgs as error:
                     log.warning("a view keeps back a change of %s: %s", name, error)
                     continue
-            await self._gate.changed(interface, spec, value)
+            changes.append((spec, value))
+        if changes:
+            await self._gate.changed(interface, changes)
 
     async def _asked(self, interface: str, name: str) -> Variant | None:
         """The value of a property of which the object only said that it changed."""
