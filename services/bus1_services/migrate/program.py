@@ -253,6 +253,7 @@ def _parents(file: str, tree: ast.Module) -> dict[ast.AST, ast.AST]:
         if not below:
             return parents
         level = below
+    line = next((vars(node)["lineno"] for node in level if "lineno" in vars(node)), 0)
     raise SourceError(
-        f"{file}:{vars(level[0]).get('lineno', 0)}: more than {DEPTH_MAX} expressions within each other"
+        f"{file}:{line}: more than {DEPTH_MAX} expressions within each other"
     )

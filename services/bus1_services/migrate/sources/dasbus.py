@@ -16,7 +16,7 @@ from ..declared import Declared, Part, arguments
 from ..description import Argument, Method, Property, Signal
 from ..program import Function, Program
 from ..report import Kind
-from .dbusfast import interface_name, lost_member
+from .dbusfast import interface_name, lost_member, takes_value
 
 _BASIC = {
     "Bool": "b",
@@ -127,7 +127,8 @@ def _parts(program: Program, node: ast.ClassDef) -> list[Part]:
             continue
         marks = [ast.unparse(decorator) for decorator in statement.decorator_list]
         if f"{statement.name}.setter" in marks:
-            if (part := parts.get(statement.name)) and isinstance(part.member, Property):
+            part = parts.get(statement.name)
+            if part is not None and isinstance(part.member, Property) and takes_value(program, statement):
                 part.setter = statement
                 readable = part.member.readable
                 part.member = Property(part.member.name, part.member.signature, readable, True)

@@ -95,6 +95,7 @@ def _parts(program: Program, node: ast.ClassDef) -> list[Part]:
                 and decorator.attr == "setter"
                 and isinstance(decorator.value, ast.Name)
                 and decorator.value.id in parts
+                and takes_value(program, statement)
             ):
                 parts[decorator.value.id].setter = statement
             if isinstance(decorator, ast.Call):
@@ -149,6 +150,14 @@ def _part(program: Program, function: Function, decorator: ast.Call, kind: str) 
     access = options.get("access")
     word = getattr(access, "attr", "READWRITE") if access is not None else "READWRITE"
     return Part(Property(name, given, word != "WRITE", word != "READ"), function.name, function)
+
+
+def takes_value(program: Program, setter: Function) -> bool:
+    """A setter has its object and a value; others are told as lost."""
+    if len(setter.args.args) == 2 and not setter.args.vararg and not setter.args.kwonlyargs:
+        return True
+    lost_member(program, setter, "a setter takes its object and a value")
+    return False
 
 
 def lost_member(program: Program, node: ast.stmt, why: str) -> None:

@@ -15,7 +15,7 @@ from ...types import SignatureInvalid, is_member_name, is_property_name, parse, 
 from ..declared import Declared, Part
 from ..description import Argument, Method, Property, Signal
 from ..program import Function, Program
-from .dbusfast import interface_name, lost_member
+from .dbusfast import interface_name, lost_member, takes_value
 
 _POSITIONAL = {
     "dbus_method_async": (
@@ -67,7 +67,8 @@ def _parts(program: Program, node: ast.ClassDef) -> list[Part]:
         for decorator in statement.decorator_list:
             if isinstance(decorator, ast.Attribute) and isinstance(decorator.value, ast.Name):
                 part = parts.get(decorator.value.id)
-                if part is not None and decorator.attr in {"setter", "setter_private"}:
+                is_setter = decorator.attr in {"setter", "setter_private"} and takes_value(program, statement)
+                if part is not None and is_setter:
                     part.setter = statement
                     if decorator.attr == "setter" and isinstance(part.member, Property):
                         member = part.member

@@ -1,0 +1,481 @@
+"""``bus1 migrate FILE.py``: what is told, what is lost and how that shows, and what hostile sources get."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from types import ModuleType
+from typing import Any
+
+import anyio
+import pytest
+from bus1_services import DBusError, Interface, Variant
+from bus1_services.migrate.carrying import carry
+from bus1_services.migrate.program import DEPTH_MAX
+from bus1_services.migrate.reading import SOURCE_MAX, SourceError
+from bus1_services.migrate.report import Finding, Kind
+from bus1_services.migrate.segments import Segments
+from bus1_services.migrate.verb import MIGRATE
+from bus1_services.outline import outline
+from bus1_services.variants import bare, pairs, unpaired
+from core_peer import CoreBus, connections, introduce
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from migrated import check
+
+from bus1.cli import guarded, parser_of, run_command
+
+FOREIGN = Path(__file__).parent / "foreign"
+FILES = sorted(path.stem for path in FOREIGN.glob("*.py"))
+
+
+def carried(source: str, name: str | None = None) -> tuple[str, list[Finding]]:
+    """The service that becomes of a source, and what is told about it."""
+    texts, findings = carry("a.py", dedent(source).encode(), "a", name)
+    return texts["service.py"], findings
+
+
+def loaded(source: str) -> ModuleType:
+    """The service as a module."""
+    module = ModuleType("carried_service")
+    sys.modules[module.__name__] = module
+    exec(compile(carried(source)[0], "service.py", "exec"), module.__dict__)
+    return module
+
+
+def told(findings: list[Finding], kind: Kind) -> list[tuple[int, str]]:
+    return [(finding.line, finding.what) for finding in findings if finding.kind is kind]
+
+
+@pytest.mark.timeout(300)
+def test_linters_and_the_tests_that_are_written_are_content(tmp_path: Path) -> None:
+    for file in FILES:
+        line = [str(FOREIGN / f"{file}.py"), f"--output={tmp_path}"]
+        assert run_command(parser_of("migrate", MIGRATE), MIGRATE, line) == 0
+    check(tmp_path, ".")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_not_of_the_library_stays_as_it_was_written(file: str) -> None:
+    source = (FOREIGN / f"{file}.py").read_text()
+    texts, _ = carry(file, source.encode(), "a", None)
+    lines = texts["service.py"].splitlines()
+    comments = [line.strip() for line in source.splitlines() if line.strip().startswith("# ")]
+    bus = ("# Create", "# Publish", "# Register the", "# Start")
+    assert [c for c in comments if c not in map(str.strip, lines) and not c.startswith(bus)] == []
+
+
+# ---- what code takes from its surroundings ---------------------------------------------------------
+
+
+def test_what_code_takes_from_its_surroundings_is_told_with_its_line() -> None:
+    _, findings = carried("""\
+        import os
+        import subprocess as sub
+        from pathlib import Path
+        from dbus_fast.service import ServiceInterface, dbus_method
+        from dbus_fast.aio import MessageBus
+        count = 0
+        class A(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.A")
+            @dbus_method()
+            def Run(self, what: "s") -> "s":
+                global count
+                with open(what) as file:
+                    file.read()
+                try:
+                    sub.run([what], stdin=sub.DEVNULL)
+                except sub.SubprocessError:
+                    return os.environ["HOME"]
+                return Path(what).read_text()
+            async def ask(self):
+                bus = await MessageBus().connect()
+                await bus.introspect("org.freedesktop.PolicyKit1", "/")
+        """)
+    assert told(findings, Kind.AUTHORITY) == [
+        (12, "global count"), (13, "open()"), (16, "subprocess.run"), (18, "os.environ"),
+        (19, ".read_text()"), (21, "MessageBus"), (22, "org.freedesktop.PolicyKit1"),
+    ]
+    assert told(findings, Kind.LOST) == [(21, "MessageBus")]
+
+
+def test_a_name_of_ones_own_is_no_authority() -> None:
+    _, findings = carried("""\
+        from dbus_fast.service import ServiceInterface, dbus_method
+        def open(what):
+            return what
+        class A(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.A")
+            @dbus_method()
+            def Open(self, what: "s") -> "s":
+                os = {}
+                return open(what)
+        """)
+    assert told(findings, Kind.AUTHORITY) == []
+
+
+# ---- what is lost ----------------------------------------------------------------------------------
+
+LOSING = """\
+    import asyncio
+    from dbus_fast import unpack_variants
+    from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
+    from dbus_fast.aio import MessageBus
+    class Player(ServiceInterface):
+        def __init__(self):
+            super().__init__("org.example.Player1")
+        @dbus_method()
+        def Load(self, what: "a{sv}") -> "s":
+            return unpack_variants(what)["title"]
+        @dbus_method()
+        def Odd(self, what: "nonsense"):
+            pass
+        @dbus_method()
+        def Fine(self) -> "s":
+            return "fine"
+        async def tick(self):
+            pass
+    async def main():
+        bus = await MessageBus().connect()
+        player = Player()
+        bus.export("/player", player)
+        await bus.request_name("org.example.Player")
+        asyncio.create_task(player.tick())
+        await bus.wait_for_disconnect()
+    asyncio.run(main())
+    """
+
+
+def test_what_is_lost_is_told_and_is_an_error_where_it_is_used() -> None:
+    assert told(carried(LOSING)[1], Kind.LOST) == [
+        (10, "unpack_variants"), (12, "Odd"), (24, "asyncio.create_task(player.tick())"),
+    ]
+    module = loaded(LOSING)
+    assert outline(module.Player) == ["method Fine() -> (s)", "method Load(a{sv}) -> (s)"]
+
+    async def main() -> None:
+        async with connections(CoreBus(), 2) as (service, client):
+            proxy = client.proxy(module.Player, await introduce(service, client, module.Player()))
+            assert await proxy.fine() == "fine"
+            with pytest.raises(DBusError, match=r"not carried over: a\.py:10: unpack_variants"):
+                await proxy.load({})
+        with pytest.raises(NotImplementedError, match=r"a\.py:24: asyncio\.create_task"):
+            await module.main(service)
+
+    anyio.run(main)
+
+
+def test_an_export_by_an_object_is_lost_and_told() -> None:
+    text, findings = carried("""\
+        from dbus_next.service import ServiceInterface, method
+        class Room(ServiceInterface):
+            def __init__(self, bus, number):
+                super().__init__("org.example.Room1")
+                bus.export(f"/rooms/{number}", self)
+            @method()
+            def Enter(self):
+                pass
+        """)
+    assert told(findings, Kind.LOST)[-1] == (5, "bus.export()")
+    assert 'not_carried_over(\'a.py:5: bus.export()\')' in text
+
+
+def test_an_interface_whose_name_comes_from_elsewhere_is_told_and_the_rest_is_carried() -> None:
+    text, findings = carried("""\
+        from dbus_next.service import ServiceInterface, method
+        from .names import NAME
+        class Room(ServiceInterface):
+            def __init__(self):
+                super().__init__(NAME)
+            @method()
+            def Enter(self):
+                pass
+        """)
+    assert told(findings, Kind.LOST) == [(2, "from .names import NAME"), (3, "class Room")]
+    assert 'class Room(Interface, name="org.example.Room"):' in text
+
+
+# ---- who waits -------------------------------------------------------------------------------------
+
+
+def test_functions_that_emit_wait_and_callbacks_let_it_happen_soon() -> None:
+    text, _ = carried("""\
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
+        class A(ServiceInterface):
+            def __init__(self, loop):
+                super().__init__("org.example.A")
+                loop.call_later(1, self.later)
+                self.start()
+            @dbus_method()
+            def Go(self) -> "i":
+                return self.step() + 1
+            def step(self):
+                self.deep()
+                return 1
+            def deep(self):
+                self.Gone()
+            def later(self):
+                self.Gone()
+            def start(self):
+                self.Gone()
+            @dbus_signal()
+            def Gone(self):
+                pass
+        """)
+    tree = {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
+    waiting = {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.AsyncFunctionDef)}
+    assert waiting == {"go", "step", "deep"}
+    assert "return (await self.step()) + 1" in text and "await self.deep()" in text
+    assert "soon(self.gone())" in ast.unparse(tree["later"])
+    assert "soon(self.gone())" in ast.unparse(tree["start"])
+
+
+def test_what_is_let_happen_soon_happens() -> None:
+    module = loaded("""\
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
+        class A(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.A")
+            @dbus_method()
+            def Go(self):
+                list(map(self.go, [1, 2]))
+            def go(self, number):
+                self.Gone(number)
+            @dbus_signal()
+            def Gone(self, number) -> "i":
+                return number
+        """)
+
+    async def main() -> None:
+        async with connections(CoreBus(), 2) as (service, client):
+            proxy = client.proxy(module.A, await introduce(service, client, module.A()))
+            async with proxy.gone.subscribe() as gone:
+                await proxy.go_2()
+                assert [await anext(gone), await anext(gone)] == [1, 2]
+
+    anyio.run(main)
+
+
+def test_properties_whose_names_are_known_late_are_told_late() -> None:
+    module = loaded("""\
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_property, PropertyAccess
+        class A(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.A")
+                self.values = {"Size": 1}
+            @dbus_method()
+            def Update(self, name: "s", value: "i"):
+                self.values[name] = value
+                self.emit_properties_changed({name: value})
+            @dbus_property(PropertyAccess.READ)
+            def Size(self) -> "i":
+                return self.values["Size"]
+        """)
+    from bus1_services.standard import Properties
+
+    async def main() -> None:
+        async with connections(CoreBus(), 2) as (service, client):
+            handle = await introduce(service, client, module.A())
+            proxy, properties = client.proxy(module.A, handle), client.proxy(Properties, handle)
+            async with properties.properties_changed.subscribe() as changes:
+                await proxy.update("Size", 3)
+                assert await anext(changes) == ("org.example.A", {"Size": Variant("i", 3)}, [])
+
+    anyio.run(main)
+
+
+def test_several_objects_at_one_path_become_one() -> None:
+    text, findings = carried("""\
+        import asyncio
+        from dbus_next.aio import MessageBus
+        from dbus_next.service import ServiceInterface, method
+        class Root(ServiceInterface):
+            @method()
+            def Quit(self):
+                pass
+        class Player(ServiceInterface):
+            @method()
+            def Play(self):
+                pass
+        async def main():
+            bus = await MessageBus().connect()
+            bus.export("/org/mpris/MediaPlayer2", Root("org.mpris.MediaPlayer2"))
+            bus.export("/org/mpris/MediaPlayer2", Player("org.mpris.MediaPlayer2.Player"))
+            await bus.request_name("org.mpris.MediaPlayer2.x")
+        asyncio.run(main())
+        """)
+    assert told(findings, Kind.LOST) == []
+    assert '"/org/mpris/MediaPlayer2": together(Root(), Player())' in text
+
+
+def test_names_that_are_taken_in_the_program_are_given_way_to() -> None:
+    module = loaded("""\
+        import signal
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
+        NAME = "mine"
+        class Variant:
+            pass
+        class Service(ServiceInterface):
+            list = None
+            def __init__(self, count=1):
+                super().__init__("org.example.Service1")
+                self.level = count
+            @dbus_method()
+            def Level(self) -> "i":
+                return self.level
+            @dbus_method()
+            def Import(self, values: "a{sv}") -> "v":
+                return values["a"]
+            @dbus_signal()
+            def Gone(self): pass
+        """)
+    assert (module.NAME, module.NAME_, module.signal.SIGTERM) == ("mine", "org.example.Service1", 15)
+    assert issubclass(module.Service, Interface)
+    assert outline(module.Service) == [
+        "method Import(a{sv}) -> (v)", "method Level() -> (i)", "signal Gone()",
+    ]
+
+
+# ---- reports ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def migrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(tmp_path)
+    Path("losing.py").write_text(dedent(LOSING))
+    parser = parser_of("migrate", MIGRATE)
+    return lambda *line: guarded("bus1", lambda: run_command(parser, MIGRATE, line))
+
+
+def test_a_report_has_place_kind_reason_and_advice_and_status_1_says_that_something_is_lost(
+    migrate: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert migrate("losing.py") == 1
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1] == "losing/service.py"
+    *lines, summary = err.splitlines()
+    assert lines[0] == (
+        "losing.py:10: lost: unpack_variants: it belongs to dbus_fast, and has no counterpart; write it anew"
+    )
+    assert summary == "3 not carried over, 1 taken from the surroundings"
+    assert migrate("losing.py", "--json", "--force") == 1
+    report = json.loads(capfd.readouterr().out)
+    assert report["output"][1] == "losing/service.py"
+    assert report["findings"][0] == {
+        "file": "losing.py", "line": 10, "kind": "lost", "what": "unpack_variants",
+        "why": "it belongs to dbus_fast, and has no counterpart", "advice": "write it anew",
+    }
+
+
+def test_a_dry_run_writes_nothing_and_reports_all_the_same(
+    migrate: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert migrate("losing.py", "--dry-run") == 1
+    out, err = capfd.readouterr()
+    assert "+++ losing/service.py" in out and "losing.py:10: lost" in err
+    assert not Path("losing").exists()
+
+
+def test_what_is_read_is_neither_imported_nor_run(migrate: Callable[..., int]) -> None:
+    Path("trap.py").write_text(
+        "from dbus_fast.service import ServiceInterface, dbus_method\n"
+        "open('sprung', 'w')\n"
+        "class A(ServiceInterface):\n"
+        "    open('sprung', 'w')\n"
+        "    def __init__(self, x=open('sprung', 'w')):\n"
+        "        super().__init__('org.example.A')\n"
+        "    @dbus_method()\n"
+        "    def B(self, x: f's{open(chr(120))}') -> 's':\n"
+        "        return x\n"
+    )
+    before = set(sys.modules)
+    assert migrate("trap.py") == 1
+    assert not Path("sprung").exists()
+    assert "trap" not in set(sys.modules) - before
+
+
+# ---- hostile sources -------------------------------------------------------------------------------
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "size": (b"#" * (SOURCE_MAX + 1), f"a.py: larger than {SOURCE_MAX} bytes"),
+    "no Python": (b"class A(:\n", "a.py:1: "),
+    "Python 2": (b"print 'a'\n", "a.py:1: "),
+    "zeros": (b"a = 1\0", "a.py"),
+    "encoding": (b"# coding: utf-16\n\xff\xfe", "a.py: no Python that can be read"),
+    "depth": (b"a = " + b"-" * (DEPTH_MAX + 5) + b"1", f"a.py:1: more than {DEPTH_MAX} expressions"),
+    "great depth": (b"(" * 5000, "a.py"),
+    "no service": (b"import dbus_fast\n", "a.py: no interface of a service is declared"),
+    "a client": (b"from dbus_next.aio import MessageBus\nbus = MessageBus()\n", "a.py: no interface"),
+    "XML": (b'class A:\n    """<node><interface name="x"/></node>"""\n', "a.py:2: class A: its XML:1: 'x'"),
+    "line ends": (b"from dbus_fast import Variant\x0ba = 1\r", "a.py"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_cannot_be_carried_over_is_told_with_its_place(case: str) -> None:
+    content, complaint = HOSTILE[case]
+    with pytest.raises(SourceError) as caught:
+        carry("a.py", content, "a", None)
+    assert str(caught.value).startswith(complaint)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(FILES), st.data())
+def test_a_damaged_source_is_refused_or_becomes_python(file: str, data: st.DataObject) -> None:
+    lines = (FOREIGN / f"{file}.py").read_text().split("\n")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(lines) - 1))
+        what = data.draw(st.sampled_from(["drop", "twice", "other", "self", "star", "text"]))
+        other = data.draw(st.integers(0, len(lines) - 1))
+        lines[at : at + 1] = {
+            "drop": [], "twice": [lines[at]] * 2, "other": [lines[other], lines[at]],
+            "self": [lines[at].replace("self", "this", 1)], "star": [lines[at].replace("self, ", "*", 1)],
+            "text": [lines[at].replace("'s'", "'a{'", 1)],
+        }[what]
+        lines = lines or [""]
+    try:
+        texts, _ = carry("a.py", "\n".join(lines).encode(), "a", None)
+    except SourceError:
+        return
+    for text in texts.values():
+        ast.parse(text)
+
+
+# ---- pieces ----------------------------------------------------------------------------------------
+
+
+def test_changes_of_a_source_are_where_the_tree_says_whatever_the_characters() -> None:
+    source = "x = 'ß€𝄞' + f(1)  # ä\n"
+    segments = Segments(source)
+    assert segments.text() == source
+    call = next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    segments.surround(call, "(await ", ")")
+    assert segments.text() == "x = 'ß€𝄞' + (await f(1))  # ä\n"
+    segments.replace_node(call.args[0], "22")
+    assert segments.text() == "x = 'ß€𝄞' + (await f(22))  # ä\n"
+
+
+_PLAIN = st.one_of(st.integers(0, 9), st.text(max_size=3))
+_VALUE: st.SearchStrategy[Any] = st.recursive(
+    st.text(max_size=3).map(lambda text: Variant("s", text)),
+    lambda inner: st.one_of(
+        inner.map(lambda value: Variant("v", value)),
+        st.lists(inner, max_size=3).map(lambda values: Variant("av", values)),
+        st.dictionaries(st.text(max_size=2), inner, max_size=3).map(lambda values: Variant("a{sv}", values)),
+        st.tuples(inner, _PLAIN.map(str)).map(lambda values: Variant("(vs)", values)),
+    ),
+    max_leaves=6,
+)
+
+
+@given(_VALUE)
+def test_variants_come_back_from_pairs(value: Variant) -> None:
+    assert unpaired("v", pairs(value)) == value
+    assert unpaired("v", value) == value
+    assert "Variant" not in repr(bare(value)) + repr(pairs(value))
