@@ -143,7 +143,8 @@ def change_the_tree(visitor: Visitor) -> Iterator[Any]:
     yield visitor.prop("Get", "ss", "org.example.Drawer1", "Label", path=f"{PATH}/left")
     yield visitor.introspect(PATH)
     yield visitor.introspect(f"{PATH}/left")
-    yield visitor.call("GetManagedObjects", path=PATH, interface=MANAGER)
+    for path in (PATH, "/org", "/", f"{PATH}/left"):
+        yield visitor.call("GetManagedObjects", path=path, interface=MANAGER)
     yield visitor.call("Remove", "s", "left")
     yield visitor.signals()
     yield visitor.introspect(PATH)

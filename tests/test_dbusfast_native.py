@@ -390,6 +390,37 @@ def test_a_callee_that_dies_is_no_reply(bridge: Bus, package: str) -> None:
     anyio.run(main)
 
 
+def test_a_signal_that_several_rules_match_is_heard_once(bridge: Bus, package: str) -> None:
+    async def main() -> None:
+        message, heard = import_module(package).Message, []
+
+        def note(got: Any) -> None:
+            if got.member == "Burnt":
+                heard.append((got.sender, got.body))
+
+        async def ask(member: str, rule: str) -> None:
+            await listener.call(message(
+                "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", member,
+                signature="s", body=[rule],
+            ))
+
+        async with (
+            program(bridge, package) as served, program(bridge, package, name="org.example.Ear") as listener
+        ):
+            listener.add_message_handler(note)
+            by_name = f"sender='{NAME}',path='{PATH}'"
+            by_unique = f"sender='{served.unique_name}',path='{PATH}',member='Burnt'"
+            for rule in (by_name, by_name, by_unique, f"sender='{NAME}',path='{PATH}',member='Shone'"):
+                await ask("AddMatch", rule)
+            for n_heard, rule in ((1, by_unique), (2, by_name), (3, by_name), (3, by_name)):
+                served.lamp.Burnt("age")
+                await listener.introspect(NAME, PATH)
+                assert heard == [(served.unique_name, ["age"])] * n_heard
+                await ask("RemoveMatch", rule)
+
+    anyio.run(main)
+
+
 # ---- what others do to a program -----------------------------------------------------------------
 
 
