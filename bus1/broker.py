@@ -20,10 +20,13 @@ import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 from .allowance import Allowance
 from .channel import Channel
+from .context import context_of
 from .descriptors import Fds, unix_socket_cookie
 from .errors import (
     BadDescriptor,
@@ -79,6 +82,14 @@ class BrokerLimits:
     """Disconnected peers whose descriptors are still recognised (ESHUTDOWN instead of EOPNOTSUPP)."""
 
 
+class Entrance(Protocol):
+    """An endpoint beside the bus's own: the hub knows what it grants."""
+
+    @property
+    def name(self) -> str:
+        """What receivers are told of those who come in there."""
+
+
 class Broker:
     """Listeners, channels and stations of one bus process."""
 
@@ -98,6 +109,9 @@ class Broker:
         self._gone_order: deque[int] = deque()
         self._foreign: dict[PeerStation, Fds] = {}
         """Peers that see ids in their own way, each with what pins its pid namespace."""
+        self._entered_at: dict[Channel, Entrance] = {}
+        self._opened_at: dict[PeerStation, Entrance] = {}
+        """Where channels and peers came in, if that is not a socket of the bus's own."""
         self._n_channels: Counter[int] = Counter()
         self._allowances: dict[int, Allowance] = {}
         self._n_peers: Counter[int] = Counter()
@@ -111,13 +125,27 @@ class Broker:
 
     # ---- listening -------------------------------------------------------------------------------
 
-    def listen(self, sock: socket.socket) -> None:
-        """Accept native clients on a listening unix socket; the broker closes it."""
+    def listen(self, sock: socket.socket, entrance: Entrance | None = None) -> Listener:
+        """Accept native clients on a listening unix socket; the broker closes it.
+
+        Those of an ``entrance`` get what the hub grants there, and are known by its name. See ``shut``."""
         # What a client writes before it is accepted shall carry its credentials, too.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._listeners.append(Listener(self.reactor, sock, self.accept, self.limits.accept_pause))
+        accept = self.accept if entrance is None else partial(self.accept, entrance=entrance)
+        listener = Listener(self.reactor, sock, accept, self.limits.accept_pause)
+        self._listeners.append(listener)
+        return listener
 
-    def accept(self, connection: socket.socket) -> None:
+    def shut(self, listener: Listener, entrance: Entrance) -> None:
+        """Listen there no more; the peers that were opened there end, and the channels too."""
+        self._listeners.remove(listener)
+        listener.close()
+        for station in [station for station, origin in self._opened_at.items() if origin is entrance]:
+            self.disconnect(station)
+        for channel in [channel for channel, origin in self._entered_at.items() if origin is entrance]:
+            channel.close()
+
+    def accept(self, connection: socket.socket, entrance: Entrance | None = None) -> None:
         """A new client; a stranger, and one channel too many of a user, are closed in words."""
         try:
             channel = Channel(self, connection)
@@ -127,6 +155,12 @@ class Broker:
         uid = channel.accepted.uid
         self._channels[channel] = None
         self._n_channels[uid] += 1
+        if entrance is not None:
+            known = channel.accepted
+            channel.accepted = channel.credentials = replace(
+                known, secctx=context_of(known.secctx, entrance.name)
+            )
+            self._entered_at[channel] = entrance
         if not self.hub.may_connect(channel.accepted):
             channel.refuse(Denied(f"user {uid} may not connect to this bus"))
         elif self._n_channels[uid] > self.limits.channels_per_user:
@@ -142,6 +176,7 @@ class Broker:
     def channel_gone(self, channel: Channel) -> None:
         """A channel has been closed."""
         del self._channels[channel]
+        self._entered_at.pop(channel, None)
         uid = channel.accepted.uid
         _decrease(self._n_channels, uid, 1)
         if uid not in self._n_channels:
@@ -212,7 +247,10 @@ class Broker:
             self._foreign[station] = namespace
             self.holdings.book(uid, 1)
         try:
-            granted = self.hub.peer_opened(peer, channel.accepted)
+            entrance = self._entered_at.get(channel)
+            if entrance is not None:
+                self._opened_at[station] = entrance
+            granted = self.hub.peer_opened(peer, channel.accepted, entrance)
         except BaseException:
             core.peer_disconnect(peer)
             self._forget(station)
@@ -267,6 +305,7 @@ class Broker:
 
     def _forget(self, station: PeerStation) -> None:
         del self._stations[station.cookie]
+        self._opened_at.pop(station, None)
         if station in self._foreign:
             self._foreign.pop(station).close()
             self.holdings.book(station.uid, -1)

@@ -11,7 +11,7 @@ for people (label).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from .core.api import Buffer, CoreApi, Credentials
 from .descriptors import refuse_unix_sockets
@@ -28,8 +28,12 @@ class Hub(Protocol):
     def may_connect(self, credentials: Credentials) -> bool:
         """Whether this client is served at all; asked when it connects, before a byte of it is read."""
 
-    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
-        """Handles that the endpoint grants to a new peer (ids of that peer); Denied ends the peer."""
+    def peer_opened(
+        self, peer: int, credentials: Credentials, entrance: Any = None
+    ) -> tuple[int, ...]:
+        """Handles that the endpoint grants to a new peer (ids of that peer); Denied ends the peer.
+
+        ``entrance`` is what the endpoint was opened with (``Broker.listen``)."""
 
     def send(
         self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
@@ -67,7 +71,9 @@ class PlainHub:
         """Everybody may."""
         return True
 
-    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
+    def peer_opened(
+        self, peer: int, credentials: Credentials, entrance: Any = None
+    ) -> tuple[int, ...]:
         """Nothing is granted."""
         return ()
 

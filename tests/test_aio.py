@@ -424,7 +424,9 @@ def test_without_a_bus_there_is_no_peer(tmp_path: os.PathLike[str]) -> None:
 class Selective(PlainHub):
     """A bus that lets nobody open a peer."""
 
-    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
+    def peer_opened(
+        self, peer: int, credentials: Credentials, entrance: object = None
+    ) -> tuple[int, ...]:
         raise Denied("not you")
 
 

@@ -130,11 +130,13 @@ class Activation:
 
     def look_up(self, asker: LegacyParty, name: str) -> Found:
         """What is known of a name that can be started; Unanswered, DriverError."""
-        attempt = self._attempts.get(name)
-        if attempt is not None:
-            return attempt.found
         found: object = None
-        if self.settings.uses_systemd and name == SYSTEMD:
+        if asker.sight is not None and not asker.sight.sees(name):
+            # nobody is asked: what is not seen must not take longer than what is not there
+            self._delivery.guard.note_hidden(asker, name)
+        elif (attempt := self._attempts.get(name)) is not None:
+            return attempt.found
+        elif self.settings.uses_systemd and name == SYSTEMD:
             found = Found()
         elif is_bus_name(name) and not name.startswith(":") and name != DRIVER_NAME:
             found = self._questions.ask(asker.peer, partial(LookUp, name=name))

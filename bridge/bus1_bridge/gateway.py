@@ -35,12 +35,14 @@ from bus1.core.api import (
     Parcel,
     SendFlag,
 )
-from bus1.errors import Denied, Disconnected, NodeDestroyed, Overloaded, QuotaExceeded, Rejected, TooLarge
+from bus1.errors import Disconnected, NodeDestroyed, Overloaded, QuotaExceeded, Rejected, TooLarge
 from bus1.label import Label
 from bus1.unfinished import Unfinished
 
 from . import capabilities, hosted, subscriptions, wire
+from .arrival import arrive
 from .driver.errors import DriverError
+from .entrance import Entrance
 from .outbound import Native, Outbound, target_of
 from .registry import Registry
 from .standard import StandardInterfaces
@@ -77,21 +79,11 @@ class Gateway:
         """As the policy says: on a usual session bus its own user, and nobody else."""
         return self._delivery.guard.refusal_to_connect(credentials) is None
 
-    def peer_opened(self, peer: int, credentials: Credentials) -> tuple[int, ...]:
-        """A native peer is there: its handle of the registry. Denied to other users."""
-        if refusal := self._delivery.guard.refusal_to_connect(credentials):
-            raise Denied(refusal)
-        granted = self.registry.grant(peer)
-        limits = flow.hosted_limits(self._delivery.limits)
-        self.core.peer_reset(
-            peer, max_slices=limits.slices, max_handles=limits.handles,
-            max_inflight_bytes=limits.inflight_bytes, max_inflight_fds=limits.inflight_fds,
-        )
-        unique = f":1.{self._tables.next_unique}"
-        self._tables.next_unique += 1
-        party = self._tables.parties[peer] = NativeParty(peer, credentials, unique)
-        self._delivery.guard.admit(party)
-        return (granted,)
+    def peer_opened(
+        self, peer: int, credentials: Credentials, entrance: Entrance | None = None
+    ) -> tuple[int, ...]:
+        """A native peer is there: what its endpoint grants, usually the registry. Denied, NodeDestroyed."""
+        return arrive(self._delivery, self.registry, peer, credentials, entrance)
 
     def send(
         self, peer: int, destinations: Sequence[int], parts: Sequence[Buffer] = (),

@@ -269,12 +269,15 @@ class MatchIndex:
         if not self.tally.of(owner):
             self.tally.forget(owner)
 
-    def forget_name(self, unique: str) -> None:
-        """Everybody's rules with this unique name as sender or destination go: it never returns."""
+    def forget_name(self, unique: str, spared: Collection[int] = ()) -> None:
+        """Everybody's rules with this unique name as sender or destination go: it never returns.
+
+        ``spared`` keep theirs: they must not notice."""
         for rule in list(self._naming.get(unique, ())):
             shape, place = _place(rule)
             for owner in self._shapes[shape][place][rule.sender].owners(rule):
-                self._discard(owner, rule)
+                if owner not in spared:
+                    self._discard(owner, rule)
 
     def receivers(self, message: MatchInput) -> list[int]:
         """Owners with a rule that matches, in the order in which they added their first rules."""

@@ -21,6 +21,7 @@ Not here: syntax (configxml, policyrules), where questions are asked (switch.gua
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from copy import copy
 from typing import NamedTuple, Protocol
 
 from .policyrules import EVERYBODY, GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule, rule_of
@@ -218,6 +219,12 @@ class ClientPolicy:
         """It may send everything to everybody."""
         self.receives_all = self._received.allows_all
         """It may receive everything from everybody."""
+
+    def narrowed(self) -> ClientPolicy:
+        """The same, of a client of whose messages more than this is asked: none passes unasked."""
+        other = copy(self)
+        other.sends_all = other.receives_all = False
+        return other
 
     def may_send(self, message: Message, receiver: Names, *, requested_reply: bool = False) -> Verdict:
         """Whether it may send this; ``requested_reply``: the receiver waits for this answer."""

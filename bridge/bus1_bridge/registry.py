@@ -8,7 +8,7 @@ reply node may be anybody's. Calls of ``org.bus1.Signals1`` on objects of legacy
 with a ``subject``.
 
 Invariants. 1. A method that fails has changed nothing. 2. Once its queue is empty, the bus peer holds no
-handles but those of published nodes and watchers.
+handles but those of published nodes, of watchers, and of what open endpoints grant.
 
 Not here: the mapping of messages (``gateway``), the queues of names (``names``).
 """
@@ -23,6 +23,7 @@ from bus1.errors import Overloaded, RemoteProtocolError, TooLarge
 
 from . import hosted, publications, subscriptions
 from .busobject import Answer, Call, Failure, Method, Methods, Served, serve
+from .entrances import Entrances
 from .publications import Publications, is_reserved
 from .switch.delivery import Delivery
 from .switch.tables import LegacyParty, NativeParty, Party
@@ -50,6 +51,7 @@ class Registry:
         """Calls on their way to the bus peer about a legacy client's object, by note."""
         self.watchers = Watchers(delivery, INTERFACE, _REGISTRY_NODE)
         self.publications = Publications(self._tables, self._new_node)
+        self.entrances = Entrances(delivery, self._new_node)
         self._last_subject = 0
         self._last_node = _REGISTRY_NODE
         self._core.send(
@@ -64,6 +66,7 @@ class Registry:
             (INTERFACE, "Identify"): Method("", "s", 1, self._identify),
             (INTERFACE, "List"): Method("", "as", 0, self._list),
             (INTERFACE, "Watch"): Method("s", "", 1, self._watch),
+            **self.entrances.methods,
         }
         self._methods_of_objects: Methods = {
             (SIGNALS_INTERFACE, "Subscribe"): Method("ss", "", 1, self._subscribe),
@@ -95,9 +98,9 @@ class Registry:
 
     def serve(self) -> Served | None:
         """Take one entry of the bus peer's queue and carry it out; None if the queue is empty."""
-        entries = self._core.ahead(self._bus)
-        if not entries:
+        if not self._core.is_readable(self._bus):
             return None
+        entries = self._core.ahead(self._bus)
         message = self._core.recv(self._bus)
         if message.type is MessageType.NODE_DESTROY:
             self.watchers.gone(message.destination)
@@ -106,6 +109,7 @@ class Registry:
         if message.type is MessageType.NODE_RELEASE:
             if message.destination in self._tables.emitters:
                 self.publications.end_emitter(message.destination)
+            self.entrances.released(message.destination)
             return Served()
         self._core.slice_release(self._bus, message.offset)
         subject = self.subjects.pop(entries[0].note, None)
@@ -113,6 +117,7 @@ class Registry:
         if not isinstance(caller, NativeParty):
             return Served(releases=message.handles)
         methods = self._methods if subject is None else self._methods_of_objects
+        methods = self.entrances.methods_of(message.destination) or methods
         return serve(methods, caller, b"".join(entries[0].parts), message.handles, subject)
 
     def _new_node(self) -> int:

@@ -1,13 +1,14 @@
 """connections: Hello, and who is behind a name.
 
 Theory. Credentials are those that the kernel gave at accept; nothing is read again later. What is not
-known is left out.
+known is left out. Of a client behind an endpoint that somebody opened for it, the bus adds which that is.
 
 Not here: names and who owns them (``names``).
 """
 
 from __future__ import annotations
 
+from bus1.context import label_of
 from bus1.core.api import Credentials
 
 from ..switch.delivery import Delivery
@@ -94,8 +95,11 @@ def known_credentials(target: Party | None, own: Credentials) -> dict[str, Varia
         groups = sorted({credentials.gid, *credentials.groups} - {UNKNOWN_ID})
         if groups:
             known["UnixGroupIDs"] = Variant("au", groups)
-    if credentials.secctx:
-        known["LinuxSecurityLabel"] = Variant("ay", credentials.secctx.rstrip(b"\0") + b"\0")
+    if label := label_of(credentials.secctx):
+        known["LinuxSecurityLabel"] = Variant("ay", label + b"\0")
+    if target and target.entrance:
+        known["org.bus1.Endpoint"] = Variant("s", target.entrance.name)
+        known["org.bus1.Endpoint.Metadata"] = Variant("a{ss}", target.entrance.metadata)
     return known
 
 

@@ -106,6 +106,9 @@ def _check(call: Call) -> None:
         what = f"{method.interface}.{method.name}"
         text = f"{caller.unique} may not call {what}: that is for root and the user of the bus"
         raise Denied(call.delivery.refusals.denied(caller, text, what))
+    if method.shows_all and caller.sight is not None:
+        what = f"call {method.interface}.{method.name}"
+        raise Denied(call.delivery.guard.refusal_by_entrance(caller, what))
     if not (call.is_at_home or method.on_every_path):
         raise Denied(f"{method.interface}.{method.name} is answered at {DRIVER_PATH}, not at {header.path}")
     if method.takes != header.signature:

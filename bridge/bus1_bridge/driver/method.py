@@ -82,7 +82,7 @@ class Call:
         """The party behind a name, None for the bus; NameHasNoOwner, as ``what`` of it was asked for."""
         if name == DRIVER_NAME:
             return None
-        party = self.delivery.tables.party_of(name)
+        party = self.delivery.tables.party_for(self.caller, name)
         if party is None:
             raise DriverError("NameHasNoOwner", f"Could not get {what} of name '{name}': no such name")
         return party
@@ -100,6 +100,8 @@ class Method(NamedTuple):
     """False: only on the driver's own path. An interface without any other method exists only there."""
     is_privileged: bool = False
     """Only for root and the user of the bus."""
+    shows_all: bool = False
+    """It is about the whole bus: not for those who see a part of it."""
     reads: str | None = None
     """Signature of the first arguments, which are all that ``answer`` gets; None for all of them."""
 

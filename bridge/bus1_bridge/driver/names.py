@@ -26,6 +26,13 @@ def _check_name(name: str, adjective: str, verb: str, reserved: str) -> None:
         raise InvalidArgument(reserved)
 
 
+def _check_owns(call: Call, name: str, what: str) -> None:
+    """Denied to those whose endpoint does not let them own the name."""
+    sight = call.caller.sight
+    if sight is not None and not sight.owns(name):
+        raise Denied(call.delivery.guard.refusal_by_entrance(call.caller, what))
+
+
 def request_name(call: Call, name: str, flags: int) -> Values:
     """RequestName."""
     caller, delivery = call.caller, call.delivery
@@ -52,6 +59,7 @@ def release_name(call: Call, name: str) -> Values:
     _check_name(
         name, "Given", "release", f"Cannot release the {name} service because it is owned by the bus"
     )
+    _check_owns(call, name, f'release the service "{name}"')
     code, changes = call.delivery.tables.names.release(call.caller.peer, name)
     call.delivery.name_changes(changes)
     return (int(code),)
@@ -65,19 +73,21 @@ def name_owner(call: Call, name: str) -> Values:
 
 def name_has_owner(call: Call, name: str) -> Values:
     """NameHasOwner: no error for what is no name."""
-    return (name == DRIVER_NAME or call.delivery.tables.party_of(name) is not None,)
+    return (name == DRIVER_NAME or call.delivery.tables.party_for(call.caller, name) is not None,)
 
 
 def list_names(call: Call) -> Values:
     """ListNames: the bus first."""
-    tables = call.delivery.tables
+    tables, sight = call.delivery.tables, call.caller.sight
     unique = [name for name, party in tables.unique.items() if party.announced or party is call.caller]
-    return ([DRIVER_NAME, *unique, *tables.names.names()],)
+    names = [*unique, *tables.names.names()]
+    return ([DRIVER_NAME, *(names if sight is None else filter(sight.sees, names))],)
 
 
 def list_queued_owners(call: Call, name: str) -> Values:
     """ListQueuedOwners: the owner first."""
     target = call.target(name, "owners")
+    _check_owns(call, name, f'list who waits for the service "{name}"')
     if target is None:
         return ([DRIVER_NAME],)
     if name.startswith(":"):

@@ -31,6 +31,9 @@ ACTIVATOR = "org.freedesktop.systemd1.Activator"
 
 def start_service(call: Call, name: str, flags: int) -> Values | None:
     """StartServiceByName: answered when the name has an owner; the flags mean nothing."""
+    sight = call.caller.sight
+    if sight is not None and sight.sees(name) and not sight.grant(name).may_start:
+        raise Denied(call.delivery.guard.refusal_by_entrance(call.caller, f'start the service "{name}"'))
     return LATER if _activation(call.delivery).start(call.ticket(), name) else (_ALREADY_RUNNING,)
 
 
@@ -38,7 +41,8 @@ def list_activatable_names(call: Call) -> Values:
     """ListActivatableNames: the bus first."""
     names = call.delivery.questions.ask(call.caller.peer, ListServices)
     assert isinstance(names, tuple)
-    return ([DRIVER_NAME, *names],)
+    sight = call.caller.sight
+    return ([DRIVER_NAME, *(names if sight is None else filter(sight.sees, names))],)
 
 
 def update_environment(call: Call, variables: dict[str, str]) -> Values:

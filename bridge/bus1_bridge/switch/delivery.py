@@ -104,11 +104,20 @@ class Delivery:
             for parcel in parcels:
                 self.flow.undelivered(parcel.node[0], _size(parcel))
             raise
+        if tables.sights and sender is not None:
+            self._introduce(sender, parcels)
         for parcel, slot in zip(parcels, slots, strict=True):
             if slot:
                 self.flow.undelivered(parcel.node[0], _size(parcel))
                 self.refusals.lost(sender, tables.parties.get(parcel.node[0]), parcel)
         return slots
+
+    def _introduce(self, sender: Party, parcels: Sequence[Parcel]) -> None:
+        """Who gets something from the party knows of it from now on."""
+        for parcel in parcels:
+            sight = self.tables.sights.get(parcel.node[0])
+            if sight is not None:
+                sight.met(sender.unique)
 
     def discard(self, fds: Iterable[int]) -> None:
         """Descriptors of a message that goes nowhere: have them closed."""
@@ -295,6 +304,10 @@ class Delivery:
         ``leaving`` is a party that hears nothing any more."""
         for change in changes:
             old, new = self._party(change.old), self._party(change.new)
+            for sight in self.tables.sights.values():
+                for owner in (old, new):
+                    if owner is not None:
+                        sight.owned(change.name, owner.unique)
             if isinstance(old, LegacyParty):
                 self._tell(old, "NameLost", change.name, only_monitors=old is leaving)
             parcels = self._change_parcels(change.name, old, new)
@@ -331,12 +344,15 @@ class Delivery:
         )
 
     def _signal_parcels(self, member: str, *arguments: str) -> list[Parcel]:
+        """A signal of the bus for all whose rules match; one about a name for those who see that."""
         fields = Fields(SIGNAL, DRIVER_PATH, DRIVER_NAME, member)
         receivers = [
             party for party in self._matching(MatchInput(
                 type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
                 arguments=lambda: arguments,
-            )) if self.guard.refusal(None, party, fields, addressed=False) is None
+            ))
+            if (party.sight is None or not arguments or party.sight.sees(arguments[0]))
+            and self.guard.refusal(None, party, fields, addressed=False) is None
         ]
         if not (receivers or self.tables.monitors):
             return []

@@ -45,6 +45,9 @@ def leave(delivery: Delivery, party: Party) -> None:
             tables.monitors.drop(peer)
     del tables.parties[peer]
     tables.unique.pop(party.unique, None)
+    tables.sights.pop(peer, None)
+    if party.entrance is not None:
+        party.entrance.clients.discard(peer)
     _let_go(delivery, party)
     delivery.flow.forget(peer)
     tables.core.peer_disconnect(peer)
@@ -76,7 +79,8 @@ def _drop_rules(delivery: Delivery, party: Party) -> None:
     eavesdroppers.pop(party.peer, None)
     if not party.unique:
         return
-    matches.forget_name(party.unique)
+    blind = [peer for peer, sight in delivery.tables.sights.items() if not sight.sees(party.unique)]
+    matches.forget_name(party.unique, blind)
     for peer in list(eavesdroppers):
         count = sum(rule.eavesdrop for rule in matches.rules_of(peer))
         if count:
@@ -90,6 +94,8 @@ def _let_go(delivery: Delivery, party: Party) -> None:
     if delivery.activation:
         delivery.activation.forget(party)
     delivery.tables.bindings.forget(party.peer)
+    for sight in delivery.tables.sights.values():
+        sight.left(party.unique)
 
 
 def _answer_callers(delivery: Delivery, peer: int) -> None:

@@ -6,6 +6,7 @@ has one name, and so has a service that is yet to be started. Who is about to ge
 addressed to somebody else eavesdrops. An answer is requested if its receiver waits for it from its sender.
 
 Where everything is allowed to both, which is so on the usual session bus, that is all that is looked at.
+Clients that see a part of the bus (``sight``) are asked about that first.
 
 A refusal says who, what, and which rule, to the sender and to the log (``refusals``).
 
@@ -18,12 +19,26 @@ from __future__ import annotations
 
 from bus1.core.api import Credentials
 
+from ..entrance import Entrance
 from ..policy import Message, Names, Policy, Verdict
 from ..wire import DRIVER_NAME
 from .refusals import Refusals
 from .tables import UNKNOWN_ID, Party, Tables
 
 _BUS = Names(DRIVER_NAME)
+
+
+class _NotGranted(Verdict):
+    """No rule of the configuration decides, but the endpoint through which a client came in."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, entrance: Entrance) -> None:
+        super().__init__(False, None)
+        self._name = entrance.name
+
+    def __str__(self) -> str:
+        return f'the endpoint "{self._name}" does not grant it'
 
 
 class Guard:
@@ -41,7 +56,8 @@ class Guard:
 
     def admit(self, party: Party) -> None:
         """Give the party what the policy says about it."""
-        party.permissions = self._tables.policy.of_client(party.uid, _groups(party.credentials))
+        permissions = self._tables.policy.of_client(party.uid, _groups(party.credentials))
+        party.permissions = permissions if party.sight is None else permissions.narrowed()
 
     def refusal_to_connect(self, who: Credentials) -> str | None:
         """Why this user may not use this bus; None if it may."""
@@ -72,6 +88,9 @@ class Guard:
         if requested is None:
             requested = addressed and self._is_requested(sender, receiver, message)
         if sender is not None and not sends:
+            if addressed and sender.sight is not None and not sender.sight.may_send(message, requested):
+                verdict: Verdict = _NotGranted(sender.sight.entrance)
+                return self._refuse("Rejected send", sender, receiver, message, verdict, True, requested)
             verdict = sender.permissions.may_send(
                 message, self._names(receiver, message), requested_reply=requested
             )
@@ -80,6 +99,10 @@ class Guard:
             if verdict.log:
                 self._refuse("Would reject", sender, receiver, message, verdict, True, requested)
         if receiver is not None and not receives:
+            if not addressed and receiver.sight is not None and not receiver.sight.may_hear(
+                message, DRIVER_NAME if sender is None else sender.unique
+            ):
+                return "Rejected receive"
             verdict = receiver.permissions.may_receive(
                 message, _BUS if sender is None else self._names(sender, message),
                 requested_reply=requested,
@@ -93,6 +116,8 @@ class Guard:
 
     def refusal_to_own(self, party: Party, name: str) -> str | None:
         """Why the party may not own the name; None if it may."""
+        if party.sight is not None and not party.sight.owns(name):
+            return self.refusal_by_entrance(party, f'own the service "{name}"')
         verdict = party.permissions.may_own(name)
         if verdict.allowed:
             return None
@@ -101,6 +126,19 @@ class Guard:
             f"policies in the configuration file; {_deciding(verdict)}"
         )
         return self._refusals.denied(party, text, verdict.rule)
+
+    def refusal_by_entrance(self, party: Party, what: str) -> str:
+        """The words for a client whose endpoint does not let it do something."""
+        assert party.entrance is not None
+        text = f'Connection "{party.unique}" may not {what}: {_NotGranted(party.entrance)}'
+        return self._refusals.denied(party, text, party.entrance.name)
+
+    def note_hidden(self, party: Party, name: str) -> None:
+        """The party asked for a name that its endpoint does not show: the log alone is told."""
+        assert party.entrance is not None
+        endpoint = party.entrance.name
+        text = f'{self._refusals.named(party)} asks for {name}, which the endpoint "{endpoint}" hides'
+        self._refusals.note("hidden", party, "", endpoint, lambda: text)
 
     def refusal_to_reach(self, party: Party, target: Party) -> str | None:
         """Why the party may not get hold of another that it knows by name; None if it may."""
@@ -148,4 +186,6 @@ def _groups(who: Credentials) -> set[int]:
 
 
 def _deciding(verdict: Verdict) -> str:
+    if isinstance(verdict, _NotGranted):
+        return str(verdict)
     return f"decided by {verdict.rule}" if verdict.rule is not None else "no rule allows it"

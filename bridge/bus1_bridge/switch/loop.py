@@ -23,14 +23,18 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from bus1.broker import Broker
+from bus1.context import context_of
 from bus1.errors import InternalError
 from bus1.listener import Listener
 from bus1.process import SignalPipe
 from bus1.reactor import Reactor
 from bus1.transport import credentials_of
 
+from ..arrival import come_in
+from ..entrance import Entrance
 from ..gateway import Gateway
 from .api import (
     Closed,
@@ -46,6 +50,7 @@ from .api import (
     Watch,
     WatchSignals,
 )
+from .doors import Doors
 from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .headroom import check_room, shortage
@@ -65,6 +70,7 @@ class PythonSwitch:
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []
+        self._doors = gateway.registry.entrances.doors = Doors(self)
         self._signals: SignalPipe | None = None
         self._watched: list[Watched] = []
         self._writing: dict[Endpoint, None] = {}
@@ -161,11 +167,13 @@ class PythonSwitch:
         self._punts.append(Failed(endpoint.pid, traceback.format_exc()))
         self._drop(endpoint)
 
-    def accept(self, connection: socket.socket) -> None:
-        """A new D-Bus connection."""
+    def accept(self, connection: socket.socket, entrance: Entrance | None = None) -> None:
+        """A new D-Bus connection, at a socket of the bus's own unless an entrance is given."""
         connection.setblocking(False)
         is_local = connection.family == socket.AF_UNIX
         who = credentials_of(connection)
+        if entrance is not None:
+            who = replace(who, secctx=context_of(who.secctx, entrance.name))
         if (excess := self.router.too_many(who)) is not None:
             connection.close()
             named, why = self.router.delivery.refusals.stranger(who, excess)
@@ -175,13 +183,23 @@ class PythonSwitch:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self.router.connect(who, self.router.delivery.now, can_pass_fds=is_local)
         endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
-        self.router.party(peer).open_pidfd = endpoint.open_pidfd
+        party = self.router.party(peer)
+        party.open_pidfd = endpoint.open_pidfd
+        if entrance is not None:
+            come_in(self.router.delivery, party, entrance)
         self._endpoints[peer] = endpoint
         self._reading.enter(endpoint.process)
         self._flushing.enter(endpoint.process)
         self.reactor.station(peer, endpoint)
         self.was_used(endpoint)
         self._mind_accepting()
+
+    def cut_off(self, connection: int, reason: str) -> None:
+        """This connection ends now, whatever it has sent."""
+        if (endpoint := self._endpoints.get(connection)) is not None:
+            who = self.router.delivery.refusals.named(self.router.party(connection))
+            self.report(Closed(endpoint.pid, endpoint.uid, who, reason))
+            self._drop(endpoint)
 
     def report(self, punt: Punt) -> None:
         """Something for the control plane."""
@@ -300,6 +318,7 @@ class PythonSwitch:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+        self._doors.close_all()
         for endpoint in list(self._endpoints.values()):
             self._drop(endpoint)
         self._settle()

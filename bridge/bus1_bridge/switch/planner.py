@@ -130,7 +130,7 @@ class Planner:
 
     def _unicast(self, sender: LegacyParty, incoming: Incoming, destination: str) -> bool:
         header = incoming.header
-        target = self._tables.party_of(destination)
+        target = self._tables.party_for(sender, destination)
         if target is not None:
             _check_type(header)
         if isinstance(target, NativeParty) or (header.type == CALL and is_capability(header.path or "")):

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from bus1.context import label_of
 from bus1.core.api import Credentials, Parcel
 
 from .. import wire
@@ -175,7 +176,9 @@ class Refusals:
             if party.command is None:
                 party.command = self._tables.command_of(party.pid)
             known.append(f'pid={party.pid} comm="{party.command}"')
-        if label := party.credentials.secctx:
+        if party.entrance is not None:
+            known.append(f'endpoint="{party.entrance.name}"')
+        if label := label_of(party.credentials.secctx):
             known.append(f'label="{label.decode(errors="backslashreplace")}"')
         return " ".join(known)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bus1.core.api import CoreApi, Credentials, NodeRef, Usage
 from bus1.label import Label
@@ -26,6 +26,10 @@ from ..policy import NOTHING, OPEN, ClientPolicy, Policy
 from ..sasl import EXTERNAL_ONLY, AuthRules
 from .limits import BYTES_PER_TURN, Excess
 from .replies import ReplyTable
+
+if TYPE_CHECKING:
+    from ..entrance import Entrance
+    from .sight import Sight
 
 NOTHING_YET = Usage()
 UNKNOWN_ID = 0xFFFF_FFFF
@@ -57,6 +61,10 @@ class Party:
     """What the current policy says about it."""
     command: str | None = None
     """Its command line, once somebody had to know."""
+    entrance: Entrance | None = None
+    """Where it came in, if that is not a socket of the bus's own."""
+    sight: Sight | None = None
+    """What it sees, if that is not everything."""
 
     @property
     def uid(self) -> int | None:
@@ -230,6 +238,8 @@ class Tables:
     """The rules of monitors, which match whoever a message is addressed to."""
     shortage: Callable[[int], Excess | None] = lambda number: None
     """Why a descriptor that got this number can't be kept for long; None if it can."""
+    sights: dict[int, Sight] = field(default_factory=dict)
+    """Those of all who do not see everything, by Core peer."""
     bindings: Bindings = field(init=False)
     """What each capability path stands for (gateway's own)."""
 
@@ -249,9 +259,14 @@ class Tables:
         owner = self.names.owner(name)
         return None if owner is None else self.parties[owner]
 
+    def party_for(self, asker: Party, name: str) -> Party | None:
+        """As ``party_of``, as far as the asker sees: what it does not see is not there."""
+        is_seen = asker.sight is None or asker.sight.sees(name)
+        return self.party_of(name) if is_seen else None
+
     def trusts(self, party: Party) -> bool:
-        """It is root, or the user of the bus."""
-        return party.uid in {0, self.bus_credentials.uid}
+        """It is root, or the user of the bus, and came in by a socket of the bus's own."""
+        return party.entrance is None and party.uid in {0, self.bus_credentials.uid}
 
     def labels(self, bus_name: str) -> dict[int, Label]:
         """The names of everybody, the bus itself included, and who is behind them."""
