@@ -19,10 +19,31 @@ Not here: what travels (``export``, ``proxy``), signatures of hints (``hints``),
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
-from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    TypeVarTuple,
+    cast,
+    overload,
+)
 
 from .members import (
     InterfaceSpec,
@@ -39,6 +60,7 @@ from .types import is_interface_name
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 I = TypeVar("I", bound="Interface")  # noqa: E741
 
 
@@ -126,8 +148,8 @@ class Method(Member, Generic[P, R]):
         return call
 
 
-class Signal(Member, Generic[P]):
-    """A signal, made by ``@signal``."""
+class Signal(Member, Generic[*Ts]):
+    """A signal, made by ``@signal``; of the types of its arguments."""
 
     def read(self) -> SignalSpec:
         """The spec, from the declaration; TypeError."""
@@ -136,30 +158,39 @@ class Signal(Member, Generic[P]):
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, instance: Interface, owner: type) -> BoundSignal[P]: ...
-    def __get__(self, instance: Interface | None, owner: type) -> Self | BoundSignal[P]:
+    def __get__(self, instance: Interface, owner: type) -> BoundSignal[*Ts]: ...
+    def __get__(self, instance: Interface | None, owner: type) -> Self | BoundSignal[*Ts]:
         return self if instance is None else BoundSignal(self, instance)
 
 
-class BoundSignal(Generic[P]):
+class BoundSignal(Generic[*Ts]):
     """A signal of one object: call it to emit (service), subscribe to receive (client)."""
 
-    def __init__(self, member: Signal[P], instance: Interface) -> None:
+    def __init__(self, member: Signal[*Ts], instance: Interface) -> None:
         self._spec = cast(SignalSpec, member.spec())
         self._interface = spec_of(member.interface).name
         self._instance = instance
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    async def __call__(self, *args: *Ts) -> None:
         """Send the signal from every place where the object is exported; from none, do nothing."""
         if self._instance.__far__ is not None:
             raise TypeError(f"{self._spec.name} is emitted by its object, not by a proxy")
-        if kwargs or len(args) != len(self._spec.args):
+        if len(args) != len(self._spec.args):
             raise TypeError(f"{self._spec.name} takes {len(self._spec.args)} positional arguments")
         for near in tuple(self._instance.__near__):
             await near.emit(self._interface, self._spec, args)
 
+    @overload
+    def subscribe(self: BoundSignal[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]: ...
+    @overload
+    def subscribe(  # type: ignore[overload-cannot-match]
+        self,
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[*Ts]]]: ...
     def subscribe(self) -> AbstractAsyncContextManager[Any]:
-        """``async with`` it for a stream of the arguments: the value of one, a tuple of several."""
+        """``async with`` it for a stream of the arguments: the value of one, a tuple of several.
+
+        TypeError for an object of the own. The stream raises InvalidArgs for a signal whose values do not
+        fit, and goes on when it is asked again."""
         if (far := self._instance.__far__) is None:
             raise TypeError(f"{self._spec.name} is received through a proxy")
         return far.subscribe(self._interface, self._spec)
@@ -371,12 +402,12 @@ def method(
 
 
 @overload
-def signal(function: Callable[Concatenate[Any, P], Any], /) -> Signal[P]: ...
+def signal(function: Callable[[Any, *Ts], Any], /) -> Signal[*Ts]: ...
 @overload
 def signal(
     *, name: str | None = None, takes: str | None = None, deprecated: bool = False,
     annotations: Mapping[str, str] | None = None,
-) -> Callable[[Callable[Concatenate[Any, P], Any]], Signal[P]]: ...
+) -> Callable[[Callable[[Any, *Ts], Any]], Signal[*Ts]]: ...
 def signal(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
     deprecated: bool = False, annotations: Mapping[str, str] | None = None,

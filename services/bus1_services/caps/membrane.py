@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
 from typing import Any, TypeVar, cast
 
 from ..body import Reference, Variant
@@ -32,7 +33,7 @@ from ..members import MethodSpec, PropertySpec
 from .gate import Gate, Revoked, Spec
 
 I = TypeVar("I", bound=Interface)  # noqa: E741
-_PLAIN = (str, bytes, bytearray, memoryview, int, float, type(None))
+_PLAIN = (str, bytes, bytearray, memoryview, int, float, Enum, type(None))
 
 
 class Membrane:
@@ -63,12 +64,15 @@ class Membrane:
         if isinstance(value, Variant):
             _refuse_descriptors(value.signature)
             return Variant(value.signature, self.passed(value.value, outward))
+        if is_dataclass(value) and not isinstance(value, type):
+            parts = [part.name for part in fields(value) if part.init]
+            return replace(value, **{part: self.passed(getattr(value, part), outward) for part in parts})
         if isinstance(value, Mapping):
             items = value.items()
             return {self.passed(key, outward): self.passed(inside, outward) for key, inside in items}
         if isinstance(value, Iterable):
             inside = (self.passed(part, outward) for part in value)
-            return tuple(inside) if isinstance(value, tuple) else list(inside)
+            return getattr(type(value), "_make", tuple)(inside) if isinstance(value, tuple) else list(inside)
         raise AccessDenied(f"a {type(value).__name__} does not pass a membrane")
 
     def _object(self, target: Interface, outward: bool) -> Interface:

@@ -39,7 +39,7 @@ def _class(described: description.Described, names: Names) -> type[Interface]:
 
 def _member(
     member: description.Method | description.Signal | description.Property
-) -> Method[..., Any] | Signal[...] | Prop[Any]:
+) -> Method[..., Any] | Signal[*tuple[Any, ...]] | Prop[Any]:
     common: dict[str, Any] = {
         "name": member.name, "deprecated": member.deprecated, "annotations": member.annotations
     }
