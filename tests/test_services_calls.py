@@ -425,3 +425,54 @@ async def test_the_calls_that_an_object_has_may_be_ended_with_an_error(
     assert await proxy.add(1, 1) == 2
     works.may_leave.set()
     assert await proxy.narrow("e") == "e"
+
+
+class Session(Interface, name="org.example.Session1"):
+    """Made for one client; ``ended`` is set when nobody has it."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+
+    def unreferenced(self) -> None:
+        self.ended.set()
+
+
+class Hotel(Interface, name="org.example.Hotel1"):
+    """Gives sessions that do not arrive."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.entered = anyio.Event()
+
+    @method(shielded=True)
+    async def slow(self) -> Session:
+        self.entered.set()
+        with anyio.CancelScope(shield=True):
+            await anyio.wait_all_tasks_blocked()
+        return self.session
+
+    @method(gives="os")
+    def torn(self) -> object:
+        return self.session, 5
+
+
+def test_an_object_that_its_client_never_got_ends(caplog: pytest.LogCaptureFixture) -> None:
+    @on_a_bus()
+    async def run(service: Connection, client: Connection) -> None:
+        hotel = Hotel()
+        proxy = client.proxy(Hotel, await introduce(service, client, hotel))
+        async with anyio.create_task_group() as tasks:
+            calling = Calling(proxy.slow)
+            tasks.start_soon(calling.run)
+            await hotel.entered.wait()
+            calling.scope.cancel()
+        await hotel.session.ended.wait()
+        hotel.session = Session()
+        with pytest.raises(DBusError, match="do not fit"):
+            await proxy.torn()
+        await hotel.session.ended.wait()
+        await quiet(service, client)
+        assert len(nodes_of(service)) == 1
+
+    run()
+    assert len(caplog.records) == 1

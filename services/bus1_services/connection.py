@@ -265,7 +265,13 @@ class Connection:
         """Send one message; its handles are the reply node, ``handles``, and the capabilities in ``values``.
 
         InvalidArgument if the values do not fit; else as ``Peer.send``."""
-        encoded = encode(signature, values, self.grant)
+        first = self._next_node
+        try:
+            encoded = encode(signature, values, self.grant)
+        except BaseException:
+            for node in range(first, self._next_node, 4):
+                self._unsent(node)
+            raise
         granted = [number for _, number in encoded.grants]
         start = len(handles) + (reply is not None)
         caps = tuple((ordinal, start + i) for i, (ordinal, _) in enumerate(encoded.grants))
@@ -286,12 +292,21 @@ class Connection:
             self._sending[node] = self._sending.get(node, 0) + 1
         try:
             return await self.peer.send(destinations, (head, body), sent, fds, optional=optional)
+        except BaseException:
+            for node in shared:
+                self._unsent(node)
+            raise
         finally:
             for node in shared:
                 self._handed_out[node] = self._turn
                 self._sending[node] -= 1
                 if not self._sending[node]:
                     del self._sending[node]
+
+    def _unsent(self, node: int) -> None:
+        """A message with this node was perhaps not sent: then its object may have nobody who holds it."""
+        if isinstance(self._receivers.get(node), Export):
+            self.doubt(node)
 
     async def ended(self) -> None:
         """Wait until the bus is gone, then raise why."""

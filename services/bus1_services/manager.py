@@ -28,7 +28,7 @@ import anyio
 
 from .body import Variant
 from .caps.gate import specs_of
-from .interface import Interface, Near, Signal, method, signal
+from .interface import Interface, Member, Near, method, signal
 from .members import PropertySpec, SignalSpec
 from .types import ObjectPath, is_object_path
 
@@ -127,7 +127,7 @@ class Manager(ObjectManager):
                     paths[near] = path
         return paths
 
-    async def _tell(self, signal: Signal[*tuple[Any, ...]], paths: Mapping[Near, str], name: str, what: Any) -> None:
+    async def _tell(self, signal: Member, paths: Mapping[Near, str], name: str, what: Any) -> None:
         """Those who see it at a path hear that path; who has it as a capability hears the first."""
         spec = cast(SignalSpec, signal.spec())
         for near in tuple(self.__near__):
