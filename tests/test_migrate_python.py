@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -147,6 +148,7 @@ LOSING = """\
         bus.export("/player", player)
         await bus.request_name("org.example.Player")
         asyncio.create_task(player.tick())
+        bus.add_message_handler(print)
         await bus.wait_for_disconnect()
     asyncio.run(main())
     """
@@ -154,7 +156,7 @@ LOSING = """\
 
 def test_what_is_lost_is_told_and_is_an_error_where_it_is_used() -> None:
     assert told(carried(LOSING)[1], Kind.LOST) == [
-        (10, "unpack_variants"), (12, "Odd"), (24, "asyncio.create_task(player.tick())"),
+        (10, "unpack_variants"), (12, "Odd"), (25, "bus.add_message_handler(print)"),
     ]
     module = loaded(LOSING)
     assert outline(module.Player) == ["method Fine() -> (s)", "method Load(a{sv}) -> (s)"]
@@ -165,10 +167,64 @@ def test_what_is_lost_is_told_and_is_an_error_where_it_is_used() -> None:
             assert await proxy.fine() == "fine"
             with pytest.raises(DBusError, match=r"not carried over: a\.py:10: unpack_variants"):
                 await proxy.load({})
-        with pytest.raises(NotImplementedError, match=r"a\.py:24: asyncio\.create_task"):
+        with pytest.raises(NotImplementedError, match=r"a\.py:25: bus\.add_message_handler"):
             await module.main(service)
 
     anyio.run(main)
+
+
+def test_what_is_done_beside_serving_is_done_when_the_objects_are_on_the_bus() -> None:
+    module = loaded("""\
+        import asyncio
+        from dbus_next.service import ServiceInterface, method
+        from dbus_next.aio import MessageBus
+        class Counter(ServiceInterface):
+            count = 0
+            @method()
+            def Count(self) -> "i":
+                return self.count
+            async def run(self):
+                self.count += 1
+        async def warm(counter):
+            counter.count += 10
+        async def serve():
+            counter = Counter("org.example.Counter1")
+            await warm(counter)
+            bus = await MessageBus().connect()
+            bus.export("/counter", counter)
+            await bus.request_name("org.example.Counter")
+            loop.create_task(counter.run())
+        loop = asyncio.get_event_loop()
+        loop.run_until_complete(serve())
+        loop.run_forever()
+        """)
+
+    class Ended:
+        async def ended(self) -> None:
+            await asyncio.sleep(0)
+
+    counter = module.service().objects["/counter"]
+    asyncio.run(module.main(Ended()))
+    assert counter.count == 11
+
+
+def test_what_runs_beside_those_that_serve_is_told() -> None:
+    _, findings = carried("""\
+        import asyncio
+        from dbus_next.service import ServiceInterface, method
+        from dbus_next.aio import MessageBus
+        class A(ServiceInterface):
+            @method()
+            def B(self): pass
+        async def other(): pass
+        async def serve():
+            bus = await MessageBus().connect()
+            bus.export("/a", A("org.example.A"))
+        async def main():
+            await asyncio.gather(serve(), other())
+        asyncio.run(main())
+        """)
+    assert told(findings, Kind.LOST) == [(12, "await asyncio.gather(serve(), other())")]
 
 
 def test_an_export_by_an_object_is_lost_and_told() -> None:

@@ -13,7 +13,8 @@ from .program import Function, Program
 _HOMES = {
     **dict.fromkeys(("Annotated", "Any"), "typing"),
     **dict.fromkeys(("bare", "pairs", "unpaired"), "bus1_services.variants"),
-    "together": "bus1_services.together", "BoundProperty": "bus1_services.interface",
+    "together": "bus1_services.together",
+    "BoundProperty": "bus1_services.interface",
 }
 """Where names come from that the package itself does not give."""
 

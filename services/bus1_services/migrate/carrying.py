@@ -254,7 +254,7 @@ def _is_future(statement: ast.stmt) -> bool:
 
 def _dropped(wiring: Wiring) -> set[ast.AST]:
     """What is left out altogether: not the set-up, nor what is exported, inside of it."""
-    kept = {inner for statement in wiring.setup for inner in ast.walk(statement)}
+    kept = {inner for statement in [*wiring.setup, *wiring.beside] for inner in ast.walk(statement)}
     kept |= {inner for _, values in wiring.objects for value in values for inner in ast.walk(value)}
     return {inner for statement in wiring.dropped for inner in ast.walk(statement)} - kept
 
@@ -269,13 +269,6 @@ def _end(
 ) -> str:
     """``service()``, and what runs it."""
     segments = program.segments
-    setup = []
-    for statement in wiring.setup:
-        start, end = segments.span(statement)
-        if decorators := getattr(statement, "decorator_list", []):
-            start = segments.span(decorators[0])[0] - 1
-        text = segments.indent_of(statement) + segments.text(start, end)
-        setup.append(textwrap.indent(textwrap.dedent(text), "    "))
     pairs: list[Item] = []
     for path, values in objects:
         texts = [
@@ -288,23 +281,56 @@ def _end(
     objects_item = Group("", tuple(pairs), "{}")
     service = borrowed("Service")
     whole = Group(service, (literal(name), constant, *names, Pair("objects=", objects_item)))
+    bound = {
+        node.id
+        for statement in wiring.setup
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    used = {
+        node.id for statement in wiring.beside for node in ast.walk(statement) if isinstance(node, ast.Name)
+    }
+    doc = '    """The objects, under their names, where they were."""'
+    shared = f"    global {', '.join(sorted(bound & used))}\n" if bound & used else ""
+    text = "".join(
+        [
+            f"def service() -> {service}:\n{doc}\n{shared}",
+            *(_moved(program, statement) for statement in wiring.setup),
+            f"{lay_out(whole, 1, 'return ')}\n",
+        ]
+    )
+    main = _main(program, wiring, borrowed)
+    run = "service().run(main)" if main else "service().run()"
+    return f'{text}{main}\n\nif __name__ == "__main__":\n    {run}\n'
+
+
+def _main(program: Program, wiring: Wiring, borrowed: Borrowed) -> str:
+    """What the program did beside serving."""
+    if not wiring.beside and not wiring.started:
+        return ""
     lines = [
-        f'def service() -> {service}:\n    """The objects, under their names, where they were."""\n',
-        *(f"{text}\n" for text in setup),
-        f"{lay_out(whole, 1, 'return ')}\n",
+        f"\n\nasync def main(connection: {borrowed('Connection')}) -> None:\n"
+        '    """What is done beside serving, from when the objects are on the bus."""\n'
     ]
-    run = "service().run()"
-    if wiring.started:
-        first = wiring.started[0]
-        lines.append(
-            f"\n\nasync def main(connection: {borrowed('Connection')}) -> None:\n"
-            '    """What the program did beside serving: it was not carried over."""\n'
-        )
-        for statement in wiring.started:
-            what = segments.original(statement).split("\n")[0]
-            lines.append(f"    {borrowed.lost(program, statement, what)}\n")
-        run = "service().run(main)" if first else run
-    return "".join(lines) + f'\n\nif __name__ == "__main__":\n    {run}\n'
+    for statement in wiring.started:
+        what = program.segments.original(statement).split("\n")[0]
+        lines.append(f"    {borrowed.lost(program, statement, what)}\n")
+    for statement in wiring.beside:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and node.id in wiring.loops and isinstance(node.ctx, ast.Load):
+                program.segments.replace_node(node, "asyncio.get_running_loop()")
+        lines.append(_moved(program, statement))
+    return "".join([*lines, "    await connection.ended()\n"])
+
+
+def _moved(program: Program, statement: ast.stmt) -> str:
+    """A statement, with its changes, in the body of a new function."""
+    segments = program.segments
+    start, end = segments.span(statement)
+    if decorators := getattr(statement, "decorator_list", []):
+        start = segments.span(decorators[0])[0] - 1
+    text = segments.indent_of(statement) + segments.text(start, end)
+    return textwrap.indent(textwrap.dedent(text), "    ") + "\n"
 
 
 def _flat(item: Item) -> str:

@@ -233,7 +233,10 @@ class _Translating:
             return
         what = f"{self._segments.original(node.func)}()"
         self._program.tell(
-            node, Kind.LOST, what, "it brings something to the bus at run time, or takes it away",
+            node,
+            Kind.LOST,
+            what,
+            "it brings something to the bus at run time, or takes it away",
             "give the object out as a result; or publish it, with Connection.registry",
         )
         self._replace(node, self._borrowed.lost(self._program, node, what))

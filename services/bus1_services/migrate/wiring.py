@@ -34,6 +34,7 @@ _PLUMBING = {
     "anyio.run",
     "trio.run",
 }
+_LOOPS = {"asyncio.get_event_loop", "asyncio.new_event_loop", "asyncio.get_running_loop"}
 _LIBRARYS = {
     "MessageBus",
     "SessionMessageBus",
@@ -65,6 +66,31 @@ _NAMES = {
 }
 
 
+_METHODS = {
+    *_EXPORTS,
+    *_NAMES,
+    "connect",
+    "disconnect",
+    "wait_for_disconnect",
+    "unexport",
+    "release_name",
+    "run",
+    "quit",
+    "run_forever",
+    "run_until_complete",
+    "close",
+    "stop",
+    "publish",
+    "unpublish",
+    "unpublish_object",
+    "unregister_service",
+    "add_signal_handler",
+    "set_debug",
+    "shutdown_asyncgens",
+}
+"""Of buses and loops, with a counterpart in the native start, or none that is needed."""
+
+
 @dataclass
 class Wiring:
     """What is known of the start."""
@@ -74,11 +100,15 @@ class Wiring:
     """Paths, and the expressions of what is exported there."""
     setup: list[ast.stmt] = field(default_factory=list)
     """What is done before, in the functions that are left out."""
+    beside: list[ast.stmt] = field(default_factory=list)
+    """What waits, or is started, beside serving."""
     started: list[ast.stmt] = field(default_factory=list)
-    """What is done beside serving, and is not carried over."""
+    """What of that is not carried over."""
     dropped: list[ast.stmt] = field(default_factory=list)
     variables: set[str] = field(default_factory=set)
     """Names of buses, loops, and the like."""
+    loops: set[str] = field(default_factory=set)
+    """Those of asyncio's event loop."""
 
 
 def find_wiring(program: Program) -> Wiring:
@@ -106,6 +136,11 @@ class _Search:
             if not more:
                 break
             self._wired |= more
+        # buses and loops are known before what is done with them is looked at
+        for _ in range(2):
+            for node in ast.walk(self._program.tree):
+                if isinstance(node, ast.Assign) and self._program.enclosing_class(node) is None:
+                    self._is_plumbing(node)
         for name in self._functions:
             if name in self._wired:
                 self._wiring.dropped.append(self._functions[name])
@@ -157,6 +192,7 @@ class _Search:
                     self._statements(getattr(statement, "finalbody", []), in_function=True)
                 case _ if self._is_plumbing(statement):
                     self._facts(statement)
+                    self._also_started(statement)
                     if not in_function:
                         self._wiring.dropped.append(statement)
                 case _ if in_function:
@@ -186,9 +222,7 @@ class _Search:
         is_plumbing = any(
             self._is_anchor(call) or self._program.dotted(call.func) in _PLUMBING for call in calls
         )
-        is_plumbing |= self._root(inner) in self._wiring.variables and isinstance(
-            inner, ast.Call | ast.Attribute
-        )
+        is_plumbing |= self._root(inner) in self._wiring.variables and self._ends_in_plumbing(inner)
         if isinstance(value, ast.Await) and isinstance(inner, ast.Call):
             # whatever it waits for without a result: an event that ends the program
             is_plumbing |= (
@@ -196,8 +230,18 @@ class _Search:
             )
         if is_plumbing and isinstance(statement, ast.Assign | ast.AnnAssign):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            self._wiring.variables |= {target.id for target in targets if isinstance(target, ast.Name)}
+            names = {target.id for target in targets if isinstance(target, ast.Name)}
+            self._wiring.variables |= names
+            if any(self._program.dotted(call.func) in _LOOPS for call in calls):
+                self._wiring.loops |= names
         return is_plumbing
+
+    @staticmethod
+    def _ends_in_plumbing(node: ast.expr) -> bool:
+        """What is done with a bus or a loop is nothing but connecting, exporting, waiting."""
+        return (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS
+        )
 
     @staticmethod
     def _root(node: ast.AST) -> str:
@@ -267,29 +311,32 @@ class _Search:
     # ---- the rest --------------------------------------------------------------------------------
 
     def _other(self, statement: ast.stmt) -> None:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            return
         names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
         waits = any(
             isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith) for node in ast.walk(statement)
         )
-        starts = any(
-            isinstance(node, ast.Call)
-            and (
-                self._program.dotted(node.func) in {"asyncio.create_task", "asyncio.ensure_future"}
-                or self._program.dotted(node.func).startswith("gi.repository.GLib.")
-            )
-            for node in ast.walk(statement)
-        )
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            return
-        if (
-            waits
-            or starts
-            or names & (self._wiring.variables | self._wired)
-            or isinstance(statement, ast.Return)
-        ):
+        called = [
+            self._program.dotted(node.func) for node in ast.walk(statement) if isinstance(node, ast.Call)
+        ]
+        starts = bool({"asyncio.create_task", "asyncio.ensure_future"} & set(called))
+        needs_bus = names & (self._wiring.variables - self._wiring.loops | self._wired)
+        in_glib = any(name.startswith("gi.repository.GLib.") for name in called)
+        if needs_bus or in_glib or isinstance(statement, ast.Return):
             self._wiring.started.append(statement)
+        elif waits or starts or names & self._wiring.loops:
+            self._wiring.beside.append(statement)
         else:
             self._wiring.setup.append(statement)
+
+    def _also_started(self, statement: ast.stmt) -> None:
+        """Functions that a statement of the start runs beside those that serve."""
+        for call in ast.walk(statement):
+            function = self._functions.get(self._root(call)) if isinstance(call, ast.Call) else None
+            if isinstance(function, ast.AsyncFunctionDef) and function.name not in self._wired:
+                self._wiring.started.append(statement)
+                return
 
     def _check_names(self) -> None:
         """Set-up, and what is exported, may use what is there in ``service()``, and nothing else."""
@@ -303,6 +350,11 @@ class _Search:
                 known |= own
             else:
                 self._wiring.setup.remove(statement)
+                self._wiring.started.append(statement)
+        for statement in list(self._wiring.beside):
+            own = _names(statement, ast.Store, inside=True)
+            if not _names(statement, ast.Load, inside=True) <= known | own | self._wiring.loops:
+                self._wiring.beside.remove(statement)
                 self._wiring.started.append(statement)
         for path, values in list(self._wiring.objects):
             unknown = {name for value in values for name in _names(value, ast.Load, inside=True)} - known
@@ -323,7 +375,7 @@ class _Search:
                 statement,
                 Kind.LOST,
                 first,
-                "it is done at the start, with the bus or beside serving",
+                "it is done at the start, with the bus or with what is not known there",
                 "do it in main(), which gets the native connection",
             )
 
