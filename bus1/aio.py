@@ -172,31 +172,35 @@ class Peer:
         False: nothing has happened, ``send`` has to be awaited. It is sequenced before what is requested
         here later, but perhaps not before this returns: not for what others may hear of by another way
         than the bus (G-4)."""
-        if not self._client.may_post(parts):
-            return False
-        self._client.post(destinations, parts, handles, failed)
-        self._flush_posted()
-        return True
+        may_post = self._client.may_post(parts)
+        if may_post:
+            self._client.post(destinations, parts, handles, failed)
+            self._flush_posted()
+        return may_post
 
     def post_last(
         self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> bool:
         """As ``post``, and release ``handle``, its destination; it is kept if the message fails."""
-        if not self._client.may_post(parts):
-            return False
-        self._client.post_last(handle, parts, handles, failed)
-        self._flush_posted()
-        return True
+        may_post = self._client.may_post(parts)
+        if may_post:
+            self._client.post_last(handle, parts, handles, failed)
+            self._flush_posted()
+        return may_post
 
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Destroy own nodes and release their handles, without waiting; errors are not reported."""
-        if not self._is_closed:
-            self._client.destroy_soon(nodes)
-            self._flush_posted()
+        self._client.destroy_soon(nodes)
+        self._flush_posted()
 
     def cork(self) -> None:
         """Keep what is posted, given back or forgotten from now on until the next request that is awaited."""
         self._is_corked = True
+
+    @property
+    def has_unsent(self) -> bool:
+        """Something that was posted did not fit into the socket: ``flush``."""
+        return not self._is_corked and self._client.exchange.writer.pending > 0
 
     async def flush(self) -> None:
         """Send what is kept or could not be sent yet."""
@@ -349,7 +353,7 @@ class Peer:
             self._flush_posted()
 
     def _flush_posted(self) -> None:
-        if not self._is_corked:
+        if not (self._is_corked or self._is_closed):
             self._try_flush()
 
     # ---- the socket ------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from bus1_services.handle import Handle
 from core_bus import Core
 
 from bus1.aio import Peer
-from bus1.core.api import Buffer, Credentials, Message, RecvFlag
+from bus1.core.api import Buffer, Credentials, DestroyFlag, Message, RecvFlag
 from bus1.descriptors import Fds, duplicate
 from bus1.errors import Bus1Error, BusGone, WouldBlock
+from bus1.exchange import Failed
 from bus1.memory import HeapMemory
 from bus1.received import ReceivedMessage
 
@@ -54,6 +55,8 @@ class CoreBus:
 class CorePeer:
     """One peer; every method is one command."""
 
+    has_unsent = False
+
     def __init__(self, bus: CoreBus) -> None:
         self.bus = bus
         self.memory = HeapMemory()
@@ -74,6 +77,12 @@ class CorePeer:
         fds: Sequence[int] = (), *, flags: int = 0, optional: Sequence[int] = (),
     ) -> list[int]:
         await self._turn()
+        return self._send(destinations, payload, handles, fds, flags, optional)
+
+    def _send(
+        self, destinations: Sequence[int], payload: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int] = (), flags: int = 0, optional: Sequence[int] = (),
+    ) -> list[int]:
         copies = duplicate(fds).take_all()
         self.sent.append((list(destinations), list(optional)))
         parts = [payload] if isinstance(payload, bytes) else list(payload)
@@ -87,6 +96,36 @@ class CorePeer:
             raise
         self.bus.settle()
         return slots
+
+    def post(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
+    ) -> bool:
+        self._check()
+        try:
+            self._send(destinations, parts, handles)
+        except Bus1Error as error:
+            failed(error)
+        return True
+
+    def post_last(
+        self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
+    ) -> bool:
+        errors: list[Bus1Error] = []
+        self.post([handle], parts, handles, errors.append)
+        if errors:
+            failed(errors[0])
+        else:
+            self.release_soon(handle)
+        return True
+
+    def cork(self) -> None:
+        """Nothing is kept here."""
+
+    async def flush(self) -> None:
+        await self._turn()
+
+    async def query(self) -> None:
+        await self._turn()
 
     async def recv(self, *, install_fds: bool = True, flags: int = 0) -> ReceivedMessage:
         while True:
@@ -107,6 +146,11 @@ class CorePeer:
     def release_soon(self, handle: int) -> None:
         if not self.is_gone:
             self.bus.core.handle_release(self.number, handle)
+            self.bus.settle()
+
+    def destroy_soon(self, nodes: Sequence[int]) -> None:
+        if not self.is_gone:
+            self.bus.core.node_destroy(self.number, nodes, DestroyFlag.RELEASE_HANDLES)
             self.bus.settle()
 
     async def transfer(self, handle: int, destination: Any = None) -> int:
@@ -145,6 +189,9 @@ class CorePeer:
 
     async def _turn(self) -> None:
         await anyio.sleep(0)
+        self._check()
+
+    def _check(self) -> None:
         if self.is_gone:
             raise BusGone("the peer has ended")
 

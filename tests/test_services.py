@@ -607,12 +607,12 @@ async def test_a_sweeper_that_fails_ends_the_connection_in_order(
     service.node(witness)
     error = QuotaExceeded("no handle is left")
 
-    async def destroy(nodes: Any, flags: int = 0) -> None:
+    async def transfer(handle: int, destination: Any = None) -> int:
         await anyio.lowlevel.checkpoint()
         raise error
 
-    core_peer(service).destroy = destroy  # type: ignore[method-assign]
-    service.retire(service.node(Witness()))
+    core_peer(service).transfer = transfer  # type: ignore[method-assign]
+    service.doubt(service.node(Witness()))
     with pytest.raises(QuotaExceeded):
         await service.ended()
     await service.swept()

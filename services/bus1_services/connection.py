@@ -2,14 +2,13 @@
 
 Theory. A peer has one queue. The pump is the one task that takes messages from it, in order, and hands each
 to the receiver of the node that it was sent to, before it takes the next. Receivers decode at once,
-so a slice is given back within the turn; what takes longer becomes a task. What is no longer needed,
-nodes and references, is queued, and given back by the sweeper, a task of its own: nobody waits
-for it, finalizers least of all.
+so a slice is given back within the turn; what takes longer becomes a task. What they post, and what is no
+longer needed, leaves in one write with the request for the next message.
 
 NODE_RELEASE says that nobody else holds a node any more. It may leave the queue before a send that hands
 the node out again, and be seen after it. Seen in a turn in which the node was handed out, it is therefore
 doubted: the node's count is raised and lowered once (H-31), and the bus says it again if it is still
-true (N-10, N-15).
+true (N-10, N-15). What hands nodes out is therefore never posted: nobody would know when it was sent.
 
 Invariants. 1. Each message's slice, descriptors and references are given back, or belong to the value
 that carries them. 2. Receivers see messages in the order of the queue. 3. When nothing can arrive any more,
@@ -20,38 +19,39 @@ Not here: what messages mean (``export``, ``proxy``), names (``registry``).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 import anyio
 from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
 from bus1 import aio
-from bus1.core.api import HANDLE_INVALID, DestroyFlag, MessageType
+from bus1.core.api import HANDLE_INVALID, MessageType
 from bus1.errors import (
     Bus1Error,
     BusGone,
-    InvalidArgument,
     PeerShutdown,
     RemoteProtocolError,
     TooManyDescriptors,
 )
 from bus1.received import ReceivedMessage
 
-from .body import Reference, encode
+from . import letter
+from .body import Reference
 from .call import Envelope, Kind
 from .call import decode as decode_envelope
-from .call import encode as encode_envelope
 from .caps.gate import Gate
 from .descriptor import UnixFd
 from .export import Export
 from .handle import CAPABILITY_PREFIX, Arrival, Handle
 from .interface import Interface
+from .letter import Heading, Letter
 from .places import Places
 from .proxy import Remote
 from .registry import Publication, Registry
+from .sweeper import Sweeper
 
 MAX_CALLS = 16384
 """Taken at a time, for all objects of a connection."""
@@ -84,6 +84,13 @@ class Connection:
 
     def __init__(self, peer: aio.Peer, start: Callable[..., object]) -> None:
         self.peer = peer
+        self._sweeper = Sweeper(peer, lambda node: node in self._receivers)
+        self.swept = self._sweeper.swept
+        """Wait until everything that was given up has been given back."""
+        self.release = self._sweeper.release
+        """Give one reference back soon. For finalizers, too: from any thread, at any time."""
+        self.doubt = self._sweeper.doubt
+        """Hear again whether nobody else holds an own node."""
         self.granted = tuple(self.handle(number) for number in peer.granted)
         """What the endpoint granted; first the registry, at the default endpoint."""
         self.start = start
@@ -104,12 +111,7 @@ class Connection:
         self._turn = 0
         self._handed_out: dict[int, int] = {}
         self._sending: dict[int, int] = {}
-        self._released: list[int] = []
-        self._retired: list[int] = []
-        self._doubted: list[int] = []
-        self._work = anyio.Event()
-        self._rested = anyio.Event()
-        self._thread = threading.get_ident()
+        self._is_yielding = False
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
         self._eased: anyio.Event | None = None
@@ -219,17 +221,11 @@ class Connection:
         """Destroy an own node soon; its receiver hears nothing any more."""
         if self._receivers.pop(node, None) is not None:
             self._handed_out.pop(node, None)
-            self._retired.append(node)
-            self._wake()
+            self._sweeper.destroy(node)
 
     def forget(self, node: int) -> None:
         """Drop an own node that the bus never saw."""
         self._receivers.pop(node, None)
-
-    def release(self, number: int) -> None:
-        """Give one reference back soon. For finalizers, too: from any thread, at any time."""
-        self._released.append(number)
-        self._wake()
 
     def mourn(self, handle: int, mourner: Mourner) -> None:
         """Tell ``mourner`` when the node behind ``handle`` is destroyed."""
@@ -242,56 +238,43 @@ class Connection:
         if not mourners:
             self._mourners.pop(handle, None)
 
-    def doubt(self, node: int) -> None:
-        """Hear again whether nobody else holds an own node."""
-        self._doubted.append(node)
-        self._wake()
-
-    async def swept(self) -> None:
-        """Wait until everything that was given up has been given back."""
-        self._wake()
-        while self._error is None and (
-            self._released or self._retired or self._doubted or not self._rested.is_set()
-        ):
-            await self._rested.wait()
-
     # ---- messages ----------------------------------------------------------------------------
 
-    async def transmit(
-        self, destinations: Sequence[int], kind: Kind, signature: str = "", values: Sequence[Any] = (), *,
-        interface: str = "", member: str = "", flags: int = 0, serial: int = 0, reply: int | None = None,
-        handles: Sequence[int] = (), optional: Sequence[int] = (),
-    ) -> list[int]:
-        """Send one message; its handles are the reply node, ``handles``, and the capabilities in ``values``.
-
-        InvalidArgument if the values do not fit; else as ``Peer.send``."""
+    def write(
+        self, kind: Kind, signature: str = "", values: Sequence[Any] = (), **heading: Unpack[Heading]
+    ) -> Letter:
+        """A message to be sent; InvalidArgument if the values do not fit."""
         first = self._next_node
         try:
-            encoded = encode(signature, values, self.grant)
+            return letter.write(kind, signature, values, self.grant, **heading)
         except BaseException:
             for node in range(first, self._next_node, 4):
                 self._unsent(node)
             raise
-        granted = [number for _, number in encoded.grants]
-        start = len(handles) + (reply is not None)
-        caps = tuple((ordinal, start + i) for i, (ordinal, _) in enumerate(encoded.grants))
-        envelope = Envelope(kind, flags, "l", serial, interface, member, signature, caps, len(encoded.data))
-        return await self.forward(
-            destinations, envelope, encoded.data, reply=reply, handles=[*handles, *granted],
-            fds=[_descriptor_of(owner) for owner in encoded.fds], optional=optional,
+
+    def post(self, destination: int, message: Letter, failed: Callable[[Bus1Error], None]) -> bool:
+        """Send without waiting; ``failed`` hears of an error. False: nothing has happened, ``deliver`` it."""
+        return self._may_be_posted(message) and self._posted(
+            self.peer.post((destination,), message.parts, message.handles, failed)
         )
 
-    async def forward(
-        self, destinations: Sequence[int], envelope: Envelope, body: bytes, *, reply: int | None = None,
-        handles: Sequence[int] = (), fds: Sequence[int] = (), optional: Sequence[int] = (),
+    def post_last(self, destination: int, message: Letter, failed: Callable[[Bus1Error], None]) -> bool:
+        """As ``post``; unless the message fails, the reference to its destination is given back with it."""
+        return self._may_be_posted(message) and self._posted(
+            self.peer.post_last(destination, message.parts, message.handles, failed)
+        )
+
+    async def deliver(
+        self, destinations: Sequence[int], message: Letter, optional: Sequence[int] = ()
     ) -> list[int]:
-        """Send one message with a body that is there already; LocalProtocolError, else as ``Peer.send``."""
-        head, sent = encode_envelope(envelope), [*([] if reply is None else [reply]), *handles]
-        shared = [number for number in handles if number in self._receivers]
+        """Send one message, and know that it is sent; errors as ``Peer.send``."""
+        shared = [number for number in message.shared if number in self._receivers]
         for node in shared:
             self._sending[node] = self._sending.get(node, 0) + 1
         try:
-            return await self.peer.send(destinations, (head, body), sent, fds, optional=optional)
+            return await self.peer.send(
+                destinations, message.parts, message.handles, message.fds, optional=optional
+            )
         except BaseException:
             for node in shared:
                 self._unsent(node)
@@ -303,15 +286,44 @@ class Connection:
                 if not self._sending[node]:
                     del self._sending[node]
 
+    async def transmit(
+        self, destinations: Sequence[int], kind: Kind, signature: str = "", values: Sequence[Any] = (), *,
+        optional: Sequence[int] = (), **heading: Unpack[Heading],
+    ) -> list[int]:
+        """``write`` and ``deliver``."""
+        return await self.deliver(destinations, self.write(kind, signature, values, **heading), optional)
+
+    async def forward(
+        self, destinations: Sequence[int], envelope: Envelope, body: bytes, *, reply: int | None = None,
+        handles: Sequence[int] = (), fds: Sequence[int] = (), optional: Sequence[int] = (),
+    ) -> list[int]:
+        """Send one message with a body that is there already; LocalProtocolError, else as ``Peer.send``."""
+        message = letter.forward(envelope, body, reply=reply, handles=handles, fds=fds)
+        return await self.deliver(destinations, message, optional)
+
     def _unsent(self, node: int) -> None:
         """A message with this node was perhaps not sent: then its object may have nobody who holds it."""
         if isinstance(self._receivers.get(node), Export):
             self.doubt(node)
 
+    def _may_be_posted(self, message: Letter) -> bool:
+        if message.fds:
+            return False
+        return not message.shared or not any(number in self._receivers for number in message.shared)
+
+    def _posted(self, is_posted: bool) -> bool:
+        if is_posted and self.peer.has_unsent:
+            self._sweeper.wake()
+        return is_posted
+
     async def ended(self) -> None:
         """Wait until the bus is gone, then raise why."""
         await self._ended.wait()
         raise self._error or BusGone("the connection has been closed")
+
+    def yields(self) -> None:
+        """For a receiver: the task that it has woken should run before the next message is asked for."""
+        self._is_yielding = True
 
     async def run_pump(self) -> None:
         """Take messages until the bus is gone; the task that ``connect`` starts."""
@@ -323,23 +335,22 @@ class Connection:
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
                     message = await self.peer.recv(install_fds=False)
+                self._sweeper.hold()
                 self._dispatch(message)
+                if self._is_yielding:
+                    self._is_yielding = False
+                    await checkpoint()
+                self._sweeper.collect()
         except Bus1Error as error:
             self._end(error)
 
     async def run_sweeper(self) -> None:
         """Give back what was given up; the task that ``connect`` starts."""
         try:
-            while True:
-                await self._sweep()
-                self._rested.set()
-                await self._work.wait()
-                self._work, self._rested = anyio.Event(), anyio.Event()
-        except (BusGone, PeerShutdown):
-            self._rested.set()
+            await self._sweeper.run()
         except Bus1Error as error:
-            self._end(error)
-            self._rested.set()
+            if not isinstance(error, (BusGone, PeerShutdown)):
+                self._end(error)
 
     def _end(self, error: Bus1Error) -> None:
         """Nothing can be received, or given back, any more."""
@@ -359,23 +370,6 @@ class Connection:
         self.ease()
         for arrived in self._shut.values():
             arrived.set()
-
-    async def _sweep(self) -> None:
-        while self._retired or self._released or self._doubted:
-            retired, self._retired = self._retired, []
-            if retired:
-                await self.peer.destroy(retired, DestroyFlag.RELEASE_HANDLES)
-            while self._released:
-                self.peer.release_soon(self._released.pop())
-            while self._doubted:
-                node = self._doubted.pop()
-                if node in self._receivers:
-                    self.peer.release_soon(await self.peer.transfer(node))
-
-    def _wake(self) -> None:
-        # A finalizer may run in another thread; the next piece of work in this one takes its id along.
-        if threading.get_ident() == self._thread:
-            self._work.set()
 
     def _dispatch(self, message: ReceivedMessage) -> None:
         with message:
@@ -422,17 +416,6 @@ def _held(value: object) -> Handle | None:
     return held
 
 
-def _descriptor_of(owner: Any) -> int:
-    """The number of an open descriptor, or of its owner; InvalidArgument."""
-    try:
-        number = owner if isinstance(owner, int) else owner.fileno()
-    except (AttributeError, TypeError, ValueError, OSError) as error:
-        raise InvalidArgument(f"a {type(owner).__name__} is no open descriptor: {error}") from error
-    if not isinstance(number, int) or number < 0:
-        raise InvalidArgument(f"a {type(owner).__name__} is no open descriptor")
-    return number
-
-
 @asynccontextmanager
 async def connect(address: str | None = None) -> AsyncIterator[Connection]:
     """A new peer on the bus at ``address``, with pump and sweeper; closed at the end."""
@@ -447,26 +430,26 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
     They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        connection, end = await tasks.start(_attend, peer)
+        life = anyio.CancelScope(shield=True)
         try:
-            yield connection
+            yield await tasks.start(_attend, peer, life)
         except Exception as error:
             failure = error
         finally:
-            end()
+            life.cancel()
     if failure is not None:
         raise failure
 
 
 async def _attend(
-    peer: aio.Peer, *, task_status: TaskStatus[tuple[Connection, Callable[[], None]]]
+    peer: aio.Peer, life: anyio.CancelScope, *, task_status: TaskStatus[Connection]
 ) -> None:
-    """All that happens beside the block, until it says that this is the end."""
-    with anyio.CancelScope(shield=True) as scope:
+    """All that happens beside the block, as long as it has not ended."""
+    with life:
         async with anyio.create_task_group() as tasks:
             connection = Connection(peer, tasks.start_soon)
             tasks.start_soon(connection.run_pump)
             tasks.start_soon(connection.run_sweeper)
-            task_status.started((connection, scope.cancel))
+            task_status.started(connection)
             await anyio.sleep_forever()
     connection.end(BusGone("this connection has been closed"))
