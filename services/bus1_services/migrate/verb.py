@@ -197,10 +197,11 @@ def _deliver(arguments: Namespace, folder: Path, migrated: _Migrated) -> None:
 MIGRATE = Command(
     "write a native service from what there is of a D-Bus service",
     "Writes a package: service.py declares each interface as a class, client.py makes proxies of the same\n"
-    "classes, and a test says what clients rely on. From Python, the methods keep their bodies; from XML or a\n"
-    "running service, they are to be written. Names that Python cannot have are changed, and stand beside the new ones, so that the bus\n"
-    "sees no difference. The source is read as data; nothing that it names is opened, imported or run.\n"
-    "What a reviewer must know is told on standard error; status 1 says that something was not carried over.",
+    "classes, and a test says what clients rely on. From Python, the methods keep their bodies; from XML or\n"
+    "a running service, they are to be written. Names that Python cannot have are changed, and stand beside\n"
+    "the new ones, so that the bus sees no difference. The source is read as data; nothing that it names is\n"
+    "opened, imported or run. What a reviewer must know is told on standard error; status 1 says that\n"
+    "something was not carried over.",
     _add_arguments,
     _run,
     (
