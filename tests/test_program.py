@@ -284,3 +284,59 @@ service.run(main, backend="trio")
     assert done.returncode == 1
     assert "LookupError: no tea" in done.stderr and ', in main\n' in done.stderr
     assert "ExceptionGroup" not in done.stderr
+
+
+ARGUED = """
+async def main(connection):
+    async with connect(service.address) as client:
+        await (await client.registry.proxy(Desk, NAME, PATH)).ask()
+    print("served", service.flags, flush=True)
+    await connection.ended()
+service = Service("A desk", NAME, objects={PATH: Desk()}, address="/nowhere")
+service.run(main, arguments=sys.argv[2:])
+"""
+
+
+def argued(bus: Bus, *arguments: str) -> subprocess.Popen[str]:
+    """A desk that is started with these arguments."""
+    return bus.start(sys.executable, "-c", SERVE + ARGUED, "", *arguments)
+
+
+def test_the_command_line_says_where_to_serve_and_how(bus1_bus: Bus) -> None:
+    first = argued(bus1_bus, f"--address={native(bus1_bus)}", "--replace", "--verbose")
+    assert first.stdout is not None
+    first_lines = [first.stdout.readline() for _ in range(2)]
+    assert sorted(line.partition("[")[0].split()[0] for line in first_lines) == ["-c", "served"]
+    assert any("debug: Ask of Desk is done (" in line and "member=Ask" in line for line in first_lines)
+    second = argued(bus1_bus, f"--address={native(bus1_bus)}", "--replace")
+    assert second.stdout is not None and second.stdout.readline().startswith("served")
+    assert first.wait(20) == 1
+    assert "A desk: org.bus1.Error.NameLost" in first.stdout.read()
+    third = argued(bus1_bus, f"--address={native(bus1_bus)}")
+    assert third.wait(20) == 1
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(20) == 0
+    unneeded = SERVE + 'service.run(arguments=[f"--address={sys.argv[1]}", "--exit-on-idle=0"])'
+    assert bus1_bus.run(sys.executable, "-c", unneeded, native(bus1_bus)).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["--exit-on-idle=soon", "--exit-on-idle=-1", "--exit-on-idle=nan", "--tea", "x"]
+)
+def test_a_command_line_that_makes_no_sense_has_status_two(
+    nonsense: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service("A desk", NAME, objects={PATH: Desk()}, address="/nowhere")
+    with pytest.raises(SystemExit) as failure:
+        service.run(arguments=[nonsense])
+    assert failure.value.code == 2
+    assert nonsense.partition("=")[2] in capsys.readouterr().err
+
+
+def test_help_names_the_service_and_what_it_owns(capsys: pytest.CaptureFixture[str]) -> None:
+    service = Service("A desk", NAME, objects={PATH: Desk()})
+    with pytest.raises(SystemExit) as failure:
+        service.run(arguments=["--help"])
+    assert failure.value.code == 0
+    text = capsys.readouterr().out
+    assert "Serves A desk." in text and NAME in text and "--exit-on-idle SECONDS" in text

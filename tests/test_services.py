@@ -564,6 +564,29 @@ def test_who_waits_beyond_the_end_of_a_connection_is_told() -> None:
         anyio.run(main, backend=backend)
 
 
+def test_who_is_cancelled_while_connecting_is_gone_at_once() -> None:
+    async def main() -> None:
+        bus = CoreBus()
+        for patience in range(4):
+            peer = bus.peer()
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+
+                    async def stop(turns: int, scope: anyio.CancelScope = scope) -> None:
+                        for _ in range(turns):
+                            await anyio.lowlevel.checkpoint()
+                        scope.cancel()
+
+                    tasks.start_soon(stop, patience)
+                    async with attach(cast(Any, peer)):
+                        await anyio.sleep_forever()
+            assert scope.cancelled_caught
+            peer.disconnect()
+
+    for backend in ("asyncio", "trio"):
+        anyio.run(main, backend=backend)
+
+
 FAILURES = [
     BusGone("gone"), PeerShutdown("disconnected"), RemoteProtocolError("not a frame"),
     QuotaExceeded("too many connections"), OutOfMemory("cannot map a segment"),

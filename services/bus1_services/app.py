@@ -92,10 +92,12 @@ class Service:
         await again(self.running, main, self.reconnect, self.title)
 
     def run(
-        self, main: Task = Connection.ended, *, exit_on_idle: float | None = None, backend: str = "asyncio"
+        self, main: Task = Connection.ended, *, exit_on_idle: float | None = None,
+        arguments: Sequence[str] | None = None, backend: str = "asyncio",
     ) -> None:
-        """Be this process: ``program.run`` for one service that ends with ``main``."""
-        run(self, main=main, exit_on_idle=exit_on_idle, backend=backend)
+        """Be this process, until ``main`` returns: as the function ``run`` with this service alone.
+        SystemExit."""
+        run(self, main=main, exit_on_idle=exit_on_idle, arguments=arguments, backend=backend)
 
     async def relinquish(self, connection: Connection) -> None:
         """Give up the names, and serve what came until nothing is in use. Disconnected, DBusError."""

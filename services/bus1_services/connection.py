@@ -24,7 +24,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar, Unpack
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from bus1 import aio
@@ -430,9 +429,12 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
     They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
     failure: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        life = anyio.CancelScope(shield=True)
+        connection, life = Connection(peer, tasks.start_soon), anyio.CancelScope(shield=True)
+        is_attended = anyio.Event()
+        tasks.start_soon(_attend, connection, life, is_attended)
         try:
-            yield await tasks.start(_attend, peer, life)
+            await is_attended.wait()
+            yield connection
         except Exception as error:
             failure = error
         finally:
@@ -441,15 +443,13 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
         raise failure
 
 
-async def _attend(
-    peer: aio.Peer, life: anyio.CancelScope, *, task_status: TaskStatus[Connection]
-) -> None:
+async def _attend(connection: Connection, life: anyio.CancelScope, has_begun: anyio.Event) -> None:
     """All that happens beside the block, as long as it has not ended."""
     with life:
         async with anyio.create_task_group() as tasks:
-            connection = Connection(peer, tasks.start_soon)
+            connection.start = tasks.start_soon
             tasks.start_soon(connection.run_pump)
             tasks.start_soon(connection.run_sweeper)
-            task_status.started(connection)
+            has_begun.set()
             await anyio.sleep_forever()
     connection.end(BusGone("this connection has been closed"))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -46,13 +46,22 @@ class Unserved(Exception):
 
 def run(
     *services: Service, main: Callable[[Connection], Awaitable[object]] = Connection.ended,
-    exit_on_idle: float | None = None, backend: str = "asyncio",
+    exit_on_idle: float | None = None, arguments: Sequence[str] | None = None, backend: str = "asyncio",
 ) -> None:
     """Serve until a signal says to stop, ``main`` has returned for each service, or nobody needs any.
 
-    ``main`` is run for each, as by ``Service.serve``. SystemExit with a line of why, if there is no bus,
-    or the bus or a name is not to be had; other errors are those of ``main``, and of tasks."""
-    if not logging.getLogger().handlers:
+    ``main`` is run for each, as by ``Service.serve``. ``exit_on_idle`` is in seconds. ``arguments`` are those
+    of the command line, which may say where to serve, and how: ``--help`` tells. Logging is configured,
+    unless it is already.
+
+    SystemExit with a line of why, if there is no bus, or the bus or a name is not to be had, or the arguments
+    make no sense; other errors are those of ``main``, and of tasks."""
+    if arguments is not None:
+        # dear to import, for programs that have none
+        from .options import obey
+
+        exit_on_idle = obey(arguments, services, exit_on_idle)
+    elif not logging.getLogger().handlers:
         configure()
     try:
         anyio.run(Program(services, main, exit_on_idle).run, backend=backend)
