@@ -29,7 +29,8 @@ from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
 from .body import Reference, Variant
 from .call import CallFlag, Kind
 from .conversion import Adopt
-from .errors import InvalidArgs, NoReply, Timeout, from_name
+from .descriptor import UnixFd
+from .errors import DBusError, InvalidArgs, NoReply, Timeout, from_name
 from .gone import gone
 from .handle import Arrival, Handle
 from .members import MethodSpec, PropertySpec, SignalSpec
@@ -45,11 +46,20 @@ STREAM_CAPACITY = 65536
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: the values, and the handles beside them (None for dead ones)."""
+    """What came back: the values, the handles beside them (None for dead ones), and who owns descriptors."""
 
     signature: str
     values: list[Any]
     handles: tuple[Handle | None, ...]
+    fds: tuple[UnixFd, ...] = ()
+
+    def discard(self) -> None:
+        """Give back all that came along: an error that tells what was wrong must not keep it."""
+        for handle in self.handles:
+            if handle is not None:
+                handle.release()
+        for fd in self.fds:
+            fd.close()
 
 
 class PendingCall:
@@ -65,10 +75,11 @@ class PendingCall:
         try:
             values = arrival.values()
         except RemoteProtocolError as error:
+            arrival.discard()
             self._settle(error)
             return
         if kind is Kind.RETURN:
-            self._settle(Answer(arrival.envelope.signature, values, arrival.handles))
+            self._settle(Answer(arrival.envelope.signature, values, arrival.handles, arrival.fds))
         elif kind is Kind.ERROR:
             text = values[0] if values and isinstance(values[0], str) else ""
             self._settle(from_name(arrival.envelope.member, text))
@@ -167,17 +178,27 @@ class Remote:
             await self.send(interface, spec.name, spec.signature, values)
             return None
         answer = await self.call(interface, spec.name, spec.signature, values)
-        if answer.signature != spec.result:
-            raise InvalidArgs(f"{spec.name} gives {spec.result!r}, the answer has {answer.signature!r}")
-        return spec.gathered(answer.values, self.adopt)
+        try:
+            if answer.signature != spec.result:
+                raise InvalidArgs(f"{spec.name} gives {spec.result!r}, the answer has {answer.signature!r}")
+            return spec.gathered(answer.values, self.adopt)
+        except DBusError:
+            answer.discard()
+            raise
 
     async def get(self, interface: str, spec: PropertySpec) -> Any:
         """Read a property."""
         answer = await self.call(PROPERTIES, "Get", "ss", (interface, spec.name))
         value = answer.values[0] if answer.signature == "v" else None
-        if not isinstance(value, Variant) or value.signature != spec.signature:
-            raise InvalidArgs(f"{spec.name} should be a {spec.signature!r}, it is {answer.values!r}")
-        return spec.read(value.value, self.adopt)
+        try:
+            if not isinstance(value, Variant):
+                raise InvalidArgs(f"Get of {spec.name} gives 'v', the answer has {answer.signature!r}")
+            if value.signature != spec.signature:
+                raise InvalidArgs(f"{spec.name} is a {spec.signature!r}, the answer has {value.signature!r}")
+            return spec.read(value.value, self.adopt)
+        except DBusError:
+            answer.discard()
+            raise
 
     async def set(self, interface: str, spec: PropertySpec, value: Any) -> None:
         """Set a property."""
