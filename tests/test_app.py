@@ -107,7 +107,7 @@ def test_in_a_hurry_the_connection_ends_at_once_and_callers_see_no_reply(
             opened.service.hurry()
             assert await desk.ask() == "here"
             call_in(calls, desk.wait, outcomes)
-            await until(lambda: opened.connection.places.taken == 1)
+            await opened.desk.entered.wait()
             opened.stop()
             await has_no_owner(client)
             opened.service.hurry()
