@@ -20,6 +20,12 @@ from test_services import core_peer, nodes_of, on_a_bus, quiet
 from bus1.errors import BusGone
 
 
+@pytest.fixture(autouse=True, params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on both loops."""
+    monkeypatch.setattr(anyio, "run", partial(anyio.run, backend=request.param))
+
+
 class Works(Interface, name="org.example.Works1"):
     """Methods that take long; ``events`` is what happened in them."""
 
@@ -124,15 +130,16 @@ async def test_a_call_that_is_given_up_is_cancelled_at_the_service(
 @on_a_bus()
 async def test_a_deadline_of_the_caller_reaches_the_service(service: Connection, client: Connection) -> None:
     works, proxy = await meet(service, client)
-    with pytest.raises(TimeoutError):
-        with anyio.fail_after(0.001):
-            await proxy.plain("it")
-    with pytest.raises(TimeoutError):
-        with anyio.fail_after(0.001):
-            await proxy.stubborn()
-    works.may_leave.set()
-    await service.export(works).finished()
-    assert "it ended" not in works.events
+    async with anyio.create_task_group() as tasks:
+        with pytest.raises(TimeoutError):
+            with anyio.fail_after(3600) as scope:
+                async def end() -> None:
+                    await works.noted("it began")
+                    scope.deadline = anyio.current_time()
+
+                tasks.start_soon(end)
+                await proxy.plain("it")
+    await works.noted("it began", "it was cancelled")
 
 
 @on_a_bus()

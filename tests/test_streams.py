@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import anyio
@@ -20,6 +21,12 @@ from core_peer import introduce
 from test_services import Cup, core_peer, nodes_of, on_a_bus, quiet
 
 from bus1.errors import BusGone, InvalidArgument, NodeDestroyed
+
+
+@pytest.fixture(autouse=True, params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on both loops."""
+    monkeypatch.setattr(anyio, "run", partial(anyio.run, backend=request.param))
 
 
 @dataclass

@@ -137,9 +137,9 @@ class Fetching:
         self._row = None if item is None else Row([("an item", item)])
         self._waiting: deque[Any] = deque()
         self._outcome: Exception | None = None
-        self._is_under_way = False
         self._came = anyio.Event()
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
+        """Around the task, if it is under way."""
 
     async def take(self) -> Any:
         """The next item; StopAsyncIteration, or what came in place of it."""
@@ -158,15 +158,17 @@ class Fetching:
         """Read no more; the capability is given back."""
         self._outcome = self._outcome or StopAsyncIteration()
         self._waiting.clear()
-        self._scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
         self._remote.handle.release()
 
     def _fetch(self) -> None:
-        if not self._is_under_way and self._outcome is None:
-            self._is_under_way = True
+        if self._scope is None and self._outcome is None:
+            self._scope = anyio.CancelScope()
             self._remote.connection.start(self._run)
 
     async def _run(self) -> None:
+        assert self._scope is not None
         try:
             with self._scope:
                 values, done = await self._stream.next(BATCH - len(self._waiting))
@@ -176,7 +178,7 @@ class Fetching:
         except (DBusError, Bus1Error) as error:
             self._outcome = error
         finally:
-            self._is_under_way = False
+            self._scope = None
             self._came.set()
 
     def _item(self, value: Variant) -> Any:
