@@ -13,6 +13,7 @@ from .program import Function, Program
 _HOMES = {
     **dict.fromkeys(("Annotated", "Any"), "typing"),
     **dict.fromkeys(("bare", "pairs", "unpaired"), "bus1_services.variants"),
+    "Coroutine": "collections.abc",
     "together": "bus1_services.together",
     "BoundProperty": "bus1_services.interface",
 }
@@ -30,8 +31,6 @@ class Borrowed:
         }
         self._same = {name for name in ("Annotated", "Any") if program.imports.get(name) == f"typing.{name}"}
         self._used: dict[str, str] = {}
-        self.loses = False
-        """Something was not carried over."""
 
     def __call__(self, name: str) -> str:
         """How ``name`` is called in the module, which will import it."""
@@ -42,12 +41,6 @@ class Borrowed:
             local = f"bus1_{local}"
         self._used[name] = local
         return local
-
-    def lost(self, program: Program, node: ast.AST, what: str) -> str:
-        """An expression that raises NotImplementedError, in place of what was not carried over."""
-        self.loses = True
-        place = f"{program.file}:{vars(node).get('lineno', 0)}: {what}"
-        return f"not_carried_over({place!a})"
 
     def free(self, name: str) -> str:
         """A name, that or a similar one, for something new at the top of the module."""

@@ -18,6 +18,7 @@ import ast
 import textwrap
 from collections.abc import Sequence
 
+from .aids import Aids
 from .authority import note_authority
 from .borrowing import Borrowed
 from .layout import Group, Item, Pair, lay_out, literal
@@ -37,31 +38,6 @@ _HEADER = """\
 # mypy: ignore-errors
 # ruff: noqa
 """
-_LOST = '''\
-def not_carried_over(place: str) -> Any:
-    """What stands for something that was not carried over: NotImplementedError, with its place before."""
-    raise NotImplementedError(f"not carried over: {place}")
-'''
-_TELL = '''\
-async def {tell}(target: Any, *names: Any) -> None:
-    """Tell which properties have changed, by their names on the bus; they are in lists, or keys of dicts."""
-    changed = {{name for group in names for name in group}}
-    for spec in {interfaces}(type(target)):
-        for member in spec.members.values():
-            value = getattr(target, member.attribute)
-            if member.name in changed and isinstance(value, {bound}):
-                await value.changed()
-'''
-_SOON = '''\
-{running}: set[asyncio.Task[None]] = set()
-
-
-def {soon}(happening: Coroutine[Any, Any, None]) -> None:
-    """Let something happen soon, where nothing can wait for it; in the event loop of the service."""
-    task = asyncio.get_running_loop().create_task(happening)
-    {running}.add(task)
-    task.add_done_callback({running}.discard)
-'''
 
 
 def carry(
@@ -179,36 +155,25 @@ def _service(
     constant: str,
     borrowed: Borrowed,
 ) -> str:
-    soon, running = borrowed.free("soon"), borrowed.free("_happening")
-    tell = borrowed.free("properties_changed")
-    rewritings = [Rewriting(program, plan, borrowed, soon, tell) for plan in plans]
-    for rewriting in rewritings:
-        rewriting.run()
+    aids = Aids(borrowed)
+    for plan in plans:
+        Rewriting(program, plan, borrowed, aids).run()
     _drop_xml(program, plans)
     dropped = _dropped(wiring)
-    translate(program, plans, borrowed, dropped)
-    _check_variables(program, wiring, borrowed, dropped)
-    end = _end(program, wiring, objects, name, constant, borrowed)
+    translate(program, plans, borrowed, aids, dropped)
+    _check_variables(program, wiring, aids, dropped)
+    end = _end(program, wiring, objects, name, constant, borrowed, aids)
     for statement in wiring.dropped:
         program.segments.replace(*program.segments.lines_of(statement), "")
     _drop_imports(program)
-    helpers = [_SOON.format(soon=soon, running=running)] if any(r.uses_soon for r in rewritings) else []
-    if any(rewriting.tells for rewriting in rewritings):
-        bound = borrowed("BoundProperty")
-        helpers.append(_TELL.format(tell=tell, interfaces=borrowed("interfaces_of"), bound=bound))
-    if borrowed.loses:
-        helpers.append(_LOST)
-    if helpers:
-        borrowed("Any")
-    extra = "import asyncio\nfrom collections.abc import Coroutine\n" if "asyncio" in "".join(helpers) else ""
-    if borrowed("Any") != "Any":
-        helpers = [helper.replace("Any", borrowed("Any")) for helper in helpers]
+    texts = aids.texts()
     bound = (
         ""
         if program.text(ast.Name(constant)) == name
         else lay_out(literal(name), 0, f"\n{constant} = ") + "\n"
     )
-    above = f"{extra}{borrowed.imports()}{bound}\n\n" + "\n\n".join(helpers)
+    extra = "import asyncio\n" if any("asyncio." in text for text in texts) else ""
+    above = f"{extra}{borrowed.imports()}{bound}\n\n" + "\n\n".join(texts)
     return _assemble(program, above, end)
 
 
@@ -266,6 +231,7 @@ def _end(
     name: str,
     constant: str,
     borrowed: Borrowed,
+    aids: Aids,
 ) -> str:
     """``service()``, and what runs it."""
     segments = program.segments
@@ -299,12 +265,12 @@ def _end(
             f"{lay_out(whole, 1, 'return ')}\n",
         ]
     )
-    main = _main(program, wiring, borrowed)
+    main = _main(program, wiring, borrowed, aids)
     run = "service().run(main)" if main else "service().run()"
     return f'{text}{main}\n\nif __name__ == "__main__":\n    {run}\n'
 
 
-def _main(program: Program, wiring: Wiring, borrowed: Borrowed) -> str:
+def _main(program: Program, wiring: Wiring, borrowed: Borrowed, aids: Aids) -> str:
     """What the program did beside serving."""
     if not wiring.beside and not wiring.started:
         return ""
@@ -314,7 +280,7 @@ def _main(program: Program, wiring: Wiring, borrowed: Borrowed) -> str:
     ]
     for statement in wiring.started:
         what = program.segments.original(statement).split("\n")[0]
-        lines.append(f"    {borrowed.lost(program, statement, what)}\n")
+        lines.append(f"    {aids.lost(program, statement, what)}\n")
     for statement in wiring.beside:
         for node in ast.walk(statement):
             if isinstance(node, ast.Name) and node.id in wiring.loops and isinstance(node.ctx, ast.Load):
@@ -394,7 +360,7 @@ def _is_used(text: str, name: str, node: ast.AST) -> bool:
     return any(isinstance(inner, ast.Name) and inner.id == name for inner in ast.walk(tree))
 
 
-def _check_variables(program: Program, wiring: Wiring, borrowed: Borrowed, dropped: set[ast.AST]) -> None:
+def _check_variables(program: Program, wiring: Wiring, aids: Aids, dropped: set[ast.AST]) -> None:
     """Buses and loops that other code uses, too."""
     top = {
         target.id
@@ -415,4 +381,4 @@ def _check_variables(program: Program, wiring: Wiring, borrowed: Borrowed, dropp
                 "it is the bus, the loop or a name of the old start",
                 "take what is needed of it as an argument",
             )
-            program.segments.replace_node(node, borrowed.lost(program, node, node.id))
+            program.segments.replace_node(node, aids.lost(program, node, node.id))

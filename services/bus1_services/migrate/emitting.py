@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from .aids import Aids
 from .borrowing import Borrowed
 from .declared import Part
 from .description import Property, Signal
@@ -34,11 +35,7 @@ class Emitting:
     program: Program
     plan: Plan
     borrowed: Borrowed
-    soon: str
-    tell: str
-    """How the functions are called that let something happen soon, and tell what has changed."""
-    uses_soon: bool = False
-    tells: bool = False
+    aids: Aids
 
     def __post_init__(self) -> None:
         self.segments = self.program.segments
@@ -73,13 +70,14 @@ class Emitting:
     def _told(self, node: ast.expr, may_wait: bool) -> None:
         """Names that are known when it happens."""
         assert isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        self.tells = True
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
         if given and "." in (self.program.text(given[0]) or ""):
             given = given[1:]
         texts = [self.segments.original(value) for value in given]
         owner = self.segments.original(node.func.value)
-        self._statements(node, [self._now(f"{self.tell}({', '.join([owner, *texts])})", may_wait)])
+        self._statements(
+            node, [self._now(f"{self.aids('properties_changed')}({', '.join([owner, *texts])})", may_wait)]
+        )
 
     def _emission(self, node: ast.expr, part: Part, may_wait: bool) -> None:
         assert isinstance(node, ast.Call) and isinstance(part.member, Signal)
@@ -130,16 +128,13 @@ class Emitting:
         if isinstance(parent, ast.Await):
             return
         if not may_wait:
-            self.uses_soon = True
-            self.segments.surround(node, f"{self.soon}(", ")")
+            self.segments.surround(node, f"{self.aids('soon')}(", ")")
             return
         alone = isinstance(parent, ast.Expr | ast.Return | ast.Assign | ast.AnnAssign)
         self.segments.surround(node, "await " if alone else "(await ", "" if alone else ")")
 
     def _now(self, call: str, may_wait: bool) -> str:
-        if not may_wait:
-            self.uses_soon = True
-        return f"await {call}" if may_wait else f"{self.soon}({call})"
+        return f"await {call}" if may_wait else f"{self.aids('soon')}({call})"
 
     def _statements(self, node: ast.expr, calls: list[str]) -> None:
         """Calls in place of one that is a statement."""
@@ -173,9 +168,8 @@ class Emitting:
                     node, Kind.LOST, "an assignment", "of a kind that is not known", "write it out"
                 )
         if waits:
-            opening = f"await {opening}" if may_wait else f"{self.soon}({opening}"
+            opening = f"await {opening}" if may_wait else f"{self.aids('soon')}({opening}"
             closing += "" if may_wait else ")"
-            self.uses_soon |= not may_wait
         self.segments.replace(start, value, opening)
         end = self.segments.span(node)[1]
         after = ""

@@ -12,6 +12,7 @@ import ast
 from dataclasses import dataclass, replace
 
 from ..members import camel_case
+from .aids import Aids
 from .borrowing import Borrowed
 from .declared import Part
 from .description import Argument, Method, Property, Signal
@@ -31,26 +32,14 @@ class Rewriting:
     program: Program
     plan: Plan
     borrowed: Borrowed
-    soon: str
-    tell: str
-    """How the functions are called that let something happen soon, and tell what has changed."""
+    aids: Aids
 
     def __post_init__(self) -> None:
         self.segments = self.program.segments
         self.hints = Hints(self.borrowed)
-        self._emitting = Emitting(self.program, self.plan, self.borrowed, self.soon, self.tell)
+        self._emitting = Emitting(self.program, self.plan, self.borrowed, self.aids)
         self._below: list[str] = []
         """Members for the end of the class."""
-
-    @property
-    def tells(self) -> bool:
-        """Which properties have changed is known when it happens, and not before."""
-        return self._emitting.tells
-
-    @property
-    def uses_soon(self) -> bool:
-        """Something of the class cannot wait."""
-        return self._emitting.uses_soon
 
     def run(self) -> None:
         """Change the class."""

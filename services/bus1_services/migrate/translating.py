@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 
 from ..types import is_error_name
+from .aids import Aids
 from .borrowing import Borrowed
 from .planning import Plan
 from .program import LIBRARIES, Function, Program
@@ -46,9 +47,11 @@ _EXPORTING = {
 """What brings objects and names to the bus, by library."""
 
 
-def translate(program: Program, plans: list[Plan], borrowed: Borrowed, dropped: set[ast.AST]) -> None:
+def translate(
+    program: Program, plans: list[Plan], borrowed: Borrowed, aids: Aids, dropped: set[ast.AST]
+) -> None:
     """Change what is used of libraries, in whatever is neither replaced nor ``dropped``."""
-    translating = _Translating(program, plans, borrowed, dropped)
+    translating = _Translating(program, plans, borrowed, aids, dropped)
     for node in ast.walk(program.tree):
         if isinstance(node, ast.ClassDef):
             translating.class_(node)
@@ -62,9 +65,9 @@ def translate(program: Program, plans: list[Plan], borrowed: Borrowed, dropped: 
 
 class _Translating:
     def __init__(
-        self, program: Program, plans: list[Plan], borrowed: Borrowed, dropped: set[ast.AST]
+        self, program: Program, plans: list[Plan], borrowed: Borrowed, aids: Aids, dropped: set[ast.AST]
     ) -> None:
-        self._program, self._borrowed = program, borrowed
+        self._program, self._borrowed, self._aids = program, borrowed, aids
         self._segments = program.segments
         self._plans = {plan.declared.node: plan for plan in plans}
         libraries = {LIBRARIES.get(dotted.partition(".")[0], "") for dotted in program.imports.values()}
@@ -239,7 +242,7 @@ class _Translating:
             "it brings something to the bus at run time, or takes it away",
             "give the object out as a result; or publish it, with Connection.registry",
         )
-        self._replace(node, self._borrowed.lost(self._program, node, what))
+        self._replace(node, self._aids.lost(self._program, node, what))
 
     def _made(self, name: str) -> ast.ClassDef | None:
         """The interface class of this name that has no constructor of its own, and was given its name."""
@@ -352,7 +355,7 @@ class _Translating:
                 "and has no counterpart",
                 "write it anew",
             )
-            self._replace(node, self._borrowed.lost(self._program, node, what))
+            self._replace(node, self._aids.lost(self._program, node, what))
 
     def _is_hint(self, node: ast.AST) -> bool:
         """Part of an annotation: nothing evaluates those that are not members'."""
