@@ -13,7 +13,7 @@ Not here: connections (router), native peers' publications (registry).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,9 @@ def leave(delivery: Delivery, party: Party) -> None:
     tables, peer = delivery.tables, party.peer
     if tables.parties.get(peer) is not party:
         return
+    blind = _unaware_of(delivery, party)
     changes = tables.names.drop(peer)
-    _drop_rules(delivery, party)
+    _drop_rules(delivery, party, blind)
     if party.announced:
         changes.append(Change(party.unique, peer, None))
     delivery.name_changes(changes, leaving=party)
@@ -57,11 +58,12 @@ def leave(delivery: Delivery, party: Party) -> None:
 def become_monitor(delivery: Delivery, party: LegacyParty, rules: Sequence[MatchRule]) -> None:
     """The client gives up its names, rules and calls, and sees everything that ``rules`` match."""
     tables, peer = delivery.tables, party.peer
+    blind = _unaware_of(delivery, party)
     changes = [Change(party.unique, peer, None), *reversed(tables.names.drop(peer))]
     party.announced = False
     del tables.unique[party.unique]
     delivery.name_changes(changes)
-    _drop_rules(delivery, party)
+    _drop_rules(delivery, party, blind)
     party.is_monitor = True
     for rule in rules:
         tables.monitors.add(peer, replace(rule, eavesdrop=True))
@@ -72,15 +74,19 @@ def become_monitor(delivery: Delivery, party: LegacyParty, rules: Sequence[Match
     _answer_callers(delivery, peer)
 
 
-def _drop_rules(delivery: Delivery, party: Party) -> None:
-    """Its rules go, and those of others that name it."""
+def _unaware_of(delivery: Delivery, party: Party) -> list[int]:
+    """The peers of those who do not see the party, and must not notice that it goes."""
+    return [peer for peer, sight in delivery.tables.sights.items() if not sight.sees(party.unique)]
+
+
+def _drop_rules(delivery: Delivery, party: Party, spared: Collection[int]) -> None:
+    """Its rules go, and those of others that name it; what ``spared`` have stays."""
     matches, eavesdroppers = delivery.tables.matches, delivery.eavesdroppers
     matches.drop(party.peer)
     eavesdroppers.pop(party.peer, None)
     if not party.unique:
         return
-    blind = [peer for peer, sight in delivery.tables.sights.items() if not sight.sees(party.unique)]
-    matches.forget_name(party.unique, blind)
+    matches.forget_name(party.unique, spared)
     for peer in list(eavesdroppers):
         count = sum(rule.eavesdrop for rule in matches.rules_of(peer))
         if count:
