@@ -69,6 +69,8 @@ class CorePeer:
         """Mandatory and optional destinations of every send."""
         self.hold: anyio.Event | None = None
         """If set, what was received is handed over only after this event."""
+        self.failures: list[tuple[Failed, Bus1Error]] = []
+        """Of posted messages."""
         self.failure: Bus1Error | None = None
         """What the next ``recv`` raises, in place of a message."""
 
@@ -100,23 +102,33 @@ class CorePeer:
     def post(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> bool:
-        self._check()
-        try:
-            self._send(destinations, parts, handles)
-        except Bus1Error as error:
-            failed(error)
+        if (error := self._post(destinations, parts, handles)) is not None:
+            self._fail_later(failed, error)
         return True
 
     def post_last(
         self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> bool:
-        errors: list[Bus1Error] = []
-        self.post([handle], parts, handles, errors.append)
-        if errors:
-            failed(errors[0])
+        if (error := self._post([handle], parts, handles)) is not None:
+            self._fail_later(failed, error)
         else:
             self.release_soon(handle)
         return True
+
+    def _post(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int]
+    ) -> Bus1Error | None:
+        self._check()
+        try:
+            self._send(destinations, parts, handles)
+        except Bus1Error as error:
+            return error
+        return None
+
+    def _fail_later(self, failed: Failed, error: Bus1Error) -> None:
+        """As a socket would: whoever reads next hears of it."""
+        self.failures.append((failed, error))
+        self.readable.set()
 
     def cork(self) -> None:
         """Nothing is kept here."""
@@ -130,6 +142,9 @@ class CorePeer:
     async def recv(self, *, install_fds: bool = True, flags: int = 0) -> ReceivedMessage:
         while True:
             await self._turn()
+            while self.failures:
+                failed, error = self.failures.pop(0)
+                failed(error)
             if self.failure is not None:
                 raise self.failure
             try:

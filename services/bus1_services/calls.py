@@ -1,8 +1,9 @@
 """calls: the calls of one object, from their acceptance until their callers know the outcome.
 
-Theory. A call that is accepted has a place, runs as a task, is answered, and gives its place back. Tasks take
-calls in the order of the queue, whichever the loop starts first, so synchronous methods run in order of
-arrival. A method with a ``limit`` has a line in front of it.
+Theory. A call that is accepted has a place, runs, is answered, and gives its place back. A method that cannot
+wait is run at once, unless an earlier call of the object has not begun; any other is a task. Tasks take calls
+in the order of the queue, whichever the loop starts first, so synchronous methods run in order of arrival.
+A method with a ``limit`` has a line in front of it.
 
 A caller that gives up, or dies, destroys the reply node whose handle came along: a call that has not begun is
 dropped then, and a task that runs is cancelled, unless the method is shielded.
@@ -23,7 +24,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -36,6 +37,7 @@ from .caps.gate import Gate
 from .errors import DBusError, LimitsExceeded, Timeout, from_name
 from .handle import Handle
 from .interface import Interface, Member, Method
+from .letter import Letter
 from .line import Line
 from .members import MethodSpec, Options
 from .places import Places
@@ -188,48 +190,80 @@ class Calls:
             call.scope.cancel()
 
     def _start(self, call: Call) -> None:
-        self._ready.append(call)
-        self._connection.start(self._run)
+        if self._ready or not self._runs_at_once(call):
+            self._ready.append(call)
+            self._connection.start(self._run)
+
+    def _runs_at_once(self, call: Call) -> bool:
+        """Whether it needs no task: its method does not wait, and the answer can be posted."""
+        work = call.work
+        if work is None or call.refusal is not None or not _is_plain(*work[:2]):
+            return False
+        begun = self._begun()
+        answer: Letter | None = None
+        try:
+            result = _begin(*work, call.caller)
+            if inspect.isawaitable(result):
+                self._connection.start(self._finish, call, begun, result)
+                return True
+            answer = self._answer(call, work[1], result)
+        except Exception as error:
+            answer = self._failure(call, error)
+        if answer is None or self._is_posted(call, answer):
+            self._end(call, begun)
+        else:
+            self._connection.start(self._finish, call, begun, None, answer)
+        return True
 
     async def _run(self) -> None:
         """Run the call that came first to its end, and answer."""
         call = self._ready.popleft()
-        begun = time.monotonic() if log.isEnabledFor(logging.DEBUG) else None
+        begun, result, answer = self._begun(), None, None
         try:
             if call.work is None or call.refusal is not None:
-                await self._refuse(call, call.refusal or DBusError())
+                answer = self._refusal_of(call, call.refusal or DBusError())
             elif not call.is_given_up:
-                await self._serve(call, call.work)
-        finally:
-            self._end(call)
-            if begun is not None:
-                seconds = time.monotonic() - begun
-                about = self._about(call) | {"bus1_seconds": f"{seconds:.6f}"}
-                log.debug("%s of %s is done", call.envelope.member, self._what, extra=about)
-
-    async def _serve(self, call: Call, work: Resolved) -> None:
-        deadline = call.options.deadline
-        values: Sequence[Any] = ()
-        try:
-            result = _begin(*work, call.caller)
-            if inspect.isawaitable(result):
-                until = math.inf if deadline is None else anyio.current_time() + deadline
-                with anyio.CancelScope(deadline=until) as call.scope:
-                    result = await result
-                if call.scope.cancelled_caught:
-                    late = f"{work[1].name} was cancelled: it has {deadline} s"
-                    await self._refuse(call, call.refusal or Timeout(late))
-                    return
-            values = work[1].spread(result)
-        except DBusError as error:
-            await self._refuse(call, error)
+                result = _begin(*call.work, call.caller)
+                if not inspect.isawaitable(result):
+                    answer, result = self._answer(call, call.work[1], result), None
         except Exception as error:
-            await self._fail(call, error)
-        else:
-            await self._return(call, work[1].result, values)
+            answer = self._failure(call, error)
+        except BaseException:
+            self._end(call, begun)
+            raise
+        await self._finish(call, begun, result, answer)
 
-    def _end(self, call: Call) -> None:
+    async def _finish(
+        self, call: Call, begun: float | None, result: Awaitable[Any] | None, answer: Letter | None = None
+    ) -> None:
+        """Wait for the result, if it has to be waited for, and answer."""
+        try:
+            if result is not None:
+                answer = await self._awaited(call, result)
+            if answer is not None and not self._is_posted(call, answer):
+                await self._deliver(call, answer)
+        finally:
+            self._end(call, begun)
+
+    async def _awaited(self, call: Call, result: Awaitable[Any]) -> Letter | None:
+        deadline, work = call.options.deadline, call.work
+        assert work is not None
+        until = math.inf if deadline is None else anyio.current_time() + deadline
+        try:
+            with anyio.CancelScope(deadline=until) as call.scope:
+                value = await result
+            if call.scope.cancelled_caught:
+                late = f"{work[1].name} was cancelled: it has {deadline} s"
+                return self._refusal_of(call, call.refusal or Timeout(late))
+            return self._answer(call, work[1], value)
+        except Exception as error:
+            return self._failure(call, error)
+
+    def _end(self, call: Call, begun: float | None = None) -> None:
         """Give back all that the call has."""
+        if begun is not None:
+            about = self._about(call) | {"bus1_seconds": f"{time.monotonic() - begun:.6f}"}
+            log.debug("%s of %s is done", call.envelope.member, self._what, extra=about)
         if call.reply is not None:
             self._connection.forgo(call.reply.id, call)
             call.reply.release()
@@ -256,29 +290,83 @@ class Calls:
 
     # ---- answers -----------------------------------------------------------------------------
 
-    async def _return(self, call: Call, signature: str, values: Sequence[Any]) -> None:
+    def _begun(self) -> float | None:
+        return time.monotonic() if log.isEnabledFor(logging.DEBUG) else None
+
+    def _answer(self, call: Call, spec: MethodSpec, result: Any) -> Letter | None:
+        """The result as a message; whatever the values raise while they are written."""
+        values = spec.spread(result)
         if call.reply is None:
-            return
-        envelope = call.envelope
+            return None
+        return self._connection.write(Kind.RETURN, spec.result, values, serial=call.envelope.serial)
+
+    def _failure(self, call: Call, error: Exception) -> Letter | None:
+        """What the method, or its result, raised; called where ``error`` is handled."""
+        if isinstance(error, DBusError):
+            return self._refusal_of(call, error)
+        about = self._about(call, type(error).__name__)
+        log.exception("%s of %s failed", call.envelope.member, self._what, extra=about)
+        return self._refusal_of(call, DBusError(words(error)))
+
+    def _refusal_of(self, call: Call, error: DBusError) -> Letter | None:
+        """An error as a message, unless nobody waits for one."""
+        if call.reply is None or call.is_given_up:
+            return None
+        if not _can_travel(error):
+            log.error(
+                "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error,
+                extra=self._about(call, type(error).__name__),
+            )
+            error = DBusError(words(error))
+        return self._connection.write(
+            Kind.ERROR, "s", (error.text,), member=error.name, serial=call.envelope.serial
+        )
+
+    def _is_posted(self, call: Call, answer: Letter) -> bool:
+        """The answer is on its way, and the reply handle with it."""
+        reply = call.reply
+        assert reply is not None
+
+        def failed(error: Bus1Error) -> None:
+            call.reply = self._connection.handle(reply.id)
+            if isinstance(error, Disconnected):
+                call.reply.release()
+            else:
+                self._connection.start(self._tell, call, error)
+
+        try:
+            is_posted = self._connection.post_last(reply.id, answer, failed)
+        except Bus1Error:
+            return False  # it comes again where it can be told
+        if is_posted:
+            self._connection.forgo(reply.spent(), call)
+            call.reply = None
+        return is_posted
+
+    async def _deliver(self, call: Call, answer: Letter) -> None:
+        assert call.reply is not None
         try:
             # In vain, if nobody waits any more: then objects among the values learn that nobody has them.
-            await self._connection.transmit(
-                [call.reply.id], Kind.RETURN, signature, values, serial=envelope.serial
-            )
+            await self._connection.deliver([call.reply.id], answer)
         except (Disconnected, BusGone, PeerShutdown):
-            log.debug("nobody waits for the answer of %s any more", envelope.member)
-        except Overloaded as error:
-            await self._refuse(call, LimitsExceeded(f"the answer does not fit: {error}"))
-        except Exception as error:
-            # Beside what the bus refuses: code of the values themselves, run while they are written.
-            await self._fail(call, error)
+            log.debug("nobody waits for the answer of %s any more", call.envelope.member)
+        except Bus1Error as error:
+            await self._tell(call, error)
 
-    async def _fail(self, call: Call, error: Exception) -> None:
-        """A bug of the service; called where ``error`` is handled."""
-        log.exception(
-            "%s of %s failed", call.envelope.member, self._what, extra=self._about(call, type(error).__name__)
-        )
-        await self._refuse(call, DBusError(words(error)))
+    async def _tell(self, call: Call, error: Bus1Error) -> None:
+        """The answer cannot be sent, but a word about that may."""
+        if isinstance(error, Overloaded):
+            refusal = self._refusal_of(call, LimitsExceeded(f"the answer does not fit: {error}"))
+        else:
+            refusal = self._failure(call, error)
+        if refusal is None or call.reply is None:
+            return
+        try:
+            await self._connection.deliver([call.reply.id], refusal)
+        except Bus1Error as failure:
+            # Whatever it is, the reply handle is released next, and the caller sees NoReply.
+            log.debug("%s could not be answered: %s", call.envelope.member, failure)
+        call.reply.release()
 
     def _about(self, call: Call, error: str | None = None) -> dict[str, object]:
         """What programs can read in a line about a call (``logs.FIELDS``)."""
@@ -288,24 +376,6 @@ class Calls:
             "bus1_error": error,
         }
 
-    async def _refuse(self, call: Call, error: DBusError) -> None:
-        if call.reply is None or call.is_given_up:
-            return
-        if not _can_travel(error):
-            log.error(
-                "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error,
-                extra=self._about(call, type(error).__name__),
-            )
-            error = DBusError(words(error))
-        try:
-            await self._connection.transmit(
-                [call.reply.id], Kind.ERROR, "s", (error.text,), member=error.name,
-                serial=call.envelope.serial,
-            )
-        except Bus1Error as failure:
-            # Whatever it is, the reply handle is released next, and the caller sees NoReply.
-            log.debug("an error could not be answered: %s", failure)
-
 
 _NO_OPTIONS = Options()
 
@@ -314,6 +384,12 @@ def _options(interface: Interface, spec: MethodSpec) -> Options:
     """How the service wants this method to be run."""
     member = getattr(type(interface), spec.attribute)
     return member.options if isinstance(member, Member) else _NO_OPTIONS
+
+
+def _is_plain(interface: Interface, spec: MethodSpec) -> bool:
+    """The method of an object here, and no coroutine."""
+    member = getattr(type(interface), spec.attribute)
+    return interface.__far__ is None and isinstance(member, Method) and member.is_plain
 
 
 def _begin(interface: Interface, spec: MethodSpec, args: Sequence[Any], caller: Caller) -> Any:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from bus1.context import endpoint_of, label_of
+
 from .body import decode
 from .call import Envelope
 from .descriptor import UnixFd
@@ -42,6 +44,11 @@ class Handle:
     def release(self) -> None:
         """Give the reference back; a second time does nothing."""
         self._release()
+
+    def spent(self) -> int:
+        """The reference goes back in another way; its id."""
+        self._release.detach()
+        return self.id
 
     def capability(self) -> tuple[str, int]:
         """The path to write and the handle to send, to pass the object on."""
@@ -71,6 +78,18 @@ class Arrival:
     uid: int
     gid: int
     pid: int
+    context: bytes | None = None
+    """The sender's security context (``bus1.context``), if it has any."""
+
+    @property
+    def label(self) -> str:
+        """The kernel's label of the sender."""
+        return label_of(self.context).decode(errors="backslashreplace") if self.context else ""
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint that the sender came in by, if that is not the bus's own."""
+        return endpoint_of(self.context) if self.context else ""
 
     def values(self) -> list[Any]:
         """The body's values; RemoteProtocolError."""

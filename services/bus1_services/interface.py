@@ -126,6 +126,11 @@ class Member:
 class Method(Member, Generic[P, R]):
     """A method, made by ``@method``: awaiting a call of it gives the result, here or there."""
 
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        super().__init__(function, options)
+        self.is_plain = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
+        """Calling the function runs all of it."""
+
     def read(self) -> MethodSpec:
         """The spec, from the declaration; TypeError."""
         return method_spec(self.function, self.attribute, self.options)

@@ -33,13 +33,15 @@ class Heading(TypedDict, total=False):
 
 @dataclass(slots=True)
 class Letter:
-    """Envelope and body; all handles; descriptors, which stay their owners'."""
+    """Envelope and body; all handles; descriptors by number."""
 
     parts: tuple[bytes, bytes]
     handles: Sequence[int]
     fds: Sequence[int] = ()
     shared: Sequence[int] = ()
     """The handles that are not the reply node."""
+    owners: Sequence[Any] = ()
+    """Of the descriptors, so that they are open until they are sent."""
 
 
 def write(
@@ -58,7 +60,7 @@ def write(
         heading.get("member", ""), signature, caps, len(encoded.data),
     )
     fds = tuple(map(_descriptor_of, encoded.fds)) if encoded.fds else ()
-    return Letter((encode_envelope(envelope), encoded.data), (*first, *handles), fds, handles)
+    return Letter((encode_envelope(envelope), encoded.data), (*first, *handles), fds, handles, encoded.fds)
 
 
 def forward(

@@ -65,8 +65,9 @@ class Answer:
 class PendingCall:
     """The receiver of a reply node: the first thing that happens to it is the outcome."""
 
-    def __init__(self) -> None:
-        self._done = anyio.Event()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._done: anyio.Event | None = None
         self._outcome: Answer | Exception | None = None
 
     def arrived(self, arrival: Arrival) -> None:
@@ -90,13 +91,19 @@ class PendingCall:
         """Nobody can answer any more."""
         self._settle(NoReply("the callee is gone, or dropped the call"))
 
+    def failed(self, error: Bus1Error) -> None:
+        """The call could not be sent."""
+        self._settle(error)
+
     def lost(self, error: Bus1Error) -> None:
         """The bus is gone."""
         self._settle(error)
 
     async def outcome(self) -> Answer:
         """Wait for the answer, or raise what came in its place."""
-        await self._done.wait()
+        if self._outcome is None:
+            self._done = anyio.Event()
+            await self._done.wait()
         if isinstance(self._outcome, Answer):
             return self._outcome
         raise self._outcome or NoReply()
@@ -104,7 +111,9 @@ class PendingCall:
     def _settle(self, outcome: Answer | Exception) -> None:
         if self._outcome is None:
             self._outcome = outcome
-            self._done.set()
+            if self._done is not None:
+                self._done.set()
+                self._connection.yields()
 
 
 def adopt(connection: Connection, interface: type[Any], value: Any) -> Any:
@@ -141,13 +150,17 @@ class Remote:
         self, interface: str, member: str, signature: str, values: Sequence[Any], handles: Sequence[int],
         flags: int,
     ) -> Answer:
-        pending = PendingCall()
-        node = self.connection.node(pending)
+        connection = self.connection
+        pending = PendingCall(connection)
+        node = connection.node(pending)
         try:
-            await self.connection.transmit(
-                [self.handle.id], Kind.CALL, signature, values, interface=interface, member=member,
-                flags=flags, reply=node, handles=handles,
+            message = connection.write(
+                Kind.CALL, signature, values, interface=interface, member=member, flags=flags, reply=node,
+                handles=handles,
             )
+            # Nobody goes on before the answer, which says that the call was sent.
+            if not connection.post(self.handle.id, message, pending.failed):
+                await connection.deliver([self.handle.id], message)
         except Exception:
             self.connection.forget(node)
             raise
