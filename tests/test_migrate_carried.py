@@ -50,6 +50,7 @@ THERMOSTAT = "org.example.Thermostat1"
 NOTEBOOK = "org.example.Notebook1"
 REGISTER = "org.example.Register"
 HEATER = "org.example.Heater1"
+CHAT = "org.example.Chat1"
 SERVICES = [
     Service("fast_jukebox", sys.executable, JUKEBOX, [
         call("List"), call("Play", "s", "1"), call("Play", "s", "2"), call("Play", "s", "9"), call("Skip"),
@@ -85,6 +86,11 @@ SERVICES = [
         call("Greet", "s", "Bob"), put(REGISTER, "Greeting", ("s", "Hi")), call("Greet", "s", "Bob"),
         call("Place", "(id)", (3, 1.5)), call("Twice", "v", ("i", 21)), call("Count"), get(REGISTER, "Users"),
         get(REGISTER, "Open"), call("Close"), get(REGISTER, "Open"),
+    ]),
+    Service("dasbus_chat", SYSTEM_PYTHON, CHAT, [
+        call("Say", "ss", "Ann", "hello"), get(CHAT, "Lines"), call("SetTopic", "s", "tea"),
+        get(CHAT, "Topic"),
+        put(CHAT, "Topic", ("s", "me")),
     ]),
     Service("pydbus_heater", SYSTEM_PYTHON, HEATER, [
         call("Heat", "i", 20), call("Heat", "i", 60), call("Report"), call("Save"),

@@ -208,6 +208,51 @@ def test_what_is_done_beside_serving_is_done_when_the_objects_are_on_the_bus() -
     assert counter.count == 11
 
 
+def test_tasks_that_the_module_itself_starts_are_started() -> None:
+    text, findings = carried("""\
+        from asyncio import new_event_loop, sleep
+        from sdbus import DbusInterfaceCommonAsync, dbus_signal_async, request_default_bus_name_async
+        import asyncio
+        class Example(DbusInterfaceCommonAsync, interface_name="org.example.test"):
+            @dbus_signal_async(signal_signature="i")
+            def clock(self) -> int:
+                raise NotImplementedError
+        loop = asyncio.new_event_loop()
+        export_object = Example()
+        async def clock() -> None:
+            while True:
+                await sleep(5)
+                export_object.clock.emit(1)
+        async def startup() -> None:
+            await request_default_bus_name_async("org.example.test")
+            export_object.export_to_dbus("/")
+        loop.run_until_complete(startup())
+        task_clock = loop.create_task(clock())
+        loop.run_forever()
+        """)
+    assert told(findings, Kind.LOST) == []
+    assert "await export_object.clock(1)" in text
+    assert "    task_clock = asyncio.get_running_loop().create_task(clock())\n" in text
+    assert '"/": export_object' in text
+
+
+def test_a_signal_that_is_handed_on_as_a_callback_is_emitted_soon_and_other_uses_are_lost() -> None:
+    text, findings = carried("""\
+        from dasbus.server.interface import dbus_interface, dbus_signal
+        from dasbus.typing import Int
+        @dbus_interface("org.example.A")
+        class A:
+            def __init__(self, source):
+                source.connect(self.Ticked)
+                self.Ticked.connect(print)
+            @dbus_signal
+            def Ticked(self, count: Int):
+                pass
+        """)
+    assert "source.connect(lambda *values: soon(self.ticked(*values)))" in text
+    assert told(findings, Kind.LOST)[-1] == (7, "self.Ticked")
+
+
 def test_what_runs_beside_those_that_serve_is_told() -> None:
     _, findings = carried("""\
         import asyncio

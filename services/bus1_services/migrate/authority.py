@@ -238,6 +238,8 @@ def _name(program: Program, node: ast.Name | ast.Attribute) -> None:
         return
     if isinstance(node, ast.Attribute) and node.attr in _SENDERS and isinstance(node.ctx, ast.Load):
         _tell(program, node, f".{node.attr}", _WHO)
+    if "polkit" in dotted.lower():
+        _tell(program, node, dotted, _POLKIT)
     if library and last in _SENDERS:
         _tell(program, node, last, _WHO)
     for name, reason in _TABLE:

@@ -111,10 +111,12 @@ def _places(
             and isinstance(statement.value.func, ast.Name)
             and statement.value.func.id == node.name
         }
+        if _publishes(program, node):
+            names.add("for_publication")
         path = next((path for path, values in objects if names & set(map(_root, values))), None)
         if path is None:
             path = "/" + plan.declared.interface.replace(".", "/")
-            if path not in dict(objects) and _needs_nothing(node):
+            if path not in dict(objects) and _needs_nothing(program, node):
                 objects.append((path, [ast.parse(f"{node.name}()", mode="eval").body]))
                 why, advice = "nobody exports it in this file", f"an object of it is at {path}"
                 program.tell(node, Kind.CHANGED, f"class {node.name}", why, advice)
@@ -130,13 +132,33 @@ def _places(
     return placed, objects
 
 
+def _publishes(program: Program, node: ast.ClassDef) -> bool:
+    """An object of the program is published as one of this class, by ``for_publication``."""
+    functions = (f for f in ast.walk(program.tree) if isinstance(f, Function) and f.name == "for_publication")
+    return any(
+        isinstance(name, ast.Name) and name.id == node.name
+        for function in functions
+        for name in ast.walk(function)
+    )
+
+
 def _root(node: ast.expr) -> str:
     inner = node.func if isinstance(node, ast.Call) else node
+    if isinstance(inner, ast.Attribute) and inner.attr == "for_publication":
+        return inner.attr
     return inner.id if isinstance(inner, ast.Name) else ""
 
 
-def _needs_nothing(node: ast.ClassDef) -> bool:
-    """It can be made without arguments."""
+def _needs_nothing(program: Program, node: ast.ClassDef) -> bool:
+    """It can be made without arguments, as far as this file tells."""
+    for base in node.bases:
+        library, name = program.library(base)
+        if library and SOURCES[library].is_base(name):
+            continue
+        above = [c for c in program.classes() if isinstance(base, ast.Name) and c.name == base.id]
+        is_object = isinstance(base, ast.Name) and base.id == "object"
+        if not is_object and not (above and above[0] is not node and _needs_nothing(program, above[0])):
+            return False
     init = next((f for f in node.body if isinstance(f, Function) and f.name == "__init__"), None)
     if init is None:
         return True

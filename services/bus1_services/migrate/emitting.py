@@ -15,7 +15,7 @@ from .aids import Aids
 from .borrowing import Borrowed
 from .declared import Part
 from .description import Property, Signal
-from .planning import Plan, Site, changed_properties, returns_arguments, told_here
+from .planning import Plan, Site, changed_properties, refers_to, returns_arguments, told_here
 from .program import Program
 from .report import Kind
 
@@ -46,6 +46,8 @@ class Emitting:
             self._asynchronous_properties()
         for site in self.plan.sites:
             self._site(site)
+        if not self.plan.declared.keeps_names:
+            self._callbacks()
 
     def _site(self, site: Site) -> None:
         node, within, part = site.node, site.within, site.part
@@ -78,6 +80,53 @@ class Emitting:
         self._statements(
             node, [self._now(f"{self.aids('properties_changed')}({', '.join([owner, *texts])})", may_wait)]
         )
+
+    def _callbacks(self) -> None:
+        """What emits when something else calls it: a signal, or a change, that is handed on."""
+        called = {id(site.node.func) for site in self.plan.sites if isinstance(site.node, ast.Call)}
+        called |= {
+            id(site.node.func.value)
+            for site in self.plan.sites
+            if isinstance(site.node, ast.Call) and isinstance(site.node.func, ast.Attribute)
+        }
+        for node in ast.walk(self.program.tree):
+            if not isinstance(node, ast.Attribute) or id(node) in called:
+                continue
+            if refers_to(self.program, node, [self.plan]) is not self.plan:
+                continue
+            parent, part = self.program.parents[node], self.plan.part(node.attr)
+            owner = self.segments.original(node.value)
+            if node.attr == "watch_property" and isinstance(parent, ast.Call) and len(parent.args) == 2:
+                self._watch(parent, owner)
+            elif node.attr == "flush_changes" and owner == "self":
+                self.segments.replace_node(node, "(lambda *values: None)")
+            elif part is not None and isinstance(part.member, Signal):
+                if isinstance(parent, ast.Call) and node in parent.args:
+                    name = (
+                        self.plan.emitter(part)
+                        if returns_arguments(self.plan, part)
+                        else (self.plan.attributes[part.python])
+                    )
+                    text = f"lambda *values: {self.aids('soon')}({owner}.{name}(*values))"
+                    self.segments.replace_node(node, text)
+                else:
+                    self._lose(node, "a signal is used in another way than to be emitted")
+
+    def _watch(self, call: ast.Call, owner: str) -> None:
+        """dasbus: tell of a change whenever another signal is emitted."""
+        part = self.plan.property(self.program.text(call.args[0]) or "")
+        if part is None:
+            self._lose(call, "which property is watched cannot be told from the text")
+            return
+        signal = self.segments.original(call.args[1])
+        changed = f"{owner}.{self.plan.attributes[part.python]}.changed()"
+        text = f"{signal}.connect(lambda *values: {self.aids('soon')}({changed}))"
+        self.segments.replace_node(call, text)
+
+    def _lose(self, node: ast.expr, why: str) -> None:
+        what = self.segments.original(node).split("\n")[0]
+        self.program.tell(node, Kind.LOST, what, why, "write it anew")
+        self.segments.replace_node(node, self.aids.lost(self.program, node, what))
 
     def _emission(self, node: ast.expr, part: Part, may_wait: bool) -> None:
         assert isinstance(node, ast.Call) and isinstance(part.member, Signal)

@@ -23,7 +23,13 @@ from .naming import Names
 from .program import Function, Program
 
 _INTERFACE = ("unreferenced", "mro")
-_CHANGES = {"emit_properties_changed", "PropertiesChanged", "properties_changed", "report_changed_property"}
+_CHANGES = {
+    "emit_properties_changed",
+    "PropertiesChanged",
+    "properties_changed",
+    "report_changed_property",
+    "flush_changes",
+}
 """What the libraries call to tell that properties have changed."""
 
 
@@ -92,7 +98,9 @@ def _named(program: Program, declared: Declared) -> Plan:
         if part.function is None or (is_used and _is_read(program, part)):
             plan.kept.add(part.python)
     converted = {part.python for part in declared.parts} - plan.kept
-    taken = {attribute.attr for attribute in _attributes(node)}
+    taken = {
+        a.attr for a in _attributes(node) if isinstance(a.value, ast.Name) and a.value.id in {"self", "cls"}
+    }
     taken |= {statement.name for statement in node.body if isinstance(statement, Function)}
     taken |= {
         target.id

@@ -38,6 +38,12 @@ _GETTERS = {
     )
 }
 """Of GLib's variants, without arguments."""
+_TEMPLATES = {
+    "InterfaceTemplate": "InterfaceTemplate",
+    "BasicInterfaceTemplate": "InterfaceTemplate",
+    "Publishable": "",
+}
+"""Bases of dasbus, with what stands in their place."""
 _EXPORTING = {
     "dbus_fast": ("export", "unexport", "request_name", "release_name"),
     "dasbus": ("publish_object", "unpublish_object", "register_service", "unregister_service"),
@@ -80,12 +86,12 @@ class _Translating:
         """The head of a class: Interface in place of the library's bases, the name of the interface."""
         plan = self._plans.get(node)
         bases = [(base, self._base(base)) for base in node.bases]
-        replaced = [name for _, name in bases if name == "Interface"]
-        if plan is None and not replaced and not any(name == "" for _, name in bases):
+        replaced = [name for _, name in bases if name]
+        if plan is None and all(name is None for _, name in bases):
             self._error_class(node)
             return
         texts = [
-            self._borrowed(name) if name else self._segments.original(base)
+            self._native(name) if name else self._segments.original(base)
             for base, name in bases
             if name != ""
         ]
@@ -105,17 +111,20 @@ class _Translating:
             )
         ]
         indent = self._segments.indent_of(node)
-        head = f"class {node.name}({', '.join(texts)}):"
+        head = f"class {node.name}({', '.join(texts)}):".replace("():", ":")
         self._segments.replace(*self._segments.head(node), indent.join([*marks, head]))
         if plan is not None:
             self._check_bases(node)
 
     def _base(self, base: ast.expr) -> str | None:
-        """Interface for a library's base, an empty text for one that goes, None for others."""
+        """What stands in place of a library's base, an empty text for nothing; None for others."""
         library, name = self._program.library(base)
-        if library and SOURCES[library].is_base(name):
-            return "Interface"
-        return None
+        if library == "dasbus" and name in _TEMPLATES:
+            return _TEMPLATES[name]
+        return "Interface" if library and SOURCES[library].is_base(name) else None
+
+    def _native(self, name: str) -> str:
+        return self._aids(name) if name == "InterfaceTemplate" else self._borrowed(name)
 
     def _is_interface(self, name: str, depth: int = 0) -> bool:
         """A class of this program that derives from a library's base, or becomes an interface."""
@@ -222,6 +231,8 @@ class _Translating:
         if any(base == ("dbus_fast", "DBusError") for base in bases):
             self._error(node, given)
             return True
+        if any(self._base(base) == "InterfaceTemplate" for base in owner.bases):
+            return False
         is_direct = self._base(node.func.value) is not None
         if is_direct or (
             any(self._base(base) for base in owner.bases) and ast.unparse(node.func.value) == "super()"
@@ -327,6 +338,10 @@ class _Translating:
             self._replace(node, _quoted(special.get(words, _ERRORS + words.replace("Io", "IO"))))
         elif name in {"Variant", "DBusError"}:
             self._use(node, name)
+        elif library == "dasbus" and _TEMPLATES.get(name):
+            self._replace(node, self._aids("InterfaceTemplate"))
+        elif library == "dasbus" and before == ["dasbus", "signal", "Signal"]:
+            self._replace(node, self._aids("Signal"))
         elif library == "sdbus" and name in {"DbusFailedError", "SdBusBaseError"}:
             self._use(node, "DBusError")
         elif library == "dasbus" and name in {

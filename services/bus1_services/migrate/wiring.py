@@ -197,6 +197,9 @@ class _Search:
                         self._wiring.dropped.append(statement)
                 case _ if in_function:
                     self._other(statement)
+                case _ if _names(statement, ast.Load, inside=True) & self._wiring.variables:
+                    self._wiring.dropped.append(statement)
+                    self._other(statement)
 
     @staticmethod
     def _is_main(statement: ast.If) -> bool:

@@ -47,8 +47,8 @@ class Dasbus:
     """dasbus."""
 
     def is_base(self, name: str) -> bool:
-        """Templates, and what keeps properties."""
-        return name in {"BasicInterfaceTemplate", "InterfaceTemplate", "PropertiesInterface", "Publishable"}
+        """What keeps properties."""
+        return name == "PropertiesInterface"
 
     def declared(self, program: Program) -> list[Declared]:
         """The classes that are marked as interfaces."""
