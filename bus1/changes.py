@@ -50,6 +50,14 @@ def carry_out(changes: Sequence[Change], *, umask: int | None = None) -> None:
             os.umask(before)
 
 
+def leads_out(root: str, path: str) -> str | None:
+    """Where ``path`` below ``root`` really is, if links lead out of there: to this machine's own files."""
+    if not root:
+        return None
+    inside, there = os.path.realpath(root), os.path.realpath(root + path)
+    return there if os.path.commonpath((inside, there)) != inside else None
+
+
 class WriteFile:
     """Write a file, and the directories that lead to it; unless it ``may_replace``, where nothing is."""
 

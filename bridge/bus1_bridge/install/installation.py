@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import bus1
 import bus1_bridge
-from bus1.changes import Change, MakeLink, Remove, Run, WriteFile
+from bus1.changes import Change, MakeLink, Remove, Run, WriteFile, leads_out
 
 from .scopes import ALIAS, UNIT, Scope
 from .unit import unit_text
@@ -177,10 +177,8 @@ class Installation:
 
     def _check_places(self, *paths: str) -> None:
         """Links below another root may lead out of it, to this machine's own files: CannotInstall."""
-        inside = os.path.realpath(self._root)
-        for folder in map(os.path.dirname, paths if self._root else ()):
-            there = os.path.realpath(self._at(folder))
-            if os.path.commonpath((inside, there)) != inside:
+        for folder in map(os.path.dirname, paths):
+            if (there := leads_out(self._root, folder)) is not None:
                 raise CannotInstall(f"{self._at(folder)} leads out of {self._root}, to {there}")
 
     def _check_program(self, program: str) -> None:

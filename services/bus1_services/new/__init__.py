@@ -1,0 +1,1 @@
+"""new: a project for a service that does not exist yet."""
