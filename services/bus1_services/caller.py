@@ -1,9 +1,13 @@
-"""caller: who called a method, for methods that ask.
+"""caller: who called a method, and by which capability, for methods that ask.
 
 Theory. A method with a parameter annotated ``Caller`` is given one; the parameter is not part of the
-D-Bus signature, and should have the default ``NOBODY``, which local calls and proxies leave alone. The
-ids are those that the kernel attested when the message was sent (P-50): information, not permission;
-permission is that the caller holds a handle.
+D-Bus signature, and should have the default ``NOBODY``, which local calls and proxies leave alone. The ids,
+the label and the endpoint are what the kernel and the bus attested when the message was sent (P-50, P-52):
+information, not permission. Permission is that the caller holds the capability; ``capability`` says which, as
+an object may be handed out as many views, each to somebody else.
+
+    def write(self, data: Bytes, caller: Caller = NOBODY) -> None:
+        if caller.capability is self._read_only: ...
 
 Not here: names of callers; a native caller has none that the callee could see.
 """
@@ -11,7 +15,12 @@ Not here: names of callers; a native caller has none that the callee could see.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from bus1.context import endpoint_of, label_of
+
+if TYPE_CHECKING:
+    from .interface import Interface
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +30,24 @@ class Caller:
     uid: int
     gid: int
     pid: int
+    """0, if it is not visible from here (P-51)."""
     flags: int = 0
     handles: tuple[Any, ...] = ()
+    capability: Interface | None = None
+    """The object that was called: of several views on each other, the one that the caller holds."""
+    context: bytes | None = None
+    """The security context as it came; ``label`` and ``endpoint`` read it."""
+
+    @property
+    def label(self) -> str:
+        """What a security module of the kernel calls the caller; empty without one."""
+        return label_of(self.context).decode(errors="replace")
+
+    @property
+    def endpoint(self) -> str:
+        """The name of the endpoint that the caller is behind; empty for the bus's own sockets."""
+        return endpoint_of(self.context)
 
 
 NOBODY = Caller(0xFFFF_FFFF, 0xFFFF_FFFF, 0)
+"""The caller of a call that did not come over the bus."""

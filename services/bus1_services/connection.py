@@ -27,7 +27,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from bus1 import aio
-from bus1.core.api import HANDLE_INVALID, MessageType
+from bus1.core.api import HANDLE_INVALID, MessageType, PeerFlag
 from bus1.errors import (
     Bus1Error,
     BusGone,
@@ -396,7 +396,8 @@ class Connection:
                     owner.release()
             return
         with message.payload[offset:] as body:
-            receiver.arrived(Arrival(envelope, body, handles, fds, message.uid, message.gid, message.pid))
+            sender = (message.uid, message.gid, message.pid, message.secctx)
+            receiver.arrived(Arrival(envelope, body, handles, fds, *sender))
 
     def _unreferenced(self, node: int, receiver: Receiver) -> None:
         if node in self._sending or self._handed_out.get(node) == self._turn:
@@ -418,8 +419,10 @@ def _held(value: object) -> Handle | None:
 @asynccontextmanager
 async def connect(address: str | None = None) -> AsyncIterator[Connection]:
     """A new peer on the bus at ``address``, with pump and sweeper; closed at the end."""
-    async with aio.connect(address) as peer, attach(peer) as connection:
-        yield connection
+    async with aio.connect(address) as peer:
+        await peer.reset(peer_flags=PeerFlag.WANT_SECCTX)
+        async with attach(peer) as connection:
+            yield connection
 
 
 @asynccontextmanager
@@ -428,6 +431,7 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
 
     They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
     failure: Exception | None = None
+    await peer.reset(peer_flags=PeerFlag.WANT_SECCTX)
     async with anyio.create_task_group() as tasks:
         connection, life = Connection(peer, tasks.start_soon), anyio.CancelScope(shield=True)
         is_attended = anyio.Event()

@@ -157,7 +157,9 @@ class Export:
             # Not for objects; or a caller that is gone already.
             arrival.discard()
             return
-        caller = Caller(arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles)
+        caller = Caller(
+            arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles, arrival.label, arrival.endpoint
+        )
         try:
             self._calls.add(envelope, reply, caller, self._accepted(arrival, caller))
             refused = False
