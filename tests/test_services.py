@@ -413,7 +413,7 @@ async def test_synchronous_methods_run_in_order_of_arrival(service: Connection, 
     await quiet(service)
     assert (late, kitchen.order) == ([], [0, 1, 2, 3, 4])
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(proxy.fetch)
+        tasks.start_soon(proxy.both)
         await anyio.wait_all_tasks_blocked()
         for number in range(5, 20):
             await proxy.shout(number)
