@@ -17,7 +17,7 @@ from bus1_services.handle import Handle
 from core_bus import Core
 
 from bus1.aio import Peer
-from bus1.core.api import Buffer, Credentials, DestroyFlag, Message, RecvFlag
+from bus1.core.api import KEEP, Buffer, Credentials, DestroyFlag, Message, RecvFlag
 from bus1.descriptors import Fds, duplicate
 from bus1.errors import Bus1Error, BusGone, WouldBlock
 from bus1.exchange import Failed
@@ -180,9 +180,9 @@ class CorePeer:
         self.bus.core.node_destroy(self.number, nodes, flags)
         self.bus.settle()
 
-    async def reset(self, flags: int = 0) -> None:
+    async def reset(self, flags: int = 0, peer_flags: int = KEEP) -> None:
         await self._turn()
-        self.bus.core.peer_reset(self.number, flags)
+        self.bus.core.peer_reset(self.number, flags, peer_flags)
         self.bus.settle()
 
     def disconnect(self) -> None:
@@ -216,7 +216,7 @@ class CorePeer:
         self.bus.settle()
         return ReceivedMessage(
             message.type, message.flags, message.destination, message.uid, message.gid, message.pid, 0,
-            message.offset, message.n_bytes, message.handles, Fds(fds), None, message.size,
+            message.offset, message.n_bytes, message.handles, Fds(fds), message.secctx, message.size,
             memoryview(payload), self._give_back if message.size else None, message.serial,
         )
 

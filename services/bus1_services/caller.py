@@ -17,8 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bus1.context import endpoint_of, label_of
-
 if TYPE_CHECKING:
     from .interface import Interface
 
@@ -33,20 +31,12 @@ class Caller:
     """0, if it is not visible from here (P-51)."""
     flags: int = 0
     handles: tuple[Any, ...] = ()
+    label: str = ""
+    """What a security module of the kernel calls the caller; empty without one."""
+    endpoint: str = ""
+    """The name of the endpoint that the caller is behind; empty for the bus's own sockets."""
     capability: Interface | None = None
     """The object that was called: of several views on each other, the one that the caller holds."""
-    context: bytes | None = None
-    """The security context as it came; ``label`` and ``endpoint`` read it."""
-
-    @property
-    def label(self) -> str:
-        """What a security module of the kernel calls the caller; empty without one."""
-        return label_of(self.context).decode(errors="replace")
-
-    @property
-    def endpoint(self) -> str:
-        """The name of the endpoint that the caller is behind; empty for the bus's own sockets."""
-        return endpoint_of(self.context)
 
 
 NOBODY = Caller(0xFFFF_FFFF, 0xFFFF_FFFF, 0)

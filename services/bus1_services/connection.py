@@ -419,10 +419,8 @@ def _held(value: object) -> Handle | None:
 @asynccontextmanager
 async def connect(address: str | None = None) -> AsyncIterator[Connection]:
     """A new peer on the bus at ``address``, with pump and sweeper; closed at the end."""
-    async with aio.connect(address) as peer:
-        await peer.reset(peer_flags=PeerFlag.WANT_SECCTX)
-        async with attach(peer) as connection:
-            yield connection
+    async with aio.connect(address) as peer, attach(peer) as connection:
+        yield connection
 
 
 @asynccontextmanager

@@ -158,7 +158,8 @@ class Export:
             arrival.discard()
             return
         caller = Caller(
-            arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles, arrival.label, arrival.endpoint
+            arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles, arrival.label, arrival.endpoint,
+            self.target,
         )
         try:
             self._calls.add(envelope, reply, caller, self._accepted(arrival, caller))
