@@ -22,9 +22,11 @@ def lamps(package: str) -> Any:
             self.asked = asyncio.Event()
             self.given_up = asyncio.Event()
             self.callback = None
+            self.labelled = []
 
         @service.method()
         def Label(self, prefix: "s") -> "s":
+            self.labelled.append(prefix)
             return prefix + self.label
 
         @service.dbus_property()
