@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
 from bus1_services import DBusError
-from bus1_services.interface import spec_of
+from bus1_services.interface import interfaces_of, spec_of
 from bus1_services.introspection import node_xml
 from bus1_services.migrate.description import Argument, Described, Method, Property, Signal
 from bus1_services.migrate.naming import NAME_MAX, Names
@@ -252,6 +253,18 @@ def test_any_interface_comes_back_as_it_was_in_lines_of_a_bounded_length(
     assert given_back(interfaces) == interfaces
     for text in package("lamp", interfaces[0].name, interfaces).values():
         assert text.isascii() and max(map(len, text.splitlines())) <= 110
+
+
+def test_interfaces_of_one_object_are_served_by_one_unless_their_members_have_one_name() -> None:
+    tree = b"""<node name='/a'><interface name='org.example.A'><method name='Go'/></interface>
+     <interface name='org.example.B'><method name='Stop'/></interface>
+     <interface name='org.example.C'><method name='go'/></interface></node>"""
+    module = package("a", "org.example.A", read("a.xml", tree))["service.py"]
+    assert '{"/a": together(A(), B()), "/org/example/C": C()}' in module.replace("\n    ", "")
+    (a, b, _) = load(module)
+    served = sys.modules[a.__module__].service().objects
+    assert list(served) == ["/a", "/org/example/C"]
+    assert interfaces_of(type(served["/a"])) == (spec_of(a), spec_of(b))
 
 
 def test_a_client_reaches_what_was_written_and_is_told_what_was_not() -> None:

@@ -131,9 +131,10 @@ def test_a_running_service_becomes_a_package_on_bus(
     report = json.loads(capfd.readouterr().out)
     assert status == 0
     assert report["output"][0] == "lamp/__init__.py"
-    assert [(f["kind"], f["what"]) for f in report["findings"]] == [("changed", "org.example.Lamp1")]
+    assert report["findings"] == []
     text = Path("lamp/service.py").read_text()
-    assert 'NAME = "org.example.Lamp"\n' in text and '"/lamps/a": Lamp1()' in text
+    assert 'NAME = "org.example.Lamp"\n' in text and '"/lamps/a": Lamp1(),' in text
+    assert '"/lamps/b": together(Lamp1(), Dim1())' in text
     assert sorted(cls.__interface__ for cls in load(text)) == ["org.example.Dim1", "org.example.Lamp1"]
 
 

@@ -22,6 +22,7 @@ from .aids import Aids
 from .authority import note_authority
 from .borrowing import Borrowed
 from .layout import Group, Item, Pair, lay_out, literal
+from .placing import Placed
 from .planning import Plan, plan_all
 from .program import LIBRARIES, Function, Program, read_program
 from .reading import SourceError
@@ -31,7 +32,7 @@ from .sources import SOURCES
 from .sources.pydbus import xml_of
 from .translating import translate
 from .wiring import Wiring, find_wiring
-from .writing import Placed, client_module, test_module
+from .writing import client_module, test_module
 
 _HEADER = """\
 # Carried over from {file}. The bodies are as they were; take the next two lines out to have them checked.

@@ -152,15 +152,8 @@ def _from_service(arguments: Namespace, package: str) -> _Migrated:
         Finding(name, 0, Kind.LOST, "introspection", words, "look at what it says there, with bus1 or busctl")
         for words in told.complaints
     ]
-    for interface, paths in told.paths.items():
-        if len(paths) > 1:
-            shown = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-            findings.append(Finding(
-                name, 0, Kind.CHANGED, interface, f"{len(paths)} objects have it: {shown}",
-                "service.py has one object of it; add the others",
-            ))
     owned = arguments.name or (name if name[0] != ":" else next(iter(told.interfaces)))
-    return _Migrated(write(package, owned, tuple(told.interfaces.values())), findings)
+    return _Migrated(write(package, owned, tuple(told.interfaces.values()), told.paths), findings)
 
 
 def _address(arguments: Namespace) -> str:

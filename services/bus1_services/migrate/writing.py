@@ -16,20 +16,21 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..members import camel_case
 from .description import Argument, Described, Method, Property, Signal, joined
 from .hinting import Hints, notes_of
 from .layout import Group, Item, Pair, lay_out, literal
 from .naming import Names
+from .placing import Placed, Places, find_places
 
 _DOC_STRING = "org.gtk.GDBus.DocString"
 _DOC_WIDTH = 80
 _PUBLIC = (
     "Bool", "Byte", "Bytes", "DBusError", "Double", "Int16", "Int32", "Int64", "Interface", "Named",
     "ObjectPath", "Service", "Signature", "Str", "UInt16", "UInt32", "UInt64", "UnixFd", "Variant",
-    "VariantDict", "method", "prop", "signal",
+    "VariantDict", "method", "prop", "signal", "together",
 )
 """What a service may import, in the order of imports."""
 _UNWRITTEN = '''\
@@ -41,50 +42,37 @@ def unwritten(member: str) -> DBusError:
 '''
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """An interface, the class that it becomes, and the path where an object of it is served."""
+def package(
+    name: str, bus_name: str, interfaces: Sequence[Described],
+    paths: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[str, str]:
+    """The modules of a package ``name``, by file name, for a service that owns ``bus_name``.
 
-    described: Described
-    class_: str
-    path: str
-
-
-def package(name: str, bus_name: str, interfaces: Sequence[Described]) -> dict[str, str]:
-    """The modules of a package ``name``, by file name, for a service that owns ``bus_name``."""
-    placed = _places(interfaces)
+    ``paths``, by interface, say where there were objects of it, if that is more than it says itself."""
+    places = find_places(interfaces, ("Annotated", "Any", *_PUBLIC), paths)
     modules = {
         "__init__.py": '"""A service, and a client for it."""\n',
-        "service.py": _service(bus_name, placed),
-        "client.py": client_module(placed),
-        f"test_{name}.py": test_module(placed, [place.path for place in placed]),
+        "service.py": _service(bus_name, places),
+        "client.py": client_module(places.placed),
+        f"test_{name}.py": test_module(places.placed, list(places.objects)),
     }
     for text in modules.values():
         ast.parse(text)
     return modules
 
 
-def _places(interfaces: Sequence[Described]) -> list[Placed]:
-    classes, paths, placed = Names("Annotated", "Any", *_PUBLIC), set[str](), []
-    for described in interfaces:
-        path = described.path
-        if not path or path in paths:
-            path = "/" + described.name.replace(".", "/")
-        paths.add(path)
-        placed.append(Placed(described, classes.class_(described.name), path))
-    return placed
-
-
 # ---- the service -----------------------------------------------------------------------------------
 
 
-def _service(bus_name: str, placed: Sequence[Placed]) -> str:
-    hints = Hints()
-    classes = [_class(place, hints) for place in placed]
+def _service(bus_name: str, places: Places) -> str:
+    hints, placed = Hints(), places.placed
+    classes = [_class(each, hints) for each in placed]
     used = hints.used | {"DBusError", "Interface", "Service"}
     for kind, decorator in ((Method, "method"), (Signal, "signal"), (Property, "prop")):
         if any(isinstance(member, kind) for place in placed for member in place.described.members):
             used.add(decorator)
+    if any(len(classes) > 1 for classes in places.objects.values()):
+        used.add("together")
     typing = [name for name in ("Annotated", "Any") if name in used]
     parts = [
         '"""service: the interfaces, with members that are to be written, and an object of each."""\n',
@@ -93,7 +81,7 @@ def _service(bus_name: str, placed: Sequence[Placed]) -> str:
         _import("bus1_services", [name for name in _PUBLIC if name in used]),
         f"NAME = {lay_out(literal(bus_name), 0)}\n\n\n{_UNWRITTEN}\n",
     ]
-    objects = Group("", tuple(_served(place) for place in placed), "{}")
+    objects = Group("", tuple(_served(path, there) for path, there in places.objects.items()), "{}")
     made = Group("Service", (literal(bus_name), "NAME", Pair("objects=", objects)))
     end = (
         'def service() -> Service:\n    """An object of each interface, where it was described."""\n'
@@ -103,11 +91,14 @@ def _service(bus_name: str, placed: Sequence[Placed]) -> str:
     return "\n".join(part for part in parts if part) + "\n" + "\n\n".join([*classes, end])
 
 
-def _served(place: Placed) -> Item:
-    path = literal(place.path)
-    if isinstance(path, Group):
-        return Group(path.head, path.items, path.brackets, f": {place.class_}()", path.separator)
-    return f"{path}: {place.class_}()"
+def _served(path: str, classes: Sequence[str]) -> Item:
+    made: Item = f"{classes[0]}()"
+    if len(classes) > 1:
+        made = Group("together", tuple(f"{class_}()" for class_ in classes))
+    key = literal(path)
+    if isinstance(key, Group):
+        return Group(key.head, key.items, key.brackets, Pair(": ", made), key.separator)
+    return Pair(f"{key}: ", made)
 
 
 def _import(module: str, names: Sequence[str]) -> str:
