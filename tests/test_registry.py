@@ -10,7 +10,7 @@ from bus1_bridge.switch.limits import BusLimits
 from bus1_services import seed
 from bus1_services.call import Kind
 from bus1_services.seed import SeedDocument
-from mixed_bus import DRIVER, ERROR, MixedBus, Native, NativeMessage, pack
+from mixed_bus import DRIVER, ERROR, UID, MixedBus, Native, NativeMessage, pack
 
 from bus1.core.api import MessageType
 
@@ -239,6 +239,10 @@ def test_identify_tells_whose_node_it_is_if_its_owner_goes_by_a_name(bus: MixedB
     assert error_of(quiet.ask("Identify", handles=(8,))) == "NameHasNoOwner"
     assert error_of(native.ask("Identify", handles=(native.registry,))) == "InvalidArgs"
     assert error_of(native.ask("Identify")) == "InvalidArgs"
+    assert native.ask("Credentials", handles=(call.handles[0],)).values == (UID, 200)
+    assert native.ask("Credentials", handles=(4,)).values == (UID, 100)
+    assert error_of(quiet.ask("Credentials", handles=(8,))) == "NameHasNoOwner"
+    assert error_of(native.ask("Credentials")) == "InvalidArgs"
     legacy.kill()
     bus.settle()
     assert error_of(native.ask("Identify", handles=(call.handles[0],))) == "InvalidArgs"

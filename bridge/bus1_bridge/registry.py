@@ -64,6 +64,7 @@ class Registry:
             (INTERFACE, "Resolve"): Method("s", "s", 0, self._resolve),
             (INTERFACE, "Derive"): Method("o", "", 1, self._derive),
             (INTERFACE, "Identify"): Method("", "s", 1, self._identify),
+            (INTERFACE, "Credentials"): Method("", "uu", 1, self._credentials),
             (INTERFACE, "List"): Method("", "as", 0, self._list),
             (INTERFACE, "Watch"): Method("s", "", 1, self._watch),
             **self.entrances.methods,
@@ -230,6 +231,17 @@ class Registry:
         return Answer((), (handle,))
 
     def _identify(self, call: Call) -> Answer | Failure:
+        party = self._owner(call)
+        return party if isinstance(party, Failure) else Answer((party.unique,))
+
+    def _credentials(self, call: Call) -> Answer | Failure:
+        party = self._owner(call)
+        if isinstance(party, Failure):
+            return party
+        return Answer((party.credentials.uid, party.credentials.pid))
+
+    def _owner(self, call: Call) -> Party | Failure:
+        """Whose node the handle of a call leads to, if the caller may know that."""
         node = self._core.node_of(self._bus, call.handles[0])
         party = None if node is None else self._tables.parties.get(node[0])
         if party is None:
@@ -239,7 +251,7 @@ class Registry:
         refusal = None
         if party is not call.caller:
             refusal = self._delivery.guard.refusal_to_reach(call.caller, party)
-        return Answer((party.unique,)) if refusal is None else Failure("AccessDenied", refusal)
+        return party if refusal is None else Failure("AccessDenied", refusal)
 
     def _list(self, _call: Call) -> Answer | Failure:
         unique = [name for name, party in self._tables.unique.items() if party.announced]

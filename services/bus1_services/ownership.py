@@ -56,21 +56,29 @@ async def check(connection: Connection, results: Mapping[str, int]) -> None:
 async def keep(connection: Connection, unique: str, name: str, is_wanted: Callable[[], bool]) -> None:
     """Watch a name that is owned: NameLost when it is not any more, although it is wanted."""
     async with connection.registry.watch(name) as changes:
-        owner = await _owner(connection, name)
-        if owner == unique:
+        if await _unique(connection, name) == unique:
             async for change in changes:
-                owner = change.new
-                if owner != unique:
+                if change.new != unique:
                     break
         if is_wanted():
-            raise NameLost(f"{name} has been taken over by {owner or 'nobody'}")
+            raise NameLost(f"{name} has been taken over by {await _owner(connection, name)}")
 
 
-async def _owner(connection: Connection, name: str) -> str:
-    """Its unique name; in words, if it may not be known, or is gone already."""
+async def _unique(connection: Connection, name: str) -> str:
     try:
         owner = await connection.registry.resolve(name)
     except DBusError:
-        return "somebody else"
+        return ""
     owner.root.release()
     return owner.unique
+
+
+async def _owner(connection: Connection, name: str) -> str:
+    """Its unique name and its process; in words, if it may not be known, or is gone already."""
+    try:
+        owner = await connection.registry.resolve(name)
+        with owner.root:
+            uid, pid = await connection.registry.credentials(owner.root)
+    except DBusError:
+        return "somebody else"
+    return f"{owner.unique} ({f'process {pid} of ' if pid else ''}user {uid})"

@@ -151,6 +151,11 @@ class Registry:
         name: str = (await self._call("Identify", "s", handles=[handle.id])).values[0]
         return name
 
+    async def credentials(self, handle: Handle) -> tuple[int, int]:
+        """Uid and pid (0: unknown) of the node's owner, as the bus sees them; errors as of ``identify``."""
+        uid, pid = (await self._call("Credentials", "uu", handles=[handle.id])).values
+        return uid, pid
+
     async def names(self) -> list[str]:
         """All names on the bus, unique ones too."""
         found: list[str] = (await self._call("List", "as")).values[0]
