@@ -83,8 +83,11 @@ def _run(line: list[str]) -> int:
     if found.verb not in verbs:
         parser.error(f"unknown verb {found.verb!r}" if found.verb else "a verb is needed")
     command = _load(verbs[found.verb])
-    before = line[: len(line) - len(found.rest) - 1]
-    return run_command(parser_of(found.verb, command), command, before + found.rest)
+    before, rest = line[: len(line) - len(found.rest)], found.rest
+    if before[-1] == "--":
+        # argparse has taken it for the end of our options; it is for the verb's
+        rest.insert(0, before.pop())
+    return run_command(parser_of(found.verb, command), command, before[:-1] + rest)
 
 
 def run_command(parser: ArgumentParser, command: Command, line: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from bus1.errors import Disconnected, InvalidArgument, RemoteProtocolError
+from bus1.errors import Disconnected, InvalidArgument, NotSupported, RemoteProtocolError
 
 from .handle import Handle
 from .proxy import Remote
@@ -55,8 +55,8 @@ async def open_native_endpoint(
     """An endpoint for native programs: what they connect with is granted ``grants`` and nothing else.
 
     Grants are objects, proxies or handles, and arrive as ``Connection.granted``, in this order. Closed at the
-    end, as by ``Endpoint.close``. InvalidArgument for what cannot be granted; DBusError: AccessDenied,
-    InvalidArgs (the name, the path), LimitsExceeded."""
+    end, as by ``Endpoint.close``. InvalidArgument for what cannot be granted, NotSupported by a bus without
+    names; DBusError: AccessDenied, InvalidArgs (the name, the path), LimitsExceeded."""
     handles: list[int] = []
     for value in grants:
         held = connection.grant(value)
@@ -78,7 +78,8 @@ async def open_dbus_endpoint(
 
     ``see``, ``talk`` and ``own`` are names, also with ``.*`` behind them; ``call`` and ``broadcast`` are
     ``NAME=RULE`` with ``[METHOD][@PATH]``, as flatpak writes them. Closed at the end, as by
-    ``Endpoint.close``. DBusError: AccessDenied, InvalidArgs (a rule, the name, the path), LimitsExceeded."""
+    ``Endpoint.close``. NotSupported by a bus without names; DBusError: AccessDenied, InvalidArgs (a rule,
+    the name, the path), LimitsExceeded."""
     given = {"see": see, "talk": talk, "own": own, "call": call, "broadcast": broadcast}
     rules = [f"{verb}={rule}" for verb, named in given.items() for rule in named]
     signature, values = "ssasa{ss}", (rules, dict(metadata or {}))
@@ -97,6 +98,8 @@ async def _opened(
             async with _opened(connection, name, at, method, signature, values, handles) as endpoint:
                 yield endpoint
         return
+    if not connection.granted:
+        raise NotSupported("this bus grants nothing that opens endpoints")
     opener = Remote(connection, connection.granted[0])
     answer = await opener.call(_OPENS, method, signature, (name, path, *values), handles=handles)
     if answer.signature != "s" or not answer.handles or answer.handles[0] is None:
