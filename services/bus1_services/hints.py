@@ -130,7 +130,8 @@ def _read(hint: Any, said: Type | None, within: tuple[type, ...]) -> Conversion:
         return _read(hint.__value__, said, within)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        note = next((note for note in arguments[1:] if isinstance(note, Signature)), None)
+        # The outermost one, which typing puts last.
+        note = next((note for note in reversed(arguments) if isinstance(note, Signature)), None)
         return _read(arguments[0], said if note is None else _agreed(hint, note.text, said), within)
 
     def part(inner: Any, type_: Type | None) -> Conversion:
@@ -207,9 +208,7 @@ def _optional(hint: Any, arguments: tuple[Any, ...], said: Type | None, part: Pa
 
 
 def _mapping(hint: Any, arguments: tuple[Any, ...], said: Type | None, part: Part) -> Conversion:
-    entry = _element(hint, said)
-    if entry is not None and entry.code != "{":
-        raise TypeError(f"{hint!r} is a dictionary, and cannot be an array of {entry.signature!r}")
+    entry = _element(hint, said, is_dict=True)
     key_type, item_type = (None, None) if entry is None else entry.inside
     key = part(arguments[0], key_type)
     if key.signature not in BASIC:
@@ -217,11 +216,14 @@ def _mapping(hint: Any, arguments: tuple[Any, ...], said: Type | None, part: Par
     return conversion.mapping(key, part(arguments[1], item_type))
 
 
-def _element(hint: Any, said: Type | None) -> Type | None:
-    """The type inside the array that is said."""
-    if said is not None and said.code != "a":
-        raise TypeError(f"{hint!r} is an array on the bus, and cannot be {said.signature!r}")
-    return None if said is None else said.inside[0]
+def _element(hint: Any, said: Type | None, is_dict: bool = False) -> Type | None:
+    """The type inside the array that is said, which is one of entries, or is not."""
+    if said is None:
+        return None
+    if said.code != "a" or (said.inside[0].code == "{") != is_dict:
+        what = "a dictionary" if is_dict else "an array"
+        raise TypeError(f"{hint!r} is {what} on the bus, and cannot be {said.signature!r}")
+    return said.inside[0]
 
 
 def _struct(kind: type, said: Type | None, part: Part) -> Conversion:
