@@ -337,6 +337,25 @@ def test_functions_that_emit_wait_and_callbacks_let_it_happen_soon() -> None:
     assert "soon(self.gone())" in ast.unparse(tree["start"])
 
 
+def test_a_function_that_waits_now_and_that_only_other_files_call_is_told() -> None:
+    _, findings = carried("""\
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
+        class A(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.A")
+            def announce(self):
+                self.Gone()
+            @dbus_method()
+            def Go(self):
+                self.Gone()
+            @dbus_signal()
+            def Gone(self):
+                pass
+        """)
+    assert (5, "announce()") in told(findings, Kind.CHANGED)
+    assert not [line for line, _ in told(findings, Kind.CHANGED) if line > 5]
+
+
 def test_what_is_let_happen_soon_happens() -> None:
     module = loaded("""\
         from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal

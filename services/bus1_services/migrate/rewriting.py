@@ -231,6 +231,14 @@ class Rewriting:
                 first = self.segments.source.rindex("\n", 0, start) + 1
                 self.segments.replace(first, following, "")
         if function in self.plan.waits:
+            if not any(site.target is function for site in self.plan.sites):
+                self.program.tell(
+                    function,
+                    Kind.CHANGED,
+                    f"{function.name}()",
+                    "it emits, and is async now; nothing here calls it",
+                    "await it where other files call it",
+                )
             at = self.segments.span(function)[0]
             self.segments.replace(at, at, "async ")
 
