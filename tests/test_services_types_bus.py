@@ -100,7 +100,7 @@ def test_a_dbus_client_sees_numbers_structs_and_paths(bus1_bus: Bus) -> None:
         wishes = {"color": ("s", "green"), "lamp": ("o", top[2]), "unknown": ("u", 1)}
         put = [[("red", 3, top[2]), ("red", 0, "/")], ["hello"], wishes]
         assert call("Put", "a(suo)asa{sv}", *put) == [2, 7]
-        with pytest.raises(CallFailed, match="InvalidArgs.*drawers: color: 'blue' is no Color"):
+        with pytest.raises(CallFailed, match=r"InvalidArgs.*drawers: color: 'blue' is no Color"):
             call("Put", "a(suo)asa{sv}", [("blue", 0, "/")], [], {})
         with pytest.raises(CallFailed, match="one or none"):
             call("Put", "a(suo)asa{sv}", [], ["a", "b"], {})
