@@ -53,6 +53,7 @@ CLIENT_FACES = {
     "services/bus1_services/endpoint.py": {"anyio"},
     "services/bus1_services/idle.py": {"anyio"},
     "services/bus1_services/production.py": {"anyio"},
+    "services/bus1_services/polkit.py": {"anyio"},
     "services/bus1_services/program.py": {"anyio"},
     "services/bus1_services/proxy.py": {"anyio"},
     "services/bus1_services/reconnection.py": {"anyio"},
