@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum, Flag, IntEnum, IntFlag, StrEnum
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple, NewType, NotRequired, Optional, Required, TypedDict
 
 import pytest
@@ -27,8 +28,11 @@ from bus1_services import (
 from bus1_services.hints import conversion_of, signature_of
 from bus1_services.introspection import node_xml
 from bus1_services.members import MethodSpec
+from bus1_services.outline import outline
 from dbus_fast.introspection import Node
 from typing_extensions import TypeAliasType
+
+MANUAL = Path(__file__).parent.parent / "docs" / "services.md"
 
 
 class Mode(IntEnum):
@@ -267,3 +271,13 @@ def test_results_are_spread_and_gathered() -> None:
     assert there_and_back("Struct", Size(1, 2)) == ([(1, 2)], Size(1, 2))
     assert there_and_back("Two", (1, 2)) == ([1, 2], (1, 2))
     assert there_and_back("Point", Point(1, 2.0)) == ([(1, 2.0)], Point(1, 2.0))
+
+
+def test_the_types_of_the_manual_are_what_it_says() -> None:
+    section = MANUAL.read_text().partition("## Types\n")[2].partition("\n## ")[0]
+    (block,) = [part.partition("```")[0] for part in section.split("```python\n")[1:]]
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(block, str(MANUAL), "exec", dont_inherit=True), names)
+    assert outline(names["Stage"]) == [
+        "method Place(sa{sv}a(iii)) -> (a(iii))", "property Main: (iii) read true", "signal Moved(s(iii))",
+    ]
