@@ -14,6 +14,7 @@ from bus1_services import Connection, DBusError, Interface, ObjectPath, Variant,
 from bus1_services.errors import InvalidArgs, LimitsExceeded, from_name
 from bus1_services.testing import PrivateBus, signals_of
 from bus1_services.testing.dbus import adopted, released
+from dbus_client import PATIENCE
 from dbus_fast import Message
 from dbus_fast.aio import MessageBus
 from example import Programs, load
@@ -135,8 +136,9 @@ def _tuples(value: Any) -> Any:
 
 async def until(client: Client, claim: Callable[[], bool]) -> None:
     """Let the bus and the service go on until something holds."""
-    while not claim():
-        await client.service.read_alias("")
+    with anyio.fail_after(PATIENCE):
+        while not claim():
+            await client.service.read_alias("")
 
 
 def test_a_session_dies_with_its_client() -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -34,10 +35,11 @@ from bus1_services.introspection import node_xml
 from bus1_services.migrate.reading import SourceError
 from bus1_services.recording import Message, RecordingError, written
 from bus1_services.testing import Call, Fake, Heard, PrivateBus, declared, record, signals_of
-from bus1_services.testing.dbus import connected
+from bus1_services.testing.dbus import DBusSignals, connected
 from buses import Bus, eventually, reap, targets_of_fds
 from dbus_client import Client
 from dbus_fast import Message as DBusMessage
+from dbus_fast import MessageType
 from dbus_fast.aio import MessageBus
 
 pytest_plugins = ["pytester"]
@@ -401,6 +403,40 @@ def test_a_rule_chooses_which_d_bus_signals_are_heard() -> None:
                     pass
 
     on_bus(test)
+
+
+def test_what_is_on_its_way_is_waited_for(tmp_path: Path) -> None:
+    """A client that blocks says everything before the recorders have a turn."""
+    async def test(bus: PrivateBus) -> None:
+        with Client(bus.native_address[:-1]) as speaker:
+            speaker.own(NAME)
+            file = tmp_path / "file"
+            async with bus.connect() as native, bus.signals() as legacy, bus.record(NAME, file):
+                async with signals_of(await native.registry.proxy(Lamp, NAME, PATH)) as signals:
+                    for which in (signals, legacy):
+                        for _ in range(50):
+                            speaker.emit("Burnt", "s", "x" * 1000, path=PATH, interface=LAMP)
+                        speaker.sync()
+                        assert sum(heard.member == "Burnt" for heard in await which.all()) >= 50
+                # more than a socket holds
+                for _ in range(500):
+                    speaker.emit("Burnt", "s", "x" * 5000, path=PATH, interface=LAMP)
+                speaker.sync()
+            assert file.read_text().count('"member":"Burnt"') == 600
+
+    on_bus(test)
+
+
+def test_what_the_bus_says_to_the_recorder_itself_is_not_heard() -> None:
+    handlers: list[Callable[[DBusMessage], None]] = []
+    listening = SimpleNamespace(add_message_handler=handlers.append)
+    signals = DBusSignals(listening)  # type: ignore[arg-type]
+    for member, destination in (("NameAcquired", ":1.7"), ("NameOwnerChanged", None)):
+        handlers[0](DBusMessage(
+            message_type=MessageType.SIGNAL, sender="org.freedesktop.DBus", destination=destination, path="/",
+            interface="org.freedesktop.DBus", member=member,
+        ))
+    assert [heard.member for heard in signals.heard] == ["NameOwnerChanged"]
 
 
 # ---- recordings ------------------------------------------------------------------------------------
