@@ -16,8 +16,8 @@ import anyio
 import pytest
 from bus1_services import DBusError, Interface, Variant
 from bus1_services.migrate.carrying import carry
-from bus1_services.migrate.program import DEPTH_MAX
-from bus1_services.migrate.reading import SOURCE_MAX, SourceError
+from bus1_services.migrate.program import DEPTH_MAX, PROGRAM_MAX
+from bus1_services.migrate.reading import SourceError
 from bus1_services.migrate.report import Finding, Kind
 from bus1_services.migrate.segments import Segments
 from bus1_services.migrate.verb import MIGRATE
@@ -523,7 +523,7 @@ def test_what_is_read_is_neither_imported_nor_run(migrate: Callable[..., int]) -
 # ---- hostile sources -------------------------------------------------------------------------------
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "size": (b"#" * (SOURCE_MAX + 1), f"a.py: larger than {SOURCE_MAX} bytes"),
+    "size": (b"#" * (PROGRAM_MAX + 1), f"a.py: larger than {PROGRAM_MAX} bytes"),
     "no Python": (b"class A(:\n", "a.py:1: "),
     "Python 2": (b"print 'a'\n", "a.py:1: "),
     "zeros": (b"a = 1\0", "a.py"),

@@ -14,7 +14,7 @@ Not here: changes of the text (``rewriting``).
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .declared import Declared, Part
@@ -58,14 +58,18 @@ class Plan:
     tells_itself: set[str] = field(default_factory=set)
     """Properties whose setters told that they have changed."""
 
+    def __post_init__(self) -> None:
+        parts = self.declared.parts
+        self._parts = {part.python: part for part in parts}
+        self._properties = {part.member.name: part for part in parts if isinstance(part.member, Property)}
+
     def part(self, python: str) -> Part | None:
         """The member of this name."""
-        return next((part for part in self.declared.parts if part.python == python), None)
+        return self._parts.get(python)
 
     def property(self, name: str) -> Part | None:
         """The property that has this name on the bus."""
-        parts = self.declared.parts
-        return next((p for p in parts if isinstance(p.member, Property) and p.member.name == name), None)
+        return self._properties.get(name)
 
     def setter(self, part: Part) -> str:
         """What the setter of a property is called natively."""
@@ -92,14 +96,15 @@ def plan_all(program: Program, declared: list[Declared]) -> list[Plan]:
 def _named(program: Program, declared: Declared) -> Plan:
     plan, node = Plan(declared), declared.node
     for part in declared.parts:
-        is_used = any(attribute.attr == part.python for attribute in _attributes(program.tree))
         if isinstance(part.member, Signal) or declared.keeps_names:
             continue
-        if part.function is None or (is_used and _is_read(program, part)):
+        if part.function is None or _is_read(program, part):
             plan.kept.add(part.python)
     converted = {part.python for part in declared.parts} - plan.kept
     taken = {
-        a.attr for a in _attributes(node) if isinstance(a.value, ast.Name) and a.value.id in {"self", "cls"}
+        a.attr
+        for a in ast.walk(node)
+        if isinstance(a, ast.Attribute) and isinstance(a.value, ast.Name) and a.value.id in {"self", "cls"}
     }
     taken |= {statement.name for statement in node.body if isinstance(statement, Function)}
     taken |= {
@@ -118,18 +123,13 @@ def _named(program: Program, declared: Declared) -> Plan:
 def _is_read(program: Program, part: Part) -> bool:
     """Some place uses a method, or reads a property: more than to assign it."""
     return any(
-        attribute.attr == part.python
-        and not (
+        not (
             isinstance(part.member, Property)
             and isinstance(attribute.ctx, ast.Store)
             and isinstance(program.parents[attribute], ast.Assign)
         )
-        for attribute in _attributes(program.tree)
+        for attribute in program.attributes.get(part.python, ())
     )
-
-
-def _attributes(tree: ast.AST) -> Iterator[ast.Attribute]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
 
 
 # ---- places that emit ------------------------------------------------------------------------------
@@ -291,6 +291,4 @@ def _may_wait(program: Program, plan: Plan, function: ast.FunctionDef) -> bool:
     if marks & {"property", "staticmethod", "classmethod"} or any(".setter" in mark for mark in marks):
         return False
     called = {site.node.func for site in plan.sites if isinstance(site.node, ast.Call)}
-    return all(
-        attribute in called for attribute in _attributes(program.tree) if attribute.attr == function.name
-    )
+    return all(attribute in called for attribute in program.attributes.get(function.name, ()))

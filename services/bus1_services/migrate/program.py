@@ -14,7 +14,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .reading import SOURCE_MAX, SourceError
+from .reading import SourceError
 from .report import Finding, Kind
 from .segments import Segments
 
@@ -64,6 +64,8 @@ _STARS = {
 }
 _STARS["dbus_next.service"] = _STARS["dbus_fast.service"]
 """What is imported by ``*``, as far as services use it."""
+PROGRAM_MAX = 512 << 10
+"""Bytes of one source."""
 DEPTH_MAX = 100
 """Nodes of the tree within each other."""
 
@@ -82,6 +84,8 @@ class Program:
     """Modules of which everything is imported."""
     bound: dict[str, list[ast.expr]] = field(default_factory=dict)
     """Values that names of the module are bound to."""
+    attributes: dict[str, list[ast.Attribute]] = field(default_factory=dict)
+    """All places where an attribute of some name is used."""
     findings: list[Finding] = field(default_factory=list)
 
     def tell(self, node: ast.AST | None, kind: Kind, what: str, why: str, advice: str) -> None:
@@ -206,8 +210,8 @@ class Program:
 
 def read_program(file: str, content: bytes) -> Program:
     """The program in ``content``; SourceError."""
-    if len(content) > SOURCE_MAX:
-        raise SourceError(f"{file}: larger than {SOURCE_MAX} bytes")
+    if len(content) > PROGRAM_MAX:
+        raise SourceError(f"{file}: larger than {PROGRAM_MAX} bytes")
     try:
         source = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\f", " ")
         tree = ast.parse(source)
@@ -220,6 +224,8 @@ def read_program(file: str, content: bytes) -> Program:
     program = Program(file, Segments(source), tree, _parents(file, tree))
     for node in ast.walk(tree):
         match node:
+            case ast.Attribute(attr=attribute):
+                program.attributes.setdefault(attribute, []).append(node)
             case ast.Import(names=names):
                 for alias in names:
                     name = alias.asname or alias.name.partition(".")[0]
@@ -254,6 +260,4 @@ def _parents(file: str, tree: ast.Module) -> dict[ast.AST, ast.AST]:
             return parents
         level = below
     line = next((vars(node)["lineno"] for node in level if "lineno" in vars(node)), 0)
-    raise SourceError(
-        f"{file}:{line}: more than {DEPTH_MAX} expressions within each other"
-    )
+    raise SourceError(f"{file}:{line}: more than {DEPTH_MAX} expressions within each other")
