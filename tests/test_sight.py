@@ -280,8 +280,10 @@ def test_it_owns_what_it_may_and_nothing_else(bus: PureSwitch) -> None:
     assert client.call("ListQueuedOwners", "s", "a.Own.it").args == ([client.name],)
     assert client.call("ReleaseName", "s", "a.Own.it").args == (1,)
     assert client.fault("ListQueuedOwners", "s", "a.Own.it") == "NameHasNoOwner"
-    owner(bus, "a.Talk")
     assert client.fault("ListQueuedOwners", "s", "a.Talk") == "AccessDenied"
+    owner(bus, "a.Talk", "a.Hidden")
+    assert client.fault("ListQueuedOwners", "s", "a.Talk") == "AccessDenied"
+    assert client.fault("ListQueuedOwners", "s", "a.Hidden") == "NameHasNoOwner"
 
 
 def test_it_starts_what_it_may_call(bus: PureSwitch) -> None:

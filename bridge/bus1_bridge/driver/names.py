@@ -86,8 +86,10 @@ def list_names(call: Call) -> Values:
 
 def list_queued_owners(call: Call, name: str) -> Values:
     """ListQueuedOwners: the owner first."""
+    sight = call.caller.sight
+    if sight is not None and sight.sees(name):
+        _check_owns(call, name, f'list who waits for the service "{name}"')
     target = call.target(name, "owners")
-    _check_owns(call, name, f'list who waits for the service "{name}"')
     if target is None:
         return ([DRIVER_NAME],)
     if name.startswith(":"):
