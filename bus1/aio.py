@@ -37,7 +37,7 @@ from .received import ReceivedMessage
 from .transport import receive, transmit
 
 T = TypeVar("T")
-INSTALL_FDS = int(RecvFlag.INSTALL_FDS)
+SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
 
 
 @asynccontextmanager
@@ -328,7 +328,7 @@ class Peer:
 
     async def _receive(self, flags: int, max_offset: int, options: int) -> ReceivedMessage:
         stray = self._client.exchange.stray
-        if stray and not flags & RecvFlag.SEED:
+        if stray and not flags & SEED:
             await checkpoint()
             if stray:
                 return await self._message(stray.pop(0))

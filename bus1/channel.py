@@ -265,6 +265,8 @@ class Channel:
 
     def _mind_waiting(self) -> None:
         # A client that stops in mid-frame must not keep descriptors of the bus for ever, nor its memory.
+        if self._front is None and self._reader.is_empty and not (self._n_stray_fds or self._n_incomplete):
+            return
         n_fds, n_bytes = self._reader.n_stray_fds, self._reader.n_bytes
         if self._front is not None:
             n_fds, n_bytes = n_fds + len(self._front.fds), n_bytes + len(self._front.body)

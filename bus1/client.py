@@ -51,7 +51,9 @@ from .mapping import MappedPool, handles_and_secctx
 from .received import ReceivedMessage
 
 T = TypeVar("T")
-_KINDS = frozenset(map(int, MessageType))
+_KINDS = {int(kind): kind for kind in MessageType}
+_FLAGS = {bits: MessageFlag(bits) for bits in range(4)}
+_SEGMENT, _DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _ARENA_STEP = 1 << 20
 _KEPT_ARENA = 1 << 22
 """Pages of the arena beyond this are given back after use."""
@@ -347,7 +349,7 @@ class Client:
     def missing_segment(self, answer: Answer) -> Request[None] | None:
         """The request to make first if the message lies in a segment that has not arrived."""
         note, n_inline, generation, base, size = answer.values[-6:-1]
-        if note & SliceNote.SEGMENT and not self.pool.knows(generation) and answer.fds:
+        if note & _SEGMENT and not self.pool.knows(generation) and answer.fds:
             with suppress(OutOfMemory):
                 self.pool.map(generation, base, size, answer.fds)
         answer.fds.close()
@@ -369,8 +371,8 @@ class Client:
         ) = answer.values
         if len(answer.offered) != n_fds or len(answer.tail) != n_inline:
             raise RemoteProtocolError("an answer to RECV with the wrong size")
-        if kind not in _KINDS:
-            raise RemoteProtocolError(f"a message of the unknown type {kind}")
+        if kind not in _KINDS or flags not in _FLAGS:
+            raise RemoteProtocolError(f"a message of the unknown type {kind}, flags {flags:#x}")
         if offset == OFFSET_INVALID:
             contents = memoryview(b"")
         elif n_inline:
@@ -378,9 +380,9 @@ class Client:
         else:
             contents = self.pool.view(generation, offset, size)
         handles, secctx = handles_and_secctx(contents, flags, n_bytes, n_handles, n_fds, n_secctx)
-        is_kept = offset != OFFSET_INVALID and not note & SliceNote.DETACHED
+        is_kept = offset != OFFSET_INVALID and not note & _DETACHED
         return ReceivedMessage(
-            MessageType(kind), MessageFlag(flags), destination, uid, gid, pid, tid,
+            _KINDS[kind], _FLAGS[flags], destination, uid, gid, pid, tid,
             offset if is_kept else OFFSET_INVALID, n_bytes, handles, answer.offered, secctx, size,
             contents[:n_bytes], self._give_back if is_kept else None, serial,
             generation if is_kept and not n_inline else None,

@@ -251,6 +251,11 @@ class FrameReader:
         self._is_short = False
 
     @property
+    def is_empty(self) -> bool:
+        """Nothing has arrived that no frame has been made of."""
+        return not (self._buffer or self._fds)
+
+    @property
     def n_bytes(self) -> int:
         """How many bytes have arrived that no frame has been made of."""
         return len(self._buffer)
@@ -268,7 +273,7 @@ class FrameReader:
 
     def next(self) -> Frame | None:
         """The next complete frame. Descriptors that were lost to truncation are missing from it."""
-        if not self._buffer and not self._fds:
+        if self.is_empty:
             return None
         if len(self._buffer) < HEADER.size:
             self._check_fds(0)

@@ -125,8 +125,8 @@ class Holdings:
 
         QuotaExceeded if it brings descriptors, and what waits to be closed is all that the user may have."""
         self._note_closed()
-        n, most = self._closing[uid], self._part(uid)
-        if not n or n < most:
+        n = self._closing.get(uid, 0)
+        if not n or n < (most := self._part(uid)):
             return size
         n_bytes, has_fds = foreseen(sock, size)
         if has_fds:

@@ -21,6 +21,7 @@ from .descriptors import Fds
 from .errors import OutOfMemory, RemoteProtocolError
 
 _PAGE = mmap.PAGESIZE
+_HAS_SECCTX = int(MessageFlag.HAS_SECCTX)
 
 
 def round_up(number: int) -> int:
@@ -115,11 +116,13 @@ def handles_and_secctx(
     contents: memoryview | bytes, flags: int, n_bytes: int, n_handles: int, n_fds: int, n_secctx: int
 ) -> tuple[tuple[int, ...], bytes | None]:
     """What follows the payload in a slice (R-40 … R-44)."""
+    if n_bytes <= len(contents) and not (n_handles or flags & _HAS_SECCTX):
+        return (), None
     at = round_up(n_bytes)
     if n_handles > (len(contents) - at) // 8:
         raise RemoteProtocolError("the handles lie outside the slice")
     handles = struct.unpack_from(f"<{n_handles}Q", contents, at)
-    if not flags & MessageFlag.HAS_SECCTX:
+    if not flags & _HAS_SECCTX:
         return handles, None
     at += 8 * n_handles + round_up(4 * n_fds)
     return handles, bytes(contents[at : at + n_secctx])

@@ -62,6 +62,8 @@ class Outlet:
     @property
     def is_clogged(self) -> bool:
         """Too much waits for the client to read: bytes, or any descriptor, as it fills the bus's table."""
+        if not self._weight:
+            return False
         limits = self._broker.limits
         left = limits.unsent_bytes_per_user - self._broker.unsent[self._uid]
         return self._writer.n_fds > 0 or self._weight > min(limits.unsent_bytes, max(0, left // 2))
@@ -103,8 +105,10 @@ class Outlet:
         self._resume(now)
 
     def _weigh(self) -> None:
-        self._broker.unsent[self._uid] += self._writer.weight - self._weight
-        self._weight = self._writer.weight
+        weight = self._writer.weight
+        if weight != self._weight:
+            self._broker.unsent[self._uid] += weight - self._weight
+            self._weight = weight
 
     def forget(self) -> None:
         """Drop what is queued."""

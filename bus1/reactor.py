@@ -120,11 +120,12 @@ class Reactor:
         under way carries on with what it caused."""
         if self._settling:
             return
-        core = self.hub.core
+        hub = self.hub
+        core = hub.core
         self._settling = True
         try:
             while True:
-                self.hub.settle()
+                hub.settle()
                 if not core.has_effects():
                     return
                 for fd in core.take_freed_fds():

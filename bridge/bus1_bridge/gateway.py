@@ -150,7 +150,10 @@ class Gateway:
 
     def settle(self) -> None:
         """Objects of the bus answer what is in their queue."""
-        bus, credentials = self._tables.bus_peer, self._tables.bus_credentials
+        bus = self._tables.bus_peer
+        if not self.core.is_readable(bus):
+            return
+        credentials = self._tables.bus_credentials
         while (served := self.registry.serve()) is not None:
             if served.reply is not None:
                 # a caller that cannot be answered sees its reply node released

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from itertools import pairwise
 from struct import Struct
 
@@ -70,6 +71,9 @@ class CallFlag(IntFlag):
     ALLOW_INTERACTIVE_AUTHORIZATION = 4
 
 
+_NO_REPLY_EXPECTED = int(CallFlag.NO_REPLY_EXPECTED)
+
+
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """One message without its body; ``member`` of an ERROR is the error's name."""
@@ -87,7 +91,7 @@ class Envelope:
     @property
     def expects_reply(self) -> bool:
         """Handle 0 is a reply node."""
-        return self.kind is Kind.CALL and not self.flags & CallFlag.NO_REPLY_EXPECTED
+        return self.kind is Kind.CALL and not self.flags & _NO_REPLY_EXPECTED
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -179,17 +183,23 @@ def _complaint_of_numbers(envelope: Envelope) -> str | None:
 
 def _complaint(envelope: Envelope) -> str | None:
     """What is wrong with these fields, in words."""
-    interface_needed, interface_allowed, member_check = _NAMES_OF_KIND[envelope.kind]
-    if envelope.interface:
-        if not interface_allowed or not is_interface_name(envelope.interface):
-            return f"interface {envelope.interface[:MAX_NAME]!r} in a {envelope.kind.name}"
-    elif interface_needed:
-        return f"a {envelope.kind.name} without interface"
-    if envelope.member if member_check is None else not member_check(envelope.member):
-        return f"member {envelope.member[:MAX_NAME]!r} in a {envelope.kind.name}"
-    if bool(envelope.signature) != bool(envelope.body_length):
+    complaint = _complaint_of_names(envelope.kind, envelope.interface, envelope.member, envelope.signature)
+    if complaint is None and bool(envelope.signature) != bool(envelope.body_length):
         return f"signature {envelope.signature[:MAX_NAME]!r} for a body of {envelope.body_length} bytes"
-    return _complaint_of_signature(envelope.signature) or _complaint_of_caps(envelope.caps)
+    return complaint or (_complaint_of_caps(envelope.caps) if envelope.caps else None)
+
+
+@lru_cache(1024)
+def _complaint_of_names(kind: Kind, interface: str, member: str, signature: str) -> str | None:
+    interface_needed, interface_allowed, member_check = _NAMES_OF_KIND[kind]
+    if interface:
+        if not interface_allowed or not is_interface_name(interface):
+            return f"interface {interface[:MAX_NAME]!r} in a {kind.name}"
+    elif interface_needed:
+        return f"a {kind.name} without interface"
+    if member if member_check is None else not member_check(member):
+        return f"member {member[:MAX_NAME]!r} in a {kind.name}"
+    return _complaint_of_signature(signature)
 
 
 def _complaint_of_signature(signature: str) -> str | None:

@@ -10,7 +10,6 @@ Not here: who takes arrivals (``connection``).
 from __future__ import annotations
 
 import secrets
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -38,16 +37,17 @@ class Handle:
         self.id = number
         self.path: str | None = None
         """How the object is written in bodies, once it came or went in one as a capability."""
-        self._release = weakref.finalize(self, release, number)
-        self._release.atexit = False
+        self._release: Callable[[int], None] | None = release
 
     def release(self) -> None:
         """Give the reference back; a second time does nothing."""
-        self._release()
+        release, self._release = self._release, None
+        if release is not None:
+            release(self.id)
 
     def spent(self) -> int:
         """The reference goes back in another way; its id."""
-        self._release.detach()
+        self._release = None
         return self.id
 
     def capability(self) -> tuple[str, int]:
@@ -60,6 +60,9 @@ class Handle:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
         self.release()
 
     def __repr__(self) -> str:

@@ -87,6 +87,8 @@ class MethodSpec:
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the arguments in order; TypeError as for any call."""
+        if not kwargs and len(args) == len(self.inputs):
+            return args
         bound = self.parameters.bind(*args, **kwargs)
         bound.apply_defaults()
         return tuple(bound.arguments.values())

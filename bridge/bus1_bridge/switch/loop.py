@@ -219,12 +219,16 @@ class PythonSwitch:
 
     def _serve(self, n_ready: int, now: float) -> None:
         """Everybody who wants something, the least served first, until the time of the turn is over."""
+        busy = self.router.busy()
+        if not (self._readable or busy):
+            self._n_late = 0
+            return
         comes_last = self.router.delivery.flow.comes_last
         waiting: dict[int, None] = {}
         late: dict[int, None] = {}
         for endpoint in self._readable:
             (late if comes_last(endpoint.connection, now) else waiting)[endpoint.connection] = None
-        waiting.update(dict.fromkeys(self.router.busy()))
+        waiting.update(dict.fromkeys(busy))
         if not waiting and n_ready <= self._n_late:
             # what they say is being dropped, but nobody else has anything
             waiting = late
@@ -237,6 +241,8 @@ class PythonSwitch:
 
     def _flush(self, now: float) -> None:
         """Write for everybody who has output, the least served first; the rest goes on in the next turn."""
+        if not self._writing:
+            return
         writing, self._writing = self._writing, {}
         waiting = [endpoint.connection for endpoint in writing]
         for connection in self._in_order(self._flushing, waiting, Endpoint.flush, now):

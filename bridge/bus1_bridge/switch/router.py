@@ -246,7 +246,10 @@ class Router:
 
     def take_effects(self) -> list[Effect]:
         """What the edge has to do."""
-        effects: list[Effect] = [*self.delivery.effects, *self.delivery.take_refused()]
+        refused = self.delivery.take_refused()
+        if not (self.delivery.effects or refused):
+            return []
+        effects: list[Effect] = [*self.delivery.effects, *refused]
         self.delivery.effects.clear()
         return effects
 
