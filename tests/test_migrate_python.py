@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
-from bus1_services import DBusError, Interface, Variant
+from bus1_services import DBusError, Interface, UnixFd, Variant
 from bus1_services.migrate.carrying import carry
 from bus1_services.migrate.program import DEPTH_MAX, PROGRAM_MAX
 from bus1_services.migrate.reading import SourceError
@@ -125,7 +126,7 @@ def test_a_name_of_ones_own_is_no_authority() -> None:
 
 LOSING = """\
     import asyncio
-    from dbus_fast import unpack_variants
+    from dbus_fast.validators import assert_bus_name_valid
     from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
     from dbus_fast.aio import MessageBus
     class Player(ServiceInterface):
@@ -133,7 +134,7 @@ LOSING = """\
             super().__init__("org.example.Player1")
         @dbus_method()
         def Load(self, what: "a{sv}") -> "s":
-            return unpack_variants(what)["title"]
+            return assert_bus_name_valid(what)["title"]
         @dbus_method()
         def Odd(self, what: "nonsense"):
             pass
@@ -156,7 +157,7 @@ LOSING = """\
 
 def test_what_is_lost_is_told_and_is_an_error_where_it_is_used() -> None:
     assert told(carried(LOSING)[1], Kind.LOST) == [
-        (10, "unpack_variants"), (12, "Odd"), (25, "bus.add_message_handler(print)"),
+        (10, "assert_bus_name_valid"), (12, "Odd"), (25, "bus.add_message_handler(print)"),
     ]
     module = loaded(LOSING)
     assert outline(module.Player) == ["method Fine() -> (s)", "method Load(a{sv}) -> (s)"]
@@ -165,7 +166,7 @@ def test_what_is_lost_is_told_and_is_an_error_where_it_is_used() -> None:
         async with connections(CoreBus(), 2) as (service, client):
             proxy = client.proxy(module.Player, await introduce(service, client, module.Player()))
             assert await proxy.fine() == "fine"
-            with pytest.raises(DBusError, match=r"not carried over: a\.py:10: unpack_variants"):
+            with pytest.raises(DBusError, match=r"not carried over: a\.py:10: assert_bus_name_valid"):
                 await proxy.load({})
         with pytest.raises(NotImplementedError, match=r"a\.py:25: bus\.add_message_handler"):
             await module.main(service)
@@ -410,6 +411,37 @@ def test_properties_whose_names_are_known_late_are_told_late() -> None:
     anyio.run(main)
 
 
+def test_descriptors_arrive_as_the_numbers_that_bodies_expect() -> None:
+    module = loaded("""\
+        import os
+        from dbus_next.service import ServiceInterface, method
+        class A(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.A")
+            @method()
+            def Write(self, fd: "h", text: "s"):
+                "Write it."
+                with open(fd, "w") as file:
+                    file.write(text)
+            @method()
+            def Close(self, fd: "h"): os.close(fd)
+        """)
+    read, write = os.pipe()
+    other = os.dup(read)
+
+    async def main() -> None:
+        async with connections(CoreBus(), 2) as (service, client):
+            proxy = client.proxy(module.A, await introduce(service, client, module.A()))
+            with UnixFd(write) as sent:
+                await proxy.write(sent, "hello")
+            with UnixFd(other) as sent:
+                await proxy.close(sent)
+
+    anyio.run(main)
+    with open(read) as file:
+        assert file.read() == "hello"
+
+
 def test_several_objects_at_one_path_become_one() -> None:
     text, findings = carried("""\
         import asyncio
@@ -481,14 +513,15 @@ def test_a_report_has_place_kind_reason_and_advice_and_status_1_says_that_someth
     assert out.splitlines()[1] == "losing/service.py"
     *lines, summary = err.splitlines()
     assert lines[0] == (
-        "losing.py:10: lost: unpack_variants: it belongs to dbus_fast, and has no counterpart; write it anew"
+        "losing.py:10: lost: assert_bus_name_valid: it belongs to dbus_fast, "
+        "and has no counterpart; write it anew"
     )
     assert summary == "3 not carried over, 1 taken from the surroundings"
     assert migrate("losing.py", "--json", "--force") == 1
     report = json.loads(capfd.readouterr().out)
     assert report["output"][1] == "losing/service.py"
     assert report["findings"][0] == {
-        "file": "losing.py", "line": 10, "kind": "lost", "what": "unpack_variants",
+        "file": "losing.py", "line": 10, "kind": "lost", "what": "assert_bus_name_valid",
         "why": "it belongs to dbus_fast, and has no counterpart", "advice": "write it anew",
     }
 

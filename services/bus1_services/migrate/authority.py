@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 
+from ..types import is_bus_name
 from .program import Function, Program
 from .report import Kind
 
@@ -209,6 +210,7 @@ _GLOBAL = ("a variable of the module, which all objects share", "keep it in an o
 
 def note_authority(program: Program) -> None:
     """Tell what the program takes from its surroundings."""
+    has_pydbus = any(dotted.startswith("pydbus") for dotted in program.imports.values())
     for node in ast.walk(program.tree):
         match node:
             case ast.Name() | ast.Attribute():
@@ -216,6 +218,10 @@ def note_authority(program: Program) -> None:
             case ast.Call(func=ast.Name(id=name)) if name in _BUILTINS and name not in program.imports:
                 if not _is_defined(program, name):
                     _tell(program, node, f"{name}()", _BUILTINS[name])
+            case ast.Call(func=ast.Attribute(attr="get"), args=[ast.Constant(value=str(text)), *_]) if (
+                has_pydbus and text.count(".") > 1 and is_bus_name(text)
+            ):
+                _tell(program, node, f"get({text})", _BUS)
             case ast.Call(func=ast.Attribute(attr=name)) if name in _METHODS:
                 _tell(program, node, f".{name}()", _METHODS[name])
             case ast.Global(names=names):

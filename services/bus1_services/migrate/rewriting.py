@@ -319,18 +319,35 @@ class Rewriting:
                 if isinstance(node, ast.Return) and node.value is not None:
                     self.segments.surround(node.value, before, after)
         taken = self._inputs(part) if isinstance(part.member, Method) else []
-        names = [name for name, argument in taken if "v" in argument.signature]
-        if function is part.setter and isinstance(part.member, Property) and "v" in part.member.signature:
-            names = [function.args.args[1].arg]
-        if not names or part.shape == "values":
-            return
-        convert = self.borrowed(part.shape)
+        if function is part.setter and isinstance(part.member, Property):
+            name = function.args.args[1].arg
+            taken = [(name, Argument(name, part.member.signature))]
+        lines = []
+        for name, argument in taken:
+            if "v" in argument.signature and part.shape != "values":
+                lines.append(f"{name} = {self.borrowed(part.shape)}({name})")
+            elif argument.signature == "h":
+                lines.append(f"{name} = {name}.take()")
+            elif "h" in argument.signature:
+                self.program.tell(
+                    function,
+                    Kind.LOST,
+                    f"{part.member.name}({name})",
+                    "descriptors within other values are owners natively, not numbers",
+                    "take() those that are kept",
+                )
+        if lines:
+            self._put_first(function, lines)
+
+    def _put_first(self, function: Function, lines: list[str]) -> None:
+        """Statements before those of a body, behind its docstring."""
         first = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
         at = self.segments.span(first[0] if first else function.body[0])[0 if first else 1]
-        indent = self.segments.indent_of((first or function.body)[0])
-        lines = [f"{name} = {convert}({name})" for name in names]
-        text = f"\n{indent}".join(lines)
-        self.segments.replace(at, at, f"{text}\n{indent}" if first else f"\n{indent}{text}")
+        between = f"\n{self.segments.indent_of((first or function.body)[0])}"
+        if self.segments.source.rfind("\n", 0, at) < self.segments.span(function)[0]:
+            between = "; "
+        text = between.join(lines)
+        self.segments.replace(at, at, f"{text}{between}" if first else f"{between}{text}")
 
 
 def _own_nodes(function: Function) -> list[ast.AST]:

@@ -209,6 +209,8 @@ class _Translating:
             self._use(node.func, "Variant")
         elif library == "dbus_fast" and name == "DBusError":
             self._error(node, node.args)
+        elif library == "dbus_fast" and name == "unpack_variants":
+            self._use(node.func, "bare")
         elif self._is_dasbus(node.func, "get_variant") and len(node.args) == 2:
             text = dasbus_types.signature(self._program, node.args[0]) or self._program.text(node.args[0])
             if text is not None:
