@@ -310,7 +310,7 @@ def test_a_program_calls_back_who_called_it_and_calls_stay_in_their_order(bridge
             legacy = bridge.connect()
             to = {"path": PATH, "interface": LAMP}
             for number in range(50):
-                await aside(legacy.call, NAME, "Label", "s", str(number), flags=number % 2, **to)
+                legacy.call(NAME, "Label", "s", str(number), flags=number % 2, **to)
             called: list[str] = []
             while len(called) < 20:
                 got = await aside(legacy.receive)
@@ -414,10 +414,12 @@ def test_a_signal_that_several_rules_match_is_heard_once(bridge: Bus, package: s
             listener.add_message_handler(note)
             by_name = f"sender='{NAME}',path='{PATH}'"
             by_unique = f"sender='{served.unique_name}',path='{PATH}',member='Burnt'"
-            for rule in (by_name, by_name, by_unique, f"sender='{NAME}',path='{PATH}',member='Shone'"):
+            other = f"sender='org.example.Ear',path='{PATH}',member='Shone'"
+            for rule in (by_name, by_name, by_unique, f"sender='{NAME}',path='{PATH}',member='Shone'", other):
                 await ask("AddMatch", rule)
             for n_heard, rule in ((1, by_unique), (2, by_name), (3, by_name), (3, by_name)):
                 served.lamp.Burnt("age")
+                listener.lamp.Burnt("nobody asked for this")
                 await listener.introspect(NAME, PATH)
                 assert heard == [(served.unique_name, ["age"])] * n_heard
                 await ask("RemoveMatch", rule)
@@ -451,6 +453,7 @@ def test_bodies_that_cannot_be_read_are_refused(bridge: Bus, package: str) -> No
 def test_descriptors_that_no_handler_takes_are_closed(bridge: Bus, package: str) -> None:
     async def main() -> None:
         properties = "org.freedesktop.DBus.Properties"
+        client = bridge.connect()
         async with lamp_and_client(bridge, package) as (_, _, proxy):
             with open("/dev/null", "rb") as file:
                 before = n_fds()
@@ -464,6 +467,23 @@ def test_descriptors_that_no_handler_takes_are_closed(bridge: Bus, package: str)
                             properties, "Set", "ssv", [LAMP, "Level", Variant("h", file)]
                         )
                     assert (await remote(proxy).call(LAMP, "Size", "h", [file])).values == [0]
+                    legacy = {"fds": (file.fileno(), file.fileno())}
+                    assert await aside(answer_of, client, NAME, "Same", "hh", 1, 1, **legacy) == [True]
+                assert n_fds() == before
+
+    anyio.run(main)
+
+
+def test_descriptors_that_a_program_sends_stay_its_own(bridge: Bus, package: str) -> None:
+    async def main() -> None:
+        message = import_module(package).Message
+        async with program(bridge, package) as served:
+            with open(__file__, "rb") as file:
+                before = n_fds()
+                reply = await served.call(message(
+                    NAME, PATH, LAMP, "Size", signature="h", body=[0], unix_fds=[file.fileno()]
+                ))
+                assert reply.body == [os.fstat(file.fileno()).st_size]
                 assert n_fds() == before
 
     anyio.run(main)
