@@ -51,6 +51,14 @@ class Desk(Interface, name=INTERFACE):
         return "served"
 
     @method
+    async def insist(self) -> Str:
+        """As ``wait``, but nothing can end it before."""
+        self.entered.set()
+        with anyio.CancelScope(shield=True):
+            await self.opened.wait()
+        return "at last"
+
+    @method
     def draw(self) -> Ticket:
         """An object for this client alone."""
         return Ticket()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 from bus1_services import Connection, NameFlag, NameLost, NameTaken, Service, Stopping, connect
 from bus1_services.errors import AccessDenied, InvalidArgs, NoReply
 from bus1_services.registry import NameOwnerChanged
+from bus1_services.stopping import leave
 from buses import Bus
 from daemons import OPEN, Daemon
 from dbus_client import CallFailed, Client
@@ -113,6 +115,55 @@ def test_in_a_hurry_the_connection_ends_at_once_and_callers_see_no_reply(
             opened.stop()
             await has_no_owner(client)
             opened.service.hurry()
+            await opened.has_stopped.wait()
+        assert outcomes == [NoReply]
+
+    anyio.run(main, backend=backend)
+
+
+def test_who_keeps_calling_does_not_put_the_end_off() -> None:
+    """Somebody is being refused whenever one looks: that is no call which has to be finished."""
+
+    class Besieged:
+        busy, is_quiet = 0, False
+
+        def refuse(self, error: Stopping) -> None: ...
+
+        def cancel(self, error: Stopping) -> None: ...
+
+    class Siege:
+        is_open = True
+
+        def exports(self) -> list[Besieged]:
+            return [besieged]
+
+        async def shut(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            besieged.is_quiet = True
+
+        async def eased(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+    besieged = Besieged()
+    anyio.run(leave, cast(Connection, Siege()), "A desk", (), 1e6)
+    assert besieged.is_quiet
+
+
+@both_loops
+def test_nobody_waits_for_a_method_that_does_not_let_itself_be_cancelled(
+    bus1_bus: Bus, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bus1_services.stopping.GRACE", 0)
+
+    async def main() -> None:
+        outcomes: list[object] = []
+        async with visited(bus1_bus, grace=0) as (opened, _, desk), anyio.create_task_group() as calls:
+            call_in(calls, desk.insist, outcomes)
+            await opened.desk.entered.wait()
+            opened.stop()
+            await until(lambda: bool(outcomes))
+            assert not opened.has_stopped.is_set()
+            opened.desk.opened.set()
             await opened.has_stopped.wait()
         assert outcomes == [NoReply]
 

@@ -68,19 +68,20 @@ class Service:
         failures: list[BaseException] = []
         async with connect(self.address) as connection:
             tasks = [*self.tasks, *await self._publish(connection)]
-            async with anyio.create_task_group() as group:
-                for task in tasks:
-                    group.start_soon(_attend, task, connection, failures, group.cancel_scope)
-                try:
-                    yield connection
-                except (Exception, SystemExit) as error:
-                    failures.append(error)
-                finally:
-                    self._wants_names = False
-                    with anyio.CancelScope(shield=True) as self._leaving:
-                        await leave(connection, self.title, self.names, self.grace)
-                    self._leaving = None
-                group.cancel_scope.cancel()
+            try:
+                async with anyio.create_task_group() as group:
+                    for task in tasks:
+                        group.start_soon(_attend, task, connection, failures, group.cancel_scope)
+                    try:
+                        yield connection
+                    except (Exception, SystemExit) as error:
+                        failures.append(error)
+                    finally:
+                        await self._leave(connection)
+                    group.cancel_scope.cancel()
+            finally:
+                # nobody shall wait for a method that does not let itself be cancelled
+                connection.peer.close()
         if failures:
             raise failures[0]
 
@@ -108,6 +109,12 @@ class Service:
         """If it is stopping: wait for no call any more."""
         if self._leaving is not None:
             self._leaving.cancel()
+
+    async def _leave(self, connection: Connection) -> None:
+        self._wants_names = False
+        with anyio.CancelScope(shield=True) as self._leaving:
+            await leave(connection, self.title, self.names, self.grace)
+        self._leaving = None
 
     async def _publish(self, connection: Connection) -> list[Task]:
         """Publish; what is to be done about the names from now on."""

@@ -21,7 +21,7 @@ Not here: when to leave (``app``, ``program``, ``idle``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -32,6 +32,7 @@ from .errors import DBusError
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .export import Export
 
 GRACE = 5.0
 """Seconds that calls may take when their service stops, unless it says something else."""
@@ -59,21 +60,23 @@ async def leave(connection: Connection, title: str, names: Sequence[str], grace:
         if names:
             await connection.registry.withdraw(*names)
         with anyio.move_on_after(grace):
-            await _finish(connection, stopping)
+            await _until(connection, stopping, lambda export: not export.busy)
         for export in connection.exports():
             export.cancel(stopping)
         await connection.shut()
-        await _finish(connection, stopping)
+        with anyio.move_on_after(max(grace, GRACE)):
+            # a method may shield itself from being cancelled
+            await _until(connection, stopping, lambda export: export.is_quiet)
     except (Bus1Error, DBusError) as error:
         log.debug("%s could not leave in order: %s", title, error)
 
 
-async def _finish(connection: Connection, stopping: DBusError) -> None:
-    """Refuse calls until none is left; what runs may bring new objects into being."""
+async def _until(connection: Connection, stopping: DBusError, is_done: Callable[[Export], bool]) -> None:
+    """Refuse calls until this holds for all objects; what runs may bring new ones into being."""
     while connection.is_open:
         exports = connection.exports()
         for export in exports:
             export.refuse(stopping)
-        if all(export.is_quiet for export in exports):
+        if all(map(is_done, exports)):
             return
         await connection.eased()
