@@ -273,6 +273,19 @@ async def test_an_object_that_cannot_be_published_is_not_managed(bus: Bus) -> No
 
 
 @on_processes
+async def test_managers_of_one_service_add_at_the_same_time(bus: Bus) -> None:
+    async with connect(native(bus)) as service, connect(native(bus)) as client:
+        managers = {f"/{number}": Manager() for number in range(5)}
+        await service.registry.publish("Devices", {NAME: 0}, managers)
+        async with anyio.create_task_group() as tasks:
+            for path, manager in managers.items():
+                tasks.start_soon(manager.add, "it", Device(path))
+        for path in managers:
+            device = await client.registry.proxy(Device, NAME, f"{path}/it")
+            assert await device.press() == f"{path} pressed"
+
+
+@on_processes
 async def test_managers_may_be_managed(bus: Bus) -> None:
     async with connect(native(bus)) as service, connect(native(bus)) as client:
         outer, inner = Manager(), Hub()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -60,8 +61,9 @@ class Log(Interface, name="org.example.Log1"):
     @method
     async def entries(self, n: Int32) -> Stream[Entry]:
         async def make() -> AsyncIterator[Entry]:
-            async for number in self.numbers(n):
-                yield Entry(number, str(number))
+            async with aclosing(self.numbers(n)) as numbers:
+                async for number in numbers:
+                    yield Entry(number, str(number))
 
         return Stream(make())
 
@@ -74,6 +76,16 @@ class Log(Interface, name="org.example.Log1"):
                 yield 2
             finally:
                 self.closed.set()
+
+        return Stream(make())
+
+    @method
+    def burst(self, n: Int32) -> Stream[Int32]:
+        async def make() -> AsyncIterator[int]:
+            async with aclosing(self.numbers(n)) as numbers:
+                async for number in numbers:
+                    yield number
+                    await self.more.wait()
 
         return Stream(make())
 
@@ -358,6 +370,25 @@ async def test_a_greedy_client_is_granted_a_bounded_batch(service: Connection, c
     stream = await raw(proxy, 3 * MAX_BATCH)
     items, done = await stream.next(0xFFFF_FFFF)
     assert (len(items), done, len(log.made)) == (MAX_BATCH, False, MAX_BATCH)
+
+
+@on_a_bus()
+async def test_what_was_granted_and_not_used_is_not_added_to_what_is_granted_next(
+    service: Connection, client: Connection
+) -> None:
+    log, proxy = await meet(service, client)
+    stream = await proxy.burst(100)
+    assert (await stream.next(5))[0] == [Variant("i", 0)]
+
+    async def take() -> None:
+        assert (await stream.next(5))[0]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take)
+        await quiet(client, service)
+        log.more.set()
+    await quiet(client, service)
+    assert log.made == [0, 1, 2, 3, 4, 5]
 
 
 @on_a_bus()
