@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum, IntEnum, IntFlag, StrEnum
 from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict, cast
@@ -448,6 +449,10 @@ async def test_an_object_that_may_be_missing_is_the_root_path(
     assert await proxy.swap([]) is None
     raw = await remote.call(HOTEL, "Swap", "aoo", ([], "/"))
     assert (raw.signature, raw.values) == ("o", ["/"]) and not isinstance(raw.values[0], Reference)
+    handle = await introduce(service, client, hotel.rooms[0])
+    handle.path = "/"
+    assert (await remote.call(HOTEL, "Swap", "aoo", ([], handle))).values[0] != "/"
+    assert hotel.seen.pop() == ([], hotel.rooms[0])
     with pytest.raises(InvalidArgs, match="one: not a live capability"):
         await remote.call(HOTEL, "Swap", "aoo", ([], "/org/example/Room"))
     with pytest.raises(InvalidArgs, match="rooms: not a live capability"):
@@ -560,13 +565,29 @@ async def test_values_pass_views_and_membranes_with_the_objects_in_them_wrapped(
 
 
 @on_a_bus(3)
-async def test_a_relay_passes_on_what_it_understands(
+async def test_a_relay_passes_on_what_it_understands_and_keeps_back_the_rest(
     service: Connection, middle: Connection, client: Connection
 ) -> None:
-    hotel, far, _ = await meet(service, middle)
-    view = client.proxy(Hotel, await introduce(middle, client, attenuate(far, Hotel.opened, Hotel.moved)))
-    async with view.opened.subscribe() as opened:
-        await quiet(service, middle, client)
-        await hotel.opened(hotel.rooms, Mode.ON)
-        rooms, mode = await anext(opened)
-        assert mode is Mode.ON and [await room.number() for room in rooms] == [1, 2]
+    later = Later()
+    far = middle.proxy(Hotel, await introduce(service, middle, later))
+    for view in (attenuate(far, Hotel.opened), Membrane().wrap(far)):
+        proxy = client.proxy(Hotel, await introduce(middle, client, view))
+        async with proxy.opened.subscribe() as opened:
+            await quiet(service, middle, client)
+            await later.opened([], 7)
+            await later.opened([Room(4)], 1)
+            rooms, mode = await anext(opened)
+            assert mode is Mode.ON and [await room.number() for room in rooms] == [4]
+
+
+@on_a_bus()
+async def test_a_stream_of_signals_that_has_ended_keeps_no_object(
+    service: Connection, client: Connection
+) -> None:
+    _, proxy, remote = await meet(service, client)
+    far = weakref.ref(proxy.__far__)
+    async with proxy.opened.subscribe() as opened:
+        pass
+    del proxy
+    assert far() is None
+    assert await remote.call(HOTEL, "Points") and opened
