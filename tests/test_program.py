@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -340,3 +341,19 @@ def test_help_names_the_service_and_what_it_owns(capsys: pytest.CaptureFixture[s
     assert failure.value.code == 0
     text = capsys.readouterr().out
     assert "Serves A desk." in text and NAME in text and "--exit-on-idle SECONDS" in text
+
+
+def test_the_page_shows_services_that_can_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of docs/services.md, up to the point where it would become this process."""
+    page = (Path(__file__).parent.parent / "docs" / "services.md").read_text()
+    section = page.partition("## The life of a service")[2]
+    first, own = (text.partition("```python\n")[2].partition("```\n")[0] for text in (page, section))
+    ran: list[Any] = []
+    monkeypatch.setattr(Service, "run", lambda service: ran.append(service.title))
+    imports = "import sys\nfrom bus1_services import *\n"
+    stub = "run = lambda *services, **options: ran.append((services, options))\n"
+    exec(imports + stub + first + own, {"ran": ran, "__name__": "__main__"})
+    (title, (services, options)) = ran
+    assert title == "A clock"
+    assert [service.title for service in services] == ["A clock", "Chimes"]
+    assert options["exit_on_idle"] == 60
