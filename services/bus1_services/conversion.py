@@ -152,13 +152,21 @@ def mapping(key: Conversion, item: Conversion) -> Conversion:
 def enumeration(kind: type[Enum], signature: str) -> Conversion:
     """A member of ``kind``, or what a flag keeps of unknown bits, by its value."""
 
+    known = {member.value: member for member in kind.__members__.values()}
+
     def member(value: Any) -> Enum:
         try:
             return kind(value)
         except ValueError:
             raise Misfit(f"{_shortened(value)} is no {kind.__qualname__}") from None
 
-    return Conversion(signature, lambda value, _: member(value), lambda value: member(value).value)
+    def read(value: Any, adopt: Adopt) -> Enum:
+        return known.get(value) or member(value)
+
+    def write(value: Any) -> Any:
+        return value._value_ if type(value) is kind else member(value).value
+
+    return Conversion(signature, read, write)
 
 
 def struct(
