@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -49,6 +49,7 @@ from .interface import Interface
 from .letter import Heading, Letter
 from .places import Places
 from .proxy import Remote
+from .receiver import Mourner, Receiver
 from .registry import Publication, Registry
 from .sweeper import Sweeper
 
@@ -56,26 +57,6 @@ MAX_CALLS = 16384
 """Taken at a time, for all objects of a connection."""
 
 I = TypeVar("I", bound=Interface)  # noqa: E741
-
-
-class Receiver(Protocol):
-    """What stands behind an own node. None of these waits."""
-
-    def arrived(self, arrival: Arrival) -> None:
-        """A message for the node; all that came along now belongs to the receiver."""
-
-    def released(self) -> None:
-        """Nobody else holds the node any more (NODE_RELEASE)."""
-
-    def lost(self, error: Bus1Error) -> None:
-        """Nothing will arrive any more: the bus is gone, or the way to it."""
-
-
-class Mourner(Protocol):
-    """Who wants to know that a node which it holds is destroyed."""
-
-    def bereaved(self, handle: int) -> None:
-        """It is; this does not wait."""
 
 
 class Connection:
@@ -447,11 +428,14 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
 
 async def _attend(connection: Connection, life: anyio.CancelScope, has_begun: anyio.Event) -> None:
     """All that happens beside the block, as long as it has not ended."""
-    with life:
-        async with anyio.create_task_group() as tasks:
-            connection.start = tasks.start_soon
-            tasks.start_soon(connection.run_pump)
-            tasks.start_soon(connection.run_sweeper)
-            has_begun.set()
-            await anyio.sleep_forever()
-    connection.end(BusGone("this connection has been closed"))
+    try:
+        with life:
+            async with anyio.create_task_group() as tasks:
+                connection.start = tasks.start_soon
+                tasks.start_soon(connection.run_pump)
+                tasks.start_soon(connection.run_sweeper)
+                has_begun.set()
+                await anyio.sleep_forever()
+    finally:
+        # also when a method has raised what is not for its caller: nobody waits in vain
+        connection.end(BusGone("this connection has been closed"))
