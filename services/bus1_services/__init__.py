@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from .interface import method as method
     from .interface import prop as prop
     from .interface import signal as signal
-    from .manager import Manager as Manager
-    from .manager import ObjectManager as ObjectManager
+    from .objectmanager import Manager as Manager
+    from .objectmanager import ObjectManager as ObjectManager
     from .ownership import NameFlag as NameFlag
     from .ownership import NameLost as NameLost
     from .ownership import NameTaken as NameTaken
@@ -78,7 +78,7 @@ _HOMES = {
     "stream": ("Stream",),
     "together": ("together",),
     "batch": ("changing",),
-    "manager": ("Manager", "ObjectManager"),
+    "objectmanager": ("Manager", "ObjectManager"),
     "watching": ("watch",),
     "types": ("ObjectPath",),
 }

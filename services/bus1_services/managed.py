@@ -13,7 +13,7 @@ nothing falls between the question and the signals.
 Invariants. 1. The mapping is what the answer and the changes that were iterated say. 2. No object is told as
 there twice without being gone in between.
 
-Not here: the manager (``manager``), where it is found (``registry``).
+Not here: the manager (``objectmanager``), where it is found (``registry``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Generic, Self, TypeVar, cast
 from .body import Variant
 from .errors import UnknownObject
 from .interface import Interface
-from .manager import ObjectManager
+from .objectmanager import ObjectManager
 from .proxy import ReceivedSignal, Remote, SignalStream
 
 I = TypeVar("I", bound=Interface)  # noqa: E741

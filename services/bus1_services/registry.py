@@ -21,7 +21,7 @@ from . import seed
 from .handle import Handle
 from .interface import Interface
 from .managed import Managed
-from .manager import ObjectManager, with_managed
+from .objectmanager import ObjectManager, with_managed
 from .proxy import Answer, Remote, SignalStream
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""manager: objects that come and go, as ``org.freedesktop.DBus.ObjectManager`` tells of them.
+"""objectmanager: objects that come and go, as ``org.freedesktop.DBus.ObjectManager`` tells of them.
 
 Theory. A ``Manager`` is an object; those that it manages are published below its path, together with it.
 Adding publishes one more and then tells of it, so that whoever is told of an object finds it. A class may be
