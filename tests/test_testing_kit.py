@@ -280,6 +280,22 @@ def test_a_fake_says_which_answer_it_lacks_and_goes_on() -> None:
     on_bus(test)
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_test_that_fails_inside_of_an_answer_fails(backend: str) -> None:
+    """What is no Exception is not for the caller: it ends the service's block, and nobody waits in vain."""
+    async def test(bus: PrivateBus) -> None:
+        fake = Fake(Lamp, label=lambda *_: pytest.fail("this is not to be called"))
+        async with bus.serve(NAME, {PATH: fake.object}), bus.connect() as client:
+            await (await client.registry.proxy(Lamp, NAME, PATH)).label("x")
+
+    with pytest.raises(BaseException) as caught:
+        on_bus(test, backend)
+    failure: BaseException = caught.value
+    while isinstance(failure, BaseExceptionGroup):
+        (failure,) = failure.exceptions
+    assert isinstance(failure, pytest.fail.Exception) and str(failure) == "this is not to be called"
+
+
 def test_a_fake_of_something_else_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="Lamp has no method or property burnt, lable: there are label"):
         Fake(Lamp, lable="x", burnt="y")
