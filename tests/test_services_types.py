@@ -31,6 +31,7 @@ from bus1_services.caps import Membrane, attenuate
 from bus1_services.errors import InvalidArgs, NoReply
 from bus1_services.gone import Gone
 from bus1_services.standard import Properties
+from bus1_services.testing import Fake
 from core_peer import introduce
 from test_services import core_peer, on_a_bus, quiet
 
@@ -535,6 +536,16 @@ async def test_properties_have_pythons_values_and_tell_the_buss(
     with pytest.raises(InvalidArgument, match="Mode: 5 is no Mode"):
         await proxy.mode.set(cast(Mode, 5))
     assert hotel._mode is Mode.ON
+
+
+def test_a_fake_has_values_of_the_hinted_types_if_the_empty_one_is_one() -> None:
+    async def main() -> None:
+        fake = Fake(Hotel).object
+        assert await fake.mode is Mode.OFF and await fake.best is None
+        with pytest.raises(DBusError, match="NotSupported: the fake has no value that fits: Spot: color: ''"):
+            await fake.spot
+
+    anyio.run(main)
 
 
 # ---- views ---------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from ..body import Variant
-from ..errors import DBusError
+from ..errors import DBusError, InvalidArgs
 from ..interface import Interface, Method, Prop, Signal
 from ..members import MethodSpec, PropertySpec
 from ..types import Type, single
@@ -98,7 +98,11 @@ class Fake(Generic[I]):
         async def getter(_: Any) -> Any:
             if spec.attribute in self._answers:
                 return await _given(self._answers[spec.attribute], (), spec.name)
-            return _empty(single(spec.signature))
+            try:
+                return spec.read(_empty(single(spec.signature)), lambda _, value: value)
+            except InvalidArgs as error:
+                text = f"the fake has no value that fits: {error.text}"
+                raise DBusError(text, name=NOT_SUPPORTED) from error
 
         return getter
 
