@@ -51,6 +51,7 @@ NOTEBOOK = "org.example.Notebook1"
 REGISTER = "org.example.Register"
 HEATER = "org.example.Heater1"
 CHAT = "org.example.Chat1"
+MEDIA = "org.example.Media"
 SERVICES = [
     Service("fast_jukebox", sys.executable, JUKEBOX, [
         call("List"), call("Play", "s", "1"), call("Play", "s", "2"), call("Play", "s", "9"), call("Skip"),
@@ -91,6 +92,13 @@ SERVICES = [
         call("Say", "ss", "Ann", "hello"), get(CHAT, "Lines"), call("SetTopic", "s", "tea"),
         get(CHAT, "Topic"),
         put(CHAT, "Topic", ("s", "me")),
+    ]),
+    Service("pydbus_player", SYSTEM_PYTHON, MEDIA, [
+        call("Play", interface=f"{MEDIA}.Player"), call("Raise"), call("Play", interface=f"{MEDIA}.Player"),
+        call("SetPosition", "ox", "/track/2", 5, interface=f"{MEDIA}.Player"), get(MEDIA, "Identity"),
+        get(MEDIA, "Fullscreen"), get(f"{MEDIA}.Player", "Rate"),
+        put(f"{MEDIA}.Player", "Rate", ("d", 2.0)), get(f"{MEDIA}.Player", "Metadata"),
+        ("GetAll", "s", (f"{MEDIA}.Player",), {"interface": PROPERTIES}),
     ]),
     Service("pydbus_heater", SYSTEM_PYTHON, HEATER, [
         call("Heat", "i", 20), call("Heat", "i", 60), call("Report"), call("Save"),

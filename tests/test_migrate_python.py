@@ -357,6 +357,13 @@ def test_a_function_that_waits_now_and_that_only_other_files_call_is_told() -> N
     assert not [line for line, _ in told(findings, Kind.CHANGED) if line > 5]
 
 
+def test_that_setting_a_property_is_told_natively_is_told() -> None:
+    _, findings = carried((FOREIGN / "pydbus_player.py").read_text())
+    assert [(f.what, f.why.partition(";")[0]) for f in findings if f.kind is Kind.CHANGED] == [
+        ("Fullscreen", "nobody told that it was set"), ("Rate", "its setter told that it was set"),
+    ]
+
+
 def test_what_is_let_happen_soon_happens() -> None:
     module = loaded("""\
         from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal

@@ -29,6 +29,8 @@ class Part:
     """How variants come and go: ``values``, ``bare``, ``pairs``."""
     extra: dict[str, str] = field(default_factory=dict)
     """Parameters that are none on the bus, with what they are now."""
+    interface: str = ""
+    """Which one it belongs to, if the class has several."""
 
 
 @dataclass(slots=True)
@@ -40,6 +42,8 @@ class Declared:
     parts: list[Part]
     keeps_names: bool = False
     """Members are used in Python as they are natively, under the same names."""
+    is_several: bool = False
+    """It has several interfaces: each is declared apart, and the class derives from them."""
 
     def described(self, name: str) -> Described:
         """The interface on the bus."""

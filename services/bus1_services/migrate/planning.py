@@ -52,6 +52,8 @@ class Plan:
     attributes: dict[str, str] = field(default_factory=dict)
     """Native names by Python's names before."""
     kept: set[str] = field(default_factory=set)
+    bases: list[str] = field(default_factory=list)
+    """Classes of the interfaces that are declared apart."""
     sites: list[Site] = field(default_factory=list)
     waits: set[Function] = field(default_factory=set)
     """Functions that become async."""

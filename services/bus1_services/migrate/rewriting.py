@@ -9,6 +9,7 @@ Not here: which (``planning``), what bodies emit (``emitting``), what else they 
 from __future__ import annotations
 
 import ast
+import textwrap
 from dataclasses import dataclass, replace
 
 from ..members import camel_case
@@ -40,6 +41,8 @@ class Rewriting:
         self._emitting = Emitting(self.program, self.plan, self.borrowed, self.aids)
         self._below: list[str] = []
         """Members for the end of the class."""
+        self._apart: dict[str, list[str]] = {}
+        """Members of the interfaces that are declared apart."""
 
     def run(self) -> None:
         """Change the class."""
@@ -56,11 +59,34 @@ class Rewriting:
             if isinstance(function, Function) and function not in members:
                 self._plain(function, is_property=False)
         self._emitting.run()
+        if self._apart:
+            self._put_apart()
         if self._below:
             body = self.plan.declared.node.body
             end, indent = self.segments.lines_of(self.plan.declared.node)[1], self.segments.indent_of(body[0])
             for text in self._below:
                 self.segments.replace(end, end, f"\n{indent}{self._indented(text.rstrip(), body[0])}\n")
+
+    def _put_apart(self) -> None:
+        """Interfaces before the class that has several."""
+        node = self.plan.declared.node
+        text = ""
+        for interface, members in self._apart.items():
+            last = interface.rpartition(".")[2]
+            self.plan.bases.append(self.borrowed.free(last[0].upper() + last[1:]))
+            name = lay_out(literal(interface), 0)
+            head = f"class {self.plan.bases[-1]}({self.borrowed('Interface')}, name={name}):"
+            text += "\n".join([head, *(f"{member}\n" for member in members), "", ""])
+        start, indent = self.segments.head(node)[0], self.segments.indent_of(node)
+        self.segments.replace(start, start, textwrap.indent(text, indent).lstrip() + indent)
+
+    def _marked(self, kind: str, part: Part, attribute: str, head: str) -> str:
+        """What stands before the head of a member: its decorator, unless it is declared apart."""
+        decorator = self._decorator(kind, part, attribute)
+        if not self.plan.declared.is_several:
+            return f"{decorator}\n"
+        self._apart.setdefault(part.interface, []).append(f"{decorator}\n{head} ...")
+        return ""
 
     # ---- members ---------------------------------------------------------------------------------
 
@@ -73,7 +99,7 @@ class Rewriting:
             call = f"self.{part.python}({', '.join(name for name, _ in inputs)})"
             body = f"        return {'await ' * waits}{call}\n"
             head = self._head(attribute, "self", inputs, self.hints.results(part.member.outputs), waits)
-            self._below.append(f"{self._decorator('method', part, attribute)}\n{head}\n{body}")
+            self._below.append(f"{self._marked('method', part, attribute, head)}{head}\n{body}")
             self._plain(function, is_property=False)
             return
         result = self.hints.results(part.member.outputs)
@@ -92,10 +118,10 @@ class Rewriting:
         assert isinstance(part.member, Property)
         attribute, function = self.plan.attributes[part.python], part.function
         hint = self.hints.of(part.member.signature)
-        decorator = self._decorator("prop", part, attribute)
         if function is None or part.python in self.plan.kept:
             head = self._head(attribute, "self", [], hint, False)
-            self._below.append(f"{decorator}\n{head}\n        return self.{part.python}\n")
+            mark = self._marked("prop", part, attribute, head)
+            self._below.append(f"{mark}{head}\n        return self.{part.python}\n")
             if function is not None:
                 self._plain(function, is_property=True)
         else:
@@ -104,6 +130,15 @@ class Rewriting:
                 part, "prop", attribute, self._head(attribute, function.args.args[0].arg, [], hint, waits)
             )
             self._convert(part, function, part.member.signature, 1)
+        if self.plan.declared.is_several and part.member.writable:
+            arguments = f"self, value: {lay_out(hint, 0)}"
+            self._apart[part.interface].append(
+                f"    @{attribute}.setter\n"
+                f"    def _assign_{attribute}({arguments}) -> {self.borrowed('Any')}:\n"
+                f"        return self._set_{attribute}(value)"
+            )
+        if part.member.writable and not self.plan.declared.keeps_names:
+            self._tell_of_set(part)
         if part.setter is not None:
             self._setter(part, part.setter)
         elif part.member.writable:
@@ -115,18 +150,23 @@ class Rewriting:
                 False,
             )
             value = f"{self.borrowed('bare')}(value)" if part.shape == "bare" else "value"
-            self._below.append(f"    @{attribute}.setter\n{head}\n        self.{part.python} = {value}\n")
+            mark = "" if self.plan.declared.is_several else f"    @{attribute}.setter\n"
+            self._below.append(f"{mark}{head}\n        self.{part.python} = {value}\n")
+
+    def _tell_of_set(self, part: Part) -> None:
+        assert isinstance(part.member, Property)
+        before = "its setter told" if part.python in self.plan.tells_itself else "nobody told"
+        if part.member.emits in {"true", "invalidates"}:
+            self.program.tell(
+                part.setter or self.plan.declared.node,
+                Kind.CHANGED,
+                part.member.name,
+                f"{before} that it was set; natively each Set tells it, when the setter is done",
+                'nothing; or emits="false", if clients must not hear of it',
+            )
 
     def _setter(self, part: Part, setter: Function) -> None:
         assert isinstance(part.member, Property)
-        if part.python in self.plan.tells_itself:
-            self.program.tell(
-                setter,
-                Kind.CHANGED,
-                part.member.name,
-                "its setter told that it has changed; natively each Set tells it, when the setter is done",
-                "nothing, unless clients rely on it that there is no signal for some values",
-            )
         attribute, name = self.plan.attributes[part.python], self.plan.setter(part)
         value = setter.args.args[1].arg
         head = self._head(
@@ -139,10 +179,11 @@ class Rewriting:
         start, end = self.segments.head(setter)
         is_private = not part.member.writable
         is_below = part.function is None or part.python in self.plan.kept
-        if is_below and not is_private:
+        if is_below and not is_private and not self.plan.declared.is_several:
             # the member is declared below, and its setter may not stand before it
             self._below.append(f"    {attribute}.setter({name})\n")
-        mark = "" if is_private or is_below else f"    @{attribute}.setter\n"
+        is_bare = is_private or is_below or self.plan.declared.is_several
+        mark = "" if is_bare else f"    @{attribute}.setter\n"
         self.segments.replace(start, end, self._indented(mark + head, setter))
         self._convert(part, setter, "", 0)
         if is_private:
@@ -167,8 +208,12 @@ class Rewriting:
             for name, argument in zip(names, given, strict=True)
         ]
         head = self._head(attribute, "self", pairs, "None", False)
-        text = f"{self._decorator('signal', part, attribute)}\n{head} ...\n"
-        if function is None:
+        mark = self._marked("signal", part, attribute, head)
+        text = f"{mark}{head} ...\n"
+        if self.plan.declared.is_several:
+            for statement in part.statements:
+                self.segments.replace(*self.segments.lines_of(statement), "")
+        elif function is None:
             if part.statements:
                 self.segments.replace_node(
                     part.statements[0], self._indented(text.rstrip(), part.statements[0])
@@ -288,7 +333,7 @@ class Rewriting:
             for decorator in function.decorator_list
             if not self._is_librarys(decorator)
         ]
-        text = "\n".join([self._decorator(kind, part, attribute), *others, head])
+        text = self._marked(kind, part, attribute, head) + "\n".join([*others, head])
         self.segments.replace(*self.segments.head(function), self._indented(text, function))
 
     def _is_librarys(self, decorator: ast.expr) -> bool:

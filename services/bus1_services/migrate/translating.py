@@ -96,10 +96,12 @@ class _Translating:
             if name != ""
         ]
         inherits = any(isinstance(base, ast.Name) and self._is_interface(base.id) for base, _ in bases)
-        if plan is not None and not replaced and not inherits:
+        if plan is not None and plan.bases:
+            texts[:0] = plan.bases
+        elif plan is not None and not replaced and not inherits:
             texts.insert(0, self._borrowed("Interface"))
         texts = list(dict.fromkeys(text for text in texts if text != "object"))
-        if plan is not None:
+        if plan is not None and not plan.bases:
             texts.append(f"name={_quoted(plan.declared.interface)}")
         texts += [self._segments.original(k) for k in node.keywords if k.arg != "interface_name"]
         marks = [

@@ -36,15 +36,12 @@ class Pydbus:
                 except SourceError as error:
                     program.tell(statement, Kind.LOST, f"class {node.name}", str(error), "correct the XML")
                     continue
-                for other in interfaces[1:]:
-                    program.tell(
-                        statement,
-                        Kind.LOST,
-                        other.name,
-                        f"class {node.name} has several interfaces; the first is carried over",
-                        "declare a class for each, and one that derives from them all",
-                    )
-                found.append(Declared(node, interfaces[0].name, _parts(program, node, interfaces[0])))
+                parts = [part for interface in interfaces for part in _parts(program, node, interface)]
+                names = [part.python for part in parts]
+                for part in [part for n, part in enumerate(parts) if part.python in names[:n]]:
+                    lost_member(program, statement, f"two of its interfaces have a member {part.python}")
+                    parts.remove(part)
+                found.append(Declared(node, interfaces[0].name, parts, is_several=len(interfaces) > 1))
                 break
         return found
 
@@ -85,6 +82,7 @@ def _parts(program: Program, node: ast.ClassDef, described: Described) -> list[P
     for member in described.members:
         part = _part(program, node, member, functions.get(member.name, []), bound.get(member.name))
         if part is not None:
+            part.interface = described.name
             parts.append(part)
     return parts
 
