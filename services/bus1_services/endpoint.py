@@ -40,6 +40,8 @@ class Endpoint:
         """What clients connect to."""
         self.environment = {variable: address}
         """What a program's environment needs, so that it connects there."""
+        self.handle = remote.handle
+        """The capability of it: whoever holds it keeps it open, and may close it."""
         self._remote = remote
 
     async def close(self) -> None:
