@@ -29,7 +29,9 @@ from bus1_services.call import Envelope, Kind
 from bus1_services.dbusfast import serve
 from bus1_services.dbusfast.bus import message_bus
 from bus1_services.errors import InvalidArgs, LimitsExceeded, NoReply, UnknownInterface, UnknownMethod
+from bus1_services.handle import Handle
 from bus1_services.proxy import PendingCall, Remote
+from bus1_services.registry import Registry
 from bus1_services.standard import Introspectable, Properties
 from buses import Bus, Pool, start_bus
 from dbus_client import CallFailed, Client
@@ -320,6 +322,35 @@ def test_a_program_calls_back_who_called_it_and_calls_stay_in_their_order(bridge
             assert served.lamp.labelled == [*(str(number) for number in range(50)), ""]
             assert called == [str(number) for number in range(0, 40, 2)]
             assert {sender for sender, _ in seen[::2]} == {legacy.name}
+
+    anyio.run(main)
+
+
+def test_a_call_does_not_overtake_one_that_waits_for_its_callers_name(
+    bridge: Bus, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        asked, told = anyio.Event(), anyio.Event()
+
+        async def identify(registry: Registry, handle: Handle) -> str:
+            asked.set()
+            await told.wait()
+            return ":1.999"
+
+        def note(call: Any) -> None:
+            """Whoever has a handler for all messages is told names."""
+
+        monkeypatch.setattr(Registry, "identify", identify)
+        async with lamp_and_client(bridge, package) as (served, _, proxy), anyio.create_task_group() as calls:
+            served.add_message_handler(note)
+            calls.start_soon(proxy.label, "first")
+            await asked.wait()
+            served.remove_message_handler(note)
+            calls.start_soon(proxy.label, "second")
+            while len(served._introductions._waiting) < 2 and not served.lamp.labelled:
+                await anyio.sleep(0)
+            told.set()
+        assert served.lamp.labelled == ["first", "second"]
 
     anyio.run(main)
 
