@@ -18,14 +18,18 @@ from bus1_services import (
     Connection,
     Int32,
     Interface,
+    Manager,
     Signature,
     Str,
+    Stream,
     UInt32,
     UnixFd,
     VariantDict,
+    changing,
     method,
     prop,
     signal,
+    watch,
 )
 from bus1_services.caps import attenuate, expiring, revocable
 
@@ -98,6 +102,21 @@ class Hotel(Interface, name="org.example.Hotel1"):
 
     @method(name="Other", deprecated=True)
     async def decorated(self, mode: Annotated[Mode, Signature("u")]) -> None: ...
+
+    @method(deadline=2.5, limit=2, shielded=True)
+    def guests(self, floor: Int32) -> Stream[Point]:
+        return Stream(Point(floor, door) for door in range(3))
+
+    @method
+    async def arrivals(self) -> Stream[Room]:
+        return Stream(self._rooms())
+
+    @method
+    def mistaken(self) -> Stream[Str]:
+        return Stream(self._rooms())  # type: ignore[arg-type]
+
+    async def _rooms(self) -> AsyncIterator[Room]:
+        yield Room()
 
     @prop
     def mode(self) -> Mode:
@@ -173,6 +192,34 @@ async def signals(hotel: Hotel) -> None:
     await hotel.moved(1)  # type: ignore[arg-type]
     await hotel.mixed([Room()])  # type: ignore[call-arg]
     await hotel.opened("now")  # type: ignore[call-arg]
+
+
+async def streams(hotel: Hotel) -> None:
+    """The items have the type that the method says."""
+    assert_type(await hotel.guests(1), Stream[Point])
+    async with await hotel.guests(1) as guests:
+        async for guest in guests:
+            assert_type(guest, Point)
+    async with await hotel.arrivals() as rooms:
+        assert_type(await anext(rooms), Room)
+    await hotel.guests("1")  # type: ignore[arg-type]
+
+
+async def changes(connection: Connection, hotel: Hotel, manager: Manager) -> None:
+    """What comes and goes is of the class that was asked for."""
+    async with connection.registry.managed(Room, "org.example.Hotel", "/") as rooms:
+        for path, room in rooms.items():
+            assert_type(path, str)
+            assert_type(room, Room)
+        async for change in rooms:
+            assert_type(change.object, Room)
+            assert_type(change.is_there, bool)
+    async with watch(hotel) as values:
+        async for names in values:
+            assert_type(names, frozenset[str])
+    async with changing(hotel):
+        await manager.add("room", Room())
+    await manager.add("room", 1)  # type: ignore[arg-type]
 
 
 async def objects(connection: Connection, reference: Any) -> None:
