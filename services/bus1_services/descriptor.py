@@ -11,7 +11,9 @@ from typing import Self
 
 
 class UnixFd:
-    """Owns one descriptor. ``take`` what you keep; what nobody took is closed with its owner."""
+    """Owns one descriptor. ``take`` what you keep; what nobody took is closed with its owner.
+
+    What is sent stays the sender's. ValueError, and InvalidArgument when sent, once it is taken or closed."""
 
     __slots__ = ("_number",)
 

@@ -53,7 +53,7 @@ from .types import BASIC, ObjectPath, SignatureInvalid, Type, single
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """In ``Annotated``: the D-Bus type of a value; one complete type."""
+    """In ``Annotated``: the D-Bus type of a value; one complete type that the hint can hold, or TypeError."""
 
     text: str
 

@@ -124,7 +124,10 @@ class Member:
 
 
 class Method(Member, Generic[P, R]):
-    """A method, made by ``@method``: awaiting a call of it gives the result, here or there."""
+    """A method, made by ``@method``: awaiting a call of it gives the result, here or there.
+
+    There it raises the answer if that is a DBusError, InvalidArgument for arguments that do not fit (nothing
+    is sent then), InvalidArgs for a result that does not, and Disconnected if the object is gone."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
         super().__init__(function, options)
@@ -177,7 +180,9 @@ class BoundSignal(Generic[*Ts]):
         self._instance = instance
 
     async def __call__(self, *args: *Ts) -> None:
-        """Send the signal from every place where the object is exported; from none, do nothing."""
+        """Send the signal from every place where the object is exported; from none, do nothing.
+
+        InvalidArgument for values that do not fit, TypeError for another number of them or at a proxy."""
         if self._instance.__far__ is not None:
             raise TypeError(f"{self._spec.name} is emitted by its object, not by a proxy")
         if len(args) != len(self._spec.args):
@@ -240,13 +245,13 @@ class BoundProperty(Generic[T]):
         return self.get().__await__()
 
     async def get(self) -> T:
-        """The value."""
+        """The value; from there, DBusError, InvalidArgs for one that does not fit, Disconnected."""
         if (far := self._instance.__far__) is not None:
             return cast(T, await far.get(self._interface, self._spec))
         return cast(T, await _result(self._member.function(self._instance)))
 
     async def set(self, value: T) -> None:
-        """Give it a value, and tell subscribers; AttributeError for a property without setter."""
+        """Give it a value, and tell subscribers; errors as for a method, AttributeError without a setter."""
         if (far := self._instance.__far__) is not None:
             await far.set(self._interface, self._spec, value)
             return
@@ -398,7 +403,8 @@ def method(
 
     At the service a call is cancelled ``deadline`` seconds after it began, and its caller gets ``Timeout``;
     ``limit`` calls of one object run at a time, and others wait for their turn; a call whose caller is gone
-    or waits no more is cancelled, unless it is ``shielded``. An override without decorator keeps all that."""
+    or waits no more is cancelled, unless it is ``shielded``. An override without decorator keeps all that.
+    What cannot be read is a TypeError when the class is first used."""
     options = Options(
         name, takes, gives, no_reply, deprecated, annotations=annotations, deadline=deadline, limit=limit,
         shielded=shielded,
@@ -417,7 +423,9 @@ def signal(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, takes: str | None = None,
     deprecated: bool = False, annotations: Mapping[str, str] | None = None,
 ) -> Any:
-    """Decorator: a signal; the function's parameters are its arguments, its body is never run."""
+    """Decorator: a signal; the function's parameters are its arguments, its body is never run.
+
+    What cannot be read is a TypeError when the class is first used."""
     options = Options(name, takes, None, False, deprecated, annotations=annotations)
     return Signal(function, options) if function else lambda function: Signal(function, options)
 
@@ -436,6 +444,7 @@ def prop(
 ) -> Any:
     """Decorator: a property; ``emits`` is EmitsChangedSignal: true, invalidates, const, or false.
 
-    One that is not ``readable`` is for setting alone: nobody is told its value."""
+    One that is not ``readable`` is for setting alone: nobody is told its value. What cannot be read is a
+    TypeError when the class is first used."""
     options = Options(name, None, gives, False, deprecated, emits, annotations, readable)
     return Prop(function, options) if function else lambda function: Prop(function, options)
