@@ -15,7 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
-from bus1_services import DBusError, Interface, UnixFd, Variant
+from bus1_services import DBusError, Interface, UnixFd, Variant, interfaces_of
 from bus1_services.migrate.carrying import carry
 from bus1_services.migrate.program import DEPTH_MAX, PROGRAM_MAX
 from bus1_services.migrate.reading import SourceError
@@ -355,6 +355,51 @@ def test_a_function_that_waits_now_and_that_only_other_files_call_is_told() -> N
         """)
     assert (5, "announce()") in told(findings, Kind.CHANGED)
     assert not [line for line, _ in told(findings, Kind.CHANGED) if line > 5]
+
+
+def test_members_of_bases_stay_where_they_were_and_overrides_need_no_mark() -> None:
+    source = """\
+        from sdbus import (
+            DbusInterfaceCommonAsync, dbus_method_async, dbus_method_async_override, dbus_property_async,
+        )
+        class A(DbusInterfaceCommonAsync, interface_name="org.example.A"):
+            @dbus_method_async("s", "s")
+            async def upper(self, text: str) -> str:
+                raise NotImplementedError
+            @dbus_property_async("i")
+            def size(self) -> int:
+                return 1
+        class B(A, interface_name="org.example.B"):
+            @dbus_method_async("", "i")
+            async def count(self) -> int:
+                return await self.size
+        class C(B):
+            @dbus_method_async_override()
+            async def upper(self, text: str) -> str:
+                return text.upper()
+        """
+    assert told(carried(source)[1], Kind.LOST) == []
+    module = loaded(source)
+    assert [spec.name for spec in interfaces_of(module.C)] == ["org.example.B", "org.example.A"]
+
+    async def main() -> None:
+        async with connections(CoreBus(), 2) as (service, client):
+            proxy = client.proxy(module.B, await introduce(service, client, module.C()))
+            assert (await proxy.upper("a"), await proxy.count(), await proxy.size) == ("A", 1, 1)
+
+    anyio.run(main)
+    text, findings = carried("""\
+        from dbus_next.service import ServiceInterface, method
+        class A(ServiceInterface):
+            @method()
+            def One(self): pass
+        class B(A):
+            @method()
+            def Two(self): pass
+        objects = A("org.example.A"), B("org.example.B")
+        """)
+    assert told(findings, Kind.LOST) == [(5, "class B")]
+    assert 'class B(A, name="org.example.B"):' in text
 
 
 def test_that_setting_a_property_is_told_natively_is_told() -> None:

@@ -44,6 +44,7 @@ _TEMPLATES = {
     "Publishable": "",
 }
 """Bases of dasbus, with what stands in their place."""
+_OVERRIDES = {"dbus_method_async_override", "dbus_property_async_override"}
 _EXPORTING = {
     "dbus_fast": ("export", "unexport", "request_name", "release_name"),
     "dasbus": ("publish_object", "unpublish_object", "register_service", "unregister_service"),
@@ -85,6 +86,7 @@ class _Translating:
     def class_(self, node: ast.ClassDef) -> None:
         """The head of a class: Interface in place of the library's bases, the name of the interface."""
         plan = self._plans.get(node)
+        self._overrides(node)
         bases = [(base, self._base(base)) for base in node.bases]
         replaced = [name for _, name in bases if name]
         if plan is None and all(name is None for _, name in bases):
@@ -118,6 +120,16 @@ class _Translating:
         if plan is not None:
             self._check_bases(node)
 
+    def _overrides(self, node: ast.ClassDef) -> None:
+        """sdbus marks members that override those of a base; natively there is nothing to say."""
+        for function in node.body:
+            for decorator in function.decorator_list if isinstance(function, Function) else []:
+                called = decorator.func if isinstance(decorator, ast.Call) else decorator
+                library, name = self._program.library(called)
+                if library == "sdbus" and name in _OVERRIDES:
+                    self._segments.replace(*self._decorator_lines(decorator), "")
+                    self._done.update(ast.walk(decorator))
+
     def _base(self, base: ast.expr) -> str | None:
         """What stands in place of a library's base, an empty text for nothing; None for others."""
         library, name = self._program.library(base)
@@ -141,6 +153,8 @@ class _Translating:
 
     def _check_bases(self, node: ast.ClassDef) -> None:
         for base in node.bases:
+            if self._plans[node].declared.keeps_names or not self._is_fast(node):
+                return
             above = next((c for c in self._plans if isinstance(base, ast.Name) and c.name == base.id), None)
             if above is not None:
                 self._program.tell(
@@ -151,6 +165,12 @@ class _Translating:
                     f"{self._plans[above].declared.interface} alone",
                     "declare them where they belong",
                 )
+
+    def _is_fast(self, node: ast.ClassDef) -> bool:
+        """Its members are marked in dbus-fast's way, where those of its bases belong to its own interface."""
+        functions = [part.function for part in self._plans[node].declared.parts if part.function is not None]
+        marks = [d.func for f in functions for d in f.decorator_list if isinstance(d, ast.Call)]
+        return any(self._program.library(mark)[0] == "dbus_fast" for mark in marks)
 
     def _error_class(self, node: ast.ClassDef) -> None:
         """An exception that stands for an error name."""
