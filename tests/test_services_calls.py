@@ -150,7 +150,7 @@ async def test_a_proxy_may_have_a_timeout(service: Connection, client: Connectio
     with pytest.raises(Timeout, match=r"Plain was not answered within 0\.001 s"):
         await hasty.plain("it")
     await service.export(works).finished()
-    assert await hasty.add(1, 1) == 2
+    assert await client.proxy(Works, remote.handle, timeout=3600).add(1, 1) == 2
 
 
 @on_a_bus()
@@ -403,6 +403,9 @@ async def test_an_object_may_refuse_new_calls_and_finish_those_it_has(
             with pytest.raises(DBusError, match="closing time"):
                 await proxy.add(1, 1)
         assert export.busy == 1
+        for _ in range(2):
+            tasks.start_soon(export.finished)
+        await quiet(service)
         works.may_leave.set()
         await export.finished()
         assert export.busy == 0

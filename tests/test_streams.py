@@ -427,6 +427,49 @@ async def test_several_may_take_from_one_stream_and_each_item_goes_to_one(
 
 
 @on_a_bus()
+async def test_several_tasks_of_a_client_may_read_one_stream(service: Connection, client: Connection) -> None:
+    log, proxy = await meet(service, client)
+    taken: list[int] = []
+    async with await proxy.wait() as numbers:
+        async def read() -> None:
+            taken.extend([number async for number in numbers])
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(read)
+            await quiet(client, service)
+            log.more.set()
+    assert sorted(taken) == [1, 2]
+
+
+@on_a_bus()
+async def test_a_generator_that_is_closed_by_its_service_has_no_end(
+    service: Connection, client: Connection
+) -> None:
+    class Odd(Interface, name="org.example.Odd1"):
+        @method
+        def numbers(self) -> Stream[Int32]:
+            async def make() -> AsyncIterator[int]:
+                yield 1
+                service.start(self.end)
+                await anyio.sleep_forever()
+
+            self.stream = Stream(make())
+            return self.stream
+
+        async def end(self) -> None:
+            await checkpoint()
+            assert self.stream._production is not None
+            self.stream._production.end()
+
+    proxy = client.proxy(Odd, await introduce(service, client, Odd()))
+    async with await proxy.numbers() as numbers:
+        assert await anext(numbers) == 1
+        with pytest.raises(DBusError, match="before its end"):
+            await anext(numbers)
+
+
+@on_a_bus()
 async def test_a_next_that_is_given_up_takes_nothing(service: Connection, client: Connection) -> None:
     log, proxy = await meet(service, client)
     stream = await proxy.wait()
@@ -506,7 +549,12 @@ def test_a_source_that_is_no_generator_is_closed_too() -> None:
         source = Source()
         async with anyio.create_task_group() as tasks:
             production = Production(source, Conversion("i"), tasks.start_soon)
-            tasks.start_soon(production.take, 1)
+
+            async def take() -> None:
+                with pytest.raises(DBusError, match="before its end"):
+                    await production.take(1)
+
+            tasks.start_soon(take)
             await anyio.wait_all_tasks_blocked()
             production.end()
         assert source.is_closed

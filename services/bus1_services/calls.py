@@ -137,7 +137,8 @@ class Calls:
     async def finished(self) -> None:
         """Wait until none is left."""
         while self._open:
-            self._finished = anyio.Event()
+            if self._finished.is_set():
+                self._finished = anyio.Event()
             await self._finished.wait()
 
     def admit(self, caller: Caller) -> None:

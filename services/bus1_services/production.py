@@ -50,7 +50,8 @@ class Production:
         self._weight = 0
         self._credit = 0
         self._is_over = False
-        self._failure: DBusError | None = None
+        self._failure: DBusError | None = DBusError("the stream was closed before its end")
+        """What comes after the last item; None: the end."""
         self._turn = anyio.Lock()
         self._granted = anyio.Event()
         self._made = anyio.Event()
@@ -73,7 +74,7 @@ class Production:
             return taken, self._is_over and not self._ready and self._failure is None
 
     def end(self) -> None:
-        """Close the source; who waits for an item sees the end."""
+        """Close the source; who waits for an item hears that there was no end."""
         self._scope.cancel()
 
     async def _run(self) -> None:
@@ -82,6 +83,7 @@ class Production:
                 source = self._source if isinstance(self._source, AsyncIterable) else _each(self._source)
                 async with _closing(aiter(source)) as items:
                     await self._make(items)
+                    self._failure = None
         except DBusError as error:
             self._failure = error
         except Exception as error:

@@ -147,7 +147,8 @@ class Fetching:
             if self._outcome is not None:
                 raise self._outcome
             self._fetch()
-            self._came = anyio.Event()
+            if self._came.is_set():
+                self._came = anyio.Event()
             await self._came.wait()
         item = self._waiting.popleft()
         if len(self._waiting) <= BATCH // 2:
