@@ -27,7 +27,6 @@ from collections.abc import (
     Generator,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import AbstractAsyncContextManager
 from types import MappingProxyType
@@ -45,6 +44,7 @@ from typing import (
     overload,
 )
 
+from .ends import Far, Near
 from .members import (
     InterfaceSpec,
     MethodSpec,
@@ -62,38 +62,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 I = TypeVar("I", bound="Interface")  # noqa: E741
-
-
-class Far(Protocol):
-    """The other end of a proxy; members are given with the name of their interface."""
-
-    async def invoke(self, interface: str, spec: MethodSpec, args: tuple[Any, ...]) -> Any:
-        """Call a method there."""
-
-    async def get(self, interface: str, spec: PropertySpec) -> Any:
-        """Read a property there."""
-
-    async def set(self, interface: str, spec: PropertySpec, value: Any) -> None:
-        """Set a property there."""
-
-    def subscribe(self, interface: str, spec: SignalSpec) -> AbstractAsyncContextManager[Any]:
-        """Receive a signal from there."""
-
-
-class Near(Protocol):
-    """One place where a service's object is exported."""
-
-    async def emit(self, interface: str, spec: SignalSpec, args: tuple[Any, ...]) -> None:
-        """Send a signal of the object."""
-
-    async def changed(self, interface: str, changes: Sequence[tuple[PropertySpec, Any]]) -> None:
-        """Tell subscribers that these properties of one interface have new values, all at once."""
-
-    def start(self, function: Callable[[], Awaitable[object]]) -> object:
-        """Run a task as long as the connection lasts."""
-
-    def withdraw(self) -> None:
-        """End the object's life there."""
 
 
 class Member:

@@ -28,7 +28,8 @@ import anyio
 
 from .body import Variant
 from .caps.gate import specs_of
-from .interface import Interface, Member, Near, method, signal
+from .ends import Near
+from .interface import Interface, Member, method, signal
 from .members import PropertySpec, SignalSpec
 from .types import ObjectPath, is_object_path
 

@@ -24,8 +24,9 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from bus1.errors import Disconnected, Overloaded
 
 from ..caller import NOBODY, Caller
+from ..ends import Near
 from ..errors import AccessDenied, DBusError, LimitsExceeded, NoReply, PropertyReadOnly
-from ..interface import Interface, Near, interfaces_of
+from ..interface import Interface, interfaces_of
 from ..members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from ..proxy import Remote
 from .relay import Relay
