@@ -805,7 +805,7 @@ def test_the_kit_needs_no_program_of_the_system(pytester: pytest.Pytester) -> No
         anyio.run(main)
     """)
     done = subprocess.run(
-        [sys.executable, str(script)], env={**os.environ, "PATH": ""}, capture_output=True, text=True, timeout=30,
-        check=True,
+        [sys.executable, str(script)], env={**os.environ, "PATH": ""}, capture_output=True, text=True,
+        timeout=30, check=True,
     )
     assert done.stdout.startswith("org.")
