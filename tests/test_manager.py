@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -429,3 +432,82 @@ def test_dbus_clients_see_the_four_ways_to_tell_of_a_change(bus1_bus: Bus) -> No
                 ]
 
     anyio.run(main)
+
+
+# ---- what users read -------------------------------------------------------------------------------
+
+
+def written(start: str) -> Any:
+    """The example of docs/services.md that begins like this, to be evaluated and awaited."""
+    page = (Path(__file__).parent.parent / "docs" / "services.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (example,) = [text for text in examples if text.startswith(start)]
+    return compile(example, "services.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+class Clock(Interface, name="org.example.Clock1"):
+    """The one of the manual."""
+
+    def __init__(self) -> None:
+        self._zone = "UTC"
+
+    @prop
+    def zone(self) -> Str:
+        return self._zone
+
+    @zone.setter
+    def _set_zone(self, zone: str) -> None:
+        self._zone = zone
+
+
+class Printed:
+    """Stands in for ``print``: ``lines`` are what was printed, ``more`` waits for so many."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[Any, ...]] = []
+        self._came = anyio.Event()
+
+    def __call__(self, *values: Any) -> None:
+        self.lines.append(values)
+        self._came.set()
+
+    async def more(self, n: int) -> None:
+        while len(self.lines) < n:
+            self._came = anyio.Event()
+            await self._came.wait()
+
+
+@on_processes
+async def test_the_manual_shows_how_objects_and_properties_are_followed(bus: Bus) -> None:
+    async with connect(native(bus)) as service, connect(native(bus)) as client:
+        manager, clock, printed = Manager(), Clock(), Printed()
+        await manager.add("0", Device("a"))
+        root = "/org/example/devices"
+        await service.registry.publish("", {NAME: 0}, {root: manager, "/clock": clock})
+        names = {
+            "connection": client, "Device": Device, "watch": watch, "print": printed,
+            "clock": await client.registry.proxy(Clock, NAME, "/clock"),
+        }
+
+        async def run(start: str) -> None:
+            await eval(written(start), names)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, "async with connection.registry.managed(")
+            await printed.more(1)
+            await eval(written("from bus1_services import Manager"), {"Device": Device})
+            await manager.add("1", Device("keyboard"))
+            await printed.more(2)
+            await manager.remove("1")
+            await printed.more(3)
+            tasks.cancel_scope.cancel()
+        told = [(line[0], line[-1]) for line in printed.lines[1:]]
+        assert told == [(f"{root}/1", True), (f"{root}/1", False)]
+        printed.lines.clear()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, "async with watch(clock)")
+            await printed.more(1)
+            await clock.zone.set("CET")
+            await printed.more(2)
+            tasks.cancel_scope.cancel()
+        assert printed.lines == [("UTC",), ({"zone"}, "CET")]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -561,3 +563,15 @@ def test_a_source_that_is_no_generator_is_closed_too() -> None:
 
     anyio.run(main)
 
+
+
+@on_a_bus()
+async def test_the_manual_shows_a_stream(service: Connection, client: Connection) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "services.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (example,) = [text for text in examples if "Stream[Str]" in text]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    log = client.proxy(names["Log"], await introduce(service, client, names["Log"]()))
+    async with await log.follow("ssh") as lines:
+        assert [line async for line in lines] == ["ssh has started"]
