@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 import anyio
+import pytest
 from bus1_services import (
     NOBODY,
     Caller,
     Connection,
-    Int32,
     Interface,
     Service,
     Str,
@@ -18,10 +18,11 @@ from bus1_services import (
     method,
 )
 from bus1_services.caps import Membrane, attenuate, expiring, revocable
+from bus1_services.errors import NameHasNoOwner
 from buses import Bus
 from core_peer import ME, introduce
 from dbus_client import Client
-from test_services import core_peer, on_a_bus
+from test_services import core_peer, on_a_bus, quiet
 from test_services_bus import aside, native
 
 from bus1.context import context_of
@@ -52,8 +53,14 @@ class Vault(Interface, name=VAULT):
         return self.reader
 
     @method
-    def times(self) -> Int32:
-        return len(self.callers)
+    async def named(self, caller: Caller = NOBODY) -> Str:
+        return await caller.name()
+
+    @method(no_reply=True)
+    async def named_in_vain(self, caller: Caller = NOBODY) -> None:
+        with pytest.raises(NameHasNoOwner, match="nobody waits"):
+            await caller.name()
+        self.callers.append(caller)
 
 
 async def call(vault: Vault, at: Connection, service: Connection, client: Connection) -> None:
@@ -111,6 +118,14 @@ class Holder(Vault):
 
 
 @on_a_bus()
+async def test_who_expects_no_answer_is_not_named(service: Connection, client: Connection) -> None:
+    vault = Vault()
+    await client.proxy(Vault, await introduce(service, client, vault)).named_in_vain()
+    await quiet(service, client)
+    assert len(vault.callers) == 1
+
+
+@on_a_bus()
 async def test_label_and_endpoint_are_what_the_bus_says(service: Connection, client: Connection) -> None:
     """P-52: services ask for the sender's context."""
     vault = Vault()
@@ -132,6 +147,8 @@ def test_a_call_that_does_not_come_over_the_bus_has_nobody_for_a_caller() -> Non
         await vault.open()
         await attenuate(vault, Vault.look).look("a")
         assert vault.callers == [NOBODY, NOBODY]
+        with pytest.raises(NameHasNoOwner, match="nobody waits"):
+            await vault.named()
         assert NOBODY.capability is None and NOBODY.label == NOBODY.endpoint == ""
 
     anyio.run(main)
@@ -144,6 +161,7 @@ def test_dbus_clients_are_known_by_the_path_that_they_called(bus1_bus: Bus) -> N
         def look(path: Any) -> None:
             client.request(NAME, "Look", "s", "a", path=path, interface=VAULT)
 
+        assert client.request(NAME, "Named", path=PATH, interface=VAULT).args == [client.name]
         look(PATH)
         (lent,) = client.request(NAME, "Lend", path=PATH, interface=VAULT).args
         look(lent)
@@ -152,7 +170,12 @@ def test_dbus_clients_are_known_by_the_path_that_they_called(bus1_bus: Bus) -> N
         service = Service("A vault", NAME, objects={PATH: vault}, address=native(bus1_bus))
         async with service.running(), connect(native(bus1_bus)) as client:
             await aside(legacy, bus1_bus.connect())
-            await (await client.registry.proxy(Vault, NAME, PATH)).look("b")
+            proxy = await client.registry.proxy(Vault, NAME, PATH)
+            await proxy.look("b")
+            with pytest.raises(NameHasNoOwner):
+                await proxy.named()
+            await client.registry.publish("A client", {}, {"/": Vault()})
+            assert (await proxy.named()).startswith(":1.")
             published, lent, far = vault.callers
             assert published.capability is vault and far.capability is vault
             assert lent.capability is vault.reader

@@ -159,7 +159,7 @@ class Export:
             return
         caller = Caller(
             arrival.uid, arrival.gid, arrival.pid, envelope.flags, handles, arrival.label, arrival.endpoint,
-            self.target,
+            self.target, reply, self.connection,
         )
         try:
             self._calls.add(envelope, reply, caller, self._accepted(arrival, caller))

@@ -107,7 +107,7 @@ class Crossing(Gate[I]):
 
     def identify(self, caller: Caller) -> Caller:
         """The caller without the handles that came along."""
-        return replace(caller, handles=())
+        return replace(caller, handles=(), reply=None, connection=None)
 
 
 def _refuse_descriptors(signature: str) -> None:
