@@ -254,6 +254,9 @@ async def test_the_objects_of_a_dbus_service_are_managed_the_same_way(bus: Bus) 
                 change = await anext(devices)
                 assert (change.path, change.is_there) == (f"{ROOT}/1", False)
                 assert await devices[f"{ROOT}/2"].press() == f"{ROOT}/2 pressed"
+                await aside(legacy.close)
+                with pytest.raises(NoReply):
+                    await anext(devices)
 
 
 @on_processes

@@ -40,7 +40,7 @@ log = logging.getLogger("bus1.services")
 
 
 class ObjectManager(Interface, name="org.freedesktop.DBus.ObjectManager"):
-    """Tells which objects there are below it."""
+    """Tells which objects there are below it: for proxies; ``Manager`` is one. Errors as of any proxy."""
 
     @method(gives="a{oa{sa{sv}}}")
     async def get_managed_objects(self) -> dict[ObjectPath, dict[str, dict[str, Variant]]]:
@@ -59,7 +59,9 @@ class ObjectManager(Interface, name="org.freedesktop.DBus.ObjectManager"):
 
 
 class Manager(ObjectManager):
-    """An ObjectManager: ``add`` and ``remove`` objects by the name that follows its own path."""
+    """An ObjectManager: ``add`` and ``remove`` objects by the name that follows its own path.
+
+    ValueError and KeyError for wrong names; DBusError and Bus1Error, if the bus does not publish this."""
 
     @property
     def objects(self) -> Mapping[str, Interface]:

@@ -49,7 +49,10 @@ BATCH = 64
 
 
 class Stream(Interface, Generic[T], name="org.bus1.Stream1"):
-    """Results one after the other: given by a method, read by a client inside ``async with``."""
+    """Results one after the other: given by a method, read by a client inside ``async with``.
+
+    Reading raises DBusError, as the generator or the service says (NoReply if the service is gone), and
+    Bus1Error if the bus is; TypeError outside the block, or at the service."""
 
     __item__: Conversion | None = None
     _production: Production | None = None
@@ -83,7 +86,9 @@ class Stream(Interface, Generic[T], name="org.bus1.Stream1"):
 
     @method(takes="u", gives="avb")
     async def next(self, max: int) -> tuple[list[Variant], bool]:
-        """Wait for an item: those that are ready, at most so many, and whether there are no more."""
+        """Wait for an item: those that are ready, at most so many, and whether there are no more.
+
+        InvalidArgs for less than one; DBusError, as the generator says."""
         if max < 1:
             raise InvalidArgs("Next gives one item at least")
         if self._production is None:
