@@ -252,6 +252,10 @@ DESCRIPTIONS: list[tuple[str, str, str | None, bool]] = [
      "property s read emits=true", False),
     ('<annotation name="org.gtk.GDBus.DocString" value="x"/>', "", None, False),
     ('<annotation name="a.b" value="x"/>', "", "a.b='x'", False),
+    ('<method name="A"><annotation name="org.freedesktop.DBus.Method.NoReply" value="true"/></method>',
+     '<method name="A"/>', "method () -> () no reply", False),
+    ('<signal name="A"><annotation name="org.freedesktop.DBus.Deprecated" value="true"/></signal>',
+     '<signal name="A"/>', "signal () deprecated", False),
     ('<signal name="A"/><signal name="B"/>', '<signal name="B"/><signal name="A"/>', None, True),
 ]
 
@@ -295,6 +299,19 @@ def test_own_names_and_paths_that_nobody_can_guess_are_no_difference() -> None:
     assert not of_outcomes(question, outcome(":1.7", "/session/1"), secret, strict=True)
     assert not of_outcomes(question, secret, outcome(":1.7", f"/org/bus1/cap/{'b' * 32}"), strict=True)
     assert of_outcomes(question, outcome(":1.7", "/a"), outcome(":1.4", "/b"), strict=True)
+    text = neutral(Outcome("s", ("x",)), {})
+    path = neutral(Outcome("s", (f"/org/bus1/cap/{'a' * 32}",)), {})
+    assert of_outcomes(question, text, path, strict=False), "a path stands for a path, and for nothing else"
+
+
+def test_signals_in_another_order_are_a_difference() -> None:
+    signals = tuple(Heard("/a", "a.b", name, "", ()) for name in ("First", "Second"))
+    (found,) = of_outcomes(
+        Question("/a", "a.b", "Do"), Outcome(signals=signals), Outcome(signals=signals[::-1]), strict=False
+    )
+    assert (found.what, found.old, found.new) == (
+        "signals", "/a a.b.First; /a a.b.Second", "/a a.b.Second; /a a.b.First",
+    )
 
 
 def test_every_text_of_a_value_can_be_changed() -> None:

@@ -17,6 +17,7 @@ from bus1_services.install.places import of_system, of_user, of_users
 from bus1_services.install.texts import MARK, Finished, Unfit, account_for, is_ours, unit_text
 from bus1_services.install.verb import INSTALL, UNINSTALL
 from bus1_services.migrate.reading import read
+from bus1_services.migrate.writing import package as migrated_package
 from bus1_services.new.project import Project
 from bus1_services.new.verb import NEW
 from buses import BRIDGE, COMMANDS
@@ -58,7 +59,8 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
         except SystemExit as ended:
             status = int(ended.code or 0)
         finally:
-            for module in [name for name in sys.modules if name.partition(".")[0] == "clock"]:
+            ours = {"clock", "old_service"}
+            for module in [name for name in sys.modules if name.partition(".")[0] in ours]:
                 del sys.modules[module]
         out, err = capfd.readouterr()
         return status, out + err
@@ -275,6 +277,16 @@ def test_a_service_is_installed_for_its_user_and_removed_without_a_trace(
     assert run("uninstall", "clock.service")[0] == 0
     assert files(tmp_path / "home") == {}
     assert run("uninstall", "clock.service")[1].startswith("Nothing to do")
+
+
+def test_a_migrated_service_is_installed_under_the_name_that_it_had(run: Run, tmp_path: Path) -> None:
+    interfaces = read("x", b'<node name="/old"><interface name="org.example.Old1"/></node>')
+    for file, text in migrated_package("old_service", "org.example.Old", interfaces).items():
+        carry_out([WriteFile(f"{tmp_path}/old_service/{file}", text)])
+    assert run("install", "old_service.service")[0] == 0
+    activation = tmp_path / "home/.local/share/dbus-1/services/org.example.Old.service"
+    assert f"Exec={sys.executable} -m old_service.service\n" in activation.read_text()
+    assert (tmp_path / "home/.local/share/dbus-1/interfaces/org.example.Old1.xml").exists()
 
 
 def test_what_a_package_installs_is_what_the_project_has_below_root(run: Run, tmp_path: Path) -> None:
