@@ -505,6 +505,29 @@ def test_descriptors_that_no_handler_takes_are_closed(bridge: Bus, package: str)
     anyio.run(main)
 
 
+def test_an_answer_that_cannot_be_sent_is_an_error_and_the_program_goes_on(bridge: Bus, package: str) -> None:
+    """One with a text that D-Bus does not have, and one with a descriptor for a client that takes none."""
+    async def main() -> None:
+        legacy = bridge.connect(takes_fds=False)
+        async with program(bridge, package) as served:
+            served.lamp.label = "a\0b"
+            for member, args in (("Label", ("s", "")), ("Lend", ()), ("Label", ("s", ""))):
+                try:
+                    await aside(legacy.request, NAME, member, *args, path=PATH, interface=LAMP)
+                except CallFailed as failure:
+                    # dbus-fast finds out by itself that the text is none
+                    by_itself = package == "dbus_fast" and member == "Label"
+                    words = "InvalidMessageError" if by_itself else "the answer cannot be sent"
+                    assert words in failure.answer.args[0]
+                else:
+                    pytest.fail(f"{member} was answered")
+            served.lamp.label = "lamp"
+            assert await aside(answer_of, legacy, NAME, "Label", "s", "") == ["lamp"]
+            assert served._connection.places.taken == 0
+
+    anyio.run(main)
+
+
 def test_descriptors_that_a_program_sends_stay_its_own(bridge: Bus, package: str) -> None:
     async def main() -> None:
         message = import_module(package).Message

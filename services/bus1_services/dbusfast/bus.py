@@ -34,13 +34,13 @@ from bus1.errors import (
     Denied,
     Disconnected,
     InvalidArgument,
-    Overloaded,
     PeerShutdown,
 )
 
 from ..connection import Connection, connect
 from ..errors import DBusError
 from ..handle import Arrival, Handle
+from ..letter import forward
 from ..registry import Published
 from .callers import Callers
 from .driver import Driver
@@ -221,7 +221,7 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
             msg.serial = self.next_serial()
         negotiated = self._negotiate_unix_fd
         body = body_of(msg, with_descriptors=negotiated)
-        if self._disconnected:
+        if self._disconnected or (self._outbox.is_idle and not msg.unix_fds and self._is_posted(msg, body)):
             return self._nothing()
         sent = self._outbox.put(msg, body, (msg.unix_fds or ()) if negotiated else ())
         if msg.message_type is self.library.message_type.SIGNAL:
@@ -334,21 +334,45 @@ class NativeBus(_LibraryBus):  # type: ignore[misc]
         except Exception:
             log.exception("a %s of %s cannot be sent", message.message_type.name, _title())
 
+    def _is_posted(self, message: Any, body: bytes) -> bool:
+        """It is an answer that needs no queue, and is on its way, with the reply handle."""
+        call = self.callers.expected(message.reply_serial) if message.reply_serial else None
+        if call is None:
+            return False
+
+        def failed(error: Bus1Error) -> None:
+            self._connection.start(self._refuse, call.serial, self._connection.handle(call.reply.id), error)
+
+        try:
+            letter = forward(envelope_of(message, body, call.serial), body)
+            if not self._connection.post_last(call.reply.id, letter, failed):
+                return False
+        except Bus1Error:
+            return False  # it comes again where it can be told
+        self.callers.answered(message.reply_serial)
+        call.reply.spent()
+        return True
+
     async def _answer(self, parcel: Parcel) -> None:
         call = self.callers.answered(parcel.message.reply_serial)
         if call is None:
             log.debug("nobody waits for an answer to %s any more", parcel.message.reply_serial)
             return
-        with call.reply:
-            envelope = envelope_of(parcel.message, parcel.body, call.serial)
-            try:
-                await self._connection.forward([call.reply.id], envelope, parcel.body, fds=parcel.fds)
-            except Disconnected:
-                log.debug("nobody waits for the answer any more")
-            except (Overloaded, InvalidArgument) as error:
-                refused = self._incoming.error(call.serial, DBusError(f"the answer cannot be sent: {error}"))
+        envelope = envelope_of(parcel.message, parcel.body, call.serial)
+        try:
+            await self._connection.forward([call.reply.id], envelope, parcel.body, fds=parcel.fds)
+        except Bus1Error as error:
+            await self._refuse(call.serial, call.reply, error)
+        finally:
+            call.reply.release()
+
+    async def _refuse(self, serial: int, reply: Handle, error: Bus1Error) -> None:
+        """The answer could not be sent: say so, if somebody waits for it."""
+        with reply, suppress(Bus1Error):
+            if not isinstance(error, Disconnected):
+                refused = self._incoming.error(serial, DBusError(f"the answer cannot be sent: {error}"))
                 body = body_of(refused, with_descriptors=False)
-                await self._connection.forward([call.reply.id], envelope_of(refused, body, call.serial), body)
+                await self._connection.forward([reply.id], envelope_of(refused, body, serial), body)
 
     async def _emit(self, parcel: Parcel) -> None:
         path = parcel.message.path

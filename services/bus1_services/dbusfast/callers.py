@@ -107,6 +107,10 @@ class Callers:
         self.opened(serial, call)
         return True
 
+    def expected(self, serial: int) -> OpenCall | None:
+        """The call that an answer is for; None if nobody waits for it."""
+        return self._open.get(serial)
+
     def answered(self, serial: int) -> OpenCall | None:
         """The call that an answer is for, open no longer; None if nobody waits for it."""
         call = self._open.pop(serial, None)

@@ -52,6 +52,8 @@ class Outbox:
         self._waiting: deque[Parcel] = deque()
         self._work = asyncio.Event()
         self._is_closing = False
+        self.is_idle = False
+        """Everything that was put is carried out, and what follows: something may be sent past this queue."""
         self.ended = asyncio.Event()
         """Everything is carried out, and nothing more will be."""
 
@@ -73,6 +75,7 @@ class Outbox:
 
     def wake(self) -> None:
         """There is something to do, if only at rest."""
+        self.is_idle = False
         self._work.set()
 
     def close(self) -> None:
@@ -101,4 +104,5 @@ class Outbox:
             if self._is_closing and not self._waiting:
                 self.ended.set()
                 return
+            self.is_idle = not self._work.is_set()
             await self._work.wait()
