@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import sys
+from enum import IntEnum
 from itertools import count
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import anyio
 from bus1_services import (
@@ -30,7 +31,24 @@ from bus1.errors import Bus1Error
 
 NAME, PATH = "org.freedesktop.Notifications", "/org/freedesktop/Notifications"
 Texts = Annotated[list[str], Signature("as")]
-CLOSED_BY_CALL = 3
+
+
+class Reason(IntEnum):
+    """Why a notification is gone."""
+
+    EXPIRED = 1
+    DISMISSED = 2
+    CLOSED_BY_CALL = 3
+    UNKNOWN = 4
+
+
+class ServerInformation(NamedTuple):
+    """Four results, with their names in introspection."""
+
+    name: Str
+    vendor: Str
+    version: Str
+    spec_version: Str
 
 
 class Notifications(Interface, name="org.freedesktop.Notifications"):
@@ -56,7 +74,7 @@ class Notifications(Interface, name="org.freedesktop.Notifications"):
         """Take it away again."""
         if id in self._shown:
             self._shown.remove(id)
-            await self.notification_closed(id, CLOSED_BY_CALL)
+            await self.notification_closed(id, Reason.CLOSED_BY_CALL)
 
     @method
     async def get_capabilities(self) -> Texts:
@@ -64,13 +82,13 @@ class Notifications(Interface, name="org.freedesktop.Notifications"):
         return ["body", "actions"]
 
     @method
-    async def get_server_information(self) -> tuple[Str, Str, Str, Str]:
-        """Name, vendor, version, and version of the specification."""
-        return "notify.py", "bus1", "1", "1.2"
+    async def get_server_information(self) -> ServerInformation:
+        """Who shows the notifications, and by which specification."""
+        return ServerInformation("notify.py", "bus1", "1", "1.2")
 
     @signal
-    def notification_closed(self, id: UInt32, reason: UInt32) -> None:
-        """A notification is gone: expired, dismissed, or closed by a call."""
+    def notification_closed(self, id: UInt32, reason: Annotated[Reason, Signature("u")]) -> None:
+        """A notification is gone."""
 
     @signal
     def action_invoked(self, id: UInt32, action_key: Str) -> None:
