@@ -219,6 +219,13 @@ async def native_deadline(bus: Bus, victim: Victim) -> None:
             await victim.cancelled.wait()
 
 
+async def native_timeout(bus: Bus, victim: Victim) -> None:
+    async with connect(native(bus)) as client:
+        proxy = await client.registry.proxy(Victim, NAME, PATH, timeout=0.01)
+        with pytest.raises(Timeout, match="Hang was not answered"):
+            await proxy.hang()
+
+
 async def native_cancel(bus: Bus, victim: Victim) -> None:
     async with connect(native(bus)) as client:
         proxy = await client.registry.proxy(Victim, NAME, PATH)
@@ -276,7 +283,7 @@ async def legacy_close(bus: Bus, victim: Victim) -> None:
     await victim.ended.wait()
 
 
-@pytest.mark.parametrize("act", [native_deadline, native_cancel, native_kill, legacy_close])
+@pytest.mark.parametrize("act", [native_deadline, native_timeout, native_cancel, native_kill, legacy_close])
 def test_a_caller_that_is_gone_ends_its_call_and_leaves_nothing(
     bus1_bus: Bus, act: Callable[[Bus, Victim], Awaitable[None]]
 ) -> None:

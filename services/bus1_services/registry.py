@@ -161,12 +161,14 @@ class Registry:
         found: list[str] = (await self._call("List", "as")).values[0]
         return found
 
-    async def proxy(self, interface: type[I], name: str, path: str) -> I:
-        """A proxy for an object of the owner of ``name``; NameHasNoOwner, UnknownObject."""
+    async def proxy(self, interface: type[I], name: str, path: str, timeout: float | None = None) -> I:
+        """A proxy for an object of the owner of ``name``; NameHasNoOwner, UnknownObject.
+
+        Its calls are given up after ``timeout`` seconds, if any, with the error Timeout."""
         owner = await self.resolve(name)
         with owner.root:
             handle = await self.derive(owner.root, path)
-        return self._connection.proxy(interface, handle)
+        return self._connection.proxy(interface, handle, timeout)
 
     @asynccontextmanager
     async def managed(self, interface: type[I], name: str, path: str) -> AsyncIterator[Managed[I]]:
