@@ -338,6 +338,45 @@ def test_functions_that_emit_wait_and_callbacks_let_it_happen_soon() -> None:
     assert "soon(self.gone())" in ast.unparse(tree["start"])
 
 
+def test_a_callback_lets_a_change_of_a_property_be_told_soon() -> None:
+    text, _ = carried("""\
+        from dbus_fast.service import ServiceInterface, dbus_property, PropertyAccess
+        class A(ServiceInterface):
+            def __init__(self, loop):
+                super().__init__("org.example.A")
+                loop.call_later(1, self.grow)
+            def grow(self):
+                self.emit_properties_changed({"Size": 2})
+            @dbus_property(PropertyAccess.READ)
+            def Size(self) -> "i":
+                return 2
+        """)
+    assert "    def grow(self):\n        soon(self.size.changed())\n" in text
+
+
+@pytest.mark.parametrize(("file", "members"), [
+    ("sdbus_notebook", [
+        "method AddNote(s) -> (u)", "method Details(a{sv}) -> (a{sv})", "method GetNote(u) -> (s)",
+        "method ListAll() -> (a(us))", "method RemoveNote(u) -> ()", "method Swap(si) -> (is)",
+        "property Anything: v read false", "property Count: u read true", "property Owner: s readwrite true",
+        "signal NoteAdded(us)", "signal NoteRemoved(u)",
+    ]),
+    ("dasbus_register", [
+        "method AddUser(sa{sv}) -> (i)", "method Close() -> ()", "method Count() -> (u)",
+        "method GetUser(s) -> (a{sv})", "method Greet(s) -> (sb)", "method Place((id)) -> ((di))",
+        "method Twice(v) -> (v)", "property Greeting: s readwrite true", "property Open: b read true",
+        "property Users: as read true", "signal Closed()", "signal UserAdded(s)",
+    ]),
+])
+def test_members_have_the_types_and_the_notification_that_the_library_gave_them(
+    file: str, members: list[str]
+) -> None:
+    module = loaded((FOREIGN / f"{file}.py").read_text())
+    (cls,) = [value for value in vars(module).values()
+              if isinstance(value, type) and issubclass(value, Interface) and value is not Interface]
+    assert outline(cls) == members
+
+
 def test_a_function_that_waits_now_and_that_only_other_files_call_is_told() -> None:
     _, findings = carried("""\
         from dbus_fast.service import ServiceInterface, dbus_method, dbus_signal
