@@ -1,40 +1,35 @@
 """aio: the anyio face of a bus1 peer.
 
-Theory. The same requests, codec and pool as ``links``, awaited. Several tasks may have requests outstanding:
-whoever waits first reads the socket for all, and hands that role on when its own answer has come.
-A short request is shielded from cancellation once it has been written, so its result is never lost; a
-RECV that waits is cancelled at the bus, and a message that it brings along after all goes to the next one.
-Small messages are detached: their slice is given back before the answer leaves the bus.
-What is *posted* needs no answer, and what the peer is *corked* for leaves with the next request that is
-awaited, in one write.
+Theory. The operations of ``peer``, awaited: several tasks may use one peer at once. A RECV that waits is
+cancelled at the bus, and a message that it brings along after all goes to the next one. Small messages are
+detached: their slice is given back before the answer leaves the bus. What is *posted* needs no answer.
 
 Invariants. 1. A cancelled operation has either had no effect, or returned its result. 2. Descriptors
-passed in stay the caller's. 3. No task waits for bytes that another task has already read.
+passed in stay the caller's.
 
-Not here: the page's operations in prose (peer), threads.
+Not here: the page's operations in prose (peer), the socket (aiolink), threads.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
-import anyio
-from anyio import CancelScope, Event, Lock
+from anyio import CancelScope, Lock
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .addresses import default_address, socket_name
-from .client import Client, Request, as_parts
+from .aiolink import AsyncLink
+from .client import Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
 from .errors import Bus1Error, BusGone
 from .exchange import Answer, Failed
-from .frames import REQUESTS, Operation, RecvOption
+from .frames import MORE_SHIFT, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
-from .transport import receive, transmit
 
 T = TypeVar("T")
 SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
@@ -59,15 +54,8 @@ class Peer:
     def __init__(self, sock: socket.socket) -> None:
         self.granted: tuple[int, ...] = ()
         """Handles that the endpoint granted; ``granted[0]`` is the registry of the default endpoint."""
-        self._sock = sock
-        self._client = Client(self._give_back)
-        self._descriptor: socket.socket | None = None
+        self._link = AsyncLink(sock)
         self._arena_use = Lock()
-        self._is_read = False
-        self._is_flushed = False
-        self._is_corked = False
-        self._is_closed = False
-        self._waiting: dict[int, Event] = {}
 
     @classmethod
     async def open(cls, address: str | None = None) -> Peer:
@@ -88,13 +76,13 @@ class Peer:
             # A unix socket connects at once, or waits only while the listener's backlog is full.
             sock.connect(socket_name(name))
             sock.setblocking(False)
-            await peer._run(peer._client.hello())
+            await peer._link.run(peer._link.client.hello())
             if fd is None:
-                number, peer.granted = await peer._run(peer._client.open())
+                number, peer.granted = await peer._link.run(peer._link.client.open())
             else:
-                await peer._run(peer._client.attach(fd))
+                await peer._link.run(peer._link.client.attach(fd))
                 number = os.dup(fd)
-            peer._descriptor = socket.socket(fileno=number)
+            peer._link.descriptor = socket.socket(fileno=number)
         except BaseException as error:
             peer.close()
             if isinstance(error, OSError) and not isinstance(error, Bus1Error):
@@ -106,7 +94,12 @@ class Peer:
         """The peer's descriptor: poll it, present it to ``transfer`` of another peer.
 
         It does not show a message that a cancelled ``recv`` has left for the next one."""
-        return -1 if self._descriptor is None else self._descriptor.fileno()
+        return -1 if self._link.descriptor is None else self._link.descriptor.fileno()
+
+    @property
+    def n_arrived(self) -> int:
+        """How many answers have come: messages with a greater ``arrival`` left the queue later."""
+        return self._link.client.exchange.n_answers
 
     # ---- messages --------------------------------------------------------------------------------
 
@@ -129,6 +122,21 @@ class Peer:
         flags |= INSTALL_FDS if install_fds else 0
         return await self._receive(flags, max_offset, RecvOption.PARK | RecvOption.DETACH)
 
+    async def messages(self, ahead: int = 32) -> AsyncGenerator[ReceivedMessage, None]:
+        """Every message from now on; up to ``ahead`` leave the queue before they are asked for.
+
+        For the one task that receives for this peer. What was posted while the peer is corked leaves before
+        it waits. Raises what ``recv`` does, and can then be begun again; what has come and was not given
+        out is the next ``recv``'s."""
+        options = RecvOption.PARK | RecvOption.DETACH | ahead - 1 << MORE_SHIFT
+        while True:
+            while self._link.client.exchange.stray:
+                yield await self.recv()
+            request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
+            async with aclosing(self._link.answers(request)) as answers:
+                async for answer in answers:
+                    yield await self._message(answer)
+
     async def recv_nowait(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
     ) -> ReceivedMessage:
@@ -145,7 +153,7 @@ class Peer:
         options = RecvOption.PARK | RecvOption.DETACH
         if await self._sends_first(destinations, parts, handles, fds):
             destinations, parts, handles, fds = (), (), (), ()
-        return await self._message(await self._wait(self._client.call(
+        return await self._message(await self._link.wait(self._link.client.call(
             destinations, parts, handles, fds, flags=flags, options=options
         )))
 
@@ -159,7 +167,7 @@ class Peer:
         options = RecvOption.PARK | RecvOption.DETACH
         if await self._sends_first(destinations, parts, handles, fds):
             destinations, parts, handles, fds = (), (), (), ()
-        return await self._message(await self._wait(self._client.reply(
+        return await self._message(await self._link.wait(self._link.client.reply(
             destinations, parts, handles, fds, answered=answered, release=release, flags=flags,
             options=options,
         )))
@@ -172,41 +180,41 @@ class Peer:
         False: nothing has happened, ``send`` has to be awaited. It is sequenced before what is requested
         here later, but perhaps not before this returns: not for what others may hear of by another way
         than the bus (G-4)."""
-        may_post = self._client.may_post(parts)
+        may_post = self._link.client.may_post(parts)
         if may_post:
-            self._client.post(destinations, parts, handles, failed)
-            self._flush_posted()
+            self._link.client.post(destinations, parts, handles, failed)
+            self._link.flush_posted()
         return may_post
 
     def post_last(
         self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> bool:
         """As ``post``, and release ``handle``, its destination; it is kept if the message fails."""
-        may_post = self._client.may_post(parts)
+        may_post = self._link.client.may_post(parts)
         if may_post:
-            self._client.post_last(handle, parts, handles, failed)
-            self._flush_posted()
+            self._link.client.post_last(handle, parts, handles, failed)
+            self._link.flush_posted()
         return may_post
 
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Destroy own nodes and release their handles, without waiting; errors are not reported."""
-        self._client.destroy_soon(nodes)
-        self._flush_posted()
+        self._link.client.destroy_soon(nodes)
+        self._link.flush_posted()
 
     def cork(self) -> None:
         """Keep what is posted, given back or forgotten from now on until the next request that is awaited."""
-        self._is_corked = True
+        self._link.cork()
 
     @property
     def has_unsent(self) -> bool:
         """Something that was posted did not fit into the socket: ``flush``."""
-        return not self._is_corked and self._client.exchange.writer.pending > 0
+        return self._link.has_unsent
 
     async def flush(self) -> None:
         """Send what is kept or could not be sent yet."""
         await checkpoint_if_cancelled()
         with CancelScope(shield=True):
-            await self._flush()
+            await self._link.flush()
 
     async def set_seed(
         self, payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (), fds: Sequence[int] = ()
@@ -218,92 +226,59 @@ class Peer:
 
     async def transfer(self, handle: int, destination: HasFileno | int | None = None) -> int:
         """One more reference for another peer (or its descriptor; None: this peer); its id there (H-50)."""
-        return await self._run(self._client.transfer(handle, descriptor_of(destination)))
+        return await self._link.run(self._link.client.transfer(handle, descriptor_of(destination)))
 
     async def release(self, handle: int) -> None:
         """Drop one reference (H-40 … H-45)."""
-        await self._run(self._client.release(handle))
+        await self._link.run(self._link.client.release(handle))
 
     def release_soon(self, handle: int) -> None:
         """Drop one reference without waiting, for finalizers; what goes wrong is not reported."""
-        self._forget(Operation.RELEASE, handle)
+        self._link.forget(Operation.RELEASE, handle)
 
     async def destroy(self, nodes: Sequence[int], flags: int = 0) -> None:
         """Destroy a set of own nodes at one instant (H-60 … H-68)."""
-        await self._run(self._client.destroy(nodes, flags))
+        await self._link.run(self._link.client.destroy(nodes, flags))
 
     async def release_slice(self, offset: int) -> None:
         """Give a received slice back (L-7 … L-10); ``ReceivedMessage.release`` is the usual way."""
-        await self._run(self._client.slice_release(offset))
+        await self._link.run(self._link.client.slice_release(offset))
 
     async def query(self) -> PeerState:
         """Flags and limits of this peer (P-20 … P-22)."""
-        return await self._run(self._client.query())
+        return await self._link.run(self._link.client.query())
 
     async def reset(
         self, flags: int = 0, peer_flags: int = KEEP, *, max_slices: int = KEEP, max_handles: int = KEEP,
         max_inflight_bytes: int = KEEP, max_inflight_fds: int = KEEP,
     ) -> None:
         """Set flags and limits, then flush (P-30 … P-37)."""
-        await self._run(self._client.reset(
+        await self._link.run(self._link.client.reset(
             flags, peer_flags, max_slices=max_slices, max_handles=max_handles,
             max_inflight_bytes=max_inflight_bytes, max_inflight_fds=max_inflight_fds,
         ))
 
     async def disconnect(self) -> None:
         """End the peer for all its holders (P-10)."""
-        await self._run(self._client.disconnect())
+        await self._link.run(self._link.client.disconnect())
 
     def close(self) -> None:
         """Close this holder's channel and descriptor; the peer ends with its last holder (P-16)."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        with suppress(OSError):
-            anyio.notify_closing(self._sock)
-        self._sock.close()
-        self._client.close()
-        if self._descriptor is not None:
-            self._descriptor.close()
-        self._wake(list(self._waiting))
+        self._link.close()
 
     async def aclose(self) -> None:
         """As ``close``, for ``anyio.abc.AsyncResource``."""
         self.close()
         await checkpoint()
 
-    # ---- requests --------------------------------------------------------------------------------
-
-    async def _run(self, request: Request[T]) -> T:
-        """A request that is answered at once: shielded, so that its result is never lost."""
-        await checkpoint_if_cancelled()
-        with CancelScope(shield=True):
-            tag = self._client.start(request)
-            await self._flush()
-            answer = await self._await(tag)
-        return self._client.finish(request, answer)
-
-    async def _wait(self, request: Request[T]) -> T:
-        """A request whose answer may take for ever: cancelled at the bus."""
-        await checkpoint_if_cancelled()
-        tag = self._client.start(request)
-        try:
-            if not self._try_flush_all():
-                with CancelScope(shield=True):
-                    await self._flush()
-            answer = await self._await(tag)
-        except BaseException:
-            self._client.exchange.cancel(tag)
-            self._try_flush()
-            raise
-        return self._client.finish(request, answer)
+    # ---- sequences -------------------------------------------------------------------------------
 
     async def _sends_first(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int],
     ) -> bool:
         """What needs the arena is sent before the rest of its sequence, which may wait for others."""
-        if not self._client.needs_arena(parts):
+        if not self._link.client.needs_arena(parts):
             return False
         await self._send(destinations, parts, handles, fds, 0, ())
         return True
@@ -312,139 +287,35 @@ class Peer:
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], flags: int, optional: Sequence[int],
     ) -> list[int]:
-        client = self._client
+        client = self._link.client
 
         def request() -> Request[list[int]]:
             return client.send(destinations, parts, handles, fds, flags=flags, optional=optional)
 
         if not client.needs_arena(parts):
-            return await self._run(request())
+            return await self._link.run(request())
         async with self._arena_use:
             if (first := client.arena_for(parts)) is not None:
-                await self._run(first)
-            result = await self._run(request())
+                await self._link.run(first)
+            result = await self._link.run(request())
             client.trim_arena()
         return result
 
     async def _receive(self, flags: int, max_offset: int, options: int) -> ReceivedMessage:
-        stray = self._client.exchange.stray
+        stray = self._link.client.exchange.stray
         if stray and not flags & SEED:
             await checkpoint()
             if stray:
                 return await self._message(stray.pop(0))
-        request = self._client.recv(flags, max_offset, options)
-        return await self._message(await self._wait(request))
+        request = self._link.client.recv(flags, max_offset, options)
+        return await self._message(await self._link.wait(request))
 
     async def _message(self, answer: Answer) -> ReceivedMessage:
-        if (first := self._client.missing_segment(answer)) is not None:
+        if (first := self._link.client.missing_segment(answer)) is not None:
             try:
-                await self._run(first)
+                await self._link.run(first)
             except BaseException:
-                self._client.exchange.stray.insert(0, answer)
+                self._link.client.exchange.stray.insert(0, answer)
                 raise
-        return self._client.message(answer)
+        return self._link.client.message(answer)
 
-    def _give_back(self, message: ReceivedMessage) -> None:
-        self._forget(Operation.SLICE_RELEASE, *self._client.slice_of(message))
-
-    def _forget(self, operation: Operation, *values: int) -> None:
-        if not self._is_closed:
-            self._client.exchange.forget(operation, REQUESTS[operation].pack(*values))
-            self._flush_posted()
-
-    def _flush_posted(self) -> None:
-        if not (self._is_corked or self._is_closed):
-            self._try_flush()
-
-    # ---- the socket ------------------------------------------------------------------------------
-
-    async def _await(self, tag: int) -> Answer:
-        exchange = self._client.exchange
-        is_reader = False
-        try:
-            while (answer := exchange.take(tag)) is None:
-                if is_reader or not self._is_read:
-                    is_reader = self._is_read = True
-                    await self._read()
-                else:
-                    event = self._waiting[tag] = Event()
-                    await event.wait()
-            return answer
-        finally:
-            self._waiting.pop(tag, None)
-            if is_reader:
-                self._is_read = False
-            if not self._is_read:
-                # Whoever is woken has its answer, and wakes the next, or reads from now on.
-                self._wake(list(self._waiting)[:1])
-
-    async def _read(self) -> None:
-        exchange = self._client.exchange
-        try:
-            await anyio.wait_readable(self._sock)
-            size = receive(self._sock, exchange.reader).size
-        except BlockingIOError:
-            return
-        except (OSError, anyio.ClosedResourceError):
-            size = 0
-        if not size:
-            exchange.fail()
-        exchange.process()
-        self._try_flush()
-        if exchange.n_drained and self._descriptor is not None:
-            n_drained, exchange.n_drained = exchange.n_drained, 0
-            with suppress(OSError):
-                self._descriptor.recv(n_drained, socket.MSG_DONTWAIT)
-        self._wake(list(self._waiting) if exchange.failure else exchange.answered())
-
-    def _wake(self, tags: Sequence[int]) -> None:
-        for tag in tags:
-            if (event := self._waiting.get(tag)) is not None:
-                event.set()
-
-    def _try_flush(self) -> bool:
-        """Send what can be sent now; False if something is left."""
-        writer = self._client.exchange.writer
-        try:
-            transmit(self._sock, writer)
-        except BlockingIOError:
-            return False
-        except (BrokenPipeError, ConnectionResetError):
-            writer.close()  # reading finds out why
-        except OSError as error:
-            self._client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
-        return True
-
-    def _try_flush_all(self) -> bool:
-        """Nothing is kept any more; False if something could not be sent."""
-        self._is_corked = False
-        # True also if another task is at it: this frame is behind its own
-        return self._is_flushed or self._try_flush()
-
-    async def _flush(self) -> None:
-        if self._try_flush_all():
-            return
-        self._is_flushed = True
-        try:
-            while not self._try_flush():
-                await self._until_writable()
-        finally:
-            self._is_flushed = False
-
-    async def _until_writable(self) -> None:
-        """Reads meanwhile: the bus takes no requests while it cannot get rid of its answers."""
-        async with anyio.create_task_group() as tasks:
-            if not self._is_read:
-                self._is_read = True
-                tasks.start_soon(self._keep_reading)
-            with suppress(OSError, anyio.ClosedResourceError):
-                await anyio.wait_writable(self._sock)
-            tasks.cancel_scope.cancel()
-
-    async def _keep_reading(self) -> None:
-        try:
-            while not self._client.exchange.failure:
-                await self._read()
-        finally:
-            self._is_read = False
-            self._wake(list(self._waiting)[:1])

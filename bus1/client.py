@@ -385,7 +385,7 @@ class Client:
             _KINDS[kind], _FLAGS[flags], destination, uid, gid, pid, tid,
             offset if is_kept else OFFSET_INVALID, n_bytes, handles, answer.offered, secctx, size,
             contents[:n_bytes], self._give_back if is_kept else None, serial,
-            generation if is_kept and not n_inline else None,
+            generation if is_kept and not n_inline else None, answer.arrival,
         )
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ that was only looked at (PEEK) is in the bus's queue still: it is *unwanted*, an
 A *quiet* request is answered only if there is something to tell. As requests are executed in order, the
 answer to a later one says that it has succeeded.
 
-Invariants. 1. Every request has exactly one outcome: an answer, silence before the answer to a later one, or
-the failure of the whole channel.
+Invariants. 1. Every request has exactly one outcome: an answer (or several, if it asked for that), silence
+before the answer to a later one, or the failure of the whole channel.
 2. Descriptors of answers that nobody takes are closed. 3. After a failure every request fails with it.
 
 Not here: what requests contain (client), sockets (links, aio).
@@ -18,6 +18,7 @@ Not here: what requests contain (client), sockets (links, aio).
 from __future__ import annotations
 
 from bisect import insort
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ MAX_QUIET = 256
 """Quiet requests without a later answer; then one is answered."""
 Failed = Callable[[Bus1Error], None]
 _SEED, _PEEK, _DRAINED = int(RecvFlag.SEED), int(RecvFlag.PEEK), int(Note.DRAINED)
+_MORE = int(Note.MORE)
 
 
 @dataclass(slots=True)
@@ -86,7 +88,8 @@ class Exchange:
         """Bytes to take from the peer's descriptor."""
         self._failure: Bus1Error | None = None
         self._last_tag = 0
-        self._n_answers = 0
+        self.n_answers = 0
+        """How many have arrived."""
         self._outstanding: dict[int, int] = {}
         self._abandoned: set[int] = set()
         self._quiet: dict[int, tuple[int, Failed | None]] = {}
@@ -94,6 +97,8 @@ class Exchange:
         self._flags: dict[int, int] = {}
         """Of the RECVs among them."""
         self._answers: dict[int, Answer] = {}
+        self._later: dict[int, deque[Answer]] = {}
+        """Further answers to the same request."""
         self._offers: dict[int, Fds] = {}
 
     def request(self, operation: int, body: bytes, fds: Fds | None = None) -> int:
@@ -142,14 +147,26 @@ class Exchange:
 
     def abandon(self, tag: int) -> None:
         """Nobody waits for this answer any more."""
+        while (answer := self._next(tag)) is not None:
+            self._keep_or_drop(answer)
         if tag in self._outstanding:
             self._abandoned.add(tag)
-        elif (answer := self._answers.pop(tag, None)) is not None:
-            self._keep_or_drop(answer)
+
+    def expects(self, tag: int) -> bool:
+        """The request has an answer that was not taken, or will have one, or the channel has failed."""
+        return tag in self._answers or tag in self._outstanding or self._failure is not None
+
+    def _next(self, tag: int) -> Answer | None:
+        answer = self._answers.pop(tag, None)
+        if answer is not None and (later := self._later.get(tag)) is not None:
+            self._answers[tag] = later.popleft()
+            if not later:
+                del self._later[tag]
+        return answer
 
     def take(self, tag: int) -> Answer | None:
-        """The answer, once; None while it is outstanding. Raises the channel's failure."""
-        answer = self._answers.pop(tag, None)
+        """The next answer, once; None while it is outstanding. Raises the channel's failure."""
+        answer = self._next(tag)
         if answer is None and self._failure is not None:
             raise self._failure.with_traceback(None)
         if answer is not None and self.stray and answer.is_from_queue:
@@ -256,7 +273,7 @@ class Exchange:
     def _answer(self, frame: Frame) -> None:
         if self._quiet and self._settle_quiet(frame):
             return
-        operation = self._outstanding.pop(frame.tag, None)
+        operation = self._outstanding.get(frame.tag)
         if operation is None or operation | ANSWER != frame.operation:
             raise RemoteProtocolError(f"an answer {frame.operation:#x} to nothing, tag {frame.tag}")
         if len(frame.body) < ANSWER_PREFIX.size:
@@ -272,17 +289,24 @@ class Exchange:
         # Nothing can be wrong with it from here on: what was offered has somebody to take it.
         offered = self._offers.pop(frame.tag, NO_FDS)
         self.n_drained += notes & _DRAINED
-        self._n_answers += 1
-        flags = self._flags.pop(frame.tag, 0)
+        self.n_answers += 1
+        flags = self._flags.get(frame.tag, 0)
+        is_last = bool(code) or not notes & _MORE
+        if is_last:
+            del self._outstanding[frame.tag]
+            self._flags.pop(frame.tag, None)
         is_from_queue = operation in RECEIVING and not flags & _SEED
-        which = self._n_answers, is_from_queue, bool(flags & _PEEK)
+        which = self.n_answers, is_from_queue, bool(flags & _PEEK)
         if error is not None:
             offered.close()
             tail = b""
         answer = Answer(operation, error, done, values, tail, frame.fds, offered, *which)
         if frame.tag in self._abandoned:
-            self._abandoned.discard(frame.tag)
+            if is_last:
+                self._abandoned.discard(frame.tag)
             self._keep_or_drop(answer)
+        elif frame.tag in self._answers:
+            self._later.setdefault(frame.tag, deque()).append(answer)
         else:
             self._answers[frame.tag] = answer
 

@@ -92,6 +92,8 @@ class Note(IntFlag):
 
     DRAINED = 1
     """The queue is empty now: take one byte from the peer's descriptor."""
+    MORE = 2
+    """The request will be answered again."""
 
 
 class RecvOption(IntFlag):
@@ -101,6 +103,11 @@ class RecvOption(IntFlag):
     """Answer when there is a message, instead of EAGAIN."""
     DETACH = 2
     """If the whole slice lies in the answer, give it back at once."""
+
+
+MORE_SHIFT = 8
+"""Bits 8 to 15 of RECV's options: with how many further messages it may be answered, if it is parked."""
+MAX_MORE = 255
 
 
 class SliceNote(IntFlag):

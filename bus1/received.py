@@ -53,6 +53,8 @@ class ReceivedMessage:
     """What tells the slice from others that lie at its offset before or after it."""
     _generation: int | None = field(default=None, repr=False)
     """The segment that the payload is read from."""
+    arrival: int = field(default=0, repr=False)
+    """Its place among all answers to this holder; requests answered before had happened (``n_arrived``)."""
 
     def release(self) -> None:
         """Give the slice back to the bus (L-7) and close descriptors that were not taken; once.

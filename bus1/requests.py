@@ -35,7 +35,9 @@ from .frames import (
     MAGIC,
     MAX_FRAME,
     MAX_INLINE_PAYLOAD,
+    MAX_MORE,
     MAY_BE_QUIET,
+    MORE_SHIFT,
     REQUESTS,
     RESULTS,
     UNMAPPED,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 Reply = tuple[bytes, Fds | None]
 _RECV_FLAGS = int(RecvFlag.PEEK | RecvFlag.SEED | RecvFlag.INSTALL_FDS)
 _RECV_OPTIONS = int(RecvOption.PARK | RecvOption.DETACH)
-_SEED, _PARK = int(RecvFlag.SEED), int(RecvOption.PARK)
+_SEED, _PEEK, _PARK = int(RecvFlag.SEED), int(RecvFlag.PEEK), int(RecvOption.PARK)
 
 
 class Interrupted(Exception):
@@ -280,11 +282,16 @@ def _recv(channel: Channel, frame: Frame) -> None:
 def _pending(channel: Channel, frame: Frame, values: tuple[int, ...]) -> PendingRecv:
     flags, max_offset, options = values
     channel.check_live()
+    more = options >> MORE_SHIFT
+    options &= (1 << MORE_SHIFT) - 1
+    takes_more = frame.operation == Operation.RECV and options & _PARK and not flags & _PEEK
+    if more > (MAX_MORE if takes_more else 0):
+        raise InvalidArgument(f"{more} further messages are for a RECV alone that is parked and takes them")
     if flags & ~_RECV_FLAGS or options & ~_RECV_OPTIONS:
         raise InvalidArgument(f"unknown flags {flags:#x} or options {options:#x} of RECV")
     if flags & _SEED and options & _PARK:
         raise InvalidArgument("there is nothing to wait for at the seed")
-    return PendingRecv(channel, frame.operation, frame.tag, flags, max_offset, options)
+    return PendingRecv(channel, frame.operation, frame.tag, flags, max_offset, options, more)
 
 
 def _sequence(channel: Channel, frame: Frame) -> None:

@@ -6,9 +6,9 @@ polled; and when the last copy of the client's end closes, the kernel hangs up a
 The answer to RECV that empties the queue says DRAINED, and the client that got it takes the byte out.
 
 All RECVs of the peer, from whichever channel, pass through one line, those of the seed through another. A
-parked one waits there until there is a message. Many that look at the same large message are answered in
-several turns. A message with descriptors is first *offered*: they are
-installed in the client while the message stays queued; the client confirms, and only then the message is
+parked one waits there until there is a message; one that may be answered again stays in front. Many that look
+at the same large message are answered in several turns. A message with descriptors is first *offered*: they
+are installed in the client while the message stays queued; the client confirms, and only then the message is
 taken. Meanwhile the line waits, so at most one set of descriptors per line is on offer.
 
 A segment that is retired is announced to the channels that were sent it; its charge returns when
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 # As plain numbers: enum members cost on every message.
 SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
 PARK, DETACH = int(RecvOption.PARK), int(RecvOption.DETACH)
-DRAINED = int(Note.DRAINED)
+DRAINED, MORE = int(Note.DRAINED), int(Note.MORE)
 SEGMENT, DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _MAX_WAITING = 64
 """RECVs that may wait at one peer, all channels together."""
@@ -81,6 +81,8 @@ class PendingRecv:
     flags: int
     max_offset: int
     options: int
+    more: int = 0
+    """With how many further messages it may be answered."""
     done: int = 0
     offered: int = 0
     """The stamp of the message whose descriptors have been offered."""
@@ -343,6 +345,11 @@ class PeerStation:
             len(message.secctx or b""), message.size, slice_note, len(inline), *where, message.serial,
         )
         n_fds = len(fds or ())
+        # A client that does not read is answered no more than it asked for in time.
+        if request.more and not request.channel.outlet.is_clogged:
+            request.more -= 1
+            notes |= MORE
+            self._line_of(request).waiting.appendleft(request)
         frame = answer(
             request.operation, request.tag, body + inline, done=request.done, notes=notes, n_fds=n_fds
         )

@@ -7,7 +7,7 @@ a command of that Core, after which whoever turned readable is woken. Descriptor
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -62,6 +62,7 @@ class CorePeer:
         self.memory = HeapMemory()
         self.number = bus.core.peer_new(os.getuid(), self.memory)
         self.granted: tuple[int, ...] = ()
+        self.n_arrived = 0
         self.credentials = ME
         self.readable = anyio.Event()
         self.is_gone = False
@@ -96,8 +97,14 @@ class CorePeer:
         except BaseException:
             Fds(copies).close()
             raise
+        self._arrive()
         self.bus.settle()
         return slots
+
+    def _arrive(self) -> int:
+        """An answer."""
+        self.n_arrived += 1
+        return self.n_arrived
 
     def post(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
@@ -157,6 +164,10 @@ class CorePeer:
             if self.hold is not None:
                 await self.hold.wait()
             return received
+
+    async def messages(self) -> AsyncGenerator[ReceivedMessage, None]:
+        while True:
+            yield await self.recv()
 
     def release_soon(self, handle: int) -> None:
         if not self.is_gone:
@@ -218,6 +229,7 @@ class CorePeer:
             message.type, message.flags, message.destination, message.uid, message.gid, message.pid, 0,
             message.offset, message.n_bytes, message.handles, Fds(fds), message.secctx, message.size,
             memoryview(payload), self._give_back if message.size else None, message.serial,
+            arrival=self._arrive(),
         )
 
     def _give_back(self, message: ReceivedMessage) -> None:

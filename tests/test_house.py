@@ -38,6 +38,7 @@ DECLARED = {
 
 CLIENT_FACES = {
     "bus1/aio.py": {"anyio"},
+    "bus1/aiolink.py": {"anyio"},
     "services/bus1_services/app.py": {"anyio"},
     "services/bus1_services/body.py": {"dbus_fast"},
     "services/bus1_services/calls.py": {"anyio"},

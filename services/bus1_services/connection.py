@@ -6,7 +6,7 @@ so a slice is given back within the turn; what takes longer becomes a task. What
 longer needed, leaves in one write with the request for the next message.
 
 NODE_RELEASE says that nobody else holds a node any more. It may leave the queue before a send that hands
-the node out again, and be seen after it. Seen in a turn in which the node was handed out, it is therefore
+the node out again, and be seen after it. If it arrived before that send was answered, it is therefore
 doubted: the node's count is raised and lowered once (H-31), and the bus says it again if it is still
 true (N-10, N-15). What hands nodes out is therefore never posted: nobody would know when it was sent.
 
@@ -20,7 +20,7 @@ Not here: what messages mean (``export``, ``proxy``), names (``registry``).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
 import anyio
@@ -88,7 +88,6 @@ class Connection:
         self._receivers: dict[int, Receiver] = {}
         self._mourners: dict[int, set[Mourner]] = {}
         self._next_node = 4
-        self._turn = 0
         self._handed_out: dict[int, int] = {}
         self._sending: dict[int, int] = {}
         self._is_yielding = False
@@ -261,7 +260,7 @@ class Connection:
             raise
         finally:
             for node in shared:
-                self._handed_out[node] = self._turn
+                self._handed_out[node] = self.peer.n_arrived
                 self._sending[node] -= 1
                 if not self._sending[node]:
                     del self._sending[node]
@@ -309,20 +308,23 @@ class Connection:
         """Take messages until the bus is gone; the task that ``connect`` starts."""
         try:
             while True:
-                self._turn += 1
                 try:
-                    message = await self.peer.recv()
+                    async with aclosing(self.peer.messages()) as messages:
+                        async for message in messages:
+                            await self._take(message)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
-                    message = await self.peer.recv(install_fds=False)
-                self._sweeper.hold()
-                self._dispatch(message)
-                if self._is_yielding:
-                    self._is_yielding = False
-                    await checkpoint()
-                self._sweeper.collect()
+                    await self._take(await self.peer.recv(install_fds=False))
         except Bus1Error as error:
             self._end(error)
+
+    async def _take(self, message: ReceivedMessage) -> None:
+        self._sweeper.hold()
+        self._dispatch(message)
+        if self._is_yielding:
+            self._is_yielding = False
+            await checkpoint()
+        self._sweeper.collect()
 
     async def run_sweeper(self) -> None:
         """Give back what was given up; the task that ``connect`` starts."""
@@ -361,7 +363,7 @@ class Connection:
                 for mourner in self._mourners.pop(message.destination, ()):
                     mourner.bereaved(message.destination)
             elif (receiver := self._receivers.get(message.destination)) is not None:
-                self._unreferenced(message.destination, receiver)
+                self._unreferenced(message.destination, receiver, message.arrival)
 
     def _arrive(self, message: ReceivedMessage) -> None:
         handles = tuple(None if h == HANDLE_INVALID else self.handle(h) for h in message.handles)
@@ -380,8 +382,8 @@ class Connection:
             sender = (message.uid, message.gid, message.pid, message.secctx)
             receiver.arrived(Arrival(envelope, body, handles, fds, *sender))
 
-    def _unreferenced(self, node: int, receiver: Receiver) -> None:
-        if node in self._sending or self._handed_out.get(node) == self._turn:
+    def _unreferenced(self, node: int, receiver: Receiver, arrival: int) -> None:
+        if node in self._sending or arrival <= self._handed_out.get(node, -1):
             self.doubt(node)
         else:
             receiver.released()

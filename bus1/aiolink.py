@@ -1,0 +1,223 @@
+"""aiolink: requests of one channel, awaited by several tasks.
+
+Theory. The same requests, codec and pool as ``links``. Whoever waits first reads the socket for all, and
+hands that role on when its own answer has come. A short request is shielded from cancellation once it has
+been written, so its result is never lost; one that may wait is cancelled at the bus. What is *posted* needs
+no answer; while the link is *corked*, it is kept until somebody flushes.
+
+Invariants. 1. A cancelled request has either had no effect, or returned its result. 2. No task waits for
+bytes that another task has already read.
+
+Not here: what the operations are (aio).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import anyio
+from anyio import CancelScope, Event
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from .client import Client, Request
+from .errors import BusGone
+from .exchange import Answer
+from .frames import REQUESTS, Operation
+from .received import ReceivedMessage
+from .transport import receive, transmit
+
+T = TypeVar("T")
+
+
+class AsyncLink:
+    """One connected socket, and the requests on it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.client = Client(self._give_back)
+        self.descriptor: socket.socket | None = None
+        """The peer's, once it is known."""
+        self._sock = sock
+        self._is_read = False
+        self._is_flushed = False
+        self._is_corked = False
+        self._is_closed = False
+        self._waiting: dict[int, Event] = {}
+
+    def close(self) -> None:
+        """Close the socket and the descriptor; whoever waits is told."""
+        if self._is_closed:
+            return
+        self._try_flush()
+        self._is_closed = True
+        with suppress(OSError):
+            anyio.notify_closing(self._sock)
+        self._sock.close()
+        self.client.close()
+        if self.descriptor is not None:
+            self.descriptor.close()
+        self._wake(list(self._waiting))
+
+    # ---- requests --------------------------------------------------------------------------------
+
+    async def run(self, request: Request[T]) -> T:
+        """A request that is answered at once: shielded, so that its result is never lost."""
+        await checkpoint_if_cancelled()
+        with CancelScope(shield=True):
+            tag = self.client.start(request)
+            await self.flush()
+            answer = await self._answer_to(tag)
+        return self.client.finish(request, answer)
+
+    async def wait(self, request: Request[T]) -> T:
+        """A request whose answer may take for ever: cancelled at the bus."""
+        await checkpoint_if_cancelled()
+        tag = self.client.start(request)
+        try:
+            if not self._try_flush_all():
+                with CancelScope(shield=True):
+                    await self.flush()
+            answer = await self._answer_to(tag)
+        except BaseException:
+            self.client.exchange.cancel(tag)
+            self._try_flush()
+            raise
+        return self.client.finish(request, answer)
+
+    async def answers(self, request: Request[T]) -> AsyncGenerator[T, None]:
+        """Each answer of a request that has several; what is corked leaves before it waits."""
+        await checkpoint_if_cancelled()
+        exchange = self.client.exchange
+        tag = self.client.start(request)
+        try:
+            while exchange.expects(tag):
+                if (answer := exchange.take(tag)) is None:
+                    if not self._try_flush_all():
+                        with CancelScope(shield=True):
+                            await self.flush()
+                    answer = await self._answer_to(tag)
+                yield self.client.finish(request, answer)
+        finally:
+            exchange.cancel(tag)
+            self._try_flush()
+
+    # ---- requests that nobody waits for ----------------------------------------------------------
+
+    def cork(self) -> None:
+        """Keep what is posted or forgotten from now on until the next ``flush``, or request."""
+        self._is_corked = True
+
+    @property
+    def has_unsent(self) -> bool:
+        """Something was posted that did not fit into the socket: ``flush``."""
+        return not self._is_corked and self.client.exchange.writer.pending > 0
+
+    def _give_back(self, message: ReceivedMessage) -> None:
+        self.forget(Operation.SLICE_RELEASE, *self.client.slice_of(message))
+
+    def forget(self, operation: Operation, *values: int) -> None:
+        """Make a request whose outcome does not matter."""
+        if not self._is_closed:
+            self.client.exchange.forget(operation, REQUESTS[operation].pack(*values))
+            self.flush_posted()
+
+    def flush_posted(self) -> None:
+        """Send what has been posted, unless it is to be kept."""
+        if not (self._is_corked or self._is_closed):
+            self._try_flush()
+
+    # ---- the socket ------------------------------------------------------------------------------
+
+    async def _answer_to(self, tag: int) -> Answer:
+        exchange = self.client.exchange
+        is_reader = False
+        try:
+            while (answer := exchange.take(tag)) is None:
+                if is_reader or not self._is_read:
+                    is_reader = self._is_read = True
+                    await self._read()
+                else:
+                    event = self._waiting[tag] = Event()
+                    await event.wait()
+            return answer
+        finally:
+            self._waiting.pop(tag, None)
+            if is_reader:
+                self._is_read = False
+            if not self._is_read:
+                # Whoever is woken has its answer, and wakes the next, or reads from now on.
+                self._wake(list(self._waiting)[:1])
+
+    async def _read(self) -> None:
+        exchange = self.client.exchange
+        try:
+            await anyio.wait_readable(self._sock)
+            size = receive(self._sock, exchange.reader).size
+        except BlockingIOError:
+            return
+        except (OSError, anyio.ClosedResourceError):
+            size = 0
+        if not size:
+            exchange.fail()
+        exchange.process()
+        self._try_flush()
+        if exchange.n_drained and self.descriptor is not None:
+            n_drained, exchange.n_drained = exchange.n_drained, 0
+            with suppress(OSError):
+                self.descriptor.recv(n_drained, socket.MSG_DONTWAIT)
+        self._wake(list(self._waiting) if exchange.failure else exchange.answered())
+
+    def _wake(self, tags: Sequence[int]) -> None:
+        for tag in tags:
+            if (event := self._waiting.get(tag)) is not None:
+                event.set()
+
+    def _try_flush(self) -> bool:
+        """Send what can be sent now; False if something is left."""
+        writer = self.client.exchange.writer
+        try:
+            transmit(self._sock, writer)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            writer.close()  # reading finds out why
+        except OSError as error:
+            self.client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
+        return True
+
+    def _try_flush_all(self) -> bool:
+        """Nothing is kept any more; False if something could not be sent."""
+        self._is_corked = False
+        # True also if another task is at it: this frame is behind its own
+        return self._is_flushed or self._try_flush()
+
+    async def flush(self) -> None:
+        """Send everything; nothing is kept any more."""
+        if self._try_flush_all():
+            return
+        self._is_flushed = True
+        try:
+            while not self._try_flush():
+                await self._until_writable()
+        finally:
+            self._is_flushed = False
+
+    async def _until_writable(self) -> None:
+        """Reads meanwhile: the bus takes no requests while it cannot get rid of its answers."""
+        async with anyio.create_task_group() as tasks:
+            if not self._is_read:
+                self._is_read = True
+                tasks.start_soon(self._keep_reading)
+            with suppress(OSError, anyio.ClosedResourceError):
+                await anyio.wait_writable(self._sock)
+            tasks.cancel_scope.cancel()
+
+    async def _keep_reading(self) -> None:
+        try:
+            while not self.client.exchange.failure:
+                await self._read()
+        finally:
+            self._is_read = False
+            self._wake(list(self._waiting)[:1])
