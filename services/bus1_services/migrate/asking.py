@@ -30,6 +30,8 @@ OBJECTS_MAX = 1024
 DEPTH_MAX = 16
 BYTES_MAX = 16 << 20
 """Of XML, from all objects together."""
+_CONNECTING = 25.0
+"""Seconds until a bus that does not answer is given up."""
 
 Introspect = Callable[[str], Awaitable[str]]
 """The XML of the object at a path; AskingError."""
@@ -53,7 +55,7 @@ async def ask_bus(address: str, name: str, path: str, patience: float) -> Told:
     """What the owner of ``name`` says of the objects at ``path`` and below; ``patience`` is in seconds per
     answer. AskingError."""
     try:
-        with anyio.fail_after(patience):
+        with anyio.fail_after(_CONNECTING):
             bus = await MessageBus(address).connect()
     except (OSError, DBusFastError, AuthError, ValueError, EOFError) as error:
         raise AskingError(f"{address}: {error or 'nobody answers'}") from error
