@@ -449,6 +449,6 @@ def test_the_example_shows_what_a_program_sees(bus1_bus: Bus) -> None:
     listed, _, answers = told.stdout.partition("What can it do?")
     assert "org.example.Greeter " in listed and "org.example.Secrets" not in listed
     for answer in (
-        "/greeter", "Hello sandbox, from org.example.App!", "Secrets was not provided by any .service", "b false",
+        "/greeter", "Hello sandbox, from org.example.App!", "Secrets was not provided by", "b false",
     ):
         assert answer in answers
