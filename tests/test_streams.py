@@ -346,6 +346,30 @@ def test_a_stream_without_a_type_of_items_is_a_bug_of_the_service(caplog: pytest
     assert len([record for record in caplog.records if record.exc_info]) == 2
 
 
+@pytest.mark.parametrize(("items", "text"), [
+    ([], "it gave neither"), ([Variant("s", "a")], "an item is a 's', not a 'i'"),
+])
+def test_a_service_that_gives_something_else_is_no_endless_stream(items: list[Variant], text: str) -> None:
+    class Mock(Interface, name="org.bus1.Stream1"):
+        @method(takes="u", gives="avb")
+        def next(self, max: int) -> tuple[list[Variant], bool]:
+            return items, False
+
+    class Counter(Interface, name="org.example.Log1"):
+        @method(gives="o")
+        def count(self, n: Int32) -> object:
+            return Mock()
+
+    @on_a_bus()
+    async def run(service: Connection, client: Connection) -> None:
+        proxy = client.proxy(Log, await introduce(service, client, Counter()))
+        async with await proxy.count(1) as numbers:
+            with pytest.raises(InvalidArgs, match=text):
+                await anext(numbers)
+
+    run()
+
+
 async def raw(proxy: Log, n: int) -> Stream[int]:
     """A stream as a D-Bus client sees it: without a block."""
     return await proxy.count(n)

@@ -179,6 +179,8 @@ class Fetching:
             with self._scope:
                 values, done = await self._stream.next(BATCH - len(self._waiting))
                 self._waiting.extend(map(self._item, values))
+                if not values and not done:
+                    raise InvalidArgs("Next gives an item at least, or the end: it gave neither")
                 if done:
                     self._outcome = StopAsyncIteration()
         except (DBusError, Bus1Error) as error:
