@@ -121,6 +121,8 @@ class HostileClient:
             tail = b"".join(node.to_bytes(8, "little") for node in nodes)
         elif operation == Operation.TRANSFER and how < 0xF0:
             values[0], values[2] = 0, HANDLE_INVALID
+        elif operation == Operation.RECV and how & 0x10:
+            values[2] = int(values[2]) & 0xFF03
         elif operation == Operation.HELLO and how < 0xC0:
             values[:2] = MAGIC, VERSION
         tag = self._tag_of(program, operation)

@@ -38,7 +38,7 @@ PLAUSIBLE: dict[int, Sequence[Sequence[int]]] = {
     Operation.TRANSFER: [[0, 0x10, ALL], [0, LAST, ALL]],
     Operation.DESTROY: [[0, 1], [1, 2]],
     Operation.SLICE_RELEASE: [[0, 0, 0], [LAST, 1, 0], [-2, 0, 1]],
-    Operation.RECV: [[4, ALL, 1], [5, ALL, 0], [4, ALL, 2], [6, ALL, 0], [0, 8, 0]],
+    Operation.RECV: [[4, ALL, 1], [4, ALL, 0x303], [5, ALL, 0], [4, ALL, 2], [6, ALL, 0], [0, 8, 0]],
     Operation.SEND: [[0, *[0] * 6], [1, *[0] * 6], [2, *[0] * 6]],
     Operation.CALL: [[*[0] * 7, 4, ALL, 1]],
     Operation.REPLY: [[*[0] * 7, 4, ALL, 1, LAST, 0, 0, ALL], [*[0] * 7, 4, ALL, 3, ALL, 0, 0, 0xB]],

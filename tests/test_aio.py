@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -349,6 +350,49 @@ def test_what_a_corked_peer_posts_leaves_with_its_next_request(run: Run) -> None
         p.release_soon(p.granted[0] if p.granted else to_q)
         await p.flush()
         await p.query()
+
+    run(test)
+
+
+def test_all_messages_are_received_in_order_and_none_is_lost_when_that_ends(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        found = list[bytes]()
+        async with aclosing(q.messages(ahead=4)) as messages:
+            for number in range(10):
+                await p.send([to_q], b"%d" % number)
+            async for message in messages:
+                with message:
+                    found.append(bytes(message.payload))
+                if len(found) == 6:
+                    break
+        await p.send([to_q], b"10")
+        while len(found) < 11:
+            found.append(await payload_of(q))
+        assert found == [b"%d" % number for number in range(11)]
+
+    run(test)
+
+
+def test_a_task_that_receives_all_messages_is_cancelled_without_loss(run: Run) -> None:
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        found = list[bytes]()
+
+        async def take() -> None:
+            async with aclosing(q.messages()) as messages:
+                async for message in messages:
+                    with message:
+                        found.append(bytes(message.payload))
+
+        for start in (0, 40, 80):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take)
+                for number in range(start, start + 40):
+                    await p.send([to_q], b"%d" % number)
+                tasks.cancel_scope.cancel()
+        await p.send([to_q], b"120")
+        while len(found) < 121:
+            found.append(await payload_of(q))
+        assert found == [b"%d" % number for number in range(121)]
 
     run(test)
 

@@ -280,9 +280,9 @@ def test_an_offer_is_confirmed_or_refused_at_once_and_its_descriptors_follow_the
         assert not is_open(fd)
 
 
-def message_answer(tag: int, destination: int = 0x10) -> bytes:
+def message_answer(tag: int, destination: int = 0x10, notes: int = 0) -> bytes:
     values = (1, 0, destination, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 1)
-    return answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*values))
+    return answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*values), notes=notes)
 
 
 def test_a_cancelled_recv_that_brings_a_message_after_all_keeps_it() -> None:
@@ -352,6 +352,32 @@ def test_whoever_posted_a_request_is_told_that_it_failed() -> None:
     exchange.reader.feed(error_answer(Operation.SEND, 2, NodeDestroyed("again")))
     exchange.process()
     assert isinstance(exchange.failure, RemoteProtocolError)
+
+
+def test_an_answer_with_more_behind_it_leaves_the_request_open() -> None:
+    exchange = Exchange()
+    tag = exchange.request(Operation.RECV, bytes(24))
+    for destination, notes in ((0x10, 2), (0x20, 2), (0x30, 0)):
+        exchange.reader.feed(message_answer(tag, destination, notes))
+    exchange.process()
+    taken = []
+    while exchange.expects(tag):
+        answer_to_it = exchange.take(tag)
+        assert answer_to_it is not None
+        taken.append(answer_to_it.values[2])
+    assert taken == [0x10, 0x20, 0x30]
+
+
+def test_whoever_leaves_a_request_with_several_answers_keeps_what_comes_after_all() -> None:
+    exchange = Exchange()
+    tag = exchange.request(Operation.RECV, bytes(24))
+    exchange.reader.feed(message_answer(tag, 0x10, 2) + message_answer(tag, 0x20, 2))
+    exchange.process()
+    exchange.cancel(tag)
+    exchange.reader.feed(message_answer(tag, 0x30, 2) + message_answer(tag, 0x40))
+    exchange.process()
+    assert [found.values[2] for found in exchange.stray] == [0x10, 0x20, 0x30, 0x40]
+    assert not exchange.expects(tag)
 
 
 def test_a_request_that_nobody_waits_for_is_answered_when_too_many_were_quiet() -> None:

@@ -34,11 +34,13 @@ from bus1.frames import (
     MAX_FRAME,
     MAX_INLINE_PAYLOAD,
     MAY_BE_QUIET,
+    MORE_SHIFT,
     QUIET,
     REQUESTS,
     VERSION,
     Event,
     Frame,
+    Note,
     Operation,
     RecvOption,
     encode,
@@ -340,6 +342,81 @@ def test_a_client_that_does_not_read_stops_itself_alone(bus: NativeBus) -> None:
             assert channel.frame().tag == 99
             n_answers += 1
         assert n_answers == sent // len(QUERY)
+
+
+def receive_again(flags: int, options: int, more: int, tag: int = 8) -> bytes:
+    return encode(Operation.RECV, tag, struct.pack("<3Q", flags, NO_LIMIT, options | more << MORE_SHIFT))
+
+
+def sender_to(bus: NativeBus, channel: RawChannel) -> tuple[Peer, int]:
+    """A peer with a handle to a node of the channel's peer."""
+    with Peer.from_descriptor(channel.descriptor, bus.address) as reader:
+        sender = bus.peer()
+        return sender, reader.transfer(0x10, sender)
+
+
+def test_a_parked_recv_is_answered_as_often_as_it_asked_for(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        sender, handle = sender_to(bus, channel)
+        with sender:
+            sender.send([handle], b"0")
+            channel.sock.sendall(receive_again(0, RecvOption.PARK | RecvOption.DETACH, 2))
+            for number in (1, 2, 3):
+                sender.send([handle], b"%d" % number)
+            channel.sock.sendall(QUERY)
+            found = [channel.frame() for _ in range(4)]
+            assert [frame.tag for frame in found] == [8, 8, 8, 99]
+            notes = [ANSWER_PREFIX.unpack_from(frame.body)[2] & Note.MORE for frame in found]
+            assert notes == [Note.MORE, Note.MORE, 0, 0]
+            channel.sock.sendall(receive_again(0, 0, 0, 9))
+            assert channel.frame().body.endswith(b"3" + bytes(7))
+
+
+def test_a_recv_that_is_answered_several_times_can_be_cancelled(bus: NativeBus) -> None:
+    with bus.channel().open() as channel:
+        sender, handle = sender_to(bus, channel)
+        with sender:
+            sender.send([handle], b"0")
+            channel.sock.sendall(receive_again(0, RecvOption.PARK, 200) + encode(Operation.CANCEL, 8, b""))
+            assert ANSWER_PREFIX.unpack_from(channel.frame().body)[2] & Note.MORE
+            assert errno_of(channel.frame()) == errno.EAGAIN
+            sender.send([handle], b"1")
+            channel.sock.sendall(QUERY)
+            assert channel.frame().tag == 99
+
+
+def test_a_client_that_does_not_read_gets_no_more_than_it_has_room_for(bus: NativeBus) -> None:
+    """What it asked for in advance ends there: the rest stays queued, and charged to its senders."""
+    with bus.channel().open() as channel:
+        sender, handle = sender_to(bus, channel)
+        with sender:
+            tags = range(100, 130)
+            channel.sock.sendall(b"".join(
+                receive_again(0, RecvOption.PARK | RecvOption.DETACH, 255, tag) for tag in tags
+            ))
+            n_sent = 0
+            with pytest.raises(QuotaExceeded):
+                while n_sent < len(tags) * 256:
+                    sender.send([handle], bytes(4000))
+                    n_sent += 1
+            channel.sock.sendall(QUERY)
+            n_read, last = 0, 0
+            while (frame := channel.frame()).tag != 99:
+                n_read += 1
+                last += not ANSWER_PREFIX.unpack_from(frame.body)[2] & Note.MORE
+            # 1 MiB waits unsent, and what the two sockets hold; each RECV that found no room was the last
+            assert 256 <= n_read < 1500 and last == len(tags)
+
+
+@pytest.mark.parametrize(("flags", "options", "more"), [
+    (0, 0, 1), (RecvFlag.PEEK, RecvOption.PARK, 1), (0, RecvOption.PARK, 256),
+])
+def test_several_answers_are_for_a_recv_that_waits_and_takes(
+    bus: NativeBus, flags: int, options: int, more: int
+) -> None:
+    with bus.channel().open() as channel:
+        channel.sock.sendall(receive_again(flags, options, more))
+        assert errno_of(channel.frame()) == errno.EINVAL
 
 
 def test_a_flood_of_requests_holds_nobody_up(bus: NativeBus) -> None:
