@@ -30,7 +30,7 @@ DECLARED = {
     "bus1": {"sortedcontainers"},
     "bus1_services": {"bus1"},
     "bus1_bridge": {"bus1", "bus1_services", "sortedcontainers"},
-    "benchmarks": {"bus1", "bus1_services", "bus1_bridge", "matplotlib"},
+    "benchmarks": {"anyio", "bus1", "bus1_services", "bus1_bridge", "dbus_fast", "matplotlib"},
     "examples": {"anyio", "bus1", "bus1_services", "dbus_fast"},
     "fuzz": {"atheris", "bus1"},
 }
@@ -57,6 +57,7 @@ CLIENT_FACES = {
     "services/bus1_services/polkit.py": {"anyio"},
     "services/bus1_services/program.py": {"anyio"},
     "services/bus1_services/proxy.py": {"anyio"},
+    "services/bus1_services/sweeper.py": {"anyio"},
     "services/bus1_services/reconnection.py": {"anyio"},
     "services/bus1_services/sandbox.py": {"anyio"},
     "services/bus1_services/stopping.py": {"anyio"},

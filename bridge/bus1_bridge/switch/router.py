@@ -246,10 +246,7 @@ class Router:
 
     def take_effects(self) -> list[Effect]:
         """What the edge has to do."""
-        refused = self.delivery.take_refused()
-        if not (self.delivery.effects or refused):
-            return []
-        effects: list[Effect] = [*self.delivery.effects, *refused]
+        effects: list[Effect] = [*self.delivery.effects, *self.delivery.take_refused()]
         self.delivery.effects.clear()
         return effects
 
