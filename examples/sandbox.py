@@ -27,6 +27,7 @@ class Greeter(Interface, name="org.example.Greeter1"):
 
     @method
     def greet(self, name: Str, caller: Caller = NOBODY) -> Str:
+        """A greeting that says where the name came from."""
         return f"Hello {name}, from {caller.endpoint or 'nowhere in particular'}!"
 
 
@@ -35,6 +36,7 @@ class Secrets(Interface, name="org.example.Secrets1"):
 
     @method
     def reveal(self) -> Str:
+        """What nobody in a sandbox shall know."""
         return "the cake is a lie"
 
 
