@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import anyio
+import bus1_services
 import pytest
-from bus1_services import NOBODY, Caller, Int32, Interface, Str, method, prop, signal
+from bus1_services import NOBODY, Caller, Int32, Interface, Str, method, prop, signal, together
 from bus1_services.interface import interfaces_of
-from bus1_services.together import together
 from core_peer import CoreBus, connections, introduce
 
 
@@ -74,3 +76,8 @@ def test_parts_that_have_something_in_common_are_refused() -> None:
         together(Bell(), Other())
     with pytest.raises(TypeError):
         together(Lamp(), Lamp())
+
+
+def test_no_module_hides_a_public_name_of_the_package() -> None:
+    modules = {path.stem for path in Path(bus1_services.__file__).parent.iterdir()}
+    assert set(bus1_services.__all__) & modules == set()

@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from .reconnection import stay_connected as stay_connected
     from .stopping import Stopping as Stopping
     from .stream import Stream as Stream
-    from .together import together as together
     from .types import ObjectPath as ObjectPath
     from .watching import watch as watch
+    from .whole import together as together
 
 _HOMES = {
     "app": ("Service",),
@@ -76,11 +76,11 @@ _HOMES = {
     "reconnection": ("Backoff", "stay_connected"),
     "stopping": ("Stopping",),
     "stream": ("Stream",),
-    "together": ("together",),
     "batch": ("changing",),
     "objectmanager": ("Manager", "ObjectManager"),
     "watching": ("watch",),
     "types": ("ObjectPath",),
+    "whole": ("together",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -14,7 +14,6 @@ _HOMES = {
     **dict.fromkeys(("Annotated", "Any"), "typing"),
     **dict.fromkeys(("bare", "pairs", "unpaired"), "bus1_services.variants"),
     "Coroutine": "collections.abc",
-    "together": "bus1_services.together",
     "BoundProperty": "bus1_services.interface",
 }
 """Where names come from that the package itself does not give."""

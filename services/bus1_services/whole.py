@@ -1,4 +1,4 @@
-"""together: several objects in one place: one object with the interfaces of them all.
+"""whole: several objects in one place: one object with the interfaces of them all.
 
 Theory. D-Bus serves several interfaces at one path. Where each is an object of its own, ``together`` makes
 one that answers for all: calls and properties go to the part that has them, and what a part emits comes from
