@@ -290,7 +290,11 @@ async def test_a_value_of_no_member_is_refused_where_it_is_sent(
 
 
 class Later(Interface, name=HOTEL):
-    """The same interface, with more members of its enumerations."""
+    """The same interface, with more members of its enumerations, and paths where objects were."""
+
+    @method(gives="ao")
+    def all_rooms(self) -> Any:
+        return ["/org/example/Room"]
 
     @method
     def lie(self) -> Int32:
@@ -312,6 +316,8 @@ async def test_a_client_is_told_what_it_does_not_know(service: Connection, clien
         await proxy.lie()
     with pytest.raises(InvalidArgs, match="Mode: 7 is no Mode"):
         await proxy.mode
+    with pytest.raises(InvalidArgs, match="/org/example/Room is a path without a capability"):
+        await proxy.all_rooms()
     async with proxy.opened.subscribe() as opened:
         await later.opened([], 7)
         await later.opened([], 1)

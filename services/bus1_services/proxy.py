@@ -28,12 +28,13 @@ from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
-from .conversion import Adopt
+from .conversion import Adopt, Misfit
 from .descriptor import UnixFd
 from .errors import DBusError, InvalidArgs, NoReply, Timeout, from_name
 from .gone import gone
 from .handle import Arrival, Handle
 from .members import MethodSpec, PropertySpec, SignalSpec
+from .types import MAX_NAME
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -117,9 +118,9 @@ class PendingCall:
 
 
 def adopt(connection: Connection, interface: type[Any], value: Any) -> Any:
-    """A capability as a proxy of a class; a path without a capability stays a path."""
+    """A capability as a proxy of a class; Misfit for a path without one."""
     if not isinstance(value, Reference):
-        return value
+        raise Misfit(f"{value[:MAX_NAME]} is a path without a capability: take it as an ObjectPath")
     return gone(interface) if value.handle is None else connection.proxy(interface, value)
 
 
@@ -225,7 +226,7 @@ class Remote:
             yield SignalValues(stream, spec, partial(adopt, self.connection))
 
     def adopt(self, interface: type[Any], value: Any) -> Any:
-        """A capability as a proxy of a class; a path without a capability stays a path."""
+        """A capability as a proxy of a class; Misfit for a path without one."""
         return adopt(self.connection, interface, value)
 
 
