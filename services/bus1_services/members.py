@@ -126,19 +126,21 @@ class PropertySpec:
     doc: str = ""
     annotations: Mapping[str, str] = field(default_factory=dict)
     is_readable: bool = True
+    row: Row = field(init=False, repr=False, compare=False)
     signature: str = field(init=False, repr=False, compare=False)
     """Of its value."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "row", Row([(self.name, self.conversion)]))
         object.__setattr__(self, "signature", self.conversion.signature)
 
     def read(self, value: Any, adopt: Adopt) -> Any:
         """Python's value; InvalidArgs."""
-        return Row([(self.name, self.conversion)]).read((value,), adopt)[0]
+        return self.row.read((value,), adopt)[0]
 
     def variant(self, value: Any) -> Variant:
         """What is sent for Python's value; InvalidArgument."""
-        return Variant(self.signature, Row([(self.name, self.conversion)]).write((value,))[0])
+        return Variant(self.signature, self.row.write((value,))[0])
 
 
 @dataclass(frozen=True, slots=True)
