@@ -126,8 +126,9 @@ class Peer:
         """Every message from now on; up to ``ahead`` leave the queue before they are asked for.
 
         For the one task that receives for this peer. What was posted while the peer is corked leaves before
-        it waits. Raises what ``recv`` does, and can then be begun again; what has come and was not given
-        out is the next ``recv``'s."""
+        it waits. NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``).
+        Raises what ``recv`` does, and can then be begun again; what has come and was not given out is the
+        next ``recv``'s."""
         options = RecvOption.PARK | RecvOption.DETACH | ahead - 1 << MORE_SHIFT
         while True:
             while self._link.client.exchange.stray:

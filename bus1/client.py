@@ -386,6 +386,7 @@ class Client:
             offset if is_kept else OFFSET_INVALID, n_bytes, handles, answer.offered, secctx, size,
             contents[:n_bytes], self._give_back if is_kept else None, serial,
             generation if is_kept and not n_inline else None, answer.arrival,
+            answer.is_released,
         )
 
     def close(self) -> None:

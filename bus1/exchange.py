@@ -50,7 +50,7 @@ MAX_QUIET = 256
 """Quiet requests without a later answer; then one is answered."""
 Failed = Callable[[Bus1Error], None]
 _SEED, _PEEK, _DRAINED = int(RecvFlag.SEED), int(RecvFlag.PEEK), int(Note.DRAINED)
-_MORE = int(Note.MORE)
+_MORE, _RELEASED = int(Note.MORE), int(Note.RELEASED)
 
 
 @dataclass(slots=True)
@@ -70,6 +70,8 @@ class Answer:
     """It is about the next message of the queue (and not the seed, which can be fetched again)."""
     is_peek: bool
     """The message stays where it was."""
+    is_released: bool = False
+    """NODE_RELEASE of the message's node came with it."""
 
 
 class Exchange:
@@ -296,7 +298,7 @@ class Exchange:
             del self._outstanding[frame.tag]
             self._flags.pop(frame.tag, None)
         is_from_queue = operation in RECEIVING and not flags & _SEED
-        which = self.n_answers, is_from_queue, bool(flags & _PEEK)
+        which = self.n_answers, is_from_queue, bool(flags & _PEEK), bool(notes & _RELEASED)
         if error is not None:
             offered.close()
             tail = b""

@@ -94,6 +94,8 @@ class Note(IntFlag):
     """The queue is empty now: take one byte from the peer's descriptor."""
     MORE = 2
     """The request will be answered again."""
+    RELEASED = 4
+    """NODE_RELEASE of the node that the message is for was next in the queue, and has been taken with it."""
 
 
 class RecvOption(IntFlag):

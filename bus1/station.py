@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .core.api import OFFSET_INVALID, Ahead, Credentials, Message, RecvFlag
+from .core.api import OFFSET_INVALID, Ahead, Credentials, Message, MessageType, RecvFlag
 from .descriptors import Fds, duplicate, unix_socket_cookie
 from .errors import (
     Bus1Error,
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 # As plain numbers: enum members cost on every message.
 SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
 PARK, DETACH = int(RecvOption.PARK), int(RecvOption.DETACH)
-DRAINED, MORE = int(Note.DRAINED), int(Note.MORE)
+DRAINED, MORE, RELEASED = int(Note.DRAINED), int(Note.MORE), int(Note.RELEASED)
 SEGMENT, DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _MAX_WAITING = 64
 """RECVs that may wait at one peer, all channels together."""
@@ -309,7 +309,8 @@ class PeerStation:
 
     def _take(self, request: PendingRecv) -> None:
         message = self.broker.hub.core.recv(self.peer, request.flags, request.max_offset)
-        notes = self._drained()
+        released = self._take_release(message) if request.more else 0
+        notes = self._drained() | released
         segment = None if message.offset == OFFSET_INVALID else self._memory.segment_at(message.offset)
         if segment is None:
             self._push(request, message, notes, b"", 0, None)
@@ -332,6 +333,16 @@ class PeerStation:
             except TooManyDescriptors:
                 fds = None  # the client asks for it with SEGMENT
         self._push(request, message, notes, inline, slice_note, segment, fds)
+
+    def _take_release(self, message: Message) -> int:
+        """A reply is the last message to its node: what that leaves behind goes along."""
+        if message.type is MessageType.DATA:
+            core = self.broker.hub.core
+            for entry in core.ahead(self.peer):
+                if entry.type is MessageType.NODE_RELEASE and entry.destination == message.destination:
+                    core.recv(self.peer)
+                    return RELEASED
+        return 0
 
     def _push(
         self, request: PendingRecv, message: Message, notes: int, inline: bytes, slice_note: int,

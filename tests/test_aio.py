@@ -373,6 +373,29 @@ def test_all_messages_are_received_in_order_and_none_is_lost_when_that_ends(run:
     run(test)
 
 
+def test_what_is_left_behind_by_the_last_message_to_a_node_comes_along(run: Run) -> None:
+    """N-10: NODE_RELEASE, in the order of the queue."""
+
+    async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
+        seen = list[tuple[object, ...]]()
+        again = await q.transfer(0x20, p)
+        async with aclosing(q.messages()) as messages:
+            assert p.post_last(to_q, [b"reply"], (), lambda error: None)
+            assert p.post([again], [b"other"], (), lambda error: None)
+            p.release_soon(again)
+            async for message in messages:
+                seen.append((message.type, message.destination, bytes(message.payload), message.is_released))
+                if message.type is MessageType.NODE_RELEASE or len(seen) == 2:
+                    break
+            last = await anext(messages) if not seen[-1][3] else None
+        assert seen[0] == (MessageType.DATA, 0x10, b"reply", True)
+        assert seen[1][:3] == (MessageType.DATA, 0x20, b"other")
+        if last is not None:
+            assert (last.type, last.destination) == (MessageType.NODE_RELEASE, 0x20)
+
+    run(test)
+
+
 def test_a_task_that_receives_all_messages_is_cancelled_without_loss(run: Run) -> None:
     async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
         found = list[bytes]()

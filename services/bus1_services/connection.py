@@ -362,8 +362,8 @@ class Connection:
                     self._shut.pop(message.destination).set()
                 for mourner in self._mourners.pop(message.destination, ()):
                     mourner.bereaved(message.destination)
-            elif (receiver := self._receivers.get(message.destination)) is not None:
-                self._unreferenced(message.destination, receiver, message.arrival)
+            if message.type is MessageType.NODE_RELEASE or message.is_released:
+                self._unreferenced(message.destination, message.arrival)
 
     def _arrive(self, message: ReceivedMessage) -> None:
         handles = tuple(None if h == HANDLE_INVALID else self.handle(h) for h in message.handles)
@@ -382,7 +382,9 @@ class Connection:
             sender = (message.uid, message.gid, message.pid, message.secctx)
             receiver.arrived(Arrival(envelope, body, handles, fds, *sender))
 
-    def _unreferenced(self, node: int, receiver: Receiver, arrival: int) -> None:
+    def _unreferenced(self, node: int, arrival: int) -> None:
+        if (receiver := self._receivers.get(node)) is None:
+            return
         if node in self._sending or arrival <= self._handed_out.get(node, -1):
             self.doubt(node)
         else:
