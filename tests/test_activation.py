@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import pytest
@@ -302,6 +303,24 @@ def test_an_answer_that_nobody_waits_for_is_no_answer_to_a_later_question() -> N
         questions.ask(5, ListServices)
     questions.forget(5)
     assert not questions.answer(5, "gone")
+
+
+def test_an_answer_that_has_become_needless_is_none_to_another_question() -> None:
+    effects: list[Effect] = []
+    questions = Questions(effects)
+    for name in ("a.a", "b.b"):
+        with pytest.raises(Unanswered):
+            questions.ask(7, partial(LookUp, name=name))
+    assert effects == [LookUp(7, "a.a")], "one at a time"
+    assert questions.answer(7, "of a")
+    with pytest.raises(Unanswered):
+        questions.ask(7, partial(LookUp, name="b.b"))
+    assert effects[1:] == [LookUp(7, "b.b")]
+    assert questions.answer(7, "of b")
+    with pytest.raises(Unanswered):
+        questions.ask(7, ListServices)
+    assert questions.answer(7, "all")
+    assert questions.ask(7, ListServices) == "all"
 
 
 def test_what_was_sent_before_the_end_of_the_input_is_still_looked_up(bus: PureSwitch) -> None:

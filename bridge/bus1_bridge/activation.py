@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from bus1_services.types import is_bus_name, is_error_name
 
@@ -33,6 +33,7 @@ from . import hosted, wire
 from .driver.errors import DriverError
 from .driver.method import Ticket, refuse, reply
 from .driver.services import ACTIVATOR
+from .summons import Summoning, Summons
 from .switch.api import (
     ActivationCommand,
     Answer,
@@ -88,6 +89,9 @@ class Said(NamedTuple):
     body: bytes
 
 
+Waiting: TypeAlias = Held | Ticket | Said | Summons
+
+
 class Attempt:
     """A name that is being started."""
 
@@ -100,7 +104,7 @@ class Attempt:
         self.found = found
         self.unit: str | None = None
         """systemd starts it: its unit."""
-        self.waiting: list[Held | Ticket | Said] = []
+        self.waiting: list[Waiting] = []
         """In order of arrival."""
 
 
@@ -116,6 +120,8 @@ class Activation:
         """What plans a held message again; the planner's."""
         self.resume: Callable[[int], None] = lambda connection: None
         """What lets a connection go on whose question is answered; the router's."""
+        self.summoning = Summoning(delivery, self)
+        """Native peers that wait."""
         self._attempts: dict[str, Attempt] = {}
         self._last_number = 0
         self._n_waiting = 0
@@ -128,7 +134,7 @@ class Activation:
 
     # ---- who comes to wait -----------------------------------------------------------------------
 
-    def look_up(self, asker: LegacyParty, name: str) -> Found:
+    def look_up(self, asker: Party, name: str) -> Found:
         """What is known of a name that can be started; Unanswered, DriverError."""
         found: object = None
         if asker.sight is not None and not asker.sight.sees(name):
@@ -180,6 +186,15 @@ class Activation:
         self._wait(name, found, ticket, ticket.caller)
         return True
 
+    def summon(self, summons: Summons) -> bool:
+        """The same for a native peer."""
+        found = self.look_up(summons.caller, summons.name)
+        if self._tables.names.owner(summons.name) is not None:
+            return False
+        self._check_room(summons.name, summons.caller)
+        self._wait(summons.name, found, summons, summons.caller)
+        return True
+
     def set_environment(self, variables: dict[str, str]) -> None:
         """For what is started from now on, by whomever; DriverError."""
         if self.settings.uses_systemd:
@@ -198,7 +213,7 @@ class Activation:
             self._wait(SYSTEMD, Found(), said, None)
 
     def _wait(
-        self, name: str, found: Found, entry: Held | Ticket | Said, requester: Party | None
+        self, name: str, found: Found, entry: Waiting, requester: Party | None
     ) -> None:
         attempt = self._attempts.get(name)
         is_new = attempt is None
@@ -253,6 +268,8 @@ class Activation:
             for entry in attempt.waiting:
                 if isinstance(entry, Ticket):
                     reply(self._delivery, entry, (1,))
+                elif isinstance(entry, Summons):
+                    self.summoning.settle(entry)
         return attempt
 
     def flush(self, attempt: Attempt) -> None:
@@ -302,14 +319,15 @@ class Activation:
     def forget(self, party: Party) -> None:
         """The client is gone: what it has waiting is dropped, what it made start goes on."""
         self._questions.forget(party.peer)
-        if not self._attempts or not isinstance(party, LegacyParty):
-            return
+        self.summoning.forget(party)
         for attempt in self._attempts.values():
-            kept: list[Held | Ticket | Said] = []
+            kept: list[Waiting] = []
             for entry in attempt.waiting:
                 if isinstance(entry, Held) and entry.sender is party:
                     self._release(entry)
                     self._delivery.discard(entry.incoming.fds)
+                elif isinstance(entry, Summons) and entry.caller is party:
+                    self.summoning.drop(entry)
                 elif not (isinstance(entry, Ticket) and entry.caller is party):
                     kept.append(entry)
             self._n_waiting -= len(attempt.waiting) - len(kept)
@@ -351,6 +369,8 @@ class Activation:
                 self._delivery.discard(entry.incoming.fds)
             elif isinstance(entry, Ticket):
                 refuse(self._delivery, entry, FailedStart(name, text))
+            elif isinstance(entry, Summons):
+                self.summoning.settle(entry, (name, text))
 
     def _say(self, said: Said, *, at_once: bool = False) -> None:
         owner = self._tables.names.owner(SYSTEMD)
@@ -369,7 +389,7 @@ class Activation:
         """What the control plane has decided."""
         match command:
             case Answer(asker, answer):
-                if self._questions.answer(asker, answer):
+                if self._questions.answer(asker, answer) and not self.summoning.answered(asker):
                     self.resume(asker)
             case ConfigureActivation():
                 self.settings = command

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 from bus1_services import call
@@ -38,6 +39,8 @@ class Call(NamedTuple):
     """Arguments, without the reply node; ids of the bus peer."""
     subject: tuple[LegacyParty, str] | None
     """The object of a legacy client that was called; None for the registry itself."""
+    reply: int = HANDLE_INVALID
+    """The reply node, for who answers later."""
 
 
 class Answer(NamedTuple):
@@ -56,6 +59,15 @@ class Failure(NamedTuple):
     text: str
 
 
+class Later(Enum):
+    """What a method returns that keeps the reply node, and answers when it can."""
+
+    LATER = 0
+
+
+LATER = Later.LATER
+
+
 class Served(NamedTuple):
     """One entry of the bus peer's queue is done: send this if ``reply`` is not None, then release."""
 
@@ -72,7 +84,7 @@ class Method(NamedTuple):
     gives: str
     n_handles: int | None
     """How many it takes beside the reply node; None: its own business."""
-    function: Callable[[Call], Answer | Failure]
+    function: Callable[[Call], Answer | Failure | Later]
     reads_body: bool = False
     """It reads and checks the body itself; ``Call.values`` is empty."""
 
@@ -96,9 +108,11 @@ def serve(
     reply, *arguments = handles if envelope.expects_reply else (HANDLE_INVALID, *handles)
     body = memoryview(payload)[offset:]
     try:
-        result, gives = _carry_out(methods, caller, envelope, body, tuple(arguments), subject)
+        result, gives = _carry_out(methods, caller, envelope, body, tuple(arguments), subject, reply)
     except RemoteProtocolError:
         return Served(releases=received)
+    if result is LATER:
+        return Served(releases=tuple((Counter(received) - Counter([reply])).elements()))
     kept: tuple[int, ...] = ()
     given: tuple[int, ...] = ()
     if isinstance(result, Failure):
@@ -111,10 +125,21 @@ def serve(
     return Served(None if reply == HANDLE_INVALID else reply, parts, given, releases)
 
 
+def late(question: Envelope, reply: int, error: tuple[str, str] | None) -> Served:
+    """The answer to a call that was kept: no values, or the whole name and the text of an error."""
+    if reply == HANDLE_INVALID:
+        return Served()
+    if error is None:
+        parts = _message(question, Kind.RETURN, "", "", b"")
+    else:
+        parts = _message(question, Kind.ERROR, error[0], "s", wire.error_body(error[1]))
+    return Served(reply, parts, (), (reply,))
+
+
 def _carry_out(
     methods: Methods, caller: NativeParty, envelope: Envelope, body: memoryview,
-    handles: tuple[int, ...], subject: tuple[LegacyParty, str] | None,
-) -> tuple[Answer | Failure, str]:
+    handles: tuple[int, ...], subject: tuple[LegacyParty, str] | None, reply: int,
+) -> tuple[Answer | Failure | Later, str]:
     if len(body) > BODY_MAX:
         return Failure("LimitsExceeded", f"A call to the bus has at most {BODY_MAX} bytes"), ""
     interface = envelope.interface or next(iter(methods))[0]
@@ -131,7 +156,8 @@ def _carry_out(
         walk.check_body(envelope.signature, body, envelope.endian, 0)
         values = wire.unmarshal(envelope.signature, body, envelope.endian)
     try:
-        return method.function(Call(caller, envelope, body, values, handles, subject)), method.gives
+        called = Call(caller, envelope, body, values, handles, subject, reply)
+        return method.function(called), method.gives
     except Overloaded as error:
         return Failure("LimitsExceeded", str(error)), ""
 

@@ -151,7 +151,7 @@ class Gateway:
     def settle(self) -> None:
         """Objects of the bus answer what is in their queue."""
         bus = self._tables.bus_peer
-        if not self.core.is_readable(bus):
+        if not (self._delivery.late or self.core.is_readable(bus)):
             return
         credentials = self._tables.bus_credentials
         while (served := self.registry.serve()) is not None:

@@ -8,7 +8,8 @@ reply node may be anybody's. Calls of ``org.bus1.Signals1`` on objects of legacy
 with a ``subject``.
 
 Invariants. 1. A method that fails has changed nothing. 2. Once its queue is empty, the bus peer holds no
-handles but those of published nodes, of watchers, and of what open endpoints grant.
+handles but those of published nodes, of watchers, of what open endpoints grant, and of calls that are
+answered later.
 
 Not here: the mapping of messages (``gateway``), the queues of names (``names``).
 """
@@ -22,7 +23,7 @@ from bus1.core.api import MessageType, NodeRef
 from bus1.errors import Overloaded, RemoteProtocolError, TooLarge
 
 from . import hosted, publications, subscriptions
-from .busobject import Answer, Call, Failure, Method, Methods, Served, serve
+from .busobject import Answer, Call, Failure, Later, Method, Methods, Served, serve
 from .entrances import Entrances
 from .publications import Publications, is_reserved
 from .switch.delivery import Delivery
@@ -62,6 +63,7 @@ class Registry:
             (INTERFACE, "Publish"): Method(seed.SIGNATURE, "sau", None, self._publish, True),
             (INTERFACE, "Withdraw"): Method("as", "au", 0, self._withdraw),
             (INTERFACE, "Resolve"): Method("s", "s", 0, self._resolve),
+            (INTERFACE, "Start"): Method("s", "", 0, self._start),
             (INTERFACE, "Derive"): Method("o", "", 1, self._derive),
             (INTERFACE, "Identify"): Method("", "s", 1, self._identify),
             (INTERFACE, "Credentials"): Method("", "uu", 1, self._credentials),
@@ -98,7 +100,9 @@ class Registry:
             self.publications.end_emitter(party.emitter)
 
     def serve(self) -> Served | None:
-        """Take one entry of the bus peer's queue and carry it out; None if the queue is empty."""
+        """Take one entry of the bus peer's queue and carry it out; None if nothing is to be done."""
+        if self._delivery.late:
+            return self._delivery.late.popleft()
         if not self._core.is_readable(self._bus):
             return None
         entries = self._core.ahead(self._bus)
@@ -214,6 +218,11 @@ class Registry:
         else:
             return Failure("UnknownObject", f"The owner of '{name}' has published nothing")
         return Answer((party.unique,), (root,))
+
+    def _start(self, call: Call) -> Answer | Failure | Later:
+        if self._delivery.activation is None:
+            return Failure("ServiceUnknown", "Nothing is started on this bus")
+        return self._delivery.activation.summoning.start(call)
 
     def _derive(self, call: Call) -> Answer | Failure:
         path = call.values[0]

@@ -18,6 +18,7 @@ from bus1.core.api import ResetFlag, SendFlag
 from bus1.errors import Bus1Error, RemoteProtocolError
 
 from . import seed
+from .errors import DBusError, InvalidArgs, NameHasNoOwner, UnknownObject
 from .handle import Handle
 from .interface import Interface
 from .managed import Managed
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from .export import Export
 
 INTERFACE = "org.bus1.Registry1"
+_SERVICE_UNKNOWN = "org.freedesktop.DBus.Error.ServiceUnknown"
+_OWNERS = 32
+"""So many owners of a name may leave before an object of theirs is found."""
 I = TypeVar("I", bound=Interface)  # noqa: E741
 
 
@@ -161,14 +165,48 @@ class Registry:
         found: list[str] = (await self._call("List", "as")).values[0]
         return found
 
-    async def proxy(self, interface: type[I], name: str, path: str, timeout: float | None = None) -> I:
-        """A proxy for an object of the owner of ``name``; NameHasNoOwner, UnknownObject.
+    async def start(self, name: str) -> None:
+        """Have the service started that owns ``name``, and wait for that; DBusError: ServiceUnknown, …"""
+        await self._call("Start", "", "s", (name,))
 
+    async def proxy(
+        self, interface: type[I], name: str, path: str, timeout: float | None = None, *, start: bool = True
+    ) -> I:
+        """A proxy for an object of the owner of ``name``, which is started if it is not there.
+
+        NameHasNoOwner, UnknownObject; other errors are those of the start.
         Its calls are given up after ``timeout`` seconds, if any, with the error Timeout."""
-        owner = await self.resolve(name)
-        with owner.root:
-            handle = await self.derive(owner.root, path)
+        handle = await self._find(name, path, start)
         return self._connection.proxy(interface, handle, timeout)
+
+    async def _find(self, name: str, path: str, start: bool) -> Handle:
+        """The node of an object; an owner may leave while one looks for it, and another one come."""
+        former = ""
+        for _ in range(_OWNERS):
+            try:
+                owner = await self.resolve(name)
+            except NameHasNoOwner:
+                if not start or not await self._is_started(name):
+                    raise
+                continue
+            with owner.root:
+                try:
+                    return await self.derive(owner.root, path)
+                except (UnknownObject, InvalidArgs):
+                    if owner.unique == former:
+                        raise
+            former = owner.unique
+        raise NameHasNoOwner(f"nobody keeps the name {name} long enough: {_OWNERS} came and went")
+
+    async def _is_started(self, name: str) -> bool:
+        """False if it is no service that can be started."""
+        try:
+            await self.start(name)
+        except DBusError as error:
+            if error.name == _SERVICE_UNKNOWN:
+                return False
+            raise
+        return True
 
     @asynccontextmanager
     async def managed(self, interface: type[I], name: str, path: str) -> AsyncIterator[Managed[I]]:

@@ -6,7 +6,8 @@ before anything has happened: the message stays in front of its connection, whic
 question goes out as an effect, and with the answer the message is planned anew. So the order of a
 client's messages holds, and nobody else waits.
 
-Invariants. 1. A connection has at most one question open. 2. An answer is used once.
+Invariants. 1. A connection has at most one question open. 2. An answer is used once, and for its own
+question: meanwhile it may have become needless, and the next question be another.
 
 Not here: the questions (effects), who answers (the control plane).
 """
@@ -27,27 +28,28 @@ class Questions:
 
     def __init__(self, effects: list[Effect]) -> None:
         self._effects = effects
-        self._open: set[int] = set()
-        self._answers: dict[int, object] = {}
+        self._open: dict[int, Effect] = {}
+        self._answers: dict[int, tuple[Effect, object]] = {}
 
     def ask(self, asker: int, question: Callable[[int], Effect]) -> object:
         """The answer to the ``question`` of this connection; Unanswered."""
-        if asker in self._answers:
-            return self._answers.pop(asker)
+        wanted = question(asker)
+        answered, answer = self._answers.pop(asker, (None, None))
+        if type(answered) is type(wanted) and answered == wanted:
+            return answer
         if asker not in self._open:
-            self._open.add(asker)
-            self._effects.append(question(asker))
+            self._open[asker] = wanted
+            self._effects.append(wanted)
         raise Unanswered
 
     def answer(self, asker: int, answer: object) -> bool:
         """What the control plane says; False if nobody waits for it."""
         if asker not in self._open:
             return False
-        self._open.discard(asker)
-        self._answers[asker] = answer
+        self._answers[asker] = (self._open.pop(asker), answer)
         return True
 
     def forget(self, asker: int) -> None:
         """The connection is gone."""
-        self._open.discard(asker)
+        self._open.pop(asker, None)
         self._answers.pop(asker, None)
