@@ -30,6 +30,8 @@ from bus1_services import (
 )
 from bus1_services.endpoint import Endpoint, open_dbus_endpoint, open_native_endpoint
 from buses import Bus, eventually
+from daemons import Daemon
+from daemons import path_of as path_in
 from dbus_client import PATIENCE, Client, Wire
 from sandboxes import path_of
 
@@ -330,6 +332,36 @@ def test_a_client_that_holds_its_own_endpoint_may_close_it(bus1_bus: Bus) -> Non
     run(bus1_bus, scene)
 
 
+def test_the_peers_of_those_who_came_in_end_whoever_holds_them(bus1_bus: Bus) -> None:
+    async def scene(connection: Connection) -> None:
+        async with open_native_endpoint(connection, "app", connection.granted[0]) as endpoint:
+
+            def behind() -> Peer:
+                return Peer.connect(endpoint.address)
+
+            peer = await anyio.to_thread.run_sync(behind)
+            outside = bus1_bus.path + "1"
+            with await anyio.to_thread.run_sync(Peer.from_descriptor, peer.fileno(), outside) as same:
+                await anyio.to_thread.run_sync(same.send, [4], b"to myself")
+                await endpoint.close()
+                with pytest.raises(Bus1Error):
+                    await anyio.to_thread.run_sync(same.send, [4], b"to myself")
+            peer.close()
+
+    run(bus1_bus, scene)
+
+
+def test_the_bus_takes_the_sockets_of_its_endpoints_along(bridge: Daemon, folder: Path) -> None:
+    process, address = bridge.serve(f"--config-file={bridge.configure()}")
+    with Client(path_in(address)) as manager:
+        path = str(folder / "socket")
+        manager.ask("OpenDBus", "ssasa{ss}", "app", path, [], {}, interface="org.bus1.Endpoints1")
+        with Client(path) as client:
+            bridge.stop(process)
+            assert client.rest() == b""
+    assert not os.path.exists(path)
+
+
 # ---- refusals ------------------------------------------------------------------------------------
 
 
@@ -431,6 +463,22 @@ def test_a_stock_program_sees_what_it_was_given(bus1_bus: Bus) -> None:
         listed = {line.split()[0] for line in names.stdout.splitlines()}
         assert {"org.example.Seen", seen.name, "org.freedesktop.DBus"} <= listed
         assert not {"org.example.Hidden", hidden.name} & listed
+
+
+def test_a_service_manager_that_speaks_dbus_opens_them_too(bus1_bus: Bus, folder: Path) -> None:
+    path, name = str(folder / "socket"), "org.example.App"
+    with Client(bus1_bus.path) as manager:
+        fields = {"interface": "org.bus1.Endpoints1"}
+        rules = ["own=org.example.App"]
+        assert manager.ask("OpenDBus", "ssasa{ss}", name, path, rules, {}, **fields) == [f"unix:path={path}"]
+        with Client(path) as client:
+            assert client.own(name) == 1
+            assert manager.ask("GetConnectionCredentials", "s", name)[0]["org.bus1.Endpoint"] == ("s", name)
+            assert client.fault("OpenDBus", "ssasa{ss}", "x", path, [], {}, **fields) == "AccessDenied"
+            assert manager.ask("Close", "s", f"unix:path={path}", **fields) == []
+            assert client.rest() == b""
+        manager.ask("OpenDBus", "ssasa{ss}", name, path, rules, {}, **fields)
+    eventually(lambda: not os.path.exists(path), lambda: path)
 
 
 def test_the_command_ends_as_the_program_does(bus1_bus: Bus) -> None:

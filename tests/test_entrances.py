@@ -9,6 +9,7 @@ from bus1_bridge.entrance import Entrance
 from bus1_services.call import Kind
 from mixed_bus import MixedBus, Native, NativeMessage
 from policy_texts import policy_of
+from pure_switch import Client, Got, PureSwitch
 
 from bus1.core.api import HANDLE_INVALID
 from bus1.errors import InvalidArgument, NodeDestroyed
@@ -175,6 +176,57 @@ def test_a_dead_capability_cannot_be_granted(bus: MixedBus, doors: Doors) -> Non
     assert HANDLE_INVALID not in answer.handles
     opener.receive()
     opener.release(theirs)
+
+
+# ---- by D-Bus --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switch() -> Iterator[PureSwitch]:
+    switch = PureSwitch()
+    switch.gateway.registry.entrances.doors = Doors()
+    yield switch
+    switch.end()
+
+
+def doors_of(switch: PureSwitch) -> Doors:
+    doors = switch.gateway.registry.entrances.doors
+    assert isinstance(doors, Doors)
+    return doors
+
+
+def open_by_dbus(client: Client, path: str = "/socket", rules: tuple[str, ...] = ("see=a.b",)) -> Got:
+    return client.call("OpenDBus", "ssasa{ss}", "app", path, list(rules), {"a": "b"}, interface=OPENS)
+
+
+def test_what_a_dbus_client_opens_ends_when_it_says_so_or_leaves(switch: PureSwitch) -> None:
+    client, other, doors = switch.client(), switch.client(), doors_of(switch)
+    for path in ("/one", "/two"):
+        assert open_by_dbus(client, path).args == (f"at {path}",)
+    assert open_by_dbus(other, "/three").args == ("at /three",)
+    assert other.fault("Close", "s", "at /one", interface=OPENS) == "UnknownObject"
+    assert client.call("Close", "s", "at /one", interface=OPENS).args == ()
+    assert client.fault("Close", "s", "at /one", interface=OPENS) == "UnknownObject"
+    assert [entrance.path for entrance in doors.open_now] == ["/two", "/three"]
+    assert doors.open_now[0].metadata == {"a": "b"}
+    client.leave()
+    assert [entrance.path for entrance in doors.open_now] == ["/three"]
+    other.leave()
+    assert not doors.open_now
+
+
+def test_a_dbus_client_is_told_why_it_may_not_open(switch: PureSwitch) -> None:
+    client, doors = switch.client(), doors_of(switch)
+    refused = open_by_dbus(client, rules=("see=a",))
+    assert refused.error and refused.error.endswith("InvalidArgs") and "see=a" in refused.args[0]
+    doors.complaint = "Failed to bind"
+    assert open_by_dbus(client).args == ("Failed to bind",)
+    doors.complaint = ""
+    inside = switch.tables.parties[client.connection]
+    inside.entrance = Entrance("app", {}, 1000)
+    assert "for root and the user of the bus" in open_by_dbus(client).args[0]
+    inside.entrance = None
+    assert not doors.open_now
 
 
 def test_a_bus_without_sockets_opens_none(bus: MixedBus) -> None:

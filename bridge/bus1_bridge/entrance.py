@@ -35,8 +35,12 @@ class Entrance:
     """What its native clients are given: handles of the bus peer."""
     path: str = ""
     """Where its socket lies."""
+    address: str = ""
+    """What its clients connect to."""
+    opener: int | None = None
+    """The D-Bus client with which it ends; None if it ends with its last holder."""
     node: int = 0
-    """The bus peer's node that stands for it: it is open as long as somebody holds that."""
+    """Its number: that of the bus peer's node which stands for it, unless it ends with its ``opener``."""
     clients: set[int] = field(default_factory=set)
     """Its D-Bus clients that are connected, as Core peers."""
 

@@ -4,7 +4,8 @@ Theory. Opening is a method of the object that the default endpoint grants. The 
 lies, under which name its clients are known, and what they get: capabilities, which come along as handles, or
 the rules of a view. It gets a capability in return, a node of the bus peer that stands for the endpoint:
 when nobody holds that any more, or on ``Close``, the socket is gone, and so is everybody who came in by it.
-So an endpoint never outlives those who answer for it.
+So an endpoint never outlives those who answer for it. A D-Bus client holds no capability: what it has opened
+ends with it (``driver.endpoints``).
 
 Who may open is who the bus trusts (root, and the user that it runs as), as far as the policy lets it call the
 bus with this interface. Who came in by such an endpoint is not trusted, whatever its user.
@@ -17,7 +18,7 @@ Not here: sockets (``switch.doors``), what a view shows (``view``, ``switch.sigh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -27,9 +28,11 @@ from bus1.errors import InvalidArgument, NodeDestroyed
 
 from . import wire
 from .busobject import Answer, Call, Failure, Method, Methods
+from .driver.errors import DriverError
 from .entrance import Entrance
 from .policy import Fields
 from .switch.delivery import Delivery
+from .switch.tables import LegacyParty
 from .view import View
 
 INTERFACE = "org.bus1.Endpoints1"
@@ -87,6 +90,31 @@ class Entrances:
         if (entrance := self._open.get(node)) is not None:
             self.close(entrance)
 
+    # ---- for D-Bus clients -----------------------------------------------------------------------
+
+    def open_for(
+        self, party: LegacyParty, name: str, path: str, rules: Sequence[str], metadata: Mapping[str, str]
+    ) -> str:
+        """An endpoint for D-Bus programs, open as long as the party is there; its address. DriverError."""
+        uid, view = party.credentials.uid, View.of(rules)
+        entrance = Entrance(name, metadata, uid, view, path=path, opener=party.peer)
+        failure = self._listen(entrance)
+        if failure is not None:
+            raise DriverError(failure.name, failure.text)
+        return entrance.address
+
+    def close_for(self, party: LegacyParty, address: str) -> bool:
+        """Close what the party has opened there; False if that is nothing."""
+        mine = [each for each in self._open.values() if (each.opener, each.address) == (party.peer, address)]
+        for entrance in mine:
+            self.close(entrance)
+        return bool(mine)
+
+    def left(self, peer: int) -> None:
+        """This party is gone, and so is what it answered for."""
+        for entrance in [each for each in self._open.values() if each.opener == peer]:
+            self.close(entrance)
+
     # ---- for those who come in -------------------------------------------------------------------
 
     def grant(self, entrance: Entrance, peer: int) -> tuple[int, ...]:
@@ -101,9 +129,15 @@ class Entrances:
             return
         if self.doors is not None:
             self.doors.close(entrance)
-        self._core.node_destroy(self._bus, [entrance.node], DestroyFlag.RELEASE_HANDLES)
+        if entrance.opener is None:
+            self._core.node_destroy(self._bus, [entrance.node], DestroyFlag.RELEASE_HANDLES)
         for handle in entrance.grants:
             self._core.handle_release(self._bus, handle)
+
+    def close_all(self) -> None:
+        """The bus ends."""
+        for entrance in list(self._open.values()):
+            self.close(entrance)
 
     # ---- methods ---------------------------------------------------------------------------------
 
@@ -126,18 +160,25 @@ class Entrances:
         return self._enter(call, Entrance(name, metadata, call.caller.credentials.uid, view, (), path))
 
     def _enter(self, call: Call, entrance: Entrance) -> Answer | Failure:
-        failure = self._complaint_of_rights(call) or self._complaint(entrance)
+        failure = self._complaint_of_rights(call) or self._listen(entrance)
+        if failure is not None:
+            return failure
+        self._core.handle_transfer(self._bus, entrance.node, self._bus)
+        return Answer((entrance.address,), (entrance.node,), call.handles)
+
+    def _listen(self, entrance: Entrance) -> Failure | None:
+        """Open it, under the number of a new node; or why not."""
+        failure = self._complaint(entrance)
         if failure is not None:
             return failure
         assert self.doors is not None
-        entrance.node = self._next_node()
         try:
-            address = self.doors.open(entrance)
+            entrance.address = self.doors.open(entrance)
         except InvalidArgument as error:
             return Failure("InvalidArgs", str(error))
-        self._core.handle_transfer(self._bus, entrance.node, self._bus)
+        entrance.node = self._next_node()
         self._open[entrance.node] = entrance
-        return Answer((address,), (entrance.node,), call.handles)
+        return None
 
     def _complaint_of_rights(self, call: Call) -> Failure | None:
         party, delivery = call.caller, self._delivery

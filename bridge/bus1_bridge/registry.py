@@ -52,7 +52,7 @@ class Registry:
         """Calls on their way to the bus peer about a legacy client's object, by note."""
         self.watchers = Watchers(delivery, INTERFACE, _REGISTRY_NODE)
         self.publications = Publications(self._tables, self._new_node)
-        self.entrances = Entrances(delivery, self._new_node)
+        self.entrances = delivery.entrances = Entrances(delivery, self._new_node)
         self._last_subject = 0
         self._last_node = _REGISTRY_NODE
         self._core.send(

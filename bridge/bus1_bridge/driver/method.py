@@ -27,6 +27,7 @@ PEER_INTERFACE = "org.freedesktop.DBus.Peer"
 PROPERTIES_INTERFACE = "org.freedesktop.DBus.Properties"
 MONITORING_INTERFACE = "org.freedesktop.DBus.Monitoring"
 STATS_INTERFACE = "org.freedesktop.DBus.Debug.Stats"
+ENDPOINTS_INTERFACE = "org.bus1.Endpoints1"
 INTROSPECTABLE_INTERFACE = "org.freedesktop.DBus.Introspectable"
 
 Values = tuple[Any, ...]

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..wire import DRIVER_NAME
-from . import connections, itself, matches, monitoring, names, services
+from . import connections, endpoints, itself, matches, monitoring, names, services
 from .method import (
+    ENDPOINTS_INTERFACE,
     INTROSPECTABLE_INTERFACE,
     MONITORING_INTERFACE,
     PEER_INTERFACE,
@@ -80,6 +81,13 @@ METHODS: tuple[Method, ...] = (
     Method(
         STATS_INTERFACE, "GetAllMatchRules", "", "a{sas}", _statistics("get_all_match_rules"),
         on_every_path=False, shows_all=True,
+    ),
+    Method(
+        ENDPOINTS_INTERFACE, "OpenDBus", "ssasa{ss}", "s", endpoints.open_dbus, on_every_path=False,
+        is_privileged=True,
+    ),
+    Method(
+        ENDPOINTS_INTERFACE, "Close", "s", "", endpoints.close, on_every_path=False, is_privileged=True,
     ),
     Method(PEER_INTERFACE, "GetMachineId", "", "s", itself.machine_id),
     Method(PEER_INTERFACE, "Ping", "", "", itself.ping),

@@ -53,6 +53,8 @@ def leave(delivery: Delivery, party: Party) -> None:
     delivery.flow.forget(peer)
     tables.core.peer_disconnect(peer)
     _answer_callers(delivery, peer)
+    if delivery.entrances is not None:
+        delivery.entrances.left(peer)
 
 
 def become_monitor(delivery: Delivery, party: LegacyParty, rules: Sequence[MatchRule]) -> None:

@@ -64,11 +64,6 @@ class Doors:
                 self._switch.cut_off(connection, f'the endpoint "{entrance.name}" was closed')
         listening.remove_file()
 
-    def close_all(self) -> None:
-        """The bus ends."""
-        for entrance in list(self._open):
-            self.close(entrance)
-
     def _accept(self, entrance: Entrance, connection: socket.socket) -> None:
         if len(entrance.clients) >= CONNECTIONS_MAX:
             connection.close()

@@ -70,7 +70,8 @@ class PythonSwitch:
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []
-        self._doors = gateway.registry.entrances.doors = Doors(self)
+        self._entrances = gateway.registry.entrances
+        self._entrances.doors = Doors(self)
         self._signals: SignalPipe | None = None
         self._watched: list[Watched] = []
         self._writing: dict[Endpoint, None] = {}
@@ -324,7 +325,7 @@ class PythonSwitch:
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
-        self._doors.close_all()
+        self._entrances.close_all()
         for endpoint in list(self._endpoints.values()):
             self._drop(endpoint)
         self._settle()
