@@ -15,7 +15,7 @@ copies (copies), the end of a party (departure).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +43,7 @@ from .tables import LegacyParty, NativeParty, Party, Tables
 
 if TYPE_CHECKING:
     from ..activation import Activation
+    from ..busobject import Served
     from ..entrances import Entrances
 
 NO_REPLY = ERROR_PREFIX + "NoReply"
@@ -73,6 +74,8 @@ class Delivery:
         self.overdue = Overdue(self)
         self.watchers: Watchers | None = None
         self.activation: Activation | None = None
+        self.late: deque[Served] = deque()
+        """Answers of the bus to native peers that had to wait for them."""
         self.entrances: Entrances | None = None
         self.eavesdroppers: Counter[int] = Counter()
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
