@@ -226,6 +226,33 @@ async def test_a_process_that_is_gone_is_not_authorized(
     assert fake.calls == []
 
 
+class Plain(Authority):
+    """Keeps nothing of what it is asked."""
+
+    @method
+    async def check_authorization(
+        self, subject: Any, action_id: Any, details: Any, flags: Any, cancellation_id: Any
+    ) -> Answer:
+        if action_id != ACTION:
+            raise DBusError("no such action")
+        return YES  # type: ignore[no-any-return]
+
+
+async def test_no_descriptor_is_left_of_a_question(
+    private_bus: PrivateBus, polkit: Polkit, bystander: Any
+) -> None:
+    async with asking(private_bus, polkit, Plain()):
+        await polkit.authorize(caller(bystander), ACTION)
+        before = open_fds(os.getpid())
+        for _ in range(3):
+            await polkit.authorize(caller(bystander), ACTION)
+            with pytest.raises(NotAuthorized):
+                await polkit.authorize(caller(bystander), "org.example.other")
+        with anyio.fail_after(20):
+            while open_fds(os.getpid()) > before:
+                await anyio.lowlevel.checkpoint()
+
+
 async def test_a_protected_method_runs_for_whom_polkit_lets(private_bus: PrivateBus, bystander: Any) -> None:
     fake = Fake(Authority, check_authorization=iter([YES, NO]))
     async with asking(private_bus, Clock.polkit, fake.object) as clock:

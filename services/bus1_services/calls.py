@@ -262,6 +262,8 @@ class Calls:
 
     def _end(self, call: Call, begun: float | None = None) -> None:
         """Give back all that the call has."""
+        # its arguments may own descriptors, and a posted answer that fails is told of much later
+        call.work = None
         if begun is not None:
             about = self._about(call) | {"bus1_seconds": f"{time.monotonic() - begun:.6f}"}
             log.debug("%s of %s is done", call.envelope.member, self._what, extra=about)
