@@ -37,7 +37,7 @@ from sandboxes import path_of
 
 from bus1.context import ENDPOINT_MAX, context_of, endpoint_of, label_of
 from bus1.core.api import PeerFlag
-from bus1.errors import Bus1Error, BusGone, Disconnected, InvalidArgument, NodeDestroyed
+from bus1.errors import Bus1Error, Disconnected, InvalidArgument, NodeDestroyed
 from bus1.peer import Peer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -322,9 +322,9 @@ def test_a_client_that_holds_its_own_endpoint_may_close_it(bus1_bus: Bus) -> Non
             keeper.handle = endpoint.handle
             async with connect(endpoint.address) as behind:
                 own = await behind.proxy(Keeper, behind.granted[0]).give()
-                with pytest.raises((Disconnected, BusGone)):
+                with pytest.raises(Disconnected):
                     await Remote(behind, own.handle).call("org.bus1.Endpoint1", "Close")
-                with pytest.raises((Disconnected, BusGone)):
+                with pytest.raises(Disconnected):
                     await behind.proxy(Keeper, behind.granted[0]).give()
             assert not os.path.exists(endpoint.address)
         assert await connection.registry.names() == []
@@ -353,13 +353,20 @@ def test_the_peers_of_those_who_came_in_end_whoever_holds_them(bus1_bus: Bus) ->
 
 def test_the_bus_takes_the_sockets_of_its_endpoints_along(bridge: Daemon, folder: Path) -> None:
     process, address = bridge.serve(f"--config-file={bridge.configure()}")
+    by_dbus, native = str(folder / "by dbus"), str(folder / "native")
     with Client(path_in(address)) as manager:
-        path = str(folder / "socket")
-        manager.ask("OpenDBus", "ssasa{ss}", "app", path, [], {}, interface="org.bus1.Endpoints1")
-        with Client(path) as client:
-            bridge.stop(process)
-            assert client.rest() == b""
-    assert not os.path.exists(path)
+        manager.ask("OpenDBus", "ssasa{ss}", "app", by_dbus, [], {}, interface="org.bus1.Endpoints1")
+
+        async def scene() -> None:
+            async with connect(path_in(address) + "1") as connection:
+                with pytest.raises(Disconnected):
+                    async with open_native_endpoint(connection, "app", path=native):
+                        assert sorted(os.listdir(folder)) == ["by dbus", "native"]
+                        await anyio.to_thread.run_sync(bridge.stop, process)
+                        await connection.ended()
+
+        anyio.run(scene)
+    assert not os.listdir(folder)
 
 
 # ---- refusals ------------------------------------------------------------------------------------

@@ -129,8 +129,7 @@ class Entrances:
             return
         if self.doors is not None:
             self.doors.close(entrance)
-        if entrance.opener is None:
-            self._core.node_destroy(self._bus, [entrance.node], DestroyFlag.RELEASE_HANDLES)
+        self._core.node_destroy(self._bus, [entrance.node], DestroyFlag.RELEASE_HANDLES)
         for handle in entrance.grants:
             self._core.handle_release(self._bus, handle)
 

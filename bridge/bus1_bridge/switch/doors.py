@@ -56,13 +56,14 @@ class Doors:
     def close(self, entrance: Entrance) -> None:
         """Listen no more; whoever came in is cut off."""
         listening, listener = self._open.pop(entrance)
+        # first, as who is cut off may look at once
+        listening.remove_file()
         if entrance.is_native:
             self._switch.broker.shut(listener, entrance)
         else:
             listener.close()
             for connection in list(entrance.clients):
                 self._switch.cut_off(connection, f'the endpoint "{entrance.name}" was closed')
-        listening.remove_file()
 
     def _accept(self, entrance: Entrance, connection: socket.socket) -> None:
         if len(entrance.clients) >= CONNECTIONS_MAX:
