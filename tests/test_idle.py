@@ -10,12 +10,12 @@ from typing import Any
 
 import anyio
 import pytest
-from bus1_services import Connection, Service, connect
+from bus1_services import Connection, NameFlag, Service, connect
 from bus1_services.idle import idle
 from bus1_services.program import Program
 from buses import Bus
 from dbus_client import RETURN, CallFailed, Client
-from desk import INTERFACE, NAME, PATH, Desk, Opened, aside, both_loops, native, until, visited
+from desk import INTERFACE, NAME, PATH, Desk, Opened, aside, both_loops, has_no_owner, native, until, visited
 from startable import Startable
 
 from bus1.errors import NodeDestroyed
@@ -132,6 +132,20 @@ def test_what_was_sent_to_a_name_before_it_is_given_up_is_served(bus1_bus: Bus) 
                 assert (await aside(client.reply, serial)).args == ["here"]
             with pytest.raises(CallFailed, match="NameHasNoOwner"):
                 await aside(client.ask, "GetNameOwner", "s", NAME)
+
+    anyio.run(main)
+
+
+def test_a_service_that_may_be_replaced_has_not_lost_the_name_that_it_gives_up(bus1_bus: Bus) -> None:
+    async def main() -> None:
+        flags = NameFlag.ALLOW_REPLACEMENT | NameFlag.DO_NOT_QUEUE
+        async with visited(bus1_bus, flags=flags) as (opened, client, desk):
+            async with anyio.create_task_group() as tasks, desk.served.subscribe():
+                tasks.start_soon(opened.service.relinquish, opened.connection)
+                await has_no_owner(client)
+                assert await desk.ask() == "here"
+            await opened.connection.unused()
+            assert not opened.has_stopped.is_set()
 
     anyio.run(main)
 

@@ -10,7 +10,7 @@ import pytest
 from bus1_services import Connection, Handle, Interface, Str, method, seed
 from bus1_services.call import Envelope, Kind
 from bus1_services.connection import attach
-from bus1_services.errors import NameHasNoOwner, from_name
+from bus1_services.errors import NameHasNoOwner, UnknownObject, from_name
 from bus1_services.handle import Arrival
 from bus1_services.registry import NameOwnerChanged
 from core_peer import CoreBus, CorePeer, connections
@@ -61,6 +61,7 @@ class HandRegistry:
         self.document = seed.SeedDocument("")
         self.held: list[Handle] = []
         self.watcher: Handle | None = None
+        self.error = NameHasNoOwner.default_name
         self.answers: dict[str, Callable[[list[Any], list[Handle]], tuple[str, list[Any], list[int]]]] = {
             "Publish": self._publish, "Withdraw": lambda values, _: ("au", [[1] * len(values[0])], []),
             "Resolve": self._resolve, "Derive": self._derive, "List": lambda *_: ("as", [["a.b"]], []),
@@ -92,7 +93,7 @@ class HandRegistry:
             signature, results, handles = self.answers[envelope.member](values, others)
         except LookupError:
             await self.connection.transmit(
-                [reply.id], Kind.ERROR, "s", ["nobody"], member=NameHasNoOwner.default_name
+                [reply.id], Kind.ERROR, "s", ["nobody"], member=self.error
             )
         else:
             await self.connection.transmit([reply.id], Kind.RETURN, signature, results, handles=handles)
@@ -142,6 +143,38 @@ def with_a_registry(
 
     test.__name__ = function.__name__
     return test
+
+
+@with_a_registry
+async def test_an_object_is_found_although_its_owner_changes_meanwhile(
+    registry: HandRegistry, service: Connection, client: Connection
+) -> None:
+    """One that leaves after it was resolved is not the last word; one that stays without the object is."""
+    await service.registry.publish("Clocks", {"a.b": 0}, {"/clock": Clock()})
+    owners = iter([":1.1", ":1.2", ":1.3", ":1.3"])
+    derived: list[str] = []
+
+    def resolve(values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        return "s", [next(owners)], [registry.held[0].id]
+
+    def derive(values: list[Any], handles: list[Handle]) -> tuple[str, list[Any], list[int]]:
+        derived.append(values[0])
+        if len(derived) < 3:
+            raise LookupError
+        return "", [], [registry.held[1].id]
+
+    registry.error = UnknownObject.default_name
+    registry.answers |= {"Resolve": resolve, "Derive": derive}
+    clock = await client.registry.proxy(Clock, "a.b", "/clock")
+    assert await clock.now() == "noon"
+    assert derived == ["/clock"] * 3
+    owners, derived[:] = iter([":1.3", ":1.3"]), []
+    with pytest.raises(UnknownObject):
+        await client.registry.proxy(Clock, "a.b", "/clock")
+    owners, derived[:] = iter(f":1.{number}" for number in range(99)), []
+    registry.answers["Derive"] = refuse
+    with pytest.raises(NameHasNoOwner, match="came and went"):
+        await client.registry.proxy(Clock, "a.b", "/clock")
 
 
 @with_a_registry
