@@ -14,8 +14,18 @@ import subprocess
 import sys
 
 import anyio
-from bus1_services import NOBODY, Caller, DBusError, Interface, Service, Str, connect, method
-from bus1_services.endpoint import Endpoint, open_dbus_endpoint
+from bus1_services import (
+    NOBODY,
+    Caller,
+    DBusError,
+    Endpoint,
+    Interface,
+    Service,
+    Str,
+    connect,
+    method,
+    open_dbus_endpoint,
+)
 
 from bus1.errors import Bus1Error
 

@@ -32,7 +32,7 @@ from bus1_services.endpoint import Endpoint, open_dbus_endpoint, open_native_end
 from buses import Bus, eventually
 from daemons import Daemon
 from daemons import path_of as path_in
-from dbus_client import PATIENCE, Client, Wire
+from dbus_client import PATIENCE, CallFailed, Client, Wire
 from sandboxes import path_of
 
 from bus1.context import ENDPOINT_MAX, context_of, endpoint_of, label_of
@@ -223,6 +223,45 @@ def test_the_registry_may_be_granted_but_opens_nothing_there(bus1_bus: Bus) -> N
             assert await behind.registry.names() == []
             text = await fails("AccessDenied", open_dbus_endpoint(behind, "more"))
             assert "for root and the user of the bus" in text and 'endpoint="app"' in text
+
+    run(bus1_bus, scene)
+
+
+class House(Interface, name="org.example.House1"):
+    """Has rooms."""
+
+    @method
+    def open(self) -> Key:
+        return Key()
+
+    @method
+    def burn(self) -> Str:
+        return "ashes"
+
+
+def test_a_dbus_client_may_use_the_capabilities_that_it_was_given(bus1_bus: Bus) -> None:
+    """The rule lets it open; what it gets for that is a permission of its own, whatever name it calls."""
+
+    async def scene(connection: Connection) -> None:
+        await connection.registry.publish("house", {"org.example.House": 0}, {"/house": House()})
+        rule = "org.example.House=org.example.House1.Open@/house"
+        async with open_dbus_endpoint(connection, "app", call=[rule]) as endpoint:
+
+            def use() -> None:
+                with Client(path_of(endpoint)) as client, Client(path_of(endpoint)) as thief:
+                    house = {"path": "/house", "interface": "org.example.House1"}
+                    with pytest.raises(CallFailed) as refused:
+                        client.request("org.example.House", "Burn", **house)
+                    assert refused.value.name == "AccessDenied"
+                    (path,) = client.request("org.example.House", "Open", **house).args
+                    room = {"path": path, "interface": "org.example.Key1"}
+                    for name in ("org.example.House", "org.example.Nothing", ":1.999"):
+                        assert client.request(name, "Number", **room).args == ["7"]
+                        with pytest.raises(CallFailed) as refused:
+                            thief.request(name, "Number", **room)
+                        assert refused.value.name == "UnknownObject"
+
+            await anyio.to_thread.run_sync(use)
 
     run(bus1_bus, scene)
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .connection import attach as attach
     from .connection import connect as connect
     from .descriptor import UnixFd as UnixFd
+    from .endpoint import Endpoint as Endpoint
+    from .endpoint import open_dbus_endpoint as open_dbus_endpoint
+    from .endpoint import open_native_endpoint as open_native_endpoint
     from .errors import DBusError as DBusError
     from .handle import Handle as Handle
     from .hints import Bool as Bool
@@ -63,6 +66,7 @@ _HOMES = {
     "caller": ("NOBODY", "Caller"),
     "connection": ("Connection", "attach", "connect"),
     "descriptor": ("UnixFd",),
+    "endpoint": ("Endpoint", "open_dbus_endpoint", "open_native_endpoint"),
     "errors": ("DBusError",),
     "handle": ("Handle",),
     "hints": (
