@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -14,6 +16,7 @@ import anyio
 import pytest
 from bus1_bridge.entrance import CONNECTIONS_MAX
 from bus1_bridge.entrances import ENTRANCES_MAX, GRANTS_MAX, METADATA_MAX
+from bus1_bridge.view import RULES_MAX, View
 from bus1_command import BUS1
 from bus1_services import (
     NOBODY,
@@ -493,6 +496,15 @@ def test_an_endpoint_ends_its_clients_in_whatever_state_they_are(bus1_bus: Bus) 
     run(bus1_bus, scene)
 
 
+def test_the_page_tells_the_bounds() -> None:
+    page = (EXAMPLES.parent / "docs" / "endpoints.md").read_text()
+    assert f"| endpoints of a user | {ENTRANCES_MAX} |" in page
+    assert f"| clients of an endpoint, for D-Bus | {CONNECTIONS_MAX};" in page
+    assert f"| {RULES_MAX}, {GRANTS_MAX}, {METADATA_MAX}, {ENDPOINT_MAX} |" in page
+    for rule in re.findall(r'"([\w.]+=[\w.*@/]+)"', page):
+        assert View.of([f"call={rule}"])
+
+
 # ---- the command, and the example ------------------------------------------------------------------
 
 
@@ -538,7 +550,18 @@ def test_the_command_ends_as_the_program_does(bus1_bus: Bus) -> None:
 
 
 def test_the_example_shows_what_a_program_sees(bus1_bus: Bus) -> None:
-    told = bus1_bus.run(str(BUS1.with_name("python")), str(EXAMPLES / "sandbox.py"))
+    confine = ["--bwrap"] if may_confine() else []
+    for options in ([], confine):
+        check_example(bus1_bus.run(str(BUS1.with_name("python")), str(EXAMPLES / "sandbox.py"), *options))
+
+
+def may_confine() -> bool:
+    """There is a bwrap(1), and it may make namespaces here."""
+    command = ["bwrap", "--ro-bind", "/", "/", "--unshare-all", "true"]
+    return shutil.which("bwrap") is not None and subprocess.run(command, check=False).returncode == 0
+
+
+def check_example(told: subprocess.CompletedProcess[str]) -> None:
     assert told.returncode == 0, told.stdout + told.stderr
     listed, _, answers = told.stdout.partition("What can it do?")
     assert "org.example.Greeter " in listed and "org.example.Secrets" not in listed

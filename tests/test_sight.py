@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bus1_bridge.arrival import come_in
 from bus1_bridge.entrance import Entrance
-from bus1_bridge.switch.effects import Refusal
+from bus1_bridge.switch.effects import LookUp, Refusal
 from bus1_bridge.view import View
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -300,6 +300,21 @@ def test_it_starts_what_it_may_call(bus: PureSwitch) -> None:
     assert not client.take_all()
     first, second = owner(bus, "a.Started"), owner(bus, "a.CallStarted")
     assert [got.serial for service in (first, second) for got in service.take_all()] == serials
+
+
+def test_nobody_is_asked_about_what_is_hidden(bus: PureSwitch) -> None:
+    """A question would take time, and more for some names than for others."""
+    bus.services["a.Hidden"] = "/bin/a"
+    bus.is_asleep = True
+    client = behind(bus, *RULES)
+    for name in ("a.Hidden", "b.Nothing"):
+        assert error_of(client, client.ask(name)) == "ServiceUnknown"
+        assert client.fault("StartServiceByName", "su", name, 0) == "ServiceUnknown"
+    assert not [effect for effect in bus.effects if isinstance(effect, LookUp)]
+    client.ask("a.Started")
+    (question,) = [effect for effect in bus.effects if isinstance(effect, LookUp)]
+    assert question.name == "a.Started"
+    bus.answer(question)
 
 
 def test_who_asks_for_what_is_hidden_is_in_the_log(bus: PureSwitch) -> None:
