@@ -248,7 +248,7 @@ class Channel:
             self._front = frame
             return False
         finally:
-            if frame.fds and self._front is not frame:
+            if frame.n_fds and self._front is not frame:
                 self._discard(frame.fds)
         self.broker.reactor.settle()
         self.spent += (core.effort() - effort) // REFERENCES_PER_REQUEST

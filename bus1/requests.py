@@ -103,7 +103,7 @@ def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply
         raise UnknownOperation(f"operation {number:#x}")
     if frame.is_quiet and number not in MAY_BE_QUIET:
         raise RemoteProtocolError(f"operation {number:#x} is always answered")
-    if len(frame.fds) and number not in _TAKES_FDS:
+    if frame.n_fds and number not in _TAKES_FDS:
         raise RemoteProtocolError(f"operation {number:#x} takes no descriptors")
     if number in _GIVES_FDS:
         channel.outlet.check_room(1)

@@ -62,21 +62,22 @@ def take(channel: Channel, frame: Frame) -> Sending:
 def send(channel: Channel, frame: Frame, sending: Sending) -> list[int]:
     """Send it: a slot per destination. Unfinished: it waits in ``channel.sending`` for the next turn."""
     broker = channel.broker
-    for fd in frame.fds:
-        if broker.is_peer_descriptor(fd):
+    fds = tuple(frame.fds) if frame.n_fds else ()
+    if fds:
+        if any(map(broker.is_peer_descriptor, fds)):
             raise NotSupported("a peer's descriptor cannot be sent")
-    if frame.fds:
-        broker.holdings.check(channel.accepted.uid, len(frame.fds))
+        broker.holdings.check(channel.accepted.uid, len(fds))
     try:
         slots = broker.hub.send(
             channel.check_live().peer, sending.destinations, sending.parts, sending.handles,
-            tuple(frame.fds), flags=sending.flags, optional=sending.optional,
-            credentials=channel.credentials, progress=sending.progress,
+            fds, flags=sending.flags, optional=sending.optional, credentials=channel.credentials,
+            progress=sending.progress,
         )
     except Unfinished as unfinished:
         sending.progress, channel.sending = unfinished.progress, sending
         raise
-    broker.holdings.own(frame.fds.take_all(), channel.accepted.uid)
+    if fds:
+        broker.holdings.own(frame.fds.take_all(), channel.accepted.uid)
     return slots
 
 

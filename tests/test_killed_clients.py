@@ -211,6 +211,10 @@ CASES: dict[str, Case] = {
         Operation.REPLY, REQUESTS[Operation.REPLY].pack(*REPLY, *RECEIVING, 0, 0, 0, 0x13) + REPLY_TAIL,
         Stage.received, n_answers=0, changes=True, tells=b"reply",
     ),
+    "RESPOND": Case(
+        Operation.RESPOND, REQUESTS[Operation.RESPOND].pack(*REPLY, 0x13) + REPLY_TAIL,
+        Stage.received, changes=True, tells=b"reply",
+    ),
 }
 GREETING = encode(Operation.HELLO, TAG, REQUESTS[Operation.HELLO].pack(MAGIC, VERSION, 0))
 

@@ -100,8 +100,9 @@ class PythonSwitch:
         self.router.tend(now)
         self._serve(n_ready, now)
         self._settle()
-        self._flush(now)
-        self._settle()
+        if self._writing:
+            self._flush(now)
+            self._settle()
         self._watch()
         self._settle()
         punts, self._punts = self._punts, []
@@ -242,8 +243,6 @@ class PythonSwitch:
 
     def _flush(self, now: float) -> None:
         """Write for everybody who has output, the least served first; the rest goes on in the next turn."""
-        if not self._writing:
-            return
         writing, self._writing = self._writing, {}
         waiting = [endpoint.connection for endpoint in writing]
         for connection in self._in_order(self._flushing, waiting, Endpoint.flush, now):
