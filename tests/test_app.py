@@ -318,10 +318,21 @@ def test_what_the_block_raises_comes_out_of_it_as_it_is(bus1_bus: Bus, backend: 
     async def main(kind: type[BaseException]) -> None:
         with pytest.raises(kind, match="3"):
             async with desk_service(bus1_bus).running():
-                raise kind(3)
+                raise kind("3")
 
-    for kind in (LookupError, SystemExit):
+    for kind in (LookupError, SystemExit, pytest.fail.Exception):
         anyio.run(main, kind, backend=backend)
+
+
+@both_loops
+def test_what_ends_the_block_of_a_connection_is_raised_as_it_is(bus1_bus: Bus, backend: str) -> None:
+    async def main(kind: type[BaseException]) -> None:
+        async with connect(native(bus1_bus)):
+            raise kind("3")
+
+    for kind in (LookupError, SystemExit, pytest.fail.Exception):
+        with pytest.raises(kind, match="3"):
+            anyio.run(main, kind, backend=backend)
 
 
 def test_several_services_are_tasks_of_one_group_and_outlive_each_other(bus1_bus: Bus) -> None:

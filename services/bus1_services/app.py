@@ -74,7 +74,9 @@ class Service:
                         group.start_soon(_attend, task, connection, failures, group.cancel_scope)
                     try:
                         yield connection
-                    except (Exception, SystemExit) as error:
+                    except (GeneratorExit, anyio.get_cancelled_exc_class()):
+                        raise
+                    except BaseException as error:
                         failures.append(error)
                     finally:
                         await self._leave(connection)

@@ -413,7 +413,7 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
     """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile.
 
     They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
-    failure: Exception | None = None
+    failure: BaseException | None = None
     await peer.reset(peer_flags=PeerFlag.WANT_SECCTX)
     async with anyio.create_task_group() as tasks:
         connection, life = Connection(peer, tasks.start_soon), anyio.CancelScope(shield=True)
@@ -422,7 +422,10 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
         try:
             await is_attended.wait()
             yield connection
-        except Exception as error:
+        except (GeneratorExit, anyio.get_cancelled_exc_class()):
+            raise
+        except BaseException as error:
+            # as it is, not as a group: SystemExit, and what test frameworks raise, too
             failure = error
         finally:
             life.cancel()
