@@ -79,12 +79,11 @@ class AsyncLink:
             if not self._try_flush_all():
                 with CancelScope(shield=True):
                     await self.flush()
-            answer = await self._answer_to(tag)
-        except BaseException:
-            self.client.exchange.cancel(tag)
-            self._try_flush()
-            raise
-        return self.client.finish(request, answer)
+            return self.client.finish(request, await self._answer_to(tag))
+        finally:
+            if self.client.exchange.expects(tag):
+                self.client.exchange.cancel(tag)
+                self._try_flush()
 
     async def answers(self, request: Request[T]) -> AsyncGenerator[T, None]:
         """Each answer of a request that has several; what is corked leaves before it waits."""

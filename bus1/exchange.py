@@ -3,8 +3,9 @@
 Theory. Requests go in and get a tag; bytes come out for the socket. Bytes from the socket go in; answers can
 be taken by tag, in any order. An offer of descriptors is confirmed as soon as it has arrived. A request that
 nobody waits for any more is *abandoned*: its answer is dropped, but a message that a cancelled RECV brings
-along after all is kept for the next one, so that messages come out in the order in which they came in. One
-that was only looked at (PEEK) is in the bus's queue still: it is *unwanted*, and what it has added goes back.
+along after all is *stray*: it is the outcome of the next one, even of one that waits already. So messages
+come out in the order in which they came in, and none lies here while somebody waits. One that was only looked
+at (PEEK) is in the bus's queue still: it is *unwanted*, and what it has added goes back.
 A *quiet* request is answered only if there is something to tell. As requests are executed in order, the
 answer to a later one says that it has succeeded.
 
@@ -167,10 +168,14 @@ class Exchange:
         return answer
 
     def take(self, tag: int) -> Answer | None:
-        """The next answer, once; None while it is outstanding. Raises the channel's failure."""
+        """The next answer, once; None while it is outstanding. Raises the channel's failure.
+
+        To a RECV a stray message is as good; it is outstanding itself then, as ``expects`` says."""
         answer = self._next(tag)
         if answer is None and self._failure is not None:
             raise self._failure.with_traceback(None)
+        if answer is None and self.stray and self._takes_any(tag):
+            return self.stray.pop(0)
         if answer is not None and self.stray and answer.is_from_queue:
             return self._first_of(answer)
         return answer
@@ -183,9 +188,14 @@ class Exchange:
             return answer
         return self.stray.pop(0)
 
+    def _takes_any(self, tag: int) -> bool:
+        return self._outstanding.get(tag) == Operation.RECV and not self._flags[tag] & _SEED
+
     def answered(self) -> list[int]:
-        """Tags whose answers wait to be taken."""
-        return list(self._answers)
+        """Tags for which there is something to be taken."""
+        if not self.stray:
+            return list(self._answers)
+        return [*self._answers, *(tag for tag in self._flags if self._takes_any(tag))]
 
     @property
     def failure(self) -> Bus1Error | None:

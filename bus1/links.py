@@ -195,6 +195,9 @@ class SocketLink:
             raise
         assert answer is not None
         with self._state:
+            if client.exchange.expects(tag):  # a message that was there already has come in its place
+                client.exchange.cancel(tag)
+                self._flush()
             return client.finish(request, answer)
 
     def _await(self, tag: int, deadline: float = math.inf) -> Answer | None:

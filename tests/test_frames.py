@@ -310,6 +310,26 @@ def test_a_cancelled_recv_that_brings_a_message_after_all_keeps_it() -> None:
     assert found is not None and found.values[2] == 0x30
 
 
+def test_a_recv_that_waits_already_takes_what_a_cancelled_one_brings_along() -> None:
+    exchange = Exchange()
+    given_up = exchange.request(Operation.RECV, bytes(24))
+    exchange.cancel(given_up)
+    seed = exchange.request(Operation.RECV, struct.pack("<3Q", 2, 0, 0))
+    send, waiting = exchange.request(Operation.SEND, bytes(40)), exchange.request(Operation.RECV, bytes(24))
+    assert exchange.take(waiting) is None and exchange.answered() == []
+    exchange.reader.feed(message_answer(given_up, 0x20))
+    exchange.process()
+    assert exchange.answered() == [waiting]
+    assert exchange.take(seed) is None and exchange.take(send) is None
+    found = exchange.take(waiting)
+    assert found is not None and found.values[2] == 0x20 and exchange.stray == []
+    assert exchange.take(waiting) is None and exchange.expects(waiting)
+    exchange.cancel(waiting)
+    exchange.reader.feed(message_answer(waiting, 0x30))
+    exchange.process()
+    assert [kept.values[2] for kept in exchange.stray] == [0x30]
+
+
 def test_descriptors_of_an_answer_that_nobody_takes_are_closed() -> None:
     exchange, fd = Exchange(), null()
     tag = exchange.request(Operation.ARENA, bytes(8))
