@@ -118,6 +118,14 @@ def test_values_that_do_not_fit_are_refused(signature: str, values: list[Any]) -
         encode(signature, values)
 
 
+@pytest.mark.parametrize(("signature", "value"), [
+    ("v", Variant("i", 1 << 40)), ("v", Variant("u", "text")), ("i", 1.5), ("d", 10**400),
+])
+def test_what_the_marshaller_has_no_words_for_is_told_in_ours(signature: str, value: object) -> None:
+    with pytest.raises(InvalidArgument, match=f"fit '{signature}': a wrong type, or beyond its range"):
+        encode(signature, [value])
+
+
 def test_values_nested_too_deep_are_refused() -> None:
     value = Variant("y", 1)
     for _ in range(70):

@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 
 from dbus_fast import Variant as _WireVariant
 from dbus_fast._private.marshaller import Marshaller
-from dbus_fast.errors import DBusFastError
+from dbus_fast.errors import DBusFastError, InternalError
 
 from bus1.core.api import Buffer
 from bus1.errors import InvalidArgument, RemoteProtocolError
@@ -85,7 +85,9 @@ def encode(signature: str, values: Sequence[Any], grant: Grant = lambda _: None)
     except InvalidArgument:
         raise
     except _MISFITS as error:
-        raise InvalidArgument(f"values do not fit {signature!r}: {error}") from error
+        # what dbus_fast calls internal is that its marshaller failed, and its verification finds nothing
+        reason = "a wrong type, or beyond its range" if isinstance(error, InternalError) else error
+        raise InvalidArgument(f"values do not fit {signature!r}: {reason}") from error
     return Encoded(data, tuple(writer.grants), tuple(writer.fds))
 
 

@@ -19,6 +19,7 @@ Not here: which method is meant (``export``), how many places there are for whom
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
@@ -208,7 +209,9 @@ class Calls:
                 self._connection.start(self._finish, call, begun, result)
                 return True
             answer = self._answer(call, work[1], result)
-        except Exception as error:
+        except BaseException as error:
+            if not is_bug(error):
+                raise
             answer = self._failure(call, error)
         if answer is None or self._is_posted(call, answer):
             self._end(call, begun)
@@ -227,11 +230,11 @@ class Calls:
                 result = _begin(*call.work, call.caller)
                 if not inspect.isawaitable(result):
                     answer, result = self._answer(call, call.work[1], result), None
-        except Exception as error:
+        except BaseException as error:
+            if not is_bug(error):
+                self._end(call, begun)
+                raise
             answer = self._failure(call, error)
-        except BaseException:
-            self._end(call, begun)
-            raise
         await self._finish(call, begun, result, answer)
 
     async def _finish(
@@ -257,7 +260,9 @@ class Calls:
                 late = f"{work[1].name} was cancelled: it has {deadline} s"
                 return self._refusal_of(call, call.refusal or Timeout(late))
             return self._answer(call, work[1], value)
-        except Exception as error:
+        except BaseException as error:
+            if not is_bug(error):
+                raise
             return self._failure(call, error)
 
     def _end(self, call: Call, begun: float | None = None) -> None:
@@ -303,7 +308,7 @@ class Calls:
             return None
         return self._connection.write(Kind.RETURN, spec.result, values, serial=call.envelope.serial)
 
-    def _failure(self, call: Call, error: Exception) -> Letter | None:
+    def _failure(self, call: Call, error: BaseException) -> Letter | None:
         """What the method, or its result, raised; called where ``error`` is handled."""
         if isinstance(error, DBusError):
             return self._refusal_of(call, error)
@@ -414,7 +419,16 @@ def _can_travel(error: DBusError) -> bool:
     return text == _plain(text)
 
 
-def words(error: Exception) -> str:
+def is_bug(error: BaseException) -> bool:
+    """It is the fault of the code that raised it, and ends no more than that.
+
+    So is asyncio's cancellation that this task was not asked for: of a future, by whoever else has it."""
+    if not isinstance(error, asyncio.CancelledError):
+        return isinstance(error, Exception)
+    return asyncio.current_task() is None or not anyio.get_current_task().has_pending_cancellation()
+
+
+def words(error: BaseException) -> str:
     """Class and text of any exception, short enough and clean enough for a D-Bus string."""
     kind = type(error).__name__
     try:

@@ -23,7 +23,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .body import Reference, Variant, encode
-from .calls import words
+from .calls import is_bug, words
 from .conversion import NO_OBJECT, Conversion
 from .errors import DBusError, from_name
 from .handle import Handle
@@ -86,7 +86,9 @@ class Production:
                     self._failure = None
         except DBusError as error:
             self._failure = error
-        except Exception as error:
+        except BaseException as error:
+            if not is_bug(error):
+                raise
             log.exception("a stream failed")
             self._failure = DBusError(words(error))
         finally:
