@@ -12,9 +12,10 @@ from typing import Any
 import anyio
 import pytest
 from bus1_bridge.activation import Activation
+from bus1_bridge.daemon import new_switch
 from bus1_bridge.summons import ASKING_MAX
 from bus1_bridge.switch.api import Answer, StartFailed
-from bus1_bridge.switch.effects import Effect, Found, LookUp, Start
+from bus1_bridge.switch.effects import Effect, Found, Line, LookUp, Start
 from bus1_services import Service, Stopping, connect
 from bus1_services.call import CallFlag, Kind
 from bus1_services.errors import DBusError, NameHasNoOwner
@@ -50,6 +51,14 @@ def test_a_proxy_starts_the_service_that_it_needs(bus1_bus: Bus, startable: Star
             await has_no_owner(client, name)
 
     anyio.run(main)
+
+
+@pytest.mark.timeout(10)
+def test_what_is_to_be_started_is_told_however_quiet_the_bus_is() -> None:
+    """An answer of the control plane leads to a start in between two turns: the next one does not wait."""
+    switch = new_switch("0" * 32)
+    switch.report(Line("started"))
+    assert switch.poll(None) == [Line("started")]
 
 
 def test_what_cannot_be_started_has_no_owner_and_a_failed_start_is_told(

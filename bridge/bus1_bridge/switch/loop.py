@@ -93,7 +93,7 @@ class PythonSwitch:
         due = self.router.next_deadline()
         if due is not None:
             deadline = due if deadline is None else min(due, deadline)
-        if self._writing or self._readable:
+        if self._writing or self._readable or self._punts:
             deadline = self.router.delivery.now
         n_ready = self.reactor.run_once(deadline)
         now = self._now()
