@@ -175,7 +175,7 @@ def on_a_bus(n: int = 2) -> Callable[[Callable[..., Awaitable[None]]], Callable[
                 await function(*made)
             gc.collect()
             assert bus.charges() == {}
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(os.listdir("/proc/self/fd")) <= before
 
         def test() -> None:
             anyio.run(main)
