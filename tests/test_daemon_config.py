@@ -169,10 +169,6 @@ def test_dbus_run_session_takes_it_and_passes_the_status_on(daemon: Daemon, has_
 
 # ---- systemd -------------------------------------------------------------------------------------
 
-PASSED = ["/bin/sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh"]
-"""Runs its arguments with the descriptors that were passed to it."""
-
-
 class Passing:
     """Listening sockets that a service manager passes from descriptor 3 on."""
 

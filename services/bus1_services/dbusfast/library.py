@@ -34,7 +34,6 @@ class Library:
         self.refused: Any = root.AuthError
         self.interface: Any = import_module(f"{package}.service").ServiceInterface
         self.message_bus: Any = aio.MessageBus
-        self.base_bus: Any = import_module(f"{package}.message_bus").BaseMessageBus
 
 
 @lru_cache(maxsize=len(PACKAGES))

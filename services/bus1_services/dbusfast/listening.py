@@ -24,7 +24,7 @@ from bus1.errors import Bus1Error, RemoteProtocolError
 from ..call import Kind
 from ..connection import Connection
 from ..errors import DBusError, LimitsExceeded
-from ..handle import Arrival, Handle
+from ..handle import Arrival
 from ..proxy import SIGNALS, Remote
 from .library import Library
 from .messages import Route, received
@@ -69,7 +69,6 @@ class Listening:
         self._hand_on = hand_on
         self._rules: Counter[Rule] = Counter()
         self._owners: dict[str, str] = {}
-        self._roots: dict[str, Handle] = {}
         self._ears: dict[tuple[str, str], int] = {}
         self._changing = asyncio.Lock()
         self._is_watching = False

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 
 from ..declared import Declared, Part
-from ..description import Argument, Described, Method, Property, Signal
+from ..description import Described, Method, Property, Signal
 from ..program import Function, Program
 from ..reading import SourceError, read
 from ..report import Kind
@@ -137,10 +137,3 @@ def _method(program: Program, member: Method, function: Function) -> Part | None
         return None
     shape = "bare" if any("v" in argument.signature for argument in member.inputs) else "values"
     return Part(member, function.name, function, shape=shape, extra=extra)
-
-
-def python_names(part: Part) -> list[tuple[str, Argument]]:
-    """The parameters of a method, each with its argument on the bus."""
-    assert part.function is not None and isinstance(part.member, Method)
-    names = [arg.arg for arg in part.function.args.args[1:] if arg.arg not in part.extra]
-    return list(zip(names, part.member.inputs, strict=True))
