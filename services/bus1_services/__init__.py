@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "app": ("Service",),
+    "batch": ("changing",),
     "body": ("Reference", "Variant"),
     "caller": ("NOBODY", "Caller"),
     "connection": ("Connection", "attach", "connect"),
@@ -74,16 +75,15 @@ _HOMES = {
         "UInt32", "UInt64", "VariantDict",
     ),
     "interface": ("Interface", "interfaces_of", "method", "prop", "signal"),
+    "objectmanager": ("Manager", "ObjectManager"),
     "ownership": ("NameFlag", "NameLost", "NameTaken"),
     "program": ("run",),
     "proxy": ("Remote", "SignalStream"),
     "reconnection": ("Backoff", "stay_connected"),
     "stopping": ("Stopping",),
     "stream": ("Stream",),
-    "batch": ("changing",),
-    "objectmanager": ("Manager", "ObjectManager"),
-    "watching": ("watch",),
     "types": ("ObjectPath",),
+    "watching": ("watch",),
     "whole": ("together",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
