@@ -40,7 +40,7 @@ class Block:
     @property
     def file(self) -> str:
         """The name of the file that it is, or nothing."""
-        found = re.match(r"# ([\w-]+(?:/[\w-]+)*\.\w+)\n", self.text)
+        found = re.match(r"# ((?:[\w-]+/)*[\w.-]+\.\w+)\n", self.text)
         return found[1] if found and self.language != "console" else ""
 
     def commands(self) -> Iterator[tuple[str, str]]:
