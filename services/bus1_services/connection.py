@@ -121,7 +121,8 @@ class Connection:
     def proxy(self, interface: type[I], handle: Handle | Reference, timeout: float | None = None) -> I:
         """An object of ``interface`` that stands for the node behind ``handle``.
 
-        Its calls are given up after ``timeout`` seconds, if any, with the error Timeout."""
+        Its calls are given up after ``timeout`` seconds, if any, with the error Timeout. TypeError for a
+        path without a capability, or one that is gone."""
         held = _held(handle)
         if held is None:
             raise TypeError(f"{handle!r} carries no live handle")

@@ -66,7 +66,7 @@ def read_part(name: str, part: Conversion, value: Any, adopt: Adopt) -> Any:
 
 
 def write_part(name: str, part: Conversion, value: Any) -> Any:
-    """The same on the way out."""
+    """The same on the way out; Misfit."""
     if part.write is None:
         return value
     try:

@@ -30,6 +30,7 @@ class DBusError(Exception):
         self.name = self.default_name if name is None else name
 
     def __init_subclass__(cls, *, name: str | None = None) -> None:
+        """The class stands for this name; TypeError, if another one does already."""
         super().__init_subclass__()
         if name is None:
             return

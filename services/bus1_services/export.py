@@ -270,7 +270,7 @@ class Export:
             await self.emit(table.name, signal, (interface, values, names))
 
     def add_subscriber(self, handle: Handle | None, interface: str, member: str) -> None:
-        """Send signals to ``handle`` until its node is destroyed; DBusError."""
+        """Send signals to ``handle`` until its node is destroyed; InvalidArgs, LimitsExceeded."""
         if not isinstance(handle, Handle):
             raise InvalidArgs("Subscribe needs the handle of a live node")
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
@@ -293,14 +293,14 @@ class Export:
         return node_xml(spec for _, spec in reversed(self._interfaces.values()))
 
     async def get_property(self, interface: str, name: str) -> Variant:
-        """The value of one property; DBusError."""
+        """The value of one property; InvalidArgs if it cannot be read, DBusError."""
         target, spec = self._property(interface, name)
         if not spec.is_readable:
             raise InvalidArgs(f"{name} cannot be read")
         return spec.variant(await getattr(target, spec.attribute).get())
 
     async def set_property(self, interface: str, name: str, value: Variant) -> None:
-        """Set one property; DBusError."""
+        """Set one property; PropertyReadOnly, InvalidArgs for another type, DBusError."""
         target, spec = self._property(interface, name)
         if not spec.is_writable:
             raise PropertyReadOnly(f"{name} cannot be set")
@@ -309,7 +309,7 @@ class Export:
         await getattr(target, spec.attribute).set(spec.read(value.value, self._adopt))
 
     async def get_properties(self, interface: str) -> dict[str, Variant]:
-        """All properties of an interface; DBusError."""
+        """All properties of an interface; UnknownInterface, DBusError."""
         if interface and interface not in self._interfaces:
             raise UnknownInterface(f"this object has no interface {interface}")
         return {

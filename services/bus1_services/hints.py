@@ -67,17 +67,29 @@ class Named:
 
 
 Byte = Annotated[int, Signature("y")]
+"""``y``: 0 to 255."""
 Bool = Annotated[bool, Signature("b")]
+"""``b``: true or false."""
 Int16 = Annotated[int, Signature("n")]
+"""``n``: 16 bits, signed."""
 UInt16 = Annotated[int, Signature("q")]
+"""``q``: 16 bits, not signed."""
 Int32 = Annotated[int, Signature("i")]
+"""``i``: 32 bits, signed."""
 UInt32 = Annotated[int, Signature("u")]
+"""``u``: 32 bits, not signed."""
 Int64 = Annotated[int, Signature("x")]
+"""``x``: 64 bits, signed."""
 UInt64 = Annotated[int, Signature("t")]
+"""``t``: 64 bits, not signed."""
 Double = Annotated[float, Signature("d")]
+"""``d``: a float."""
 Str = Annotated[str, Signature("s")]
+"""``s``: a text, without NUL."""
 Bytes = Annotated[bytes, Signature("ay")]
+"""``ay``: bytes, as ``bytes``."""
 VariantDict = Annotated[dict[str, Variant], Signature("a{sv}")]
+"""``a{sv}``: values of any type by their names."""
 
 _PLAIN: dict[Any, str] = {
     str: "s", bool: "b", int: "i", float: "d", bytes: "ay", Variant: "v", ObjectPath: "o", UnixFd: "h",

@@ -243,7 +243,8 @@ class Interface:
     """An object with D-Bus interfaces: exported by a service, or a proxy for one.
 
     A class says ``name=`` for the interface that it declares, ``annotations=`` of it, and ``max_calls=``, how
-    many calls of one object the service takes at a time, the waiting ones included."""
+    many calls of one object the service takes at a time, the waiting ones included. TypeError for a name
+    that is none, for no calls, and for new members of a class that names no interface for them."""
 
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}

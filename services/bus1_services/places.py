@@ -19,7 +19,7 @@ from .errors import LimitsExceeded
 
 
 class Places:
-    """``limit`` places; ``what`` has them, in words."""
+    """``limit`` places; ``what`` has them, in words. ValueError, if there are none."""
 
     def __init__(self, limit: int, what: str) -> None:
         if limit < 1:

@@ -186,7 +186,7 @@ class Remote:
     # ---- what a proxy asks -------------------------------------------------------------------
 
     async def invoke(self, interface: str, spec: MethodSpec, args: tuple[Any, ...]) -> Any:
-        """Call a method of an interface; its result, a tuple of several."""
+        """Call a method of an interface; its result, a tuple of several. InvalidArgs for another type."""
         values = spec.takes.write(args)
         if spec.no_reply:
             await self.send(interface, spec.name, spec.signature, values)
@@ -201,7 +201,7 @@ class Remote:
             raise
 
     async def get(self, interface: str, spec: PropertySpec) -> Any:
-        """Read a property."""
+        """Read a property; InvalidArgs for a value of another type."""
         answer = await self.call(PROPERTIES, "Get", "ss", (interface, spec.name))
         value = answer.values[0] if answer.signature == "v" else None
         try:

@@ -59,7 +59,7 @@ class Peer(Interface, name="org.freedesktop.DBus.Peer"):
 
     @method(gives="s")
     def get_machine_id(self) -> str:
-        """The id of the machine."""
+        """The id of the machine; DBusError, if it has none."""
         for path in _MACHINE_IDS:
             if path.is_file():
                 return path.read_text("ascii").strip()

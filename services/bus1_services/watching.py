@@ -37,7 +37,7 @@ class Watched(Mapping[str, Any]):
         self._values: dict[str, Any] = {}
 
     async def begin(self) -> None:
-        """Receive changes, and ask for the values; DBusError."""
+        """Receive changes, and ask for the values; DBusError, InvalidArgs for values of other types."""
         await self._stream.add(self._remote.handle, PROPERTIES, "PropertiesChanged")
         for interface in self._interfaces:
             answer = await self._remote.call(PROPERTIES, "GetAll", "s", (interface,))

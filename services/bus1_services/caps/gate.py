@@ -177,7 +177,7 @@ class Gate(Generic[I]):
         return self.emerge(granted, await self._passed(getattr(self.inner, spec.attribute).get()))
 
     async def set(self, interface: str, spec: PropertySpec, value: Any) -> None:
-        """Set a property."""
+        """Set a property; PropertyReadOnly, if only reading is granted."""
         granted = self._spec(spec.attribute, PropertySpec)
         if not granted.is_writable:
             raise PropertyReadOnly(f"{granted.name} cannot be set")

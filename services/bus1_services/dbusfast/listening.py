@@ -74,7 +74,7 @@ class Listening:
         self._is_watching = False
 
     async def add(self, text: str) -> None:
-        """Hear what this rule says from now on; DBusError."""
+        """Hear what this rule says from now on; DBusError, LimitsExceeded."""
         rule = Rule.read(text)
         if self._rules.total() >= MAX_RULES:
             raise LimitsExceeded(f"{MAX_RULES} match rules already")

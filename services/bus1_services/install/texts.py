@@ -68,7 +68,9 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A service, how it is started, and as whom: an account of the system, or empty for the user's own."""
+    """A service, how it is started, and as whom: an account of the system, or empty for the user's own.
+
+    Unfit for what cannot be installed."""
 
     source: str
     """``MODULE:ATTRIBUTE``, where the service comes from."""

@@ -91,7 +91,8 @@ async def heard(address: str, rule: str = "") -> AsyncIterator[DBusSignals]:
 async def record(address: str, name: str, path: Path | str) -> AsyncIterator[None]:
     """Write all calls to the owner of a name, its answers and its signals to a file, while the block runs.
 
-    ``address`` is any D-Bus bus that lets this user monitor it. DBusError; OSError for the file."""
+    ``address`` is any D-Bus bus that lets this user monitor it. DBusError; OSError for the file; ValueError
+    for a name that is none."""
     if not is_bus_name(name):
         raise ValueError(f"{name!r} is no bus name")
     # line by line: a test that fails may be what the recording is wanted for
