@@ -92,13 +92,13 @@ class Shell:
             pass
 
     def type(self, command: str, shown: str) -> str:
-        """Run a command; what came of it when it had ended, and was what is shown or PATIENCE was over."""
+        """Run a command, however long it takes; what came of it, as shown, or what else was there in time."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\nstatus=$?; echo '{END}'; (exit $status)\n".encode())
         self._process.stdin.flush()
-        text = self._read(lambda text: END in text and same(shown, without_end(text)))
+        text = self._read(lambda text: END in text, patience=120)
         assert END in text, f"{command} has not ended: {text}"
-        return without_end(text)
+        return self._read(lambda text: same(shown, text), without_end(text))
 
     def leave(self) -> str:
         """Close the shell, and wait until nobody is there who could print; what was printed."""
@@ -106,10 +106,10 @@ class Shell:
         self._process.stdin.close()
         return self._read(lambda text: False)
 
-    def _read(self, is_all: Callable[[str], bool]) -> str:
-        """What is printed until it is all, nobody is left to print, or PATIENCE is over."""
+    def _read(self, is_all: Callable[[str], bool], text: str = "", patience: float = PATIENCE) -> str:
+        """``text`` and what is printed until it is all, nobody is left to print, or patience is over."""
         assert self._process.stdout is not None
-        deadline, text = time.monotonic() + PATIENCE, ""
+        deadline = time.monotonic() + patience
         while not is_all(text):
             ready, _, _ = select.select([self._process.stdout], [], [], max(0, deadline - time.monotonic()))
             came = os.read(self._process.stdout.fileno(), 65536) if ready else b""
