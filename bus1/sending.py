@@ -1,4 +1,4 @@
-"""sending: what SEND, CALL and REPLY send, from their frames to the hub.
+"""sending: what SEND, CALL, REPLY and RESPOND send, from their frames to the hub.
 
 Theory. The sending part of a request is taken apart and checked once. If the hub does not finish with it in
 this turn, the channel keeps it beside the request, and the next turn goes on from there: what lies in the

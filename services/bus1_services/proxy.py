@@ -1,4 +1,4 @@
-"""remote: the client's end of an object: calls, properties, and streams of signals.
+"""proxy: the client's end of an object: calls, properties, and streams of signals.
 
 Theory. A call takes a reply node along, and waits for what happens to it first: RETURN, ERROR, or
 NODE_RELEASE, which says that nobody can answer any more: NoReply, at once and without a timer. Then the
