@@ -451,3 +451,29 @@ def test_without_a_bus_there_is_no_service(bus1_bus: Bus) -> None:
             await service.serve()
 
     anyio.run(main)
+
+
+@pytest.mark.parametrize(("names", "objects", "grace", "complaint"), [
+    (["nonsense"], {}, 5.0, "ValueError: 'nonsense' is no bus name"),
+    ([":1.5"], {}, 5.0, "ValueError: ':1.5' is no bus name"),
+    ([NAME], {"desk": Desk()}, 5.0, "ValueError: 'desk' is no object path"),
+    ([NAME], {PATH: Desk}, 5.0, f"TypeError: {PATH}: Desk is a class; an object of it is wanted"),
+    ([NAME], {PATH: 5}, 5.0, f"TypeError: {PATH}: a int is no object of an interface class"),
+    ([NAME], {PATH: Desk()}, -1.0, "ValueError: grace is -1.0 seconds"),
+    ([NAME], {PATH: Desk()}, float("nan"), "ValueError: grace is nan seconds"),
+])
+def test_what_no_service_can_be_made_of_is_refused_before_it_runs(
+    names: list[str], objects: dict[str, Any], grace: float, complaint: str
+) -> None:
+    with pytest.raises((TypeError, ValueError)) as refused:
+        Service("A desk", *names, objects=objects, grace=grace)
+    assert f"{type(refused.value).__name__}: {refused.value}".startswith(complaint)
+
+
+def test_a_name_that_is_said_twice_is_asked_for_once(bus1_bus: Bus) -> None:
+    async def main() -> None:
+        service = Service("A desk", NAME, NAME, objects={PATH: Desk()}, address=native(bus1_bus))
+        async with service.running(), connect(native(bus1_bus)) as client:
+            assert NAME in await client.registry.names()
+
+    anyio.run(main)

@@ -29,6 +29,7 @@ from .ownership import NameFlag, check, keep
 from .program import run
 from .reconnection import Backoff, again
 from .stopping import GRACE, leave, relinquish
+from .types import is_bus_name, is_object_path
 
 Task: TypeAlias = Callable[[Connection], Awaitable[object]]
 _WATCHED = NameFlag.ALLOW_REPLACEMENT | NameFlag.DO_NOT_QUEUE
@@ -39,7 +40,10 @@ class Service:
     """Objects under names; ``address`` is the bus (default: the session's).
 
     ``tasks`` run beside it, ``reload`` is run at SIGHUP. Calls may take ``grace`` seconds when it stops.
-    With ``reconnect`` it waits for a bus that is not there, or goes away, and publishes anew."""
+    With ``reconnect`` it waits for a bus that is not there, or goes away, and publishes anew.
+
+    ValueError for what is no bus name or object path, or a negative ``grace``; TypeError for objects that
+    are none of an interface class."""
 
     def __init__(
         self, title: str, *names: str, objects: Mapping[str, Interface],
@@ -48,8 +52,9 @@ class Service:
         reconnect: Backoff | None = None,
     ) -> None:
         self.title = title
-        self.names = names
+        self.names = tuple(dict.fromkeys(names))
         self.objects = dict(objects)
+        _check(self.names, self.objects, grace)
         self.flags = flags
         self.address = address
         self.tasks = tuple(tasks)
@@ -130,6 +135,22 @@ class Service:
             partial(keep, unique=published.unique, name=name, is_wanted=lambda: self._wants_names)
             for name in self.names
         ]
+
+
+def _check(names: Sequence[str], objects: Mapping[str, object], grace: float) -> None:
+    """Whether a service can be made of these."""
+    for name in names:
+        if not is_bus_name(name) or name.startswith(":"):
+            raise ValueError(f"{name!r} is no bus name: such are org.example.Clock")
+    for path, target in objects.items():
+        if not is_object_path(path):
+            raise ValueError(f"{path!r} is no object path: such are /org/example/Clock")
+        if isinstance(target, type):
+            raise TypeError(f"{path}: {target.__qualname__} is a class; an object of it is wanted")
+        if not isinstance(target, Interface):
+            raise TypeError(f"{path}: a {type(target).__qualname__} is no object of an interface class")
+    if not grace >= 0:
+        raise ValueError(f"grace is {grace} seconds")
 
 
 async def _attend(
