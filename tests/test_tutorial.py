@@ -2,13 +2,122 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import bus1_services
 import pages
 import pytest
+from bus1_services import Interface, Service, Str, interfaces_of, method, prop
+from bus1_services.polkit import Polkit
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("page", ["tutorial.md", "migrating.md"])
 def test_a_reader_who_follows_the_page_sees_what_it_shows(page: str, tmp_path: Path) -> None:
     pages.follow(page, tmp_path)
+
+
+PAGES = ("endpoints.md", "migrating.md", "services.md", "tutorial.md")
+FRAGMENT = {"name-defined", "syntax", "top-level-await"}
+"""Kinds of errors of what is not a whole program: it uses what stands elsewhere, or is in a function."""
+
+
+def generations(page: str, folder: Path) -> Iterator[list[Path]]:
+    """The Python of a page as files: those that can be there at the same time."""
+    written: list[Path] = []
+    for number, block in enumerate(pages.blocks(page)):
+        if block.language == "python":
+            path = folder / (block.file or f"at_line_{block.line}.py")
+            if path in written:
+                yield written
+                written = []
+                folder = folder.parent / f"{page}-{number}"
+                path = folder / path.name
+            folder.mkdir(exist_ok=True)
+            path.write_text(block.text)
+            written.append(path)
+    yield written
+
+
+def test_every_block_of_python_can_be_read() -> None:
+    for page in PAGES:
+        for block in pages.blocks(page):
+            if block.language == "python":
+                compile(block.text, f"{page}:{block.line}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.timeout(240)
+def test_every_whole_program_is_typed(tmp_path: Path) -> None:
+    whole, wrong = 0, []
+    rooms = os.pathsep.join(str(pages.ROOT / room) for room in (".", "services", "bridge"))
+    options = ["--strict", "--ignore-missing-imports", "--config-file=", f"--cache-dir={tmp_path}/cache"]
+    for page in PAGES:
+        for files in generations(page, tmp_path / page):
+            done = subprocess.run(
+                [sys.executable, "-m", "mypy", *options, *(path.name for path in files)],
+                cwd=files[0].parent, env={**os.environ, "MYPYPATH": rooms}, capture_output=True, text=True,
+            )
+            assert done.returncode in {0, 1}, done.stdout + done.stderr
+            errors = re.findall(r"^(\w+\.py):.* error: .*\[([\w-]+)\]$", done.stdout, re.M)
+            fragments = {name for name, kind in errors if kind in FRAGMENT}
+            whole += len({path.name for path in files} - fragments)
+            wrong += [
+                f"{page}: {line}" for line in done.stdout.splitlines()
+                if " error: " in line and line.partition(":")[0] not in fragments
+            ]
+    assert wrong == []
+    assert whole >= 13
+
+
+class File(Interface, name="org.example.File1"):
+    """What the fragments of the page about services speak of."""
+
+    @method
+    def read(self) -> Str:
+        return "x"
+
+    @prop
+    def title(self) -> Str:
+        return "x"
+
+    @title.setter
+    def _set_title(self, title: str) -> None:
+        raise NotImplementedError
+
+
+class Clock(Interface, name="org.example.Clock1"):
+    @method
+    def format(self, template: Str) -> Str:
+        return template
+
+
+@pytest.mark.parametrize(("start", "made"), [
+    ("class Late(", ["Late"]),
+    ("class Door(", ["Door"]),
+    ("from bus1_services.caps import", ["reader", "writer", "minutes", "view", "brief", "lent", "named"]),
+    ("from bus1_services import Service\n", ["lamp"]),
+    ("from bus1_services.polkit", ["POLKIT", "Clock"]),
+])
+def test_a_fragment_runs_among_what_it_speaks_of(
+    start: str, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its declarations can be read, and it comes to its end."""
+    ran: list[str] = []
+    monkeypatch.setattr(Service, "run", lambda service: ran.append(service.title))
+    (text,) = [block.text for block in pages.blocks("services.md") if block.text.startswith(start)]
+    names: dict[str, object] = {name: getattr(bus1_services, name) for name in bus1_services.__all__}
+    names |= {"File": File, "Clock": Clock, "file": File(), "folder": File(), "clock": Clock(),
+              "Badge": File, "Room": Clock, "NAME": "org.example.Clock", "PATH": "/", "__name__": "fragment"}
+    exec(compile(text, "services.md", "exec", dont_inherit=True), names)
+    for name in made:
+        value = names[name]
+        assert isinstance(value, type | Interface | Polkit)
+        if isinstance(value, type) and issubclass(value, Interface):
+            assert interfaces_of(value)
+    assert (".run()" in text) == bool(ran)
