@@ -189,7 +189,8 @@ class Exchange:
         return self.stray.pop(0)
 
     def _takes_any(self, tag: int) -> bool:
-        return self._outstanding.get(tag) == Operation.RECV and not self._flags[tag] & _SEED
+        is_recv = self._outstanding.get(tag) == Operation.RECV and tag not in self._abandoned
+        return is_recv and not self._flags[tag] & _SEED
 
     def answered(self) -> list[int]:
         """Tags for which there is something to be taken."""
@@ -221,6 +222,8 @@ class Exchange:
         for fds in self._offers.values():
             fds.close()
         self._offers.clear()
+        while self.unwanted:
+            _close(self.unwanted.pop())
         self.reader.close()
         self.writer.close()
 
@@ -323,10 +326,14 @@ class Exchange:
             self._answers[frame.tag] = answer
 
     def _keep_or_drop(self, answer: Answer) -> None:
-        if answer.is_peek and answer.error is None:
+        if answer.is_peek and answer.error is None and self._failure is None:
             self.unwanted.append(answer)
-        elif answer.is_from_queue and answer.error is None:
+        elif answer.is_from_queue and not answer.is_peek and answer.error is None:
             insort(self.stray, answer, key=lambda kept: kept.arrival)
         else:
-            answer.fds.close()
-            answer.offered.close()
+            _close(answer)
+
+
+def _close(answer: Answer) -> None:
+    answer.fds.close()
+    answer.offered.close()

@@ -131,6 +131,8 @@ class HostileBus:
             assert exchange.failure is None
             return
         request = self._requests.pop(tag)
+        if exchange.expects(tag):  # a message of an earlier RECV came in the place of its own
+            exchange.cancel(tag)
         assert tag not in exchange.answered(), "a request had two outcomes"
         try:
             self._read(request, outcome)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,19 @@ def test_a_recv_that_waits_already_takes_what_a_cancelled_one_brings_along() -> 
     exchange.reader.feed(message_answer(waiting, 0x30))
     exchange.process()
     assert [kept.values[2] for kept in exchange.stray] == [0x30]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_descriptors_of_a_message_that_was_only_looked_at_are_closed_with_the_channel(is_late: bool) -> None:
+    exchange, fd = Exchange(), null()
+    looking = exchange.request(Operation.RECV, struct.pack("<3Q", 1, 0, 0))
+    exchange.reader.feed(encode(Event.OFFER, looking, b"", 1), [fd])
+    exchange.reader.feed(message_answer(looking))
+    exchange.process()
+    for step in (exchange.fail, partial(exchange.cancel, looking))[:: 1 if is_late else -1]:
+        assert is_open(fd)
+        step()
+    assert not is_open(fd) and exchange.unwanted == exchange.stray == []
 
 
 def test_descriptors_of_an_answer_that_nobody_takes_are_closed() -> None:
