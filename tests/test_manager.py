@@ -23,12 +23,14 @@ from bus1_services import (
     Variant,
     changing,
     connect,
+    export,
     method,
     prop,
     watch,
 )
 from bus1_services.caps import attenuate
 from bus1_services.errors import NameHasNoOwner, NoReply, UnknownObject
+from bus1_services.introspection import interfaces_xml
 from bus1_services.standard import Properties
 from buses import Bus
 from core_peer import introduce
@@ -514,3 +516,23 @@ async def test_the_manual_shows_how_objects_and_properties_are_followed(bus: Bus
             await printed.more(2)
             tasks.cancel_scope.cancel()
         assert printed.lines == [("UTC",), ({"zone"}, "CET")]
+
+
+def test_what_was_added_earlier_is_not_described_anew(bus1_bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[Any] = []
+
+    def describe(specs: Any) -> str:
+        described.append(specs)
+        return interfaces_xml(specs)
+
+    monkeypatch.setattr(export, "interfaces_xml", describe)
+
+    async def main() -> None:
+        devices = Manager()
+        async with connect(native(bus1_bus)) as connection:
+            await connection.registry.publish("Devices", {NAME: 0}, {ROOT: devices})
+            for number in range(10):
+                await devices.add(str(number), Device("keyboard"))
+        assert len(described) == 1 + 10
+
+    anyio.run(main)

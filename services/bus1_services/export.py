@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bus1.errors import Bus1Error, RemoteProtocolError
@@ -98,6 +99,11 @@ class Export:
 
     def interfaces_xml(self) -> str:
         """The object's own interfaces, for the seed document."""
+        return self._xml
+
+    @cached_property
+    def _xml(self) -> str:
+        # each document that follows has it, for whatever object is added
         return interfaces_xml(self._specs)
 
     @property

@@ -106,7 +106,8 @@ class Registry:
         exports = {path: connection.export(target) for path, target in wanted.objects.items()}
         earlier, pinned = tuple(connection.published), connection.pinned
         # Until the outcome is known, the objects of both publications must live.
-        connection.published.extend(export for export in exports.values() if export not in earlier)
+        former = set(earlier)
+        connection.published.extend(export for export in exports.values() if export not in former)
         for export in exports.values():
             export.is_published = True
         try:
@@ -250,8 +251,9 @@ class Registry:
 
     def _keep(self, exports: Sequence[Export]) -> None:
         """These are published; the others that were end, unless somebody holds them."""
+        kept = set(exports)
         for export in self._connection.published:
-            if export not in exports:
+            if export not in kept:
                 export.emitter = None
                 export.is_published = False
                 # its NODE_RELEASE may have come before the answer that ended its publication
