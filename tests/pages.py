@@ -27,6 +27,8 @@ from dbus_client import PATIENCE
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 END = "-- that was all --"
+LONGEST = 120.0
+"""Seconds that a command may take."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +98,17 @@ class Shell:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\nstatus=$?; echo '{END}'; (exit $status)\n".encode())
         self._process.stdin.flush()
-        text = self._read(lambda text: END in text, patience=120)
+        text = self._read(lambda text: END in text, patience=LONGEST)
         assert END in text, f"{command} has not ended: {text}"
-        return self._read(lambda text: same(shown, text), without_end(text))
+        return self._read(lambda text: same(shown, text), without_end(text), patience=PATIENCE)
 
     def leave(self) -> str:
         """Close the shell, and wait until nobody is there who could print; what was printed."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return self._read(lambda text: False)
+        return self._read(lambda text: False, patience=LONGEST)
 
-    def _read(self, is_all: Callable[[str], bool], text: str = "", patience: float = PATIENCE) -> str:
+    def _read(self, is_all: Callable[[str], bool], text: str = "", *, patience: float) -> str:
         """``text`` and what is printed until it is all, nobody is left to print, or patience is over."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + patience

@@ -23,6 +23,25 @@ def test_a_reader_who_follows_the_page_sees_what_it_shows(page: str, tmp_path: P
     pages.follow(page, tmp_path)
 
 
+def test_what_is_not_printed_as_shown_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "DOCS", tmp_path)
+    page = tmp_path / "page.md"
+    for number, (shown, printed) in enumerate([("1 ...", "1 2"), ("...", "1"), ("...\n3", "1\\n2\\n3")]):
+        page.write_text(f"```console\n$ printf '{printed}\\n'\n{shown}\n```\n")
+        (tmp_path / f"good-{number}").mkdir()
+        pages.follow("page.md", tmp_path / f"good-{number}")
+    monkeypatch.setattr(pages, "PATIENCE", 0.1)
+    for number, text in enumerate(["$ echo 1\n2", "$ echo 1", "$ true\n1", "$ { sleep 0.01; echo 1; } &"]):
+        page.write_text(f"```console\n{text}\n```\n")
+        (tmp_path / f"bad-{number}").mkdir()
+        with pytest.raises(AssertionError, match=r"page\.md"):
+            pages.follow("page.md", tmp_path / f"bad-{number}")
+    monkeypatch.setattr(pages, "LONGEST", 0.1)
+    page.write_text("```console\n$ sleep 600\n```\n")
+    with pytest.raises(AssertionError, match="sleep 600 has not ended"):
+        pages.follow("page.md", tmp_path)
+
+
 PAGES = ("endpoints.md", "migrating.md", "services.md", "tutorial.md")
 FRAGMENT = {"name-defined", "syntax", "top-level-await"}
 """Kinds of errors of what is not a whole program: it uses what stands elsewhere, or is in a function."""
