@@ -201,7 +201,7 @@ def test_r_33_a_full_descriptor_table_leaves_the_message_queued(
     own = n_descriptors()
     with room_for(20), pytest.raises(TooManyDescriptors):
         q.recv()
-    assert n_descriptors() == own
+    assert n_descriptors() <= own
     assert is_readable(q)
     with q.recv() as message:
         assert len(message.fds) == 40 and len(message.handles) == 1

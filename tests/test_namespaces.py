@@ -258,7 +258,7 @@ def look(pid: int) -> tuple[View | None, tuple[tuple[int, int], ...]]:
 def test_a_process_in_our_namespaces_needs_no_view() -> None:
     n_fds = n_descriptors()
     assert look(os.getpid()) == (None, ((os.stat("/proc/self/ns/pid").st_ino, os.getpid()),))
-    assert n_descriptors() == n_fds
+    assert n_descriptors() <= n_fds
 
 
 def test_of_a_process_that_is_gone_nothing_is_known() -> None:
@@ -348,7 +348,7 @@ def test_without_room_for_descriptors_nothing_is_guessed(there: Parties) -> None
                 with suppress(OSError), room_for(n):
                     found.append(look(number))
             assert 0 < len(found) < 8 and set(found) == {known}
-            assert n_descriptors() == n_fds
+            assert n_descriptors() <= n_fds
         who = credentials_of(left)
         with pytest.raises(OSError, match="Too many open files"), room_for(0):
             pidfd_of(left, who, who)
