@@ -140,3 +140,21 @@ def test_a_fragment_runs_among_what_it_speaks_of(
         if isinstance(value, type) and issubclass(value, Interface):
             assert interfaces_of(value)
     assert (".run()" in text) == bool(ran)
+
+
+def anchors(path: Path) -> set[str]:
+    """Where links into a page may lead, as GitHub names headings."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    astray, n_links = [], 0
+    for path in (*pages.DOCS.glob("*.md"), *pages.ROOT.glob("*.md")):
+        for target, anchor in re.findall(r"\]\((?!https?:)([\w./-]*)#?([\w-]*)\)", path.read_text()):
+            n_links += 1
+            page = path.parent / target if target else path
+            if not page.exists() or (anchor and anchor not in anchors(page)):
+                astray.append(f"{path.name}: {target}#{anchor}")
+    assert astray == []
+    assert n_links > 30
