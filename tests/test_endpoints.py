@@ -569,3 +569,12 @@ def check_example(told: subprocess.CompletedProcess[str]) -> None:
         "/greeter", "Hello sandbox, from org.example.App!", "Secrets was not provided by", "b false",
     ):
         assert answer in answers
+
+
+def test_a_single_text_is_no_list_of_names(bus1_bus: Bus) -> None:
+    async def scene(connection: Connection) -> None:
+        with pytest.raises(TypeError, match=re.escape("talk is a list, not a text: talk=['org.example.D']")):
+            async with open_dbus_endpoint(connection, "app", talk="org.example.D"):
+                pass
+
+    run(bus1_bus, scene)

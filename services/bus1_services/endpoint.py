@@ -80,9 +80,12 @@ async def open_dbus_endpoint(
 
     ``see``, ``talk`` and ``own`` are names, also with ``.*`` behind them; ``call`` and ``broadcast`` are
     ``NAME=RULE`` with ``[METHOD][@PATH]``, as flatpak writes them. Closed at the end, as by
-    ``Endpoint.close``. NotSupported by a bus without names; DBusError: AccessDenied, InvalidArgs (a rule,
-    the name, the path), LimitsExceeded."""
+    ``Endpoint.close``. TypeError for a single text in place of several; NotSupported by a bus without names;
+    DBusError: AccessDenied, InvalidArgs (a rule, the name, the path), LimitsExceeded."""
     given = {"see": see, "talk": talk, "own": own, "call": call, "broadcast": broadcast}
+    for verb, named in given.items():
+        if isinstance(named, str):
+            raise TypeError(f"{verb} is a list, not a text: {verb}=[{named!r}]")
     rules = [f"{verb}={rule}" for verb, named in given.items() for rule in named]
     signature, values = "ssasa{ss}", (rules, dict(metadata or {}))
     async with _opened(connection, name, path, "OpenDBus", signature, values) as endpoint:
