@@ -25,6 +25,7 @@ from bus1_services import (
     method,
     prop,
 )
+from bus1_services.conversion import Misfit
 from bus1_services.hints import conversion_of, signature_of
 from bus1_services.introspection import node_xml
 from bus1_services.members import MethodSpec
@@ -168,13 +169,23 @@ def test_a_hint_that_cannot_be_is_a_mistake_in_words(hint: Any, words: str) -> N
 
 
 @pytest.mark.parametrize("hint", [
-    str, int, UInt64, bytes, Variant, ObjectPath, UnixFd, list[str], dict[str, Variant], tuple[int, Str],
+    str, int, UInt64, bytes, Variant, ObjectPath, UnixFd, list[int], dict[str, Variant], tuple[int, Str],
     list[dict[str, tuple[Double, list[bytes]]]], Size, Annotated[Any, Signature("a(sv)")],
 ])
 def test_values_that_pass_as_they_are_cost_nothing(hint: Any) -> None:
     conversion = conversion_of(hint)
     assert conversion.write is None
     assert conversion.read is None or hint is Size
+
+
+@pytest.mark.parametrize(("hint", "value"), [
+    (list[Str], "text"), (tuple[Str, ...], "text"), (dict[int, list[str]], {1: "text"}),
+])
+def test_a_text_is_no_list_of_its_characters(hint: Any, value: object) -> None:
+    write = conversion_of(hint).write
+    assert write is not None
+    with pytest.raises(Misfit, match="'text' is a text, not a list"):
+        write(value)
 
 
 def _wrong(declare: Callable[[], type[Interface]]) -> Any:

@@ -118,13 +118,16 @@ def array(one: Conversion, kind: Callable[[Any], Any] = list) -> Conversion:
         return kind([read(item, adopt) for item in value])
 
     def every(value: Any) -> Any:
-        assert write is not None
-        return [write(item) for item in value]
+        if isinstance(value, str):
+            # Python has it as a sequence of texts, and nobody means that
+            raise Misfit(f"{_shortened(value)} is a text, not a list")
+        return value if write is None else [write(item) for item in value]
 
     # The bytes of ``ay`` are no list yet.
     is_ready = kind is list and one.signature != "y"
     reader = each if read is not None else None if is_ready else lambda value, _: kind(value)
-    return Conversion("a" + one.signature, reader, None if write is None else every)
+    is_written = write is not None or one.signature == "s"
+    return Conversion("a" + one.signature, reader, every if is_written else None)
 
 
 def mapping(key: Conversion, item: Conversion) -> Conversion:
