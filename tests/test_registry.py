@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from bus1_bridge import wire
 from bus1_bridge.switch.limits import BusLimits
+from bus1_bridge.switch.tables import PublishedObject
 from bus1_services import seed
 from bus1_services.call import Kind
 from bus1_services.seed import SeedDocument
@@ -70,6 +72,24 @@ def test_the_owner_of_a_node_may_destroy_it_while_it_is_published(bus: MixedBus)
     assert native.party.paths == {(native.peer, 8): "/b"}
     native.destroy(0)
     assert error_of(native.ask("Resolve", "s", NAME)) == "UnknownObject"
+
+
+class Unread(dict[str, PublishedObject]):
+    """Objects of which each may be looked up, and nobody goes through all."""
+
+    def items(self) -> NoReturn:
+        raise AssertionError("all objects are looked at")
+
+
+def test_the_end_of_one_object_costs_nothing_for_the_others(bus: MixedBus) -> None:
+    native = bus.native()
+    native.publish(NAME, objects={"/gone": 12})
+    native.publish(NAME, objects={"/a": 4, "/also": 4, "/b": 8})
+    native.party.objects = Unread(native.party.objects)
+    native.destroy(12)
+    native.destroy(4)
+    assert "/b" in native.party.objects and len(native.party.objects) == 1
+    assert native.party.paths == {(native.peer, 8): "/b"}
 
 
 @pytest.mark.parametrize(("document", "handles", "error"), [

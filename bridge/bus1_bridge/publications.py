@@ -38,6 +38,8 @@ class Publications:
         self._next_node = next_node
         self._references: Counter[int] = Counter()
         self._publisher: dict[int, NativeParty] = {}
+        self._paths: dict[int, list[str]] = {}
+        """Of the objects behind a handle: thousands may go at once."""
 
     def complaint(self, party: NativeParty, document: SeedDocument, handles: Sequence[int]) -> Failure | None:
         """What is wrong with publishing this."""
@@ -64,7 +66,8 @@ class Publications:
             node = self._core.node_of(self._bus, handle)
             assert node is not None
             party.objects[path] = PublishedObject(node, handle, xml)
-        _index(party)
+            party.paths.setdefault(node, path)
+            self._paths.setdefault(handle, []).append(path)
 
     def withdraw(self, party: NativeParty) -> None:
         """Nothing of the party is published any more."""
@@ -74,6 +77,7 @@ class Publications:
         party.objects, party.paths = {}, {}
         party.root = party.root_handle = None
         for handle in handles:
+            self._paths.pop(handle, None)
             self._references[handle] -= 1
             if not self._references[handle]:
                 del self._references[handle], self._publisher[handle]
@@ -84,8 +88,8 @@ class Publications:
         party = self._publisher.pop(handle, None)
         if party is None:
             return
-        party.objects = {path: entry for path, entry in party.objects.items() if entry.handle != handle}
-        _index(party)
+        for path in self._paths.pop(handle, ()):
+            party.paths.pop(party.objects.pop(path).node, None)
         if party.root_handle == handle:
             party.root = party.root_handle = None
         for _ in range(self._references.pop(handle)):
@@ -110,9 +114,3 @@ class Publications:
 def is_reserved(path: str) -> bool:
     """No object of a party has this path: capabilities, and what D-Bus libraries hang up on."""
     return path.startswith(wire.LOCAL_PATH) or capabilities.is_reserved(path)
-
-
-def _index(party: NativeParty) -> None:
-    party.paths = {}
-    for path, entry in party.objects.items():
-        party.paths.setdefault(entry.node, path)
