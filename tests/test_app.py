@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any, cast
 
 import anyio
@@ -333,6 +334,19 @@ def test_what_ends_the_block_of_a_connection_is_raised_as_it_is(bus1_bus: Bus, b
     for kind in (LookupError, SystemExit, pytest.fail.Exception):
         with pytest.raises(kind, match="3"):
             anyio.run(main, kind, backend=backend)
+
+
+@both_loops
+def test_a_generator_with_a_connection_is_closed_like_any_other(bus1_bus: Bus, backend: str) -> None:
+    async def names() -> AsyncGenerator[list[str], None]:
+        async with desk_service(bus1_bus).running(), connect(native(bus1_bus)) as connection:
+            yield await connection.registry.names()
+
+    async def main() -> None:
+        async with aclosing(names()) as found:
+            assert NAME in await anext(found)
+
+    anyio.run(main, backend=backend)
 
 
 def test_several_services_are_tasks_of_one_group_and_outlive_each_other(bus1_bus: Bus) -> None:

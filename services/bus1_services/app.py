@@ -79,7 +79,7 @@ class Service:
                         group.start_soon(_attend, task, connection, failures, group.cancel_scope)
                     try:
                         yield connection
-                    except (GeneratorExit, anyio.get_cancelled_exc_class()):
+                    except anyio.get_cancelled_exc_class():
                         raise
                     except BaseException as error:
                         failures.append(error)

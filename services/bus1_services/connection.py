@@ -261,7 +261,8 @@ class Connection:
             raise
         finally:
             for node in shared:
-                self._handed_out[node] = self.peer.n_arrived
+                if node in self._receivers:
+                    self._handed_out[node] = self.peer.n_arrived
                 self._sending[node] -= 1
                 if not self._sending[node]:
                     del self._sending[node]
@@ -423,7 +424,7 @@ async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
         try:
             await is_attended.wait()
             yield connection
-        except (GeneratorExit, anyio.get_cancelled_exc_class()):
+        except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:
             # as it is, not as a group: SystemExit, and what test frameworks raise, too
