@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bus1.verbs.verb import Command, Failure, UsageError
@@ -61,6 +60,8 @@ def _add_install(parser: ArgumentParser) -> None:
 def _install(arguments: Namespace) -> int:
     installation, program = _installation(arguments), _program(arguments)
     changes: list[Change] = []
+    from bus1.verbs.changing import carry_out_or_tell
+
     from ..install.installation import CannotInstall
 
     try:
@@ -70,7 +71,7 @@ def _install(arguments: Namespace) -> int:
             changes += installation.shim(program, arguments.shim or None)
     except CannotInstall as error:
         raise Failure(str(error)) from error
-    if _carry_out(arguments, changes) and arguments.scope:
+    if carry_out_or_tell(changes, dry_run=arguments.dry_run) and arguments.scope:
         scope = installation.scope
         print(f"bus1-bridge serves {scope.takes_effect}; what runs now is left as it is.")
         if arguments.trial:
@@ -81,6 +82,8 @@ def _install(arguments: Namespace) -> int:
 
 
 def _revert(arguments: Namespace) -> int:
+    from bus1.verbs.changing import carry_out_or_tell
+
     from ..install.installation import CannotInstall
 
     installation = _installation(arguments)
@@ -92,7 +95,7 @@ def _revert(arguments: Namespace) -> int:
             changes += installation.unshim(_program(arguments), arguments.shim or None)
     except CannotInstall as error:
         raise Failure(str(error)) from error
-    if _carry_out(arguments, changes) and arguments.scope:
+    if carry_out_or_tell(changes, dry_run=arguments.dry_run) and arguments.scope:
         print(f"The bus that was there before serves {installation.scope.takes_effect}.")
     return 0
 
@@ -156,23 +159,6 @@ def _program(arguments: Namespace) -> str:
     if not program:
         raise UsageError("--program=PATH is needed: where this one lies is unknown")
     return os.path.abspath(program)
-
-
-def _carry_out(arguments: Namespace, changes: Sequence[Change]) -> bool:
-    """Do it, or say what would be done; True if something was."""
-    from bus1.changes import FOR_ALL, ChangeFailed, carry_out
-
-    if not changes:
-        print("Nothing to do: it is as it should be.")
-    for change in changes:
-        print(f"{'would ' if arguments.dry_run else ''}{change}")
-    if arguments.dry_run or not changes:
-        return False
-    try:
-        carry_out(changes, umask=FOR_ALL)
-    except ChangeFailed as error:
-        raise Failure(f"{error}; everything is as it was") from error
-    return True
 
 
 INSTALL = Command(

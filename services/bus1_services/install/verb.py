@@ -143,24 +143,14 @@ def _places(arguments: Namespace) -> Places:
 
 
 def _carry_out(arguments: Namespace, installation: Installation, changes: Sequence[Change]) -> bool:
-    """Do it, or say what would be done; True if something was."""
+    """Do it, and tell the bus, or say what would be done; True if something was."""
     import os
 
-    from bus1.changes import FOR_ALL, ChangeFailed, carry_out
+    from bus1.verbs.changing import carry_out_or_tell
 
-    if not changes:
-        print("Nothing to do: it is as it should be.")
-        return False
-    changes = [*changes, *installation.telling(dict(os.environ))]
-    for change in changes:
-        print(f"{'would ' if arguments.dry_run else ''}{change}")
-    if arguments.dry_run:
-        return False
-    try:
-        carry_out(changes, umask=FOR_ALL)
-    except ChangeFailed as error:
-        raise Failure(f"{error}; everything is as it was") from error
-    return True
+    if changes:
+        changes = [*changes, *installation.telling(dict(os.environ))]
+    return carry_out_or_tell(changes, dry_run=arguments.dry_run)
 
 
 INSTALL = Command(
