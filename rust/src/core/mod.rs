@@ -1,0 +1,1 @@
+//! The bus1 state machine.

@@ -1,0 +1,10 @@
+//! The binding: the only module that knows Python. One file for each noun that Python sees.
+
+use pyo3::prelude::*;
+
+/// The module `bus1._native`.
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
