@@ -19,6 +19,7 @@ Not here: the delivery itself, and what the refused sender is told (delivery, ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
@@ -210,6 +211,15 @@ class Flow:
         pace = self._readers.get(reader)
         if pace is not None:
             pace.expected -= size
+
+    def moved(self, reader: int, when: float) -> None:
+        """Its queue became non-empty, or bytes of it entered the socket: that was at ``when``."""
+        self._readers.setdefault(reader, _Reader(when))
+        self.progressed(reader, when)
+
+    def awaited(self) -> Iterable[int]:
+        """Readers that paused senders wait for."""
+        return self._awaited
 
     def progressed(self, reader: int, now: float) -> None:
         """Bytes entered the reader's socket."""

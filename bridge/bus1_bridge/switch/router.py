@@ -77,6 +77,8 @@ class Router:
         """Who has limits in Core."""
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
+        self._over_mark: set[int] = set()
+        """Connections whose messages wait until they have read more of the bus's answers."""
         self._incomplete: set[int] = set()
         """Connections without a name yet."""
         self._deadlines = Deadlines(self._connections)
@@ -111,6 +113,8 @@ class Router:
             self._core.set_user_limits(uid, user_limits(limits.of_user(uid)))
         for c in self._connections.values():
             self._set_limits(c)
+            if c.party.express is not None:
+                c.party.express.renew(c.party.peer)
 
     def party(self, connection: int) -> LegacyParty:
         """Who speaks on the connection."""
@@ -174,8 +178,8 @@ class Router:
             self.delivery.eavesdroppers.pop(connection, None)
             c.lines.clear()
             c.notice, c.offset = b"", 0
-            if c.is_over_mark:
-                c.is_over_mark = False
+            if connection in self._over_mark:
+                self._over_mark.discard(connection)
                 self._busy.setdefault(connection)
             self._drop_output(c)
             self._close_if_done(c)
@@ -207,6 +211,48 @@ class Router:
         if c is None or c.is_deaf:
             return False
         return bool(c.lines or c.notice) or self._core.is_readable(connection)
+
+    # ---- the express lane ----------------------------------------------------------------------
+
+    def may_join(self, connection: int) -> bool:
+        """It has its name, and nothing else but messages to write."""
+        c = self._connections.get(connection)
+        return c is not None and bool(c.party.unique) and not (
+            c.party.is_monitor or c.auth or c.lines or c.notice or c.has_ended or c.is_deaf or c.ending
+        )
+
+    def is_idle(self, connection: int) -> bool:
+        """Nothing that it has sent is in hand."""
+        c = self._connections[connection]
+        return c.is_empty and not self._is_held(c)
+
+    def limits_of(self, connection: int) -> BusLimits:
+        """What holds for who speaks on the connection."""
+        return self._connections[connection].limits
+
+    def written(self, connection: int) -> int:
+        """How much of the first message of its queue is written."""
+        return self._connections[connection].offset
+
+    def set_written(self, connection: int, offset: int) -> None:
+        """So much is written by others."""
+        if (c := self._connections.get(connection)) is not None:
+            c.offset = offset
+
+    def has_notice(self, connection: int) -> bool:
+        """Something is being written that goes before its queue."""
+        c = self._connections.get(connection)
+        return c is not None and bool(c.notice)
+
+    def awaited(self) -> frozenset[int]:
+        """Connections whose queue somebody waits for to move."""
+        return frozenset((*self.delivery.flow.awaited(), *self._over_mark))
+
+    def moved(self, connection: int, when: float) -> None:
+        """Others have written messages of its queue."""
+        self.delivery.flow.moved(connection, when)
+        if (c := self._connections.get(connection)) is not None:
+            self._look_at_mark(c)
 
     # ---- turns -----------------------------------------------------------------------------------
 
@@ -311,8 +357,12 @@ class Router:
                 break
             c.offset -= entry.n_bytes
             self._take(c, entry)
-        if c.is_over_mark and not self._is_over_bus_mark(peer):
-            c.is_over_mark = False
+        self._look_at_mark(c)
+
+    def _look_at_mark(self, c: Connection) -> None:
+        peer = c.party.peer
+        if peer in self._over_mark and not self._is_over_bus_mark(peer):
+            self._over_mark.discard(peer)
             self._busy.setdefault(peer)
 
     def _take(self, c: Connection, entry: Ahead) -> None:
@@ -353,7 +403,7 @@ class Router:
                     if not self._drop_output(c):
                         return
                 elif self._is_over_bus_mark(peer):
-                    c.is_over_mark = True
+                    self._over_mark.add(peer)
                     return
                 elif self._keeps_too_much(c):
                     return
@@ -444,6 +494,7 @@ class Router:
         peer = c.party.peer
         del self._connections[peer]
         self._busy.pop(peer, None)
+        self._over_mark.discard(peer)
         self._incomplete.discard(peer)
         self.delivery.discard(c.take_descriptors())
         self.delivery.forget(c.party)
