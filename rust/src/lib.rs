@@ -5,6 +5,7 @@
 
 pub mod core;
 pub mod sys;
+pub mod tables;
 
 #[cfg(feature = "python")]
 mod py;
