@@ -7,6 +7,7 @@ pub mod core;
 pub mod lane;
 pub mod dbus;
 pub mod sys;
+pub mod tables;
 
 #[cfg(feature = "python")]
 mod py;
