@@ -109,7 +109,7 @@ class Reactor:
         self._removed.add(fd)
 
     def lend(self, source: Source) -> None:
-        """A lane of ``poller`` watches the source's descriptor from now on; what it reports comes to the source."""
+        """A lane of ``poller`` watches the descriptor from now on; what it reports comes to the source."""
         self._sources[source.fileno()] = source
 
     def take_back(self, source: Source) -> None:

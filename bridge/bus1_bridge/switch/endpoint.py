@@ -35,7 +35,8 @@ from bus1.reactor import Reactor
 from bus1.transport import pidfd_of, rights
 
 from .express import Express
-from .router import Outgoing, Router
+from .router import Router
+from .writing import Outgoing
 
 FLUSH_BYTES = 256 << 10
 """What one endpoint writes per turn, about."""
@@ -128,16 +129,14 @@ class Endpoint:
 
     def flush(self, now: float) -> None:
         """Write what there is, as far as the socket takes it and the turn allows."""
-        router, left, express = self._turns.router, FLUSH_BYTES, self._express
+        router, express = self._turns.router, self._express
         if express is None:
             self._flush(router, now)
         elif express.lane.flush(self.connection):
             # what comes next in the queue is not for the lane
-            router.set_written(self.connection, express.lane.offset(self.connection))
+            express.take_output(self.connection)
             self._flush(router, now)
-            express.lane.set_offset(
-                self.connection, router.written(self.connection), router.has_notice(self.connection)
-            )
+            express.return_output(self.connection)
 
     def _flush(self, router: Router, now: float) -> None:
         left = FLUSH_BYTES
@@ -183,15 +182,13 @@ class Endpoint:
 
     def _mind_lane(self, express: Express) -> None:
         """Join the lane, leave it, or let it go on, as the connection is now."""
-        router, connection = self._turns.router, self.connection
-        may_join = not self._is_short and router.may_join(connection)
         if self._express is None:
-            if may_join and router.is_idle(connection):
+            if not self._is_short and express.may_join(self.connection):
                 self._join(express)
-        elif not may_join:
+        elif self._is_short or not express.may_stay(self.connection):
             self._leave(express)
-        elif not express.lane.has_input(connection) and router.is_idle(connection):
-            express.give_back(connection)
+        else:
+            express.give_back(self.connection)
 
     def _join(self, express: Express) -> None:
         if self._watched:

@@ -23,6 +23,7 @@ from bus1.core.api import Parcel
 if TYPE_CHECKING:
     from bus1.reactor import Reactor
 
+    from .connection import Connection
     from .router import Router
 
 Standing = tuple[bool, bool, int, int, int, int, int]
@@ -55,41 +56,60 @@ class Express:
 
     # ---- connections -----------------------------------------------------------------------------
 
+    def may_stay(self, connection: int) -> bool:
+        """It has its name, and nothing else but messages to say and to hear."""
+        c = self._router.connection(connection)
+        return c is not None and bool(c.party.unique) and not (
+            c.party.is_monitor or c.auth or c.lines or c.has_ended or c.is_deaf or c.ending
+        )
+
+    def may_join(self, connection: int) -> bool:
+        """So it is, and nothing of it is in hand."""
+        c = self._router.connection(connection)
+        return c is not None and not c.notice and self.may_stay(connection) and self._router.is_idle(c)
+
     def join(self, endpoint: Joining) -> None:
         """The connection is served by the lane from now on."""
         peer, tables = endpoint.connection, self._router.tables
-        party = self._router.party(peer)
+        c = self._router.connection(peer)
+        assert c is not None
+        party = c.party
         self.lane.join(
-            endpoint.fileno(), peer, party.unique, party.credentials, self._standing(peer),
-            list(tables.names.primary(peer)), len(party.open_replies), bool(party.subscriptions),
-            self._router.written(peer),
+            endpoint.fileno(), peer, party.unique, party.credentials, _standing(c),
+            list(tables.names.primary(peer)), len(party.open_replies), bool(party.subscriptions), c.offset,
         )
         party.express = self
 
     def leave(self, connection: int) -> tuple[bytes, list[int]]:
-        """It is not any more; what has come and is not carried out: bytes, and descriptors, which are the caller's."""
-        party = self._router.tables.parties.get(connection)
-        if party is not None:
-            party.express = None
+        """It is not any more; what has come of it: bytes, and descriptors, which are the caller's."""
         data, fds, offset = self.lane.leave(connection)
-        self._router.set_written(connection, offset)
+        if (c := self._router.connection(connection)) is not None:
+            c.party.express = None
+            if not c.notice:
+                c.offset = offset
         return data, fds
 
     def give_back(self, connection: int) -> None:
-        """The router has nothing of the connection in hand."""
-        self.lane.give_back(connection, len(self._router.party(connection).open_replies))
+        """The lane reads on, if the router has nothing of the connection in hand."""
+        c = self._router.connection(connection)
+        if c is not None and not self.lane.has_input(connection) and self._router.is_idle(c):
+            self.lane.give_back(connection, len(c.party.open_replies))
+
+    def take_output(self, connection: int) -> None:
+        """The router writes on, from where the lane has come to."""
+        c = self._router.connection(connection)
+        if c is not None and not c.notice:
+            c.offset = self.lane.offset(connection)
+
+    def return_output(self, connection: int) -> None:
+        """The lane may write on."""
+        if (c := self._router.connection(connection)) is not None:
+            self.lane.set_offset(connection, 0 if c.notice else c.offset, bool(c.notice))
 
     def renew(self, connection: int) -> None:
         """Policy or limits have changed."""
-        self.lane.set_standing(connection, self._standing(connection))
-
-    def _standing(self, connection: int) -> Standing:
-        party, limits = self._router.party(connection), self._router.limits_of(connection)
-        return (
-            party.permissions.sends_all, party.permissions.receives_all,
-            limits.max_message_size, limits.max_message_unix_fds,
-            limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection,
-        )
+        if (c := self._router.connection(connection)) is not None:
+            self.lane.set_standing(connection, _standing(c))
 
     # ---- the wait --------------------------------------------------------------------------------
 
@@ -116,6 +136,14 @@ class Express:
             parties = tables.parties
             delivery.refusals.lost(parties.get(sender), parties.get(reader), Parcel((reader, 0), (header,)))
         return [peer for peer, _ in moved]
+
+
+def _standing(c: Connection) -> Standing:
+    permissions, limits = c.party.permissions, c.limits
+    return (
+        permissions.sends_all, permissions.receives_all, limits.max_message_size, limits.max_message_unix_fds,
+        limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection,
+    )
 
 
 def express_for(reactor: Reactor, router: Router) -> Express | None:

@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::core::{Credentials, Usage};
-use crate::dbus::BodyCheck;
+use crate::dbus::body::BodyCheck;
 use crate::sys;
 
 /// What a client may do, and what it has, as far as the lane asks.

@@ -25,8 +25,8 @@ use super::parties::Parties;
 use super::world::{Tables, World};
 use super::{Lane, Report};
 use crate::core::Usage;
-use crate::dbus::header::{self, Header};
-use crate::dbus::{BodyCheck, frame_length};
+use crate::dbus::header::{self, Header, frame_length};
+use crate::dbus::body::{BodyCheck, check_body};
 use crate::sys::{self, Epoll};
 
 const IN: u32 = EPOLLIN as u32;
@@ -282,7 +282,7 @@ impl DbusLane {
             Err(()) => return Found::Strange,
         }
         // a message that has most of a large buffer for itself keeps that: its body is not copied
-        if header.body_length > LARGE_BODY && length * 2 >= buffer.capacity() {
+        if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
             return self.large(slot, buffer, start, length, &header, tables, now);
         }
         let message = Message::Borrowed(bytes);
@@ -324,7 +324,7 @@ impl DbusLane {
         let body = &message[header.header_length..];
         let signature = header.signature(message);
         if body.len() <= budget {
-            return crate::dbus::check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
+            return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
         }
         let c = self.parties.get_mut(slot).ok_or(())?;
         let mut check = match c.input.check.take() {

@@ -12,11 +12,12 @@
 use bytes::Bytes;
 
 use super::connection::Connection;
-use super::dbus::Parties;
+use super::parties::Parties;
 use super::world::Tables;
 use crate::core::Parts;
+use crate::dbus::arguments::arguments;
 use crate::dbus::header::Header;
-use crate::dbus::{self, arguments};
+use crate::dbus::stamp::stamp;
 use crate::tables::MatchInput;
 
 /// Charged with every message of a hosted peer, beyond its slice.
@@ -75,7 +76,7 @@ impl Message<'_> {
         let is_small = body.len() <= SMALL_BODY || matches!(self, Self::Borrowed(_));
         let room = header.header_length + 32 + sender.len() + if is_small { body.len() } else { 0 };
         let mut out = Vec::with_capacity(room);
-        dbus::stamp(message, header, sender, &mut out).map_err(|_| NotEveryday)?;
+        stamp(message, header, sender, &mut out).map_err(|_| NotEveryday)?;
         let n_bytes = out.len() + body.len();
         let mut parts = Parts::new();
         match self {
@@ -163,20 +164,23 @@ fn unicast(
 fn broadcast(
     parties: &mut Parties, tables: &mut Tables<'_>, from: usize, message: &Message<'_>, header: &Header, now: f64,
 ) -> Result<usize, NotEveryday> {
+    let mut peers = std::mem::take(&mut parties.peers);
+    peers.clear();
     let sender = parties.get(from).ok_or(NotEveryday)?;
     let bytes = message.bytes();
     let body = &bytes[header.header_length..];
-    let mut peers = std::mem::take(&mut parties.peers);
-    peers.clear();
-    let names: Vec<&str> = sender.names.iter().map(|name| &**name).collect();
-    let read = || arguments(header.signature(bytes), body, header.endian);
-    tables.matches.receivers(
-        &mut MatchInput::broadcast(
-            header.kind, &sender.unique, &names, header.path(bytes), header.interface(bytes), header.member(bytes),
-            &read,
-        ),
-        &mut peers,
-    );
+    let mut input = MatchInput {
+        kind: header.kind,
+        sender: &sender.unique,
+        sender_names: &sender.names,
+        path: header.path(bytes),
+        interface: header.interface(bytes),
+        member: header.member(bytes),
+        destination: None,
+        destination_names: &[],
+        arguments: &mut |out| arguments(header.signature(bytes), body, header.endian, out),
+    };
+    tables.matches.receivers(&mut input, &mut peers);
     let result = tell(parties, tables, from, message, header, &peers, now);
     parties.peers = peers;
     result

@@ -15,16 +15,7 @@ use super::slab::NONE;
 use super::tree::{Condition, EAVESDROPPING, Edge, PLAIN, RULE, Tree, argument_of, key};
 use std::ops::Bound;
 
-/// One argument of a message, as rules see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Argument<'m> {
-    /// A string.
-    Text(&'m str),
-    /// An object path.
-    Path(&'m str),
-    /// Anything else.
-    Other,
-}
+pub use crate::dbus::arguments::Argument;
 
 /// Appends the first arguments (at most 64 are looked at).
 pub type ReadArguments<'m> = dyn FnMut(&mut Vec<Argument<'m>>) + 'm;
