@@ -6,6 +6,7 @@
 pub mod core;
 pub mod lane;
 pub mod dbus;
+pub mod memory;
 pub mod sys;
 pub mod tables;
 
