@@ -5,6 +5,7 @@
 
 pub mod core;
 pub mod dbus;
+pub mod lane;
 pub mod sys;
 
 #[cfg(feature = "python")]
