@@ -4,8 +4,8 @@
 //! with `unsafe` code; `lane` moves bytes; `py` binds all of it to Python.
 
 pub mod core;
-pub mod lane;
 pub mod dbus;
+pub mod lane;
 pub mod memory;
 pub mod sys;
 pub mod tables;
