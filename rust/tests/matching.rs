@@ -81,7 +81,7 @@ fn a_rule_matches_what_it_says() {
             expected,
             "{text}"
         );
-        index.drop(2);
+        index.drop_owner(2);
         assert_eq!(
             receivers(&index, &arguments) == [1],
             expected,
@@ -107,7 +107,7 @@ fn owners_come_once_in_the_order_of_their_first_rules() {
     assert_eq!(receivers(&index, &[]), [5, 3, 9]);
     assert!(index.remove(5, &rule("")));
     assert_eq!(receivers(&index, &[]), [5, 3, 9]);
-    index.drop(5);
+    index.drop_owner(5);
     index.add(5, &rule(""));
     assert_eq!(receivers(&index, &[]), [3, 9, 5]);
     assert_eq!((index.len(), index.count(3)), (3, 2));

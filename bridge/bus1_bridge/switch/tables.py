@@ -247,7 +247,7 @@ class Tables:
     """What each capability path stands for (gateway's own)."""
 
     def __post_init__(self) -> None:
-        self.monitors = MatchIndex(self.matches.tally)
+        self.monitors = type(self.matches)(self.matches.tally)
         self.bindings = Bindings(self.core)
 
     def enter(self, party: Party) -> None:

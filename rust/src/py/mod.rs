@@ -1,7 +1,8 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
-mod lane;
+mod lock;
 mod poller;
+mod tables;
 
 use pyo3::prelude::*;
 
@@ -10,6 +11,9 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<poller::Poller>()?;
-    module.add_class::<lane::PyDbusLane>()?;
+    module.add_class::<tables::MatchIndex>()?;
+    module.add_class::<tables::ReplyTable>()?;
+    module.add_class::<tables::Tally>()?;
+    module.add_function(wrap_pyfunction!(tables::normal_rule, module)?)?;
     Ok(())
 }

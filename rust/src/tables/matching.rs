@@ -1,13 +1,13 @@
 //! Matching: the rules of everybody, and whose they are.
 //!
 //! Theory. Rules are filed in a tree (`tree`), in which a message finds those that match (`probe`). Owners are
-//! numbers, one for whoever receives. Each has a rank, given when it adds its first rule and kept until `drop`:
+//! numbers, one for whoever receives. Each has a rank, given when it adds its first rule and kept until `drop_owner`:
 //! `receivers` answers in that order. What an owner has of a rule is a holding; the holdings of an owner are a
 //! list in the order in which they began.
 //!
 //! Invariants. 1. `receivers` is exactly the owners of rules that match, each once. 2. A rule that was added n
 //! times is gone when it has been removed n times. 3. Without `eavesdrop` a rule matches broadcasts only.
-//! 4. Nothing of an owner remains after `drop`.
+//! 4. Nothing of an owner remains after `drop_owner`.
 //!
 //! Not here: who may eavesdrop and how many rules one may have.
 
@@ -118,7 +118,7 @@ impl MatchIndex {
     }
 
     /// All rules of the owner go.
-    pub fn drop(&mut self, owner: u64) {
+    pub fn drop_owner(&mut self, owner: u64) {
         while let Some(first) = self.owners.get(&owner).map(|owner| owner.first) {
             if first == NONE {
                 break;
