@@ -158,3 +158,33 @@ pub struct Connection {
     /// It stands in the line of those whose wants may have changed.
     pub is_stale: bool,
 }
+
+impl Connection {
+    /// One whose input is the lane's, and of which nothing is written yet.
+    pub fn new(
+        fd: RawFd,
+        peer: u64,
+        unique: &str,
+        credentials: Arc<Credentials>,
+        standing: Standing,
+    ) -> Self {
+        let mut input = Input::default();
+        input.is_ours = true;
+        Self {
+            fd,
+            peer,
+            unique: unique.into(),
+            credentials,
+            standing,
+            native_calls: 0,
+            has_followers: false,
+            names: Vec::new(),
+            input,
+            output: Output::default(),
+            pace: Pace::default(),
+            wanted: 0,
+            watched: 0,
+            is_stale: false,
+        }
+    }
+}

@@ -25,8 +25,8 @@ use super::parties::Parties;
 use super::world::{Tables, World};
 use super::{Lane, Report};
 use crate::core::Usage;
-use crate::dbus::header::{self, Header, frame_length};
 use crate::dbus::body::{BodyCheck, check_body};
+use crate::dbus::header::{self, Header, frame_length};
 use crate::sys::{self, Epoll};
 
 const IN: u32 = EPOLLIN as u32;
@@ -88,7 +88,6 @@ impl DbusLane {
     pub fn join(&mut self, connection: Box<Connection>) {
         let slot = self.parties.enter(connection);
         self.parties.mark_dirty(slot);
-        self.parties.mark_busy(slot);
     }
 
     /// It is Python's again: with what has come, and how much of its first message is written.
@@ -114,8 +113,12 @@ impl DbusLane {
 
     /// Python has nothing of the connection in hand any more.
     pub fn give_back(&mut self, peer: u64, native_calls: usize) {
-        let Some(slot) = self.parties.slot(peer) else { return };
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let Some(slot) = self.parties.slot(peer) else {
+            return;
+        };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
         if c.input.is_ours || c.input.handed.is_some() {
             return;
         }
@@ -130,7 +133,9 @@ impl DbusLane {
 
     /// Write what there is; true if Python has to go on.
     pub fn flush(&mut self, peer: u64, now: f64) -> bool {
-        let Some(slot) = self.parties.slot(peer) else { return true };
+        let Some(slot) = self.parties.slot(peer) else {
+            return true;
+        };
         let world = self.world.clone();
         let mut tables = world.tables();
         matches!(self.write(slot, &mut tables, now), Flushed::Python)
@@ -140,15 +145,24 @@ impl DbusLane {
 
     /// Read once, and carry out what is there.
     fn read(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
-        let bus = tables.core.queued(self.bus_peer, self.peer(slot)).map_or(0, |usage| usage.bytes);
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let bus = tables
+            .core
+            .queued(self.bus_peer, self.peer(slot))
+            .map_or(0, |usage| usage.bytes);
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
         if bus > BUS_MARK {
             hand_over_all(c, End::Open, report);
             return;
         }
         let pending = c.input.pending();
         let missing = c.input.expected.saturating_sub(pending);
-        let most = if missing > CHUNK { missing.min(LARGE_CHUNK) } else { CHUNK };
+        let most = if missing > CHUNK {
+            missing.min(LARGE_CHUNK)
+        } else {
+            CHUNK
+        };
         if pending == 0 {
             c.input.start = 0;
             c.input.buffer.clear();
@@ -173,7 +187,11 @@ impl DbusLane {
                     self.serve(slot, tables, now, report);
                 }
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => hand_over_all(c, End::Failed, report),
         }
         self.tidy(slot);
@@ -184,7 +202,9 @@ impl DbusLane {
         let mut work = 0;
         let mut checked = 0;
         loop {
-            let Some(c) = self.parties.get_mut(slot) else { return };
+            let Some(c) = self.parties.get_mut(slot) else {
+                return;
+            };
             note_peaks(c);
             if c.input.pending() == 0 {
                 break;
@@ -221,7 +241,9 @@ impl DbusLane {
     }
 
     fn leave_rest(&mut self, slot: usize, found: &Found, report: &mut Report) {
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
         match *found {
             Found::NotEveryday(length) => hand_over_first(c, length, report),
             Found::Incomplete(length) if c.input.fds.is_empty() => c.input.expected = length,
@@ -231,7 +253,9 @@ impl DbusLane {
 
     /// The first message of a connection.
     fn first(&mut self, slot: usize, tables: &mut Tables<'_>, budget: usize, now: f64) -> Found {
-        let Some(c) = self.parties.get_mut(slot) else { return Found::Strange };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return Found::Strange;
+        };
         let mut buffer = std::mem::take(&mut c.input.buffer);
         let start = c.input.start;
         let max_message_size = c.standing.max_message_size;
@@ -261,18 +285,28 @@ impl DbusLane {
     /// A large message that is not there yet: whether its header tells that it may be everyday.
     fn is_worth_waiting(&self, slot: usize, so_far: &[u8]) -> bool {
         match header::parse(so_far) {
-            Ok(header) => express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header),
+            Ok(header) => {
+                express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header)
+            }
             Err(_) => so_far.len() < 16,
         }
     }
 
     #[allow(clippy::too_many_arguments)]
     fn whole(
-        &mut self, slot: usize, buffer: &mut Vec<u8>, start: usize, length: usize, tables: &mut Tables<'_>,
-        budget: usize, now: f64,
+        &mut self,
+        slot: usize,
+        buffer: &mut Vec<u8>,
+        start: usize,
+        length: usize,
+        tables: &mut Tables<'_>,
+        budget: usize,
+        now: f64,
     ) -> Found {
         let bytes = &buffer[start..start + length];
-        let Ok(header) = header::parse(bytes) else { return Found::Strange };
+        let Ok(header) = header::parse(bytes) else {
+            return Found::Strange;
+        };
         if !express::may_be_everyday(self.climate, &self.parties, slot, bytes, &header) {
             return Found::NotEveryday(length);
         }
@@ -286,18 +320,40 @@ impl DbusLane {
             return self.large(slot, buffer, start, length, &header, tables, now);
         }
         let message = Message::Borrowed(bytes);
-        let carried = express::carry_out(self.climate, &mut self.parties, tables, slot, &message, &header, now);
+        let carried = express::carry_out(
+            self.climate,
+            &mut self.parties,
+            tables,
+            slot,
+            &message,
+            &header,
+            now,
+        );
         self.found(slot, carried, start, length)
     }
 
     #[allow(clippy::too_many_arguments)]
     fn large(
-        &mut self, slot: usize, buffer: &mut Vec<u8>, start: usize, length: usize, header: &Header,
-        tables: &mut Tables<'_>, now: f64,
+        &mut self,
+        slot: usize,
+        buffer: &mut Vec<u8>,
+        start: usize,
+        length: usize,
+        header: &Header,
+        tables: &mut Tables<'_>,
+        now: f64,
     ) -> Found {
         let whole = Bytes::from(std::mem::take(buffer));
         let message = Message::Shared(whole.slice(start..start + length));
-        let carried = express::carry_out(self.climate, &mut self.parties, tables, slot, &message, header, now);
+        let carried = express::carry_out(
+            self.climate,
+            &mut self.parties,
+            tables,
+            slot,
+            &message,
+            header,
+            now,
+        );
         if carried.is_ok() {
             *buffer = whole[start + length..].to_vec();
             return self.found(slot, carried, 0, 0);
@@ -308,7 +364,13 @@ impl DbusLane {
     }
 
     /// The message ended at `start + length` of what is left in the buffer.
-    fn found(&mut self, slot: usize, carried: Result<usize, NotEveryday>, start: usize, length: usize) -> Found {
+    fn found(
+        &mut self,
+        slot: usize,
+        carried: Result<usize, NotEveryday>,
+        start: usize,
+        length: usize,
+    ) -> Found {
         match (carried, self.parties.get_mut(slot)) {
             (Ok(cost), Some(c)) => {
                 c.input.start = start + length;
@@ -320,11 +382,19 @@ impl DbusLane {
     }
 
     /// Whether the body fits its signature, as far as the budget goes.
-    fn check(&mut self, slot: usize, message: &[u8], header: &Header, budget: usize) -> Result<bool, ()> {
+    fn check(
+        &mut self,
+        slot: usize,
+        message: &[u8],
+        header: &Header,
+        budget: usize,
+    ) -> Result<bool, ()> {
         let body = &message[header.header_length..];
         let signature = header.signature(message);
         if body.len() <= budget {
-            return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
+            return check_body(signature, body, header.endian)
+                .map(|()| true)
+                .map_err(|_| ());
         }
         let c = self.parties.get_mut(slot).ok_or(())?;
         let mut check = match c.input.check.take() {
@@ -340,7 +410,9 @@ impl DbusLane {
 
     /// A buffer that nothing lies in serves the next client.
     fn tidy(&mut self, slot: usize) {
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
         if c.input.pending() == 0 {
             let mut buffer = std::mem::take(&mut c.input.buffer);
             c.input.start = 0;
@@ -363,7 +435,9 @@ impl DbusLane {
     // ---- output --------------------------------------------------------------------------------------
 
     fn write(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64) -> Flushed {
-        let Some(c) = self.parties.get_mut(slot) else { return Flushed::Done };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return Flushed::Done;
+        };
         if c.output.is_blocked {
             return Flushed::Blocked;
         }
@@ -386,7 +460,9 @@ impl DbusLane {
 impl Lane for DbusLane {
     fn prepare(&mut self, epoll: &Epoll) -> io::Result<()> {
         while let Some(slot) = self.parties.stale.pop() {
-            let Some(c) = self.parties.get_mut(slot) else { continue };
+            let Some(c) = self.parties.get_mut(slot) else {
+                continue;
+            };
             c.is_stale = false;
             let mut wants = c.wanted & OUT;
             wants |= if c.input.is_ours { IN } else { c.wanted & IN };
@@ -412,14 +488,20 @@ impl Lane for DbusLane {
     }
 
     fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
-        let Some(slot) = self.parties.slot_of_fd(fd) else { return };
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let Some(slot) = self.parties.slot_of_fd(fd) else {
+            return;
+        };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
         if events & (OUT | GONE) != 0 {
             c.output.is_blocked = false;
             self.parties.mark_dirty(slot);
             self.parties.mark_stale(slot);
         }
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
         if !c.input.is_ours {
             if events & (c.wanted | GONE) != 0 {
                 report.events.push((fd, events));
@@ -440,8 +522,12 @@ impl Lane for DbusLane {
         let world = self.world.clone();
         let mut tables = world.tables();
         for _ in 0..self.parties.busy.len() {
-            let Some(slot) = self.parties.busy.pop_front() else { return };
-            let Some(c) = self.parties.get_mut(slot) else { continue };
+            let Some(slot) = self.parties.busy.pop_front() else {
+                return;
+            };
+            let Some(c) = self.parties.get_mut(slot) else {
+                continue;
+            };
             c.input.is_busy = false;
             if c.input.is_ours {
                 self.serve(slot, &mut tables, now, report);
@@ -458,13 +544,16 @@ impl Lane for DbusLane {
             let world = self.world.clone();
             let mut tables = world.tables();
             for slot in std::mem::take(&mut self.parties.dirty) {
-                let Some(c) = self.parties.get_mut(slot) else { continue };
+                let Some(c) = self.parties.get_mut(slot) else {
+                    continue;
+                };
                 c.output.is_dirty = false;
                 let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
                 if self.write(slot, &mut tables, now) == Flushed::Python {
                     report.events.push((fd, OUT));
                 }
-                report.is_due |= is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
+                report.is_due |=
+                    is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
             }
         }
         report.is_due |= !self.parties.lost.is_empty();
@@ -490,7 +579,11 @@ fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
     };
     c.input.expected = 0;
     c.input.check = None;
-    c.input.handed = Some(Handed { data, fds, end: End::Open });
+    c.input.handed = Some(Handed {
+        data,
+        fds,
+        end: End::Open,
+    });
     c.input.is_ours = false;
     report.hand_over(c.fd, IN);
 }
@@ -507,7 +600,15 @@ fn note_peaks(c: &mut Connection) {
 
 /// What waits to be carried out of one connection, for statistics: bytes, descriptors, and the most that ever waited.
 pub fn usage(c: &Connection) -> (Usage, Usage) {
-    let now = Usage { bytes: c.input.pending() as u64, messages: 0, fds: c.input.fds.len() as u64 };
-    let peak = Usage { bytes: c.input.peak_bytes, messages: 0, fds: c.input.peak_fds };
+    let now = Usage {
+        bytes: c.input.pending() as u64,
+        messages: 0,
+        fds: c.input.fds.len() as u64,
+    };
+    let peak = Usage {
+        bytes: c.input.peak_bytes,
+        messages: 0,
+        fds: c.input.peak_fds,
+    };
     (now, peak)
 }

@@ -94,8 +94,16 @@ impl Message<'_> {
 }
 
 /// Whether the message may be everyday, as far as its header and its sender tell.
-pub fn may_be_everyday(climate: Climate, parties: &Parties, from: usize, message: &[u8], header: &Header) -> bool {
-    let Some(sender) = parties.get(from) else { return false };
+pub fn may_be_everyday(
+    climate: Climate,
+    parties: &Parties,
+    from: usize,
+    message: &[u8],
+    header: &Header,
+) -> bool {
+    let Some(sender) = parties.get(from) else {
+        return false;
+    };
     if !climate.is_unwatched || header.unix_fds != 0 || !sender.standing.sends_all {
         return false;
     }
@@ -105,7 +113,9 @@ pub fn may_be_everyday(climate: Climate, parties: &Parties, from: usize, message
         Some(name) => {
             let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
             let is_capability = header.kind == CALL
-                && header.path(message).is_some_and(|path| path.starts_with(CAPABILITY));
+                && header
+                    .path(message)
+                    .is_some_and(|path| path.starts_with(CAPABILITY));
             is_known && !is_capability && !climate.has_eavesdroppers && parties.find(name).is_some()
         }
     }
@@ -113,8 +123,13 @@ pub fn may_be_everyday(climate: Climate, parties: &Parties, from: usize, message
 
 /// Carries the message out, and says which connections have something to write; its body is valid.
 pub fn carry_out(
-    climate: Climate, parties: &mut Parties, tables: &mut Tables<'_>, from: usize, message: &Message<'_>,
-    header: &Header, now: f64,
+    climate: Climate,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    from: usize,
+    message: &Message<'_>,
+    header: &Header,
+    now: f64,
 ) -> Result<usize, NotEveryday> {
     match header.destination(message.bytes()) {
         None => broadcast(parties, tables, from, message, header, now),
@@ -127,10 +142,19 @@ pub fn carry_out(
 
 #[allow(clippy::too_many_arguments)]
 fn unicast(
-    climate: Climate, parties: &mut Parties, tables: &mut Tables<'_>, from: usize, to: usize,
-    message: &Message<'_>, header: &Header, now: f64,
+    climate: Climate,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    from: usize,
+    to: usize,
+    message: &Message<'_>,
+    header: &Header,
+    now: f64,
 ) -> Result<(), NotEveryday> {
-    let (sender, reader) = (parties.get(from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
+    let (sender, reader) = (
+        parties.get(from).ok_or(NotEveryday)?,
+        parties.get(to).ok_or(NotEveryday)?,
+    );
     if !reader.standing.receives_all {
         return Err(NotEveryday);
     }
@@ -138,7 +162,8 @@ fn unicast(
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
         let waiting = tables.replies.outstanding(caller) + sender.native_calls;
-        let is_free = waiting < sender.standing.max_replies && !tables.replies.awaits(caller, callee, header.serial);
+        let is_free = waiting < sender.standing.max_replies
+            && !tables.replies.awaits(caller, callee, header.serial);
         if climate.limits_replies || !is_free {
             return Err(NotEveryday);
         }
@@ -162,7 +187,12 @@ fn unicast(
 }
 
 fn broadcast(
-    parties: &mut Parties, tables: &mut Tables<'_>, from: usize, message: &Message<'_>, header: &Header, now: f64,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    from: usize,
+    message: &Message<'_>,
+    header: &Header,
+    now: f64,
 ) -> Result<usize, NotEveryday> {
     let mut peers = std::mem::take(&mut parties.peers);
     peers.clear();
@@ -187,8 +217,13 @@ fn broadcast(
 }
 
 fn tell(
-    parties: &mut Parties, tables: &mut Tables<'_>, from: usize, message: &Message<'_>, header: &Header,
-    peers: &[u64], now: f64,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    from: usize,
+    message: &Message<'_>,
+    header: &Header,
+    peers: &[u64],
+    now: f64,
 ) -> Result<usize, NotEveryday> {
     if peers.is_empty() {
         return Ok(0);
@@ -208,7 +243,14 @@ fn tell(
     let mut slots = Vec::with_capacity(peers.len());
     tables
         .core
-        .deliver_to_all(sender.peer, peers, &parts, n_bytes, &sender.credentials, &mut slots)
+        .deliver_to_all(
+            sender.peer,
+            peers,
+            &parts,
+            n_bytes,
+            &sender.credentials,
+            &mut slots,
+        )
         .map_err(|_| NotEveryday)?;
     let sender = sender.peer;
     for (((slot, was_empty), peer), result) in readers.into_iter().zip(peers).zip(slots) {
@@ -223,13 +265,19 @@ fn tell(
 
 /// Below all marks and limits a message is delivered, whatever else holds; whether nothing waits there.
 fn has_room(
-    tables: &Tables<'_>, sender: &Connection, reader: &Connection, size: u64,
+    tables: &Tables<'_>,
+    sender: &Connection,
+    reader: &Connection,
+    size: u64,
 ) -> Result<bool, NotEveryday> {
     let waiting = tables.core.waiting(reader.peer).ok_or(NotEveryday)?;
     if waiting.messages == 0 {
         return Ok(true);
     }
-    let mine = tables.core.queued(sender.peer, reader.peer).ok_or(NotEveryday)?;
+    let mine = tables
+        .core
+        .queued(sender.peer, reader.peer)
+        .ok_or(NotEveryday)?;
     let fits = mine.bytes + mine.fds * FD_WEIGHT + size <= PAIR_MARK
         && mine.bytes + size <= sender.standing.max_incoming_bytes
         && waiting.bytes + waiting.fds * FD_WEIGHT + size <= READER_MARK

@@ -49,7 +49,11 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
     loop {
         let (result, size, stops) = write_front(c, core, scratch);
         if size == 0 {
-            return if stops { Flushed::Python } else { Flushed::Done };
+            return if stops {
+                Flushed::Python
+            } else {
+                Flushed::Done
+            };
         }
         let written = match result {
             Ok(written) => written,
@@ -73,22 +77,38 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
 }
 
 /// One call of the kernel for the messages at the front; its result, their size, and whether Python's come next.
-fn write_front(c: &Connection, core: &Core, scratch: &mut Vec<u8>) -> (io::Result<usize>, usize, bool) {
+fn write_front(
+    c: &Connection,
+    core: &Core,
+    scratch: &mut Vec<u8>,
+) -> (io::Result<usize>, usize, bool) {
     let mut skip = c.output.offset;
     let mut stops = false;
     let mut parts: Vec<&[u8]> = Vec::new();
     scratch.clear();
     let mut n_bytes = 0;
     for entry in core.look_ahead(c.peer) {
-        if entry.kind != MessageType::Data || entry.n_handles != 0 || entry.note != 0 || !entry.fds.is_empty() {
+        if entry.kind != MessageType::Data
+            || entry.n_handles != 0
+            || entry.note != 0
+            || !entry.fds.is_empty()
+        {
             stops = true;
             break;
         }
         let is_small = entry.n_bytes <= SMALL;
         if n_bytes > 0 {
-            let fits = if is_small { scratch.len() + entry.n_bytes <= CONTIGUOUS_MAX } else { true };
+            let fits = if is_small {
+                scratch.len() + entry.n_bytes <= CONTIGUOUS_MAX
+            } else {
+                true
+            };
             // contiguous pieces and separate ones do not mix: the former are written first
-            if !fits || is_small == scratch.is_empty() || n_bytes >= FLUSH_BYTES || parts.len() >= BUFFERS_MAX {
+            if !fits
+                || is_small == scratch.is_empty()
+                || n_bytes >= FLUSH_BYTES
+                || parts.len() >= BUFFERS_MAX
+            {
                 break;
             }
         }
@@ -110,7 +130,11 @@ fn write_front(c: &Connection, core: &Core, scratch: &mut Vec<u8>) -> (io::Resul
     if n_bytes == 0 {
         return (Ok(0), 0, stops);
     }
-    let result = if scratch.is_empty() { sys::send(c.fd, &parts, &[]) } else { sys::send(c.fd, &[scratch], &[]) };
+    let result = if scratch.is_empty() {
+        sys::send(c.fd, &parts, &[])
+    } else {
+        sys::send(c.fd, &[scratch], &[])
+    };
     (result, n_bytes, stops)
 }
 
@@ -119,7 +143,11 @@ fn dequeue(c: &mut Connection, core: &mut Core, n: usize) -> Result<(), ()> {
     c.output.offset += n;
     loop {
         let Some(size) = core.look_ahead(c.peer).next().map(|entry| entry.n_bytes) else {
-            return if c.output.offset == 0 { Ok(()) } else { Err(()) };
+            return if c.output.offset == 0 {
+                Ok(())
+            } else {
+                Err(())
+            };
         };
         if c.output.offset < size {
             return Ok(());

@@ -10,7 +10,7 @@ use super::core::{Core, credentials_of};
 use super::poller::Poller;
 use super::tables::{MatchIndex, ReplyTable};
 use crate::core::Usage;
-use crate::lane::connection::{Connection, End, Input, Output, Pace, Standing};
+use crate::lane::connection::{Connection, End, Standing};
 use crate::lane::dbus::{self, DbusLane};
 use crate::lane::express::Climate;
 use crate::lane::poller::locked;
@@ -76,22 +76,11 @@ impl PyDbusLane {
         &self, fd: RawFd, peer: u64, unique: &str, credentials: &Bound<'_, PyAny>, given: StandingTuple,
         names: Vec<String>, native_calls: usize, has_followers: bool, offset: usize,
     ) -> PyResult<()> {
-        let connection = Connection {
-            fd,
-            peer,
-            unique: unique.into(),
-            credentials: credentials_of(credentials)?,
-            standing: standing(given),
-            native_calls,
-            has_followers,
-            names: names.into_iter().map(Into::into).collect(),
-            input: Input { is_ours: true, ..Input::default() },
-            output: Output { offset, ..Output::default() },
-            pace: Pace::default(),
-            wanted: 0,
-            watched: 0,
-            is_stale: false,
-        };
+        let mut connection = Connection::new(fd, peer, unique, credentials_of(credentials)?, standing(given));
+        connection.native_calls = native_calls;
+        connection.has_followers = has_followers;
+        connection.names = names.into_iter().map(Into::into).collect();
+        connection.output.offset = offset;
         locked(&self.inner).join(Box::new(connection));
         if let Some(poller) = self.poller.upgrade() {
             poller.join(fd, self.number);
