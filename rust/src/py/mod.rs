@@ -1,6 +1,7 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
 mod lock;
+mod policy;
 mod poller;
 mod tables;
 
@@ -11,6 +12,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<policy::ClientPolicy>()?;
     module.add_class::<tables::MatchIndex>()?;
     module.add_class::<tables::ReplyTable>()?;
     module.add_class::<tables::Tally>()?;
