@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from bus1_bridge import match
 from bus1_bridge.match import MatchInput, parse
+from bus1_bridge.policy import OPEN, ClientPolicy, Fields, Names
+from bus1_bridge.policyrules import MOST_FDS, RECEIVE, SEND, Rule
 from bus1_bridge.switch import replies
 from bus1_services.types import ObjectPath
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_texts import named
 from test_match import MESSAGES, NORMAL_FORMS, TEXTS, signal
 
 from bus1 import acceleration
@@ -81,10 +84,27 @@ def test_both_read_any_text_the_same(text: str) -> None:
     agree_on(text)
 
 
+LIKELY = st.lists(
+    st.sampled_from([
+        "type='signal'", "interface='x.Y'", "member='M'", "path='/a/b'", "path_namespace='/a'",
+        "sender=':1.1'", "sender='a.b'", "eavesdrop='true'", "arg0='x'", "arg0namespace='x'",
+        "arg1path='/a/'", "arg1='x'",
+        "destination=':1.2'", "path_namespace='/'",
+    ]),
+    max_size=3, unique_by=lambda text: text.partition("=")[0].removesuffix("_namespace")[:4],
+).map(",".join)  # fmt: skip
+"""Rules that most messages meet, so that what they have in common is looked at."""
 RULE_STEPS = st.lists(
-    st.tuples(st.sampled_from(["add", "add", "add", "remove", "take", "drop", "monitor"]), OWNERS, TEXTS)
+    st.tuples(st.just("add"), OWNERS, LIKELY) | st.tuples(st.sampled_from(["add", "remove"]), OWNERS, TEXTS)
+    | st.tuples(st.sampled_from(["remove", "take", "monitor"]), OWNERS, LIKELY)
+    | st.tuples(st.sampled_from(["take", "drop"]), OWNERS, st.just(""))
     | st.tuples(st.just("forget"), st.lists(OWNERS, max_size=2), NAMES),
-    max_size=30,
+    min_size=12, max_size=40,
+)  # fmt: skip
+LIKELY_MESSAGES = st.builds(
+    signal, sender_names=st.sampled_from([(), ("a.b",), ("c.d", "a.b")]),
+    destination=st.sampled_from([None, None, ":1.2"]),
+    arguments=st.sampled_from([(), ("x",), ("x.y", "/a/"), ("x", "/a/b"), (None, "x"), ("x", "x")]),
 )
 
 
@@ -123,7 +143,8 @@ class Indexes:
         return self.rules.receivers(message), self.monitors.receivers(message)
 
 
-@given(RULE_STEPS, st.lists(MESSAGES, max_size=4))
+@settings(max_examples=300)
+@given(RULE_STEPS, st.lists(MESSAGES | LIKELY_MESSAGES, min_size=2, max_size=6))
 def test_both_indexes_end_in_the_same_state_and_find_the_same_receivers(
     steps: list[tuple[str, Any, str]], messages: list[MatchInput]
 ) -> None:
@@ -135,20 +156,25 @@ def test_both_indexes_end_in_the_same_state_and_find_the_same_receivers(
         assert theirs.receivers(message) == ours.receivers(message)
 
 
-VALUES = st.sampled_from([
-    "", "/", "a", "a.", "a.b", "a.b.c", "/a", "/a/", "/a/b", "/a/b/", "/a/bc", "//", "a/", "a/b", ".", "é",
-    "é/é", "x" * 1000, "x/" * 600, "a." * 600, "/" * 1200,
-])  # fmt: skip
-LONG_RULES = st.builds(
+PARTS = st.lists(st.sampled_from(["/", "/", ".", "a", "b", "é"]), max_size=6).map("".join)
+VALUES = PARTS | st.sampled_from(["x" * 990, "x/" * 490, "a." * 490, "a/" * 490 + "b"])
+LONG = st.sampled_from(["x" * 1025, "x/" * 600, "a." * 600, "/" * 1200, "a/" * 700 + "b", "é/" * 400])
+SPACES = st.sampled_from(["arg0namespace='a'", "arg0namespace='a.b'", "arg0namespace='a.b.a'"])
+ARGUMENT_RULES = st.builds(
     lambda index, form, value, more: ",".join([f"arg{index}{form}='{value}'", *more]),
-    st.integers(0, 2), st.sampled_from(["", "path", "path"]), VALUES.filter(lambda value: len(value) <= 1000),
-    st.sampled_from([[], ["arg3='x'"], ["arg3path='/a/'"], ["arg3path='/a/b'"], ["type='signal'"]]),
-) | st.builds("arg0namespace='{}'".format, st.sampled_from(["a", "a.b", "a.b.c", ":1.1"]))  # fmt: skip
-ARGUMENTS = st.lists(st.none() | VALUES | VALUES.map(ObjectPath), max_size=5)
+    st.integers(0, 1), st.sampled_from(["", "path", "path"]), VALUES,
+    st.sampled_from([[], [], ["arg2='x'"], ["arg2path='/a/'"], ["arg2path='/a/b'"], ["type='signal'"]]),
+) | SPACES  # fmt: skip
+ARGUMENTS = st.tuples(
+    VALUES | LONG, VALUES | st.none() | PARTS.map(ObjectPath), st.sampled_from(["x", "/a/", "/a/b"])
+)
 
 
-@given(st.lists(LONG_RULES, max_size=12), st.lists(ARGUMENTS, max_size=4))
-def test_both_indexes_compare_arguments_alike(texts: list[str], several: list[list[str | None]]) -> None:
+@settings(max_examples=300)
+@given(st.lists(ARGUMENT_RULES, min_size=5, max_size=25), st.lists(ARGUMENTS, min_size=4, max_size=12))
+def test_both_indexes_compare_arguments_alike(
+    texts: list[str], several: list[tuple[str | None, ...]]
+) -> None:
     theirs, ours = match.MatchIndex(), native.MatchIndex()
     for owner, text in enumerate(texts):
         theirs.add(owner, parse(text))
@@ -213,7 +239,7 @@ SLOT_STEPS = st.lists(
     | st.tuples(st.sampled_from(["take", "awaits"]), PEERS, PEERS, PEERS)
     | st.tuples(st.sampled_from(["drop", "outstanding", "awaited_from"]), PEERS)
     | st.tuples(st.just("overdue"), TIMES, TIMES) | st.tuples(st.just("oldest")),
-    max_size=40,
+    min_size=10, max_size=60,
 )  # fmt: skip
 
 
@@ -231,3 +257,75 @@ def test_the_refusal_of_a_slot_reads_the_same() -> None:
         table.add(1, 2, 7)
     refused = same(lambda: theirs.add(1, 2, 7), lambda: ours.add(1, 2, 7))
     assert isinstance(refused, tuple) and refused[0] is NotUnique
+
+
+# ---- policy --------------------------------------------------------------------------------------
+
+
+def rule_with(kind: str, allow: bool, **said: Any) -> Rule:
+    """A rule that says this."""
+    rule = Rule(kind, allow)
+    for key, value in said.items():
+        setattr(rule, key, value)
+    return rule
+
+
+def maybe(*values: str) -> st.SearchStrategy[str | None]:
+    return st.none() | st.none() | st.sampled_from(values)
+
+
+RULES = st.builds(
+    rule_with, st.sampled_from([SEND, RECEIVE]), st.booleans(), type=st.sampled_from([0, 0, 0, 1, 2, 3, 4]),
+    interface=maybe("x.Y", "x.Z"), member=maybe("M", "N"), error=maybe("e.E"), path=maybe("/a", "/b"),
+    name=maybe("a.b", "a", "c.d", ":1.7", ":1", "org.freedesktop.DBus"), is_prefix=st.booleans(),
+    requested_reply=st.booleans(), eavesdrop=st.booleans(),
+    broadcast=st.sampled_from([None, None, True, False]), min_fds=st.sampled_from([0, 0, 1]),
+    max_fds=st.sampled_from([MOST_FDS, MOST_FDS, 0, 1]), log=st.booleans(),
+)  # fmt: skip
+ALL_FIELDS = st.builds(
+    Fields, st.integers(1, 4), maybe("/a", "/b", "/c"), maybe("x.Y", "x.Z", "x.W"), maybe("M", "N"),
+    maybe("e.E"), maybe("a.b", ":1.7"), st.sampled_from([0, 5]), st.integers(0, 2),
+)  # fmt: skip
+PEOPLE = st.builds(
+    named, st.sampled_from(["a.b", "a.b.c", "q.r"]), st.sampled_from(["a", "c.d", "a.bc", "s.t"]),
+) | st.sampled_from([Names(":1.7"), Names("org.freedesktop.DBus"), Names("a.b"), named("c.d", unique=":1")])
+
+
+def by_both(rules: list[Rule]) -> tuple[ClientPolicy, Any]:
+    """What these rules say, in both bodies."""
+    theirs = ClientPolicy(rules)
+    return theirs, native.ClientPolicy(*theirs.as_data())
+
+
+@settings(max_examples=400)
+@given(
+    st.lists(RULES, min_size=4, max_size=12), st.lists(st.tuples(ALL_FIELDS, PEOPLE), min_size=2, max_size=6),
+    st.booleans(), st.booleans(),
+)
+def test_both_policies_let_the_same_rule_decide(
+    rules: list[Rule], several: list[tuple[Fields, Names]], requested: bool, eavesdropping: bool
+) -> None:
+    theirs, ours = by_both(rules)
+    assert (ours.sends_all, ours.receives_all) == (theirs.sends_all, theirs.receives_all)
+    for message, peer in several:
+        sent = theirs.may_send(message, peer, requested_reply=requested)
+        place = theirs._sent.rules.index(sent.rule) if sent.rule is not None else None
+        assert ours.may_send(message, peer, requested_reply=requested) == (sent.allowed, sent.log, place)
+        flags = {"requested_reply": requested, "eavesdropping": eavesdropping}
+        received = theirs.may_receive(message, peer, **flags)
+        place = theirs._received.rules.index(received.rule) if received.rule is not None else None
+        assert ours.may_receive(message, peer, **flags) == (received.allowed, received.log, place)
+
+
+def test_an_open_policy_is_open_in_both() -> None:
+    theirs = OPEN.of_client(0, ())
+    ours = native.ClientPolicy(*theirs.as_data())
+    assert theirs.sends_all and theirs.receives_all and ours.sends_all and ours.receives_all
+
+
+def test_a_peer_with_more_names_than_there_are_rules_is_found_by_them() -> None:
+    rules = [rule_with(SEND, True), rule_with(SEND, False, name="n.n77"), rule_with(SEND, True, name="n.n78")]
+    theirs, ours = by_both(rules)
+    for names in ([f"n.n{i}" for i in range(100)], [f"n.n{i}" for i in range(78)], ["m.m"] * 5):
+        peer = named(*names)
+        assert ours.may_send(Fields(1), peer)[0] == theirs.may_send(Fields(1), peer).allowed

@@ -5,6 +5,7 @@ mod answers;
 mod arguments;
 pub mod core;
 pub mod memory;
+mod policy;
 mod poller;
 mod tables;
 
@@ -19,6 +20,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::SealedMemory>()?;
     module.add_class::<memory::Segment>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<policy::ClientPolicy>()?;
     module.add_class::<tables::MatchIndex>()?;
     module.add_class::<tables::ReplyTable>()?;
     module.add_class::<tables::Tally>()?;

@@ -289,7 +289,8 @@ impl Fields {
     }
 }
 
-fn names_of(names: &Bound<'_, PyAny>) -> PyResult<Vec<PyBackedStr>> {
+/// Texts of any collection.
+pub(super) fn names_of(names: &Bound<'_, PyAny>) -> PyResult<Vec<PyBackedStr>> {
     names.try_iter()?.map(|name| name?.extract()).collect()
 }
 

@@ -272,3 +272,49 @@ impl MatchIndex {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{MatchIndex, MatchRule};
+
+    #[test]
+    fn when_the_last_rule_has_gone_nothing_is_left() {
+        let texts = [
+            "",
+            "type='signal'",
+            "type='signal',member='M'",
+            "member='M',arg0='x'",
+            "member='M',arg0='y'",
+            "member='M',arg0='y',arg1='z'",
+            "sender=':1.1',arg0path='/a/'",
+            "sender=':1.1',arg0path='/a/b'",
+            "eavesdrop='true',destination=':1.1'",
+            "sender=':1.1',arg0path='/a/b',arg1='x'",
+        ];
+        for ends in 0..4 {
+            let mut index = MatchIndex::default();
+            let rules = texts.iter().flat_map(|text| MatchRule::parse(text));
+            let rules: Vec<_> = rules.collect();
+            for owner in 1..4 {
+                rules.iter().for_each(|rule| index.add(owner, rule));
+            }
+            for owner in 1..4 {
+                match ends {
+                    0 => index.drop_owner(owner),
+                    1 => rules
+                        .iter()
+                        .for_each(|rule| assert!(index.remove(owner, rule))),
+                    2 => rules
+                        .iter()
+                        .rev()
+                        .for_each(|rule| assert!(index.remove(owner, rule))),
+                    _ => {
+                        index.forget_name(":1.1", |_| false);
+                        index.drop_owner(owner);
+                    }
+                }
+            }
+            assert!(index.is_empty() && index.tree.is_clear(), "{ends}");
+        }
+    }
+}

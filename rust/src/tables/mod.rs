@@ -9,6 +9,7 @@
 //! Not here: what becomes of a message (`lane`, and the Switch in Python).
 
 pub mod matching;
+pub mod policy;
 pub mod probe;
 pub mod replies;
 pub mod rule;
@@ -18,6 +19,7 @@ pub mod tally;
 mod tree;
 
 pub use matching::MatchIndex;
+pub use policy::ClientPolicy;
 pub use probe::{Argument, MatchInput};
 pub use replies::{NotUnique, ReplyTable};
 pub use rule::MatchRule;

@@ -39,6 +39,12 @@ impl<T: Default> Slab<T> {
         (self.values.len() - 1) as u32
     }
 
+    /// How many values there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.values.len() - self.free.len()
+    }
+
     /// Takes the value out.
     pub fn remove(&mut self, number: u32) -> T {
         let value = std::mem::take(&mut self.values[number as usize]);

@@ -69,6 +69,12 @@ impl Symbols {
         }
     }
 
+    /// How many texts there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// The text of a number.
     pub fn text(&self, number: u32) -> &str {
         &self.entries[number].text

@@ -249,6 +249,18 @@ impl Tree {
         }
     }
 
+    /// Nothing is left of any rule.
+    #[cfg(test)]
+    pub fn is_clear(&self) -> bool {
+        let roots = [&self.nodes[PLAIN], &self.nodes[EAVESDROPPING]];
+        let is_empty = |node: &&Node| node.rule == NONE && node.branches.is_empty();
+        roots.iter().all(is_empty)
+            && (self.nodes.len(), self.rules.len(), self.symbols.len()) == (2, 0, 0)
+            && self.edges.is_empty()
+            && self.sorted.is_empty()
+            && self.naming.is_empty()
+    }
+
     fn join(&mut self, node: u32, condition: Condition, target: u32) {
         self.edges.insert(condition.at(node), target);
         if is_argument_path(condition.key) {
