@@ -239,3 +239,24 @@ pub fn send(fd: RawFd, buffers: &[&[u8]], fds: &[RawFd]) -> io::Result<usize> {
     // SAFETY: every vector is that of a live slice, which the kernel only reads; `message` is as made above.
     checked(unsafe { libc::sendmsg(fd, &message, flags) })
 }
+
+/// Does something with the bytes of a Python buffer, which must not run Python code; None if they do not lie
+/// in a row.
+#[cfg(feature = "python")]
+pub(crate) fn with_buffer<R>(
+    _attached: pyo3::Python<'_>,
+    buffer: &pyo3::buffer::PyBuffer<u8>,
+    action: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
+    if !buffer.is_c_contiguous() {
+        return None;
+    }
+    if buffer.len_bytes() == 0 {
+        return Some(action(&[]));
+    }
+    // SAFETY: the buffer is held, contiguous and not empty, so pointer and length describe memory that lives as
+    // long as `buffer`. It is written by Python code alone; this thread is attached and `action` runs none.
+    Some(action(unsafe {
+        std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
+    }))
+}
