@@ -6,6 +6,7 @@ mod arguments;
 pub mod core;
 pub mod memory;
 mod policy;
+mod dbus;
 mod poller;
 mod tables;
 
@@ -26,5 +27,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tables::Tally>()?;
     module.add_function(wrap_pyfunction!(tables::normal_rule, module)?)?;
     module.add_class::<crate::sys::buffers::Shown>()?;
+    dbus::register(module)?;
     Ok(())
 }
