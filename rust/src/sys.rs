@@ -355,6 +355,8 @@ impl Drop for SealedFile {
         // SAFETY: the mapping is ours, of this size, and nothing refers to it any more.
         unsafe { libc::munmap(self.start.cast(), self.size) };
     }
+}
+
 /// Does something with the bytes of a Python buffer, which must not run Python code; None if they do not lie
 /// in a row.
 #[cfg(feature = "python")]
@@ -365,8 +367,10 @@ pub(crate) fn with_buffer<R>(
 ) -> Option<R> {
     if !buffer.is_c_contiguous() {
         return None;
+    }
     if buffer.len_bytes() == 0 {
         return Some(action(&[]));
+    }
     // SAFETY: the buffer is held, contiguous and not empty, so pointer and length describe memory that lives as
     // long as `buffer`. It is written by Python code alone; this thread is attached and `action` runs none.
     Some(action(unsafe {

@@ -15,6 +15,7 @@ Not here: what is everyday (the native module), sockets (endpoint).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bus1 import acceleration
@@ -51,6 +52,7 @@ class Express:
         )
         self._router = router
         self._awaited: frozenset[int] = frozenset()
+        self._late: frozenset[int] = frozenset()
         for name in tables.names.names():
             self.lane.own(name, tables.names.owner(name))
 
@@ -120,11 +122,9 @@ class Express:
         self.lane.set_climate(
             not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None
         )
-        awaited = router.awaited()
-        if awaited != self._awaited:
-            for peer in awaited ^ self._awaited:
-                self.lane.set_awaited(peer, peer in awaited)
-            self._awaited = awaited
+        self._awaited = _marked(self._awaited, router.awaited(), self.lane.set_awaited)
+        late = frozenset(delivery.flow.wasteful(delivery.now))
+        self._late = _marked(self._late, late, self.lane.set_late)
 
     def after_wait(self) -> list[int]:
         """What the lane saw; the connections whose queues have moved."""
@@ -136,6 +136,15 @@ class Express:
             parties = tables.parties
             delivery.refusals.lost(parties.get(sender), parties.get(reader), Parcel((reader, 0), (header,)))
         return [peer for peer, _ in moved]
+
+
+def _marked(
+    old: frozenset[int], new: frozenset[int], mark: Callable[[int, bool], None]
+) -> frozenset[int]:
+    """Those whose mark has changed are told; the new ones."""
+    for peer in old ^ new:
+        mark(peer, peer in new)
+    return new
 
 
 def _standing(c: Connection) -> Standing:

@@ -197,6 +197,10 @@ class Flow:
             until = None
         return until is not None
 
+    def wasteful(self, now: float) -> Iterable[int]:
+        """Senders whose broadcasts are being dropped."""
+        return [sender for sender in list(self._wasteful) if self.comes_last(sender, now)]
+
     def delivering(self, reader: int, size: int, now: float) -> None:
         """A message of ``size`` is about to be queued at ``reader``."""
         pace = self._readers.get(reader)

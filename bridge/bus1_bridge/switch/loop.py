@@ -109,6 +109,10 @@ class PythonSwitch:
         self.router.tend(now)
         self._serve(n_ready, now)
         self._settle()
+        if self.express is not None:
+            for connection in self.express.lane.flush_all():
+                if (endpoint := self._endpoints.get(connection)) is not None:
+                    self.has_output(endpoint)
         if self._writing:
             self._flush(now)
             self._settle()

@@ -146,6 +146,8 @@ pub struct Connection {
     pub native_calls: usize,
     /// Native peers follow its signals.
     pub has_followers: bool,
+    /// What it says is being dropped: it is read when nobody else has anything.
+    pub comes_last: bool,
     /// Well-known names that it is primary owner of, in order of acquisition.
     pub names: Vec<Box<str>>,
     pub input: Input,
@@ -178,6 +180,7 @@ impl Connection {
             standing,
             native_calls: 0,
             has_followers: false,
+            comes_last: false,
             names: Vec::new(),
             input,
             output: Output::default(),

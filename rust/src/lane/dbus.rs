@@ -65,6 +65,10 @@ pub struct DbusLane {
     bus_peer: u64,
     pub parties: Parties,
     pub climate: Climate,
+    /// Those that come last, and have something.
+    late: Vec<usize>,
+    /// Others have had something in this turn.
+    has_served: bool,
     spare: Vec<u8>,
     scratch: Vec<u8>,
 }
@@ -77,6 +81,8 @@ impl DbusLane {
             bus_peer,
             parties: Parties::default(),
             climate: Climate::default(),
+            late: Vec::new(),
+            has_served: false,
             spare: Vec::new(),
             scratch: Vec::new(),
         }
@@ -139,6 +145,14 @@ impl DbusLane {
         let world = self.world.clone();
         let mut tables = world.tables();
         matches!(self.write(slot, &mut tables, now), Flushed::Python)
+    }
+
+    /// Write everything that there is; the peers for which Python has to go on.
+    pub fn flush_all(&mut self, now: f64) -> Vec<u64> {
+        let mut report = Report::default();
+        self.write_all(now, &mut report);
+        let slots = report.events.iter().filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
+        slots.map(|slot| self.peer(slot)).collect()
     }
 
     // ---- input ---------------------------------------------------------------------------------------
@@ -455,6 +469,25 @@ impl DbusLane {
         }
         flushed
     }
+
+    fn write_all(&mut self, now: f64, report: &mut Report) {
+        if !self.parties.dirty.is_empty() {
+            let world = self.world.clone();
+            let mut tables = world.tables();
+            for slot in std::mem::take(&mut self.parties.dirty) {
+                let Some(c) = self.parties.get_mut(slot) else {
+                    continue;
+                };
+                c.output.is_dirty = false;
+                let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
+                if self.write(slot, &mut tables, now) == Flushed::Python {
+                    report.events.push((fd, OUT));
+                }
+                report.is_due |=
+                    is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
+            }
+        }
+    }
 }
 
 impl Lane for DbusLane {
@@ -512,6 +545,11 @@ impl Lane for DbusLane {
             report.events.push((fd, OUT));
         }
         if events & (IN | GONE) != 0 && !c.input.is_busy {
+            if c.comes_last {
+                self.late.push(slot);
+                return;
+            }
+            self.has_served = true;
             let world = self.world.clone();
             let mut tables = world.tables();
             self.read(slot, &mut tables, now, report);
@@ -529,6 +567,7 @@ impl Lane for DbusLane {
                 continue;
             };
             c.input.is_busy = false;
+            self.has_served |= !c.comes_last;
             if c.input.is_ours {
                 self.serve(slot, &mut tables, now, report);
                 self.tidy(slot);
@@ -540,22 +579,18 @@ impl Lane for DbusLane {
     }
 
     fn finish(&mut self, now: f64, report: &mut Report) {
-        if !self.parties.dirty.is_empty() {
+        let late = std::mem::take(&mut self.late);
+        if !self.has_served && report.events.is_empty() {
             let world = self.world.clone();
             let mut tables = world.tables();
-            for slot in std::mem::take(&mut self.parties.dirty) {
-                let Some(c) = self.parties.get_mut(slot) else {
-                    continue;
-                };
-                c.output.is_dirty = false;
-                let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
-                if self.write(slot, &mut tables, now) == Flushed::Python {
-                    report.events.push((fd, OUT));
+            for slot in late {
+                if !report.stops {
+                    self.read(slot, &mut tables, now, report);
                 }
-                report.is_due |=
-                    is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
             }
         }
+        self.has_served = false;
+        self.write_all(now, report);
         report.is_due |= !self.parties.lost.is_empty();
     }
 }

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, Weak};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::core::{Core, credentials_of};
+use super::arguments::credentials_of;
+use super::core::Core;
 use super::poller::Poller;
 use super::tables::{MatchIndex, ReplyTable};
 use crate::core::Usage;
@@ -76,7 +77,7 @@ impl PyDbusLane {
         &self, fd: RawFd, peer: u64, unique: &str, credentials: &Bound<'_, PyAny>, given: StandingTuple,
         names: Vec<String>, native_calls: usize, has_followers: bool, offset: usize,
     ) -> PyResult<()> {
-        let mut connection = Connection::new(fd, peer, unique, credentials_of(credentials)?, standing(given));
+        let mut connection = Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
         connection.native_calls = native_calls;
         connection.has_followers = has_followers;
         connection.names = names.into_iter().map(Into::into).collect();
@@ -132,6 +133,16 @@ impl PyDbusLane {
             c.wanted = events;
             lane.parties.mark_stale(slot);
         }
+    }
+
+    /// What the client says is being dropped: it is read when nobody else has anything.
+    fn set_late(&self, peer: u64, comes_last: bool) {
+        self.with(peer, |c| c.comes_last = comes_last);
+    }
+
+    /// Write now what is queued for anybody; the peers for which Python has to go on.
+    fn flush_all(&self) -> Vec<u64> {
+        locked(&self.inner).flush_all(monotonic())
     }
 
     /// Something was queued for it, or may be written again: it is written in the next wait.

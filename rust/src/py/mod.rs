@@ -1,5 +1,6 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
+mod lane;
 mod lock;
 mod answers;
 mod arguments;
@@ -20,6 +21,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::HeapMemory>()?;
     module.add_class::<memory::SealedMemory>()?;
     module.add_class::<memory::Segment>()?;
+    module.add_class::<lane::PyDbusLane>()?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<policy::ClientPolicy>()?;
     module.add_class::<tables::MatchIndex>()?;
