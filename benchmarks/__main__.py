@@ -11,6 +11,7 @@ from .broker import DbusBroker
 from .buses import Bus, Bus1Bridge, DbusDaemon, PythonBridge
 from .floor import Floor
 from .load import NoLoad
+from .places import MANY
 from .report import as_data, heading, table
 from .run import Plan, run
 from .table import SCENARIOS, UNPINNED, Scenario
@@ -26,6 +27,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
     parser.add_argument("--seconds", type=float, default=0.3, help="of one measurement (default: 0.3)")
+    parser.add_argument("--largest", type=int, default=MANY, help="no crowd is larger (default: all)")
     parser.add_argument(
         "--only", action="append", choices=[scenario.name for scenario in SCENARIOS], metavar="SCENARIO",
         help=f"this scenario alone; may be repeated; one of {', '.join(each.name for each in SCENARIOS)}",
@@ -38,7 +40,10 @@ def arguments() -> argparse.Namespace:
     where.add_argument("--pinned", action="store_true", help="bus and clients on one CPU, and no more")
     where.add_argument("--unpinned", action="store_true", help="on all CPUs, and no more")
     parser.add_argument("--json", action="store_true", help="print every round as JSON instead of a table")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.rounds, options.largest) < 1 or options.seconds <= 0:
+        parser.error("--rounds and --largest take numbers from 1 on, --seconds any above 0")
+    return options
 
 
 def passes(options: argparse.Namespace, scenarios: list[Scenario]) -> list[tuple[bool, list[Scenario]]]:
@@ -54,13 +59,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the buses are stopped, too
     wanted = [kind for kind in BUSES if kind.name in (options.bus or [each.name for each in USUAL])]
     kinds = [kind for kind in wanted if kind.executable() is not None]
-    chosen = [scenario for scenario in SCENARIOS if options.only is None or scenario.name in options.only]
+    asked = [scenario for scenario in SCENARIOS if options.only is None or scenario.name in options.only]
+    chosen = [scenario for scenario in asked if scenario.can_be_measured()]
     names, data, failed = [kind.name for kind in kinds], {}, False
     for pinned, scenarios in passes(options, chosen):
         where = "Bus and clients on one CPU" if pinned else "On all CPUs"
         told = heading(kinds, options.rounds, where)
         try:
-            results = run(Plan(kinds, scenarios, options.rounds, options.seconds, pinned))
+            results = run(Plan(kinds, scenarios, options.rounds, options.seconds, pinned, options.largest))
         except NoLoad as error:
             print(error, file=sys.stderr)
             return 2
@@ -70,9 +76,10 @@ def main() -> int:
             print(f"{told}\n\n{table(scenarios, names, results)}\n", flush=True)
     if options.json:
         print(json.dumps(data, indent=1))
-    for kind in wanted:
-        if kind not in kinds:
-            print(f"{kind.name} is not installed and was left out.", file=sys.stderr)
+    missing = [kind.name for kind in wanted if kind not in kinds]
+    missing += [scenario.library for scenario in asked if scenario not in chosen]
+    for name in missing:
+        print(f"{name} is not installed and was left out.", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -22,7 +22,7 @@ import anyio
 from bus1_services import Interface, Service, Str, connect, method
 from dbus_fast import Message, MessageFlag
 from dbus_fast.aio import MessageBus
-from dbus_fast.annotations import DBusBytes, DBusStr
+from dbus_fast.annotations import DBusBool, DBusBytes, DBusStr
 from dbus_fast.service import ServiceInterface, dbus_method
 
 from .messages import OBJECT, SPOKEN, TEXT
@@ -49,8 +49,9 @@ class EchoOfDbusFast(ServiceInterface):
         return text
 
     @dbus_method("Sink")
-    def sink(self, data: DBusBytes) -> None:
-        """Nothing."""
+    def sink(self, data: DBusBytes) -> DBusBool:
+        """Nothing, but that it has come."""
+        return True
 
 
 async def measure(call: Call, count: int) -> None:

@@ -35,7 +35,7 @@ def sink(peers: list[Peer]) -> None:
     while True:
         for _ in range(PART):
             peer.recv(wait=True).release()
-        print(flush=True)
+        print("received", flush=True)
 
 
 def subscribers(peers: list[Peer], count: str) -> None:

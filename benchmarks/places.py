@@ -26,9 +26,11 @@ Crowd = Sequence[tuple[str, int]]
 class Place:
     """The buses of one kind for one group."""
 
-    def __init__(self, kind: type[Bus], directory: Path) -> None:
+    def __init__(self, kind: type[Bus], directory: Path, largest: int = MANY) -> None:
         self.kind = kind
         self.directory = directory
+        self.largest = largest
+        """No crowd has more, whatever is asked for."""
         self.buses: list[Bus] = []
         self.notes: dict[str, float] = {}
         """What was found while it was made, and what scenarios remember."""
@@ -46,12 +48,12 @@ class Place:
     def start(self, label: str, crowd: Crowd = ()) -> Bus:
         """One more, with a crowd."""
         bus = self._stack.enter_context(self.kind(self.directory, label))
-        for kind, count in crowd:
-            before = bus.memory()
+        for kind, wanted in crowd:
+            before, count = bus.memory(), min(wanted, self.largest)
             worker = Worker("crowd", bus.address, kind, str(count))
             self._stack.callback(worker.stop)
             worker.line(PATIENCE)
-            self.notes[f"bytes, {kind}, {count}"] = (bus.memory() - before) / count
+            self.notes[f"bytes, {kind}, {wanted}"] = (bus.memory() - before) / count
         self._stack.callback(bus.kill)
         self.buses.append(bus)
         return bus

@@ -6,6 +6,8 @@ what else the machine does hits all of them alike. A bus that fails a scenario i
 on, with the reason in the results, so that one broken bus doesn't cost the figures of the others.
 
 Pinned, this process and all that it starts stay on one CPU: bus and clients take turns, which repeats best.
+
+Invariants. 1. No bus, client or crowd of a run outlives it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from statistics import median
 
 from .buses import Bus
 from .load import NoLoad
-from .places import Place
+from .places import MANY, Place
 from .table import Scenario
 
 Found = tuple[float, ...]
@@ -57,6 +59,8 @@ class Plan:
     rounds: int
     seconds: float
     pinned: bool
+    largest: int = MANY
+    """No crowd has more."""
 
 
 def run(plan: Plan) -> Results:
@@ -89,7 +93,7 @@ def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: R
         places = []
         for kind in plan.kinds:
             concerned = [scenario for scenario in group if is_for(scenario, kind)]
-            if concerned and (place := open_place(kind, concerned, directory, results)) is not None:
+            if concerned and (place := open_place(kind, concerned, directory, results, plan.largest)):
                 stack.callback(place.close)
                 places.append(place)
         for number in range(plan.rounds):
@@ -101,10 +105,10 @@ def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: R
 
 
 def open_place(
-    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results
+    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results, largest: int
 ) -> Place | None:
     """A place for these scenarios; if there can't be one, all of them have failed."""
-    place = Place(kind, directory)
+    place = Place(kind, directory, largest)
     try:
         concerned[0].furnish(place)
     except NoLoad:

@@ -41,6 +41,12 @@ def call(role: str, place: Place, seconds: float) -> Found:
     return found["p50"], found["p99"], found["bus_cpu"] / found["count"] / 2 * 1e6
 
 
+def library_call(library: str, place: Place, seconds: float) -> Found:
+    """A call and its reply, one at a time, by a client that uses a C library: µs."""
+    found = measure("library-call", place.bus, seconds=seconds, library=library)
+    return found["p50"], found["p99"]
+
+
 def rate(role: str, options: Options, place: Place, seconds: float) -> Found:
     """Thousands a second."""
     return (measure(role, place.bus, seconds=seconds, **options)["rate"] / 1e3,)
@@ -75,16 +81,17 @@ def in_a_crowd(role: str, figure: str, options: Options, place: Place, seconds: 
 
 
 def idle(place: Place, seconds: float) -> Found:
-    """KiB of the bus for a connection that does nothing; the first hundred don't count."""
+    """KiB of the bus for a connection that does nothing; the first tenth doesn't count."""
+    count = min(IDLE, place.largest)
     with place.fresh() as bus:
-        held = [Connection.open(bus.address) for _ in range(IDLE // 10)]
+        held = [Connection.open(bus.address) for _ in range(count // 10)]
         before = bus.memory()
-        held += [Connection.open(bus.address) for _ in range(IDLE)]
+        held += [Connection.open(bus.address) for _ in range(count)]
         grown = bus.memory() - before
         bus.kill()
     for connection in held:
         connection.close()
-    return (grown / IDLE / 1024,)
+    return (grown / count / 1024,)
 
 
 def start(place: Place, seconds: float) -> Found:

@@ -5,6 +5,7 @@ Not here: how a figure is measured (scenarios), on what (places).
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,15 @@ class Scenario:
     """Those that it is something for; all, unless said."""
     rounds: int | None = None
     """No more than that."""
+    library: str = ""
+    """The shared library that it cannot do without."""
+
+    def can_be_measured(self) -> bool:
+        """Whether its library is installed."""
+        try:
+            return not self.library or bool(ctypes.CDLL(self.library))
+        except OSError:
+            return False
 
 
 def _rate(name: str, title: str, least: float, role: str, **options: int) -> Scenario:
@@ -88,10 +98,12 @@ STREAMS = (
     _rate("descriptors", "calls that carry a descriptor", 2.5, "pipelined", each=True, descriptors=True),
 )
 AMONG = {key: places.among_rules(key) for key in ("path", "interface", "arg0", "argN")}
-MEMORY = (
+RULES = (
     *(_rules(key, furnish) for key, furnish in AMONG.items()),
     Scenario("rule-memory", (Figure("memory", "memory per match rule", "B", Goal(most=300, of="itself")),),
              scenarios.rule_memory, AMONG["arg0"], BUSES, 1),
+)
+MEMORY = (
     Scenario("idle", (Figure("memory", "memory per idle connection", "KiB", Goal(most=0.6, of="itself")),),
              scenarios.idle, places.nothing, BUSES),
     Scenario("start", (Figure("time", "start to answered Hello", "ms", Goal(most=80, of="itself")),),
@@ -104,6 +116,12 @@ MEMORY = (
         Figure("flooder", "the flooder cut off", "0/1", Goal(most=0, of="itself")),
         Figure("reader", "the reader that doesn't read cut off", "0/1"),
     ), scenarios.flood, places.nothing, BUSES, 5),
+)
+LIBRARIES = tuple(
+    Scenario(f"{name}-call", (
+        Figure("p50", f"call + reply with {name}, p50", "µs"), Figure("p99", "the same, p99", "µs"),
+    ), partial(scenarios.library_call, name), buses=BUSES, library=file)
+    for name, file in (("libdbus", "libdbus-1.so.3"), ("sd-bus", "libsystemd.so.0"))
 )
 PYTHON = (
     Scenario("python-call", (
@@ -136,6 +154,6 @@ CROWD = (
     _crowded("fan-out", "one signal to 100 subscribers", "signals", "rate", count=100),
     _crowded("connect", "connect + Hello + close", "connect", "rate"),
 )
-SCENARIOS = (*SINGLE, *STREAMS, *MEMORY, *PYTHON, *CROWD)
-UNPINNED = tuple(scenario.name for scenario in (*SINGLE, *STREAMS, *PYTHON))
+SCENARIOS = (*SINGLE, *STREAMS, *RULES, *MEMORY, *LIBRARIES, *PYTHON, *CROWD)
+UNPINNED = tuple(scenario.name for scenario in (*SINGLE, *STREAMS, *LIBRARIES, *PYTHON))
 """Those that are measured a second time, with all CPUs."""

@@ -10,7 +10,7 @@ use crate::frames::Head;
 use crate::message::{CALL, REPLY_SERIAL, SERIAL, TEXT, call, driver_call, patch, reply, string};
 use crate::meter::{Meter, Report};
 use crate::options::Options;
-use crate::sys::{self, Poll};
+use crate::sys::{self, Poll, libraries};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -241,6 +241,31 @@ pub fn single(options: &Options) -> io::Result<Report> {
     } = &mut pairs;
     let meter = Meter::start(options.bus, Some(child))?;
     let mut times = callers[0].one_at_a_time(options.time(), buffer)?;
+    let mut report = meter.stop(times.len() as u64)?;
+    report.add_times(&mut times);
+    Ok(report)
+}
+
+/// The role that times calls of a client that uses a C library, one at a time.
+pub fn with_library(options: &Options) -> io::Result<Report> {
+    let mut child = Child::start("echo", options)?;
+    let callee = child.line()?;
+    let mut caller = libraries::caller(&options.library, &options.address, &callee)?;
+    child.say(caller.name())?;
+    let mut times_for = |time: Duration| {
+        let (mut times, start) = (Vec::new(), Instant::now());
+        let mut before = start;
+        while before - start < time {
+            caller.call()?;
+            let now = Instant::now();
+            times.push((now - before).as_nanos() as u64);
+            before = now;
+        }
+        io::Result::Ok(times)
+    };
+    times_for(options.warm_up())?;
+    let meter = Meter::start(options.bus, Some(&child))?;
+    let mut times = times_for(options.time())?;
     let mut report = meter.stop(times.len() as u64)?;
     report.add_times(&mut times);
     Ok(report)

@@ -30,8 +30,9 @@ type Measure = fn(&Options) -> io::Result<Report>;
 type Serve = fn(&Options) -> io::Result<()>;
 
 /// Roles that measure.
-const SCENARIOS: [(&str, Measure); 8] = [
+const SCENARIOS: [(&str, Measure); 9] = [
     ("call", calls::single),
+    ("library-call", calls::with_library),
     ("driver", calls::driver),
     ("pipelined", calls::pipelined),
     ("pairs", calls::crowd),

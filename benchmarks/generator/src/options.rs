@@ -26,6 +26,8 @@ pub struct Options {
     pub each: bool,
     /// Each call carries a descriptor.
     pub descriptors: bool,
+    /// The C library of the caller.
+    pub library: String,
 }
 
 impl Options {
@@ -50,6 +52,7 @@ impl Options {
             arguments: 1,
             each: false,
             descriptors: false,
+            library: String::new(),
         };
         while let Ok(name) = next("") {
             let value = next(&name)?;
@@ -70,6 +73,7 @@ impl Options {
             "--burst" => self.burst = value.parse()?,
             "--arguments" => self.arguments = value.parse()?,
             "--each" => self.each = value.parse()?,
+            "--library" => value.clone_into(&mut self.library),
             "--descriptors" => self.descriptors = value.parse()?,
             _ => return Err("there is no such option".into()),
         }

@@ -1,7 +1,9 @@
-//! System calls that the standard library doesn't offer: the one module with `unsafe` code.
+//! System calls that the standard library doesn't offer, and C libraries: the one module with `unsafe` code.
 //!
 //! Not here: anything that decides.
 #![allow(unsafe_code)]
+
+pub mod libraries;
 
 use std::io;
 use std::mem::MaybeUninit;
