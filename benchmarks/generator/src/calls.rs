@@ -5,7 +5,7 @@
 //! one pair both sides block in a read; with many, each side is one process with an epoll loop.
 
 use crate::child::{Child, say, told};
-use crate::connection::{CHUNK, Connection, failed};
+use crate::connection::{CHUNK, Connection, PATIENCE, failed};
 use crate::frames::Head;
 use crate::message::{CALL, REPLY_SERIAL, SERIAL, TEXT, call, driver_call, patch, reply, string};
 use crate::meter::{Meter, Report};
@@ -41,7 +41,7 @@ pub fn echo(options: &Options) -> io::Result<()> {
     }
     let mut ready = Vec::new();
     loop {
-        poll.wait(&mut ready)?;
+        poll.wait(&mut ready, Duration::MAX)?;
         for token in &ready {
             let token = *token as usize;
             answers[token].serve(&mut connections[token], &mut buffer)?;
@@ -325,7 +325,10 @@ fn at_once(
     let (mut answered, mut waiting, mut ready) = (0, callers.len(), Vec::new());
     callers.iter_mut().try_for_each(|caller| caller.send(1))?;
     while waiting > 0 {
-        poll.wait(&mut ready)?;
+        poll.wait(&mut ready, PATIENCE)?;
+        if ready.is_empty() {
+            return Err(failed("the bus said nothing"));
+        }
         let is_over = start.elapsed() >= time;
         for token in &ready {
             let caller = callers

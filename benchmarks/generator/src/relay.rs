@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 enum Phase {
     Greeting,
@@ -51,7 +52,7 @@ pub fn serve(address: &str) -> io::Result<()> {
     crate::child::say(&format!("unix:path={}", path_of(address)))?;
     let (mut ready, mut buffer) = (Vec::new(), vec![0; CHUNK]);
     loop {
-        poll.wait(&mut ready)?;
+        poll.wait(&mut ready, Duration::MAX)?;
         for token in &ready {
             let number = *token as RawFd;
             if number == listener.as_raw_fd() {

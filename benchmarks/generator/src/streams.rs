@@ -5,7 +5,7 @@
 //! has had another part. A window is large enough that the pipe costs nothing.
 
 use crate::child::{Child, say};
-use crate::connection::{CHUNK, Connection};
+use crate::connection::{CHUNK, Connection, PATIENCE, failed};
 use crate::message::{CALL, INTERFACE, NO_REPLY, SIGNAL, array, call, driver_call, signal};
 use crate::meter::{Meter, Report};
 use crate::options::Options;
@@ -35,7 +35,6 @@ pub fn sink(options: &Options) -> io::Result<()> {
     let (batch, writes) = plan(options.size);
     let part = (batch * writes) as u64;
     say(&connection.name)?;
-    connection.stream.set_read_timeout(None)?;
     let (mut buffer, mut received, mut told) = (vec![0; CHUNK], 0u64, 0u64);
     let mut output = io::stdout().lock();
     loop {
@@ -104,7 +103,10 @@ pub fn subscribers(options: &Options) -> io::Result<()> {
     let (mut buffer, mut ready, mut received, mut told) = (vec![0; CHUNK], Vec::new(), 0u64, 0u64);
     let mut output = io::stdout().lock();
     loop {
-        poll.wait(&mut ready)?;
+        poll.wait(&mut ready, PATIENCE)?;
+        if ready.is_empty() {
+            return Err(failed("the bus said nothing"));
+        }
         for token in &ready {
             let connection = &mut connections[*token as usize];
             connection.read(&mut buffer, |head| {

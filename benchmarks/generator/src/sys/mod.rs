@@ -8,6 +8,7 @@ pub mod libraries;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 const CONTROL: usize = 64;
 
@@ -153,13 +154,14 @@ impl Poll {
         Ok(())
     }
 
-    /// Wait for input; the tokens of those that have some replace what is in `ready`.
-    pub fn wait(&self, ready: &mut Vec<u64>) -> io::Result<()> {
+    /// Wait for input, not much longer than `time`; the tokens of those that have some replace what is in `ready`.
+    pub fn wait(&self, ready: &mut Vec<u64>, time: Duration) -> io::Result<()> {
         const MOST: usize = 128;
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
+        let time = i32::try_from(time.as_millis()).unwrap_or(-1);
         // SAFETY: `events` has room for `MOST` entries.
         let result =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, -1) };
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, time) };
         let count = checked(result as isize)?;
         ready.clear();
         ready.extend(events.iter().take(count).map(|event| event.u64));
