@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 CRATE = ROOT / "rust"
 FILE_CAP = 450
 UNSAFE = "rust/src/sys.rs"
+STATEMENT = 3
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _TESTS = re.compile(r"^#\[cfg\(test\)\]\nmod ", re.M)
 _PANIC = re.compile(r"\.unwrap\(\)|\.expect\(|\b(?:panic|unreachable|todo|unimplemented)!")
@@ -45,7 +46,7 @@ def unexplained_panics(text: str) -> Iterator[int]:
 
 
 def unexplained_unsafe(text: str) -> Iterator[int]:
-    """Numbers of the lines with unsafe code that no SAFETY comment stands directly above, or beside."""
+    """Numbers of the lines with unsafe code that no SAFETY comment stands above, or beside."""
     lines = text.splitlines()
     for at, line in enumerate(lines):
         if not re.search(r"\bunsafe\b", code_of(line)):
@@ -53,7 +54,8 @@ def unexplained_unsafe(text: str) -> Iterator[int]:
         above = at
         while above and lines[above - 1].lstrip().startswith(("//", "#[")):
             above -= 1
-        if not any("SAFETY:" in before for before in lines[above : at + 1]):
+        # a statement of several lines has its comment above the first
+        if not any("SAFETY:" in before for before in lines[max(min(above, at - STATEMENT), 0) : at + 1]):
             yield at + 1
 
 
@@ -116,7 +118,8 @@ def test_panics_are_found(text: str, numbers: list[int]) -> None:
     ("text", "numbers"),
     [
         ("unsafe { f() }", [1]),
-        ("// SAFETY: f is sound\n\nunsafe { f() }", [3]),
+        ("// SAFETY: f is sound\n\n\n\nunsafe { f() }", [5]),
+        ("// SAFETY: f is sound\nOk(S {\n    a: unsafe { f() },", []),
         ("// SAFETY: f is sound, and\n// so is g.\nunsafe { f() }", []),
         ("// SAFETY: S has no pointers\n#[allow(x)]\nunsafe impl Send for S {}", []),
         ("let a = unsafe { f() }; // SAFETY: f is sound", []),
