@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -357,3 +358,17 @@ def test_make_test_runs_everything_on_both_bodies_where_cargo_is(tmp_path: Path)
 def test_the_command_that_tests_start_is_the_one_of_this_tree() -> None:
     done = run("import bus1; print(bus1.__file__)", None)
     assert Path(done.stdout.strip()).is_relative_to(ROOT) and BRIDGE.exists()
+
+
+@pytest.mark.skipif(not bus1.__accelerated__, reason="the native body is not in use")
+def test_what_the_module_has_is_what_its_stub_says() -> None:
+    module = acceleration.load()
+    stub = ast.parse((ROOT / "bus1" / "_native.pyi").read_text())
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    declared = {node.name: node for node in stub.body if isinstance(node, kinds)}
+    assert declared.keys() == {name for name in dir(module) if not name.startswith("_")} - {"PARTS"}
+    for name, node in declared.items():
+        for member in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(member, ast.FunctionDef):
+                assert hasattr(getattr(module, name), member.name), f"{name}.{member.name}"
+    assert module.PARTS and all(isinstance(part, str) for part in module.PARTS)
