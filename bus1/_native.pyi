@@ -7,6 +7,8 @@ from typing import Protocol
 from .core.api import Buffer
 
 __version__: str
+PARTS: tuple[str, ...]
+"""What it has, in the words of ``bus1 doctor``."""
 
 class Poller:
     """As ``select.epoll``, and the lanes are served while it waits."""

@@ -12,6 +12,12 @@ mod poller;
 mod tables;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+/// What the module has, in the words of `bus1 doctor`: who binds a part adds its name.
+const PARTS: &[&str] = &[
+    "poller", // one a line
+];
 
 /// The module `bus1._native`.
 #[pymodule]
@@ -22,6 +28,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::SealedMemory>()?;
     module.add_class::<memory::Segment>()?;
     module.add_class::<lane::PyDbusLane>()?;
+    module.add("PARTS", PyTuple::new(module.py(), PARTS)?)?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<policy::ClientPolicy>()?;
     module.add_class::<tables::MatchIndex>()?;
