@@ -1,13 +1,13 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
-mod lane;
-mod lock;
 mod answers;
 mod arguments;
 pub mod core;
+mod dbus;
+mod lane;
+mod lock;
 pub mod memory;
 mod policy;
-mod dbus;
 mod poller;
 mod tables;
 
@@ -16,7 +16,10 @@ use pyo3::types::PyTuple;
 
 /// What the module has, in the words of `bus1 doctor`: who binds a part adds its name.
 const PARTS: &[&str] = &[
-    "poller", // one a line
+    "core",   // the bus1 state machine, and sealed pools
+    "codec",  // D-Bus headers and bodies
+    "tables", // match rules, outstanding replies
+    "lane",   // everyday messages between D-Bus clients
 ];
 
 /// The module `bus1._native`.
