@@ -1,8 +1,7 @@
 """The native module, as Python sees it (``rust/src/py``)."""
 
 from collections.abc import Collection
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from .core.api import Buffer
 
