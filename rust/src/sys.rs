@@ -41,6 +41,28 @@ pub fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
+/// Nobody can make closing this descriptor wait: it is a pipe, a memory file, or stands for a path alone.
+pub fn closes_at_once(fd: RawFd) -> bool {
+    // SAFETY: these commands take no pointers; for a number that is no descriptor they fail.
+    unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        (flags >= 0 && flags & libc::O_PATH != 0)
+            || libc::fcntl(fd, libc::F_GETPIPE_SZ) >= 0
+            || libc::fcntl(fd, libc::F_GET_SEALS) >= 0
+    }
+}
+
+/// How many descriptors this process may have; None: no limit.
+pub fn descriptors_max() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid rlimit for the kernel to fill.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
 /// One epoll instance.
 pub struct Epoll {
     fd: OwnedFd,
