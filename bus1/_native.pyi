@@ -1,8 +1,7 @@
 """The native module, as Python sees it (``rust/src/py``)."""
 
 from collections.abc import Collection
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from .core.api import Buffer
 
@@ -35,7 +34,7 @@ class Tally:
     def peak_of(self, owner: int) -> int: ...
 
 class ClientPolicy:
-    """As ``bus1_bridge.policy.ClientPolicy``, about messages; a verdict is (allowed, log, place of the rule)."""
+    """As ``bus1_bridge.policy.ClientPolicy``; a verdict is (allowed, log, place of the rule that decides)."""
 
     def __init__(self, sent: list[Any], received: list[Any]) -> None: ...
     @property
