@@ -34,7 +34,7 @@ class Tally:
     def peak_of(self, owner: int) -> int: ...
 
 class ClientPolicy:
-    """As ``bus1_bridge.policy.ClientPolicy``, about messages; a verdict is (allowed, log, place of the rule)."""
+    """As ``bus1_bridge.policy.ClientPolicy``; a verdict is (allowed, log, place of the rule that decides)."""
 
     def __init__(self, sent: list[Any], received: list[Any]) -> None: ...
     @property
