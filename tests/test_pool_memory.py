@@ -116,7 +116,7 @@ def test_pages_that_cannot_be_allocated_are_out_of_memory(
 def test_a_segment_that_cannot_be_made_leaves_nothing(memory: SealedMemory) -> None:
     # a mapping of Python's has a descriptor of its own
     for n in (0, 1) if isinstance(memory, SealedMemory) else (0,):
-        with room_for(n), pytest.raises(OutOfMemory, match="no pool segment of 4096 bytes: Too many open files"):
+        with room_for(n), pytest.raises(OutOfMemory, match="segment of 4096 bytes: Too many open files"):
             memory.open_segment(3, 16 * MIB, 4096)
     assert memory.segment(3) is None and memory.segment_at(16 * MIB) is None
 

@@ -50,13 +50,14 @@ def test_long_stories_agree_too_and_go_everywhere() -> None:
         tally += play([tuple(chance.randrange(256) for _ in range(6)) for _ in range(120)]).tally
     commands = {name.partition(":")[0] for name in tally}
     assert {
-        "send", "route", "recv", "rehearse", "handle_transfer", "handle_release", "node_destroy", "slice_release",
-        "peer_new", "peer_reset", "peer_disconnect", "ahead", "seed_ahead", "set_user_limits",
+        "send", "route", "recv", "rehearse", "handle_transfer", "handle_release", "node_destroy",
+        "slice_release", "peer_new", "peer_reset", "peer_disconnect", "ahead", "seed_ahead",
+        "set_user_limits",
     } <= commands & tally.keys()
     refusals = {name.partition(": ")[2] for name in tally}
     assert {
-        "AlreadyDestroyed", "Busy", "ForeignNode", "InvalidArgument", "NoSuchHandle", "NodeDestroyed", "NotUnique",
-        "OutOfRange", "PeerShutdown", "QuotaExceeded", "TooLarge", "WouldBlock",
+        "AlreadyDestroyed", "Busy", "ForeignNode", "InvalidArgument", "NoSuchHandle", "NodeDestroyed",
+        "NotUnique", "OutOfRange", "PeerShutdown", "QuotaExceeded", "TooLarge", "WouldBlock",
     } <= refusals
 
 

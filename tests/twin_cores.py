@@ -40,10 +40,10 @@ def pick(choices: Sequence[Choice], number: int) -> Choice:
     return choices[number % len(choices)]
 
 
-def told(call: Callable[[], Any]) -> Any:
+def told(core: Any, command: str, arguments: Sequence[Any], options: dict[str, Any]) -> Any:
     """The result of a command, or the class and the text of its error."""
     try:
-        return call()
+        return getattr(core, command)(*arguments, **options)
     except Exception as error:
         return type(error).__name__, str(error)
 
@@ -85,10 +85,10 @@ class TwinCores:
 
     def run(self, command: str, *arguments: Any, each: Sequence[Any] = ((), ()), **options: Any) -> Any:
         """One command on both; the result."""
-        results = []
-        for core, own in zip(self.cores, each, strict=True):
-            method = getattr(core, command)
-            results.append(told(lambda method=method, own=own: method(*arguments, *own, **options)))
+        results = [
+            told(core, command, (*arguments, *own), options)
+            for core, own in zip(self.cores, each, strict=True)
+        ]
         what = f"{command}{arguments} {options}"[:600]
         agree(what, *results)
         result = results[0]
@@ -122,9 +122,9 @@ class TwinCores:
 
     def peer(self, number: int) -> int:
         """A peer, mostly one that is there."""
-        there = list(self.state["peers"])
+        there: list[int] = list(self.state["peers"])
         if number % 16 == 15 or not there:
-            return pick((0, 99, self.state["last_peer"] + 1, -1, 1 << 64), number // 16)
+            return pick((0, 99, len(self.memories) + 1, -1, 1 << 64), number // 16)
         return pick(there, number)
 
     def peer_with(self, number: int, has: Callable[[dict[str, Any]], Any]) -> int:
@@ -148,17 +148,14 @@ class TwinCores:
         """Some of them."""
         return [self.handle(peer, number * 7 + i * 29) for i in range(count)]
 
-    def parts(self, number: int) -> list[Any]:
+    def parts(self, number: int) -> Sequence[Any]:
         """A payload in pieces of several kinds."""
         data = bytes(i * 7 + number & 0xFF for i in range(256)) * (pick(SIZES, number) // 256 + 1)
         data = data[: pick(SIZES, number)]
-        return pick(
-            (
-                [data], [data, b""], [data[:3], bytearray(data[3:])], [memoryview(data)], (data,),
-                [],
-            ),
-            number // 12,
+        shapes: tuple[Sequence[Any], ...] = (
+            [data], [data, b""], [data[:3], bytearray(data[3:])], [memoryview(data)], (data,), [],
         )
+        return pick(shapes, number // 12)
 
     def fds(self, number: int) -> list[int]:
         """Descriptors, each attached once."""
@@ -168,7 +165,8 @@ class TwinCores:
 
     def who(self, peer: int, number: int) -> Credentials:
         """What the kernel says of the sender."""
-        return Credentials(number % 4, 100, 4000 + (peer & 0xFF), 5, pick(LABELS, number), ((9, 77), (8, 66))[: number % 3])
+        pids = ((9, 77), (8, 66))[: number % 3]
+        return Credentials(number % 4, 100, 4000 + (peer & 0xFF), 5, pick(LABELS, number), pids)
 
     # ---- commands --------------------------------------------------------------------------------
 
@@ -198,13 +196,13 @@ class TwinCores:
         name = pick(("max_slices", "max_handles", "max_inflight_bytes", "max_inflight_fds"), row[3])
         value = pick((KEEP, KEEP, 5, 12, 100_000, 1 << 31, (1 << 31) - 1, KEEP - 1, KEEP + 1, -1), row[4])
         flags = pick((0, 0, 1, 2, 3, 4, -2, 1 << 65), row[1])
-        self.run(
-            "peer_reset", self.peer(row[0]), flags, pick((KEEP, KEEP, 0, 1, 1, 2, -1, 1 << 64), row[2]),
-            **{name: value},
-        )
+        options: dict[str, Any] = {name: value}
+        peer_flags = pick((KEEP, KEEP, 0, 1, 1, 2, -1, 1 << 64), row[2])
+        self.run("peer_reset", self.peer(row[0]), flags, peer_flags, **options)
 
     def limits(self, row: Row) -> None:
-        self.run("set_user_limits", row[0] % 4, pick((MAXIMA, WIDE, Limits(10, 20, 10_000, 3), MAXIMA), row[1]))
+        chosen = pick((MAXIMA, WIDE, Limits(10, 20, 10_000, 3), MAXIMA), row[1])
+        self.run("set_user_limits", row[0] % 4, chosen)
 
     def handle_transfer(self, row: Row) -> None:
         giver = self.peer(row[0])
@@ -254,9 +252,9 @@ class TwinCores:
         peer = self.peer(row[0])
         size = pick((*SIZES, 1 << 31, 1 << 40), row[4])
         self.run(
-            "rehearse", peer, self.handles(peer, row[1], row[2] % 3), size, self.handles(peer, row[3], row[3] % 3),
-            flags=pick((0, 1, 2, 9), row[2]), optional=self.handles(peer, row[4], row[4] % 2),
-            credentials=self.who(peer, row[0]),
+            "rehearse", peer, self.handles(peer, row[1], row[2] % 3), size,
+            self.handles(peer, row[3], row[3] % 3), flags=pick((0, 1, 2, 9), row[2]),
+            optional=self.handles(peer, row[4], row[4] % 2), credentials=self.who(peer, row[0]),
         )
 
     def recv(self, row: Row) -> None:
