@@ -3,6 +3,7 @@
 mod answers;
 mod arguments;
 pub mod core;
+pub mod locking;
 pub mod memory;
 mod poller;
 
