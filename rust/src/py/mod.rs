@@ -6,6 +6,7 @@ pub mod core;
 mod dbus;
 mod lane;
 mod lock;
+pub mod locking;
 pub mod memory;
 mod policy;
 mod poller;
