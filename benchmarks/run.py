@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from statistics import median
 
 from .buses import Bus
 from .load import NoLoad
@@ -42,12 +41,13 @@ class Results:
         return max(map(len, self.values.values()), default=0)
 
     def medians(self, scenario: Scenario, bus: str) -> dict[str, float]:
-        """The median of each figure over the rounds, by its name; empty if there is nothing to show."""
+        """Each figure by name, as a rule the median of its rounds; empty if there is nothing to show."""
         key = (scenario.name, bus)
         if key not in self.values or key in self.failures:
             return {}
         columns = zip(*self.values[key], strict=True)
-        return {figure.name: median(column) for figure, column in zip(scenario.figures, columns, strict=True)}
+        figures = zip(scenario.figures, columns, strict=True)
+        return {figure.name: figure.of_rounds(column) for figure, column in figures}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,15 @@ def test_the_table_shows_medians_the_ratio_to_the_reference_and_whether_the_goal
     assert lines[-1] == "call on floor failed: OSError: gone"
 
 
+def test_what_must_never_happen_is_told_if_it_happened_once(load: Any) -> None:
+    rounds: list[tuple[float, ...]] = [
+        (20.0, 90.0, 6.0, 0.0, 0.0, 0.0), (10.0, 10.0, 7.0, 1.0, 0.0, 0.0), (12.0, 95.0, 5.0, 0.0, 0.0, 0.0),
+    ]
+    results = results_of(load, ("flood", "bus1-bridge", rounds))
+    medians = results.medians(scenario_of(load, "flood"), "bus1-bridge")
+    assert list(medians.values()) == [12.0, 90.0, 7.0, 1.0, 0.0, 0.0]
+
+
 def test_a_goal_is_a_bound_on_a_ratio_on_the_value_or_on_another_figure(load: Any) -> None:
     goal = load("figures").Goal
     assert goal(most=0.8).value("p50", {"p50": 4.0}, {"p50": 5.0}) == 0.8
