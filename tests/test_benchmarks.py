@@ -199,6 +199,12 @@ def test_the_load_writes_bodies_as_another_implementation_reads_them(load: Any) 
     assert messages.frame_length(message) == len(message)
 
 
+def test_the_calls_of_a_crowd_are_those_that_are_built_one_by_one(load: Any) -> None:
+    crowd, messages = load("crowd"), load("messages")
+    for rule in ("", "type='signal'", crowd.RULES["argN"](12345)):
+        assert crowd.add(rule) == messages.driver_call("AddMatch", "s", rule)
+
+
 def test_both_serials_of_a_built_reply_lie_where_they_are_patched(load: Any) -> None:
     messages = load("messages")
     fields = {messages.DESTINATION: ":1.1", messages.REPLY_SERIAL: 0x01020304}
