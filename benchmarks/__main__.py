@@ -77,7 +77,7 @@ def main() -> int:
     if options.json:
         print(json.dumps(data, indent=1))
     missing = [kind.name for kind in wanted if kind not in kinds]
-    missing += [scenario.library for scenario in asked if scenario not in chosen]
+    missing += [scenario.library or scenario.module for scenario in asked if scenario not in chosen]
     for name in missing:
         print(f"{name} is not installed and was left out.", file=sys.stderr)
     return 1 if failed else 0

@@ -120,11 +120,11 @@ def ask(bus: Bus, *words: str) -> Mapping[str, float | list[int]]:
 
 
 def python_call(library: str, place: Place, seconds: float) -> Found:
-    """A call and its reply of two Python programs: µs, and CPU of the bus, the client and the service."""
+    """A call and its reply in Python, with ``library`` on our bus: µs, and CPU of bus, client and service."""
     bus, count = place.bus, ceil(3000 * seconds)
-    if library == "own":
-        library = "bus1_services" if isinstance(bus, Bus1Bridge) else "dbus-fast"
-    address = native_of(bus) if library == "bus1_services" else bus.address
+    if not isinstance(bus, Bus1Bridge):
+        library = "dbus-fast"
+    address = bus.address if library == "dbus-fast" else native_of(bus)
     with Worker("library", f"{library}.service", address, environment=bus.environment) as service:
         service.line()
         arguments = (f"{library}.client", address, str(count))
