@@ -61,6 +61,8 @@ class Plan:
     pinned: bool
     largest: int = MANY
     """No crowd has more."""
+    busy: bool = False
+    """Count the time that bus and clients have run, where others use the CPU as well."""
 
 
 def run(plan: Plan) -> Results:
@@ -93,7 +95,7 @@ def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: R
         places = []
         for kind in plan.kinds:
             concerned = [scenario for scenario in group if is_for(scenario, kind)]
-            if concerned and (place := open_place(kind, concerned, directory, results, plan.largest)):
+            if concerned and (place := open_place(kind, concerned, directory, results, plan)):
                 stack.callback(place.close)
                 places.append(place)
         for number in range(plan.rounds):
@@ -105,10 +107,10 @@ def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: R
 
 
 def open_place(
-    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results, largest: int
+    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results, plan: Plan
 ) -> Place | None:
     """A place for these scenarios; if there can't be one, all of them have failed."""
-    place = Place(kind, directory, largest)
+    place = Place(kind, directory, plan.largest, busy=plan.busy)
     try:
         concerned[0].furnish(place)
     except NoLoad:

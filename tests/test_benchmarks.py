@@ -123,6 +123,16 @@ def test_the_table_shows_medians_the_ratio_to_the_reference_and_whether_the_goal
     assert lines[-1] == "call on floor failed: OSError: gone"
 
 
+@needs_cargo
+def test_rates_may_be_counted_by_the_time_that_bus_and_clients_have_run() -> None:
+    quick = ("--rounds", "1", "--seconds", "0.1", "--only", "getid", "--only", "batched", "--bus", "floor")
+    assert measure("--busy", *quick).returncode == 2
+    command = [sys.executable, "-m", "benchmarks", "--pinned", "--busy", "--json", *quick]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["pinned"]["batched"]["buses"]["floor"]["medians"]["rate"] > 0
+
+
 def test_what_must_never_happen_is_told_if_it_happened_once(load: Any) -> None:
     rounds: list[tuple[float, ...]] = [
         (20.0, 90.0, 6.0, 0.0, 0.0, 0.0), (10.0, 10.0, 7.0, 1.0, 0.0, 0.0), (12.0, 95.0, 5.0, 0.0, 0.0, 0.0),
