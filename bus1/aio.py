@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from anyio import CancelScope, Lock
@@ -23,6 +23,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .addresses import default_address, socket_name
 from .aiolink import AsyncLink
+from .attendance import Attendance
 from .client import Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
 from .errors import Bus1Error, BusGone
@@ -122,21 +123,18 @@ class Peer:
         flags |= INSTALL_FDS if install_fds else 0
         return await self._receive(flags, max_offset, RecvOption.PARK | RecvOption.DETACH)
 
-    async def messages(self, ahead: int = 32) -> AsyncGenerator[ReceivedMessage, None]:
-        """Every message from now on; up to ``ahead`` leave the queue before they are asked for.
+    async def attend(
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32
+    ) -> None:
+        """Call ``hear`` with each message as soon as it is read; up to ``ahead`` leave the queue at once.
 
-        For the one task that receives for this peer. What was posted while the peer is corked leaves before
-        it waits. NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``).
-        Raises what ``recv`` does, and can then be begun again; what has come and was not given out is the
-        next ``recv``'s."""
+        For the one task that receives for this peer. Neither function waits; ``hear`` says whether it has
+        woken tasks that should run before ``rest`` is called, and what was posted leaves in one write.
+        NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``). Raises what
+        ``recv`` does, and can then be begun again; what came and was not given out is the next ``recv``'s."""
         options = RecvOption.PARK | RecvOption.DETACH | ahead - 1 << MORE_SHIFT
-        while True:
-            while self._link.client.exchange.stray:
-                yield await self.recv()
-            request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
-            async with aclosing(self._link.answers(request)) as answers:
-                async for answer in answers:
-                    yield await self._message(answer)
+        request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
+        await Attendance(self._link, request, hear, rest).run()
 
     async def recv_nowait(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT

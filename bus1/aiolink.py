@@ -14,7 +14,7 @@ Not here: what the operations are (aio).
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from .client import Client, Request
 from .errors import BusGone
 from .exchange import Answer
 from .frames import REQUESTS, Operation
+from .loops import Watch
 from .received import ReceivedMessage
 from .transport import receive, transmit
 
@@ -43,6 +44,8 @@ class AsyncLink:
         self._is_read = False
         self._is_flushed = False
         self._is_corked = False
+        self._watch: Watch | None = None
+        """Of the task that receives for this peer."""
         self._is_closed = False
         self._waiting: dict[int, Event] = {}
 
@@ -54,6 +57,8 @@ class AsyncLink:
         self._is_closed = True
         with suppress(OSError):
             anyio.notify_closing(self._sock)
+        if self._watch is not None:
+            self._watch.closing()
         self._sock.close()
         self.client.close()
         if self.descriptor is not None:
@@ -76,7 +81,7 @@ class AsyncLink:
         await checkpoint_if_cancelled()
         tag = self.client.start(request)
         try:
-            if not self._try_flush_all():
+            if not self.try_flush_all():
                 with CancelScope(shield=True):
                     await self.flush()
             return self.client.finish(request, await self._answer_to(tag))
@@ -85,22 +90,33 @@ class AsyncLink:
                 self.client.exchange.cancel(tag)
                 self._try_flush()
 
-    async def answers(self, request: Request[T]) -> AsyncGenerator[T, None]:
-        """Each answer of a request that has several; what is corked leaves before it waits."""
-        await checkpoint_if_cancelled()
-        exchange = self.client.exchange
-        tag = self.client.start(request)
+    async def attend(
+        self, tag: int, look: Callable[[], bool], rest: Callable[[], bool], is_urgent: Callable[[], bool]
+    ) -> None:
+        """Read for all; after each time ``look``, then ``rest``, until one of them has had enough.
+
+        While another task reads for a request of its own, ``look`` is called when something has come for
+        ``tag``. What ``is_urgent`` says: see ``loops.Watch``."""
+        while self._is_read:
+            event = self._waiting[tag] = Event()
+            try:
+                await event.wait()
+            finally:
+                self._waiting.pop(tag, None)
+            if look() or rest():
+                return
+
+        def read() -> bool:
+            self._take_in()
+            return look()
+
+        self._is_read = True
+        self._watch = Watch(self._sock, read, rest, is_urgent)
         try:
-            while exchange.expects(tag):
-                if (answer := exchange.take(tag)) is None:
-                    if not self._try_flush_all():
-                        with CancelScope(shield=True):
-                            await self.flush()
-                    answer = await self._answer_to(tag)
-                yield self.client.finish(request, answer)
+            await self._watch.run()
         finally:
-            exchange.cancel(tag)
-            self._try_flush()
+            self._is_read, self._watch = False, None
+            self._wake(list(self._waiting)[:1])
 
     # ---- requests that nobody waits for ----------------------------------------------------------
 
@@ -150,13 +166,18 @@ class AsyncLink:
                 self._wake(list(self._waiting)[:1])
 
     async def _read(self) -> None:
+        with suppress(anyio.ClosedResourceError):  # found out again below
+            await anyio.wait_readable(self._sock)
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Read once; whoever has been answered is woken."""
         exchange = self.client.exchange
         try:
-            await anyio.wait_readable(self._sock)
             size = receive(self._sock, exchange.reader).size
         except BlockingIOError:
             return
-        except (OSError, anyio.ClosedResourceError):
+        except OSError:
             size = 0
         if not size:
             exchange.fail()
@@ -166,7 +187,8 @@ class AsyncLink:
             n_drained, exchange.n_drained = exchange.n_drained, 0
             with suppress(OSError):
                 self.descriptor.recv(n_drained, socket.MSG_DONTWAIT)
-        self._wake(list(self._waiting) if exchange.failure else exchange.answered())
+        if self._waiting:
+            self._wake(list(self._waiting) if exchange.failure else exchange.answered())
 
     def _wake(self, tags: Sequence[int]) -> None:
         for tag in tags:
@@ -186,7 +208,7 @@ class AsyncLink:
             self.client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
         return True
 
-    def _try_flush_all(self) -> bool:
+    def try_flush_all(self) -> bool:
         """Nothing is kept any more; False if something could not be sent."""
         self._is_corked = False
         # True also if another task is at it: this frame is behind its own
@@ -194,7 +216,7 @@ class AsyncLink:
 
     async def flush(self) -> None:
         """Send everything; nothing is kept any more."""
-        if self._try_flush_all():
+        if self.try_flush_all():
             return
         self._is_flushed = True
         try:

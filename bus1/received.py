@@ -56,7 +56,7 @@ class ReceivedMessage:
     arrival: int = field(default=0, repr=False)
     """Its place among all answers to this holder; requests answered before had happened (``n_arrived``)."""
     is_released: bool = field(default=False, repr=False)
-    """From ``aio.Peer.messages``: a NODE_RELEASE of ``destination`` followed, and came along."""
+    """From ``aio.Peer.attend``: a NODE_RELEASE of ``destination`` followed, and came along."""
 
     def release(self) -> None:
         """Give the slice back to the bus (L-7) and close descriptors that were not taken; once.

@@ -20,11 +20,10 @@ Not here: what messages mean (``export``, ``proxy``), names (``registry``).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from bus1 import aio
 from bus1.core.api import HANDLE_INVALID, MessageType, PeerFlag
@@ -35,6 +34,7 @@ from bus1.errors import (
     RemoteProtocolError,
     TooManyDescriptors,
 )
+from bus1.loops import Pause, asyncio_loop
 from bus1.received import ReceivedMessage
 
 from . import letter
@@ -91,6 +91,7 @@ class Connection:
         self._handed_out: dict[int, int] = {}
         self._sending: dict[int, int] = {}
         self._is_yielding = False
+        self._loop = asyncio_loop()
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
         self._eased: anyio.Event | None = None
@@ -303,30 +304,31 @@ class Connection:
         raise self._error or BusGone("the connection has been closed")
 
     def yields(self) -> None:
-        """For a receiver: the task that it has woken should run before the next message is asked for."""
+        """For a receiver: the task that it has woken should run before what was posted is sent."""
         self._is_yielding = True
+
+    def pause(self) -> Pause:
+        """For a task of this connection, to wait for one thing."""
+        return Pause(self._loop)
 
     async def run_pump(self) -> None:
         """Take messages until the bus is gone; the task that ``connect`` starts."""
         try:
             while True:
                 try:
-                    async with aclosing(self.peer.messages()) as messages:
-                        async for message in messages:
-                            await self._take(message)
+                    await self.peer.attend(self._take, self._sweeper.collect)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
-                    await self._take(await self.peer.recv(install_fds=False))
+                    self._take(await self.peer.recv(install_fds=False))
+                    self._sweeper.collect()
         except Bus1Error as error:
             self._end(error)
 
-    async def _take(self, message: ReceivedMessage) -> None:
+    def _take(self, message: ReceivedMessage) -> bool:
         self._sweeper.hold()
         self._dispatch(message)
-        if self._is_yielding:
-            self._is_yielding = False
-            await checkpoint()
-        self._sweeper.collect()
+        is_yielding, self._is_yielding = self._is_yielding, False
+        return is_yielding
 
     async def run_sweeper(self) -> None:
         """Give back what was given up; the task that ``connect`` starts."""

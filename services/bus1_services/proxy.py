@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
+from bus1.loops import Pause
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
@@ -68,7 +69,7 @@ class PendingCall:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._done: anyio.Event | None = None
+        self._done: Pause | None = None
         self._outcome: Answer | Exception | None = None
 
     def arrived(self, arrival: Arrival) -> None:
@@ -103,8 +104,8 @@ class PendingCall:
     async def outcome(self) -> Answer:
         """Wait for the answer, or raise what came in its place."""
         if self._outcome is None:
-            self._done = anyio.Event()
-            await self._done.wait()
+            self._done = self._connection.pause()
+            await self._done
         if isinstance(self._outcome, Answer):
             return self._outcome
         raise self._outcome or NoReply()
@@ -113,7 +114,7 @@ class PendingCall:
         if self._outcome is None:
             self._outcome = outcome
             if self._done is not None:
-                self._done.set()
+                self._done.end()
                 self._connection.yields()
 
 
