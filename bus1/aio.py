@@ -301,11 +301,11 @@ class Peer:
         return result
 
     async def _receive(self, flags: int, max_offset: int, options: int) -> ReceivedMessage:
-        stray = self._link.client.exchange.stray
-        if stray and not flags & SEED:
+        exchange = self._link.client.exchange
+        if exchange.has_stray and not flags & SEED:
             await checkpoint()
-            if stray:
-                return await self._message(stray.pop(0))
+            if (stray := exchange.next_stray()) is not None:
+                return await self._message(stray)
         request = self._link.client.recv(flags, max_offset, options)
         return await self._message(await self._link.wait(request))
 
@@ -314,7 +314,7 @@ class Peer:
             try:
                 await self._link.run(first)
             except BaseException:
-                self._link.client.exchange.stray.insert(0, answer)
+                self._link.client.exchange.keep(answer)
                 raise
         return self._link.client.message(answer)
 

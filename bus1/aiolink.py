@@ -28,7 +28,6 @@ from .exchange import Answer
 from .frames import REQUESTS, Operation
 from .loops import Watch
 from .received import ReceivedMessage
-from .transport import receive, transmit
 
 T = TypeVar("T")
 
@@ -127,7 +126,7 @@ class AsyncLink:
     @property
     def has_unsent(self) -> bool:
         """Something was posted that did not fit into the socket: ``flush``."""
-        return not self._is_corked and self.client.exchange.writer.pending > 0
+        return not self._is_corked and self.client.exchange.pending > 0
 
     def _give_back(self, message: ReceivedMessage) -> None:
         self.forget(Operation.SLICE_RELEASE, *self.client.slice_of(message))
@@ -174,7 +173,7 @@ class AsyncLink:
         """Read once; whoever has been answered is woken."""
         exchange = self.client.exchange
         try:
-            size = receive(self._sock, exchange.reader).size
+            size = exchange.receive(self._sock)
         except BlockingIOError:
             return
         except OSError:
@@ -183,8 +182,7 @@ class AsyncLink:
             exchange.fail()
         exchange.process()
         self._try_flush()
-        if exchange.n_drained and self.descriptor is not None:
-            n_drained, exchange.n_drained = exchange.n_drained, 0
+        if self.descriptor is not None and (n_drained := exchange.take_drained()):
             with suppress(OSError):
                 self.descriptor.recv(n_drained, socket.MSG_DONTWAIT)
         if self._waiting:
@@ -197,15 +195,15 @@ class AsyncLink:
 
     def _try_flush(self) -> bool:
         """Send what can be sent now; False if something is left."""
-        writer = self.client.exchange.writer
+        exchange = self.client.exchange
         try:
-            transmit(self._sock, writer)
+            exchange.transmit(self._sock)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError):
-            writer.close()  # reading finds out why
+            exchange.drop_output()  # reading finds out why
         except OSError as error:
-            self.client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
+            exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
         return True
 
     def try_flush_all(self) -> bool:

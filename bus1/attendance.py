@@ -61,21 +61,24 @@ class Attendance:
                         await link.flush()
         finally:
             if self._missing is not None:
-                exchange.stray.insert(0, self._missing[0])
+                exchange.keep(self._missing[0])
             exchange.cancel(self._tag)
             link.try_flush_all()
 
     def _look(self) -> bool:
         """Hand over what has come; whether the task has to do something."""
         client, take = self._client, self._client.exchange.take
-        while (answer := take(self._tag)) is not None:
-            client.finish(self._request, answer)
-            if (first := client.missing_segment(answer)) is not None:
-                self._missing = answer, first
-                return True
+        while True:
+            if (message := client.short_message(self._tag)) is None:
+                if (answer := take(self._tag)) is None:
+                    return False
+                client.finish(self._request, answer)
+                if (first := client.missing_segment(answer)) is not None:
+                    self._missing = answer, first
+                    return True
+                message = client.message(answer)
             self._link.cork()
-            self._has_woken |= self._hear(client.message(answer))
-        return False
+            self._has_woken |= self._hear(message)
 
     def _is_urgent(self) -> bool:
         return not self._has_woken

@@ -35,11 +35,12 @@ from .core.api import (
 )
 from .descriptors import Fds, duplicate
 from .errors import BusGone, OutOfMemory, RemoteProtocolError, TooLarge, TooManyDescriptors
-from .exchange import Answer, Exchange, Failed
+from .exchange import Answer, Failed, new_exchange
 from .frames import (
     FEATURES,
     HEADER,
     MAGIC,
+    NO_FDS,
     REQUESTS,
     UNMAPPED,
     VERSION,
@@ -55,6 +56,7 @@ _KINDS = {int(kind): kind for kind in MessageType}
 _FLAGS = {bits: MessageFlag(bits) for bits in range(4)}
 _SEGMENT, _DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _ARENA_STEP = 1 << 20
+_FEW = 16
 _KEPT_ARENA = 1 << 22
 """Pages of the arena beyond this are given back after use."""
 
@@ -96,7 +98,7 @@ class Client:
     """Requests, messages and memory of one channel."""
 
     def __init__(self, give_back: Callable[[ReceivedMessage], None]) -> None:
-        self.exchange = Exchange()
+        self.exchange = new_exchange()
         self.pool = MappedPool()
         self._give_back = give_back
         self._max_frame = 0
@@ -125,15 +127,13 @@ class Client:
         return request.read(answer)
 
     def _confirm_unmapped(self) -> list[int]:
-        for generation in self.exchange.retired:
+        for generation in self.exchange.take_retired():
             self.pool.retire(generation)
-        self.exchange.retired.clear()
         return self.pool.take_unmapped()
 
     def _unwanted_handles(self) -> list[int]:
         handles: list[int] = []
-        while self.exchange.unwanted:
-            answer = self.exchange.unwanted.pop(0)
+        for answer in self.exchange.take_unwanted():
             if self.missing_segment(answer) is None:
                 message = self.message(answer)
                 self.slice_of(message)
@@ -282,6 +282,8 @@ class Client:
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> None:
         """Queue a quiet SEND; ``failed`` hears of an error."""
+        if len(destinations) == 1 and self._is_posted(destinations[0], parts, handles, failed, False):
+            return
         fixed, tail = self._sending(destinations, parts, handles, (), 0)
         body = _fixed(Operation.SEND, *fixed) + tail
         self._check_size(body)
@@ -291,10 +293,24 @@ class Client:
         self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> None:
         """Queue a quiet RESPOND: SEND through ``handle``, then HANDLE_RELEASE of it, unless that fails."""
+        if self._is_posted(handle, parts, handles, failed, True):
+            return
         fixed, tail = self._sending((handle,), parts, handles, (), 0)
         body = _fixed(Operation.RESPOND, *fixed, handle) + tail
         self._check_size(body)
         self.exchange.post(Operation.RESPOND, body, failed)
+
+    def _is_posted(
+        self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed, is_last: bool
+    ) -> bool:
+        """The short way, for what has few parts and handles; what is wrong with others is told on the long one."""
+        if len(parts) > _FEW or len(handles) > _FEW:
+            return False
+        try:
+            self.exchange.post_message(handle, parts, handles, failed, is_last)
+        except (struct.error, OverflowError, TypeError):
+            return False
+        return True
 
     def recv(self, flags: int, max_offset: int, options: int) -> Request[Answer]:
         """RECV; the answer goes to ``message``."""
@@ -362,6 +378,17 @@ class Client:
             _check_fd(answer, "a segment")
             generation, base, size = answer.values
             self.pool.map(generation, base, size, answer.fds)
+
+    def short_message(self, tag: int) -> ReceivedMessage | None:
+        """The next message for a RECV, if it is one of everyday, and there is a shorter way to it."""
+        fields = self.exchange.take_message(tag)
+        if fields is None:
+            return None
+        (kind, flags, to, uid, gid, pid, tid, n_bytes), handles, secctx, size, payload, serial, at, last = fields
+        return ReceivedMessage(
+            _KINDS[kind], _FLAGS[flags], to, uid, gid, pid, tid, OFFSET_INVALID, n_bytes, handles, NO_FDS,
+            secctx, size, memoryview(payload), None, serial, None, at, last,
+        )
 
     def message(self, answer: Answer) -> ReceivedMessage:
         """The message in an answer whose segment is there."""

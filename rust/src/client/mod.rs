@@ -1,0 +1,5 @@
+//! The client's half of the native protocol: frames, and the requests that wait for answers.
+
+pub mod exchange;
+pub mod frames;
+pub mod protocol;
