@@ -3,3 +3,4 @@
 pub mod exchange;
 pub mod frames;
 pub mod protocol;
+pub mod types;

@@ -1,5 +1,6 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
+mod body;
 mod client;
 mod poller;
 
@@ -9,6 +10,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<body::Bodies>()?;
     module.add_class::<client::PyExchange>()?;
     module.add_class::<poller::Poller>()?;
     Ok(())
