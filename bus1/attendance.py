@@ -1,9 +1,9 @@
 """attendance: the task that receives for a peer, and is called back for what comes.
 
 Theory. One RECV is answered many times. Its answers are handed over as soon as they are read, to a function
-that does not wait, so a message costs no switch of tasks. What that function posts is kept until the tasks that
-it has woken have run, and leaves in one write. What does have to wait, the task does: for the memory that a
-message lies in, and for room in the socket.
+that does not wait, so a message costs no switch of tasks. What that function posts is kept until the tasks
+that it has woken have run, and leaves in one write. What does have to wait, the task does: for the memory
+that a message lies in, and for room in the socket.
 
 Invariants. 1. Messages are handed over in the order in which they came. 2. When the task ends, for whatever
 reason, what came and was not handed over is the outcome of the next RECV.

@@ -303,7 +303,7 @@ class Client:
     def _is_posted(
         self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed, is_last: bool
     ) -> bool:
-        """The short way, for what has few parts and handles; what is wrong with others is told on the long one."""
+        """The short way, for what has few parts and handles; the long one tells what is wrong."""
         if len(parts) > _FEW or len(handles) > _FEW:
             return False
         try:
@@ -384,7 +384,8 @@ class Client:
         fields = self.exchange.take_message(tag)
         if fields is None:
             return None
-        (kind, flags, to, uid, gid, pid, tid, n_bytes), handles, secctx, size, payload, serial, at, last = fields
+        numbers, handles, secctx, size, payload, serial, at, last = fields
+        kind, flags, to, uid, gid, pid, tid, n_bytes = numbers
         return ReceivedMessage(
             _KINDS[kind], _FLAGS[flags], to, uid, gid, pid, tid, OFFSET_INVALID, n_bytes, handles, NO_FDS,
             secctx, size, memoryview(payload), None, serial, None, at, last,

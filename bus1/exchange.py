@@ -199,7 +199,7 @@ class Exchange:
         return answer
 
     def take_message(self, tag: int) -> tuple[Any, ...] | None:
-        """The fields of an everyday message, if it is next and there is a shorter way to them; None: ``take``."""
+        """The fields of an everyday message, if it is next, where there is a short way to them; else None."""
         return None
 
     @property

@@ -370,8 +370,13 @@ class Connection:
                 self._unreferenced(message.destination, message.arrival)
 
     def _arrive(self, message: ReceivedMessage) -> None:
-        handles = tuple(None if h == HANDLE_INVALID else self.handle(h) for h in message.handles)
-        fds = tuple(map(UnixFd, message.fds.take_all()))
+        handles: tuple[Handle | None, ...] = ()
+        fds: tuple[UnixFd, ...] = ()
+        if message.handles:
+            release = self.release
+            handles = tuple([None if h == HANDLE_INVALID else Handle(h, release) for h in message.handles])
+        if message.fds:
+            fds = tuple(map(UnixFd, message.fds.take_all()))
         receiver = self._receivers.get(message.destination)
         try:
             envelope, offset = decode_envelope(message.payload)

@@ -69,7 +69,7 @@ class Handle:
         return f"Handle({self.id:#x})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
     """A message on its way to the receiver of its node; ``body`` is valid until the receiver returns."""
 

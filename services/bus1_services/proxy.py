@@ -46,7 +46,7 @@ STREAM_CAPACITY = 65536
 """Signals that may wait in one stream."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What came back: the values, the handles beside them (None for dead ones), and who owns descriptors."""
 
@@ -91,7 +91,8 @@ class PendingCall:
 
     def released(self) -> None:
         """Nobody can answer any more."""
-        self._settle(NoReply("the callee is gone, or dropped the call"))
+        if self._outcome is None:
+            self._settle(NoReply("the callee is gone, or dropped the call"))
 
     def failed(self, error: Bus1Error) -> None:
         """The call could not be sent."""
