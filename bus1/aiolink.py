@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import anyio
 from anyio import CancelScope, Event
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .client import Client, Request
 from .errors import BusGone
@@ -39,6 +39,8 @@ class AsyncLink:
         self.client = Client(self._give_back)
         self.descriptor: socket.socket | None = None
         """The peer's, once it is known."""
+        self.arena_use = anyio.Lock()
+        """Held while a payload lies in the arena."""
         self._sock = sock
         self._is_read = False
         self._is_flushed = False
@@ -47,6 +49,10 @@ class AsyncLink:
         """Of the task that receives for this peer."""
         self._is_closed = False
         self._waiting: dict[int, Event] = {}
+
+    def connected(self) -> None:
+        """From now on the socket is used."""
+        self._sock.setblocking(False)
 
     def close(self) -> None:
         """Close the socket and the descriptor; whoever waits is told."""
@@ -222,6 +228,16 @@ class AsyncLink:
                 await self._until_writable()
         finally:
             self._is_flushed = False
+
+    async def flush_shielded(self) -> None:
+        """The same, and cancellation waits until it is done."""
+        await checkpoint_if_cancelled()
+        with CancelScope(shield=True):
+            await self.flush()
+
+    async def checkpoint(self) -> None:
+        """Let others run."""
+        await checkpoint()
 
     async def _until_writable(self) -> None:
         """Reads meanwhile: the bus takes no requests while it cannot get rid of its answers."""

@@ -14,24 +14,22 @@ Not here: reading for other tasks (aiolink), loops (loops), what is done with me
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from .aiolink import AsyncLink
+from .blocklink import BlockLink
 from .client import Request
 from .exchange import Answer
 from .received import ReceivedMessage
-
-if TYPE_CHECKING:
-    from .aiolink import AsyncLink
 
 
 class Attendance:
     """Repeats ``request``, a RECV that is answered several times; see ``aio.Peer.attend``."""
 
     def __init__(
-        self, link: AsyncLink, request: Request[Answer],
+        self, link: AsyncLink | BlockLink, request: Request[Answer],
         hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None],
     ) -> None:
         self._link = link
@@ -46,27 +44,33 @@ class Attendance:
 
     async def run(self) -> None:
         """Until the channel fails, or the RECV does, with the error."""
-        link, exchange = self._link, self._client.exchange
+        link = self._link
+        assert isinstance(link, AsyncLink)
         await checkpoint_if_cancelled()
         try:
             while True:
-                if self._missing is not None:
-                    await self._fetch(*self._missing)
-                elif not exchange.expects(self._tag):
-                    self._tag = self._client.start(self._request)
-                if not (self._look() or self._finish()):
-                    await link.attend(self._tag, self._look, self._finish, self._is_urgent)
+                await self.begin()
+                if not (self.look() or self._finish()):
+                    await link.attend(self._tag, self.look, self._finish, self._is_urgent)
                 if self._missing is None and not link.try_flush_all():
                     with CancelScope(shield=True):
                         await link.flush()
         finally:
-            if self._missing is not None:
-                exchange.keep(self._missing[0])
-            exchange.cancel(self._tag)
-            link.try_flush_all()
+            self.end()
 
-    def _look(self) -> bool:
-        """Hand over what has come; whether the task has to do something."""
+    async def begin(self) -> None:
+        """What has to wait: the memory of a message is fetched, and the RECV made again."""
+        if self._missing is not None:
+            answer, first = self._missing
+            await self._link.run(first)
+            self._missing = None
+            self._link.cork()
+            self._has_woken |= self._hear(self._client.message(answer))
+        elif not self._client.exchange.expects(self._tag):
+            self._tag = self._client.start(self._request)
+
+    def look(self) -> bool:
+        """Hand over what has come; whether ``begin`` is needed before there can be more."""
         client, take = self._client, self._client.exchange.take
         while True:
             if (message := client.short_message(self._tag)) is None:
@@ -80,6 +84,13 @@ class Attendance:
             self._link.cork()
             self._has_woken |= self._hear(message)
 
+    def end(self) -> None:
+        """What comes from now on is the outcome of the next RECV."""
+        if self._missing is not None:
+            self._client.exchange.keep(self._missing[0])
+        self._client.exchange.cancel(self._tag)
+        self._link.try_flush_all()
+
     def _is_urgent(self) -> bool:
         return not self._has_woken
 
@@ -90,9 +101,3 @@ class Attendance:
         if not self._client.exchange.expects(self._tag):
             self._tag = self._client.start(self._request)
         return not self._link.try_flush_all()
-
-    async def _fetch(self, answer: Answer, first: Request[None]) -> None:
-        await self._link.run(first)
-        self._missing = None
-        self._link.cork()
-        self._hear(self._client.message(answer))

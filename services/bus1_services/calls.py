@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
@@ -43,6 +42,7 @@ from .letter import Letter
 from .line import Line
 from .members import MethodSpec, Options
 from .places import Places
+from .scope import Scope
 from .types import is_error_name
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Call:
         self.options = self.member.options if isinstance(self.member, Member) else _NO_OPTIONS
         """How the service wants this method to be run."""
         self.line: Line[Call] | None = None
-        self.scope: anyio.CancelScope | None = None
+        self.scope: Scope | None = None
         """Around the method, while it runs."""
         self.is_given_up = False
 
@@ -256,9 +256,8 @@ class Calls:
     async def _awaited(self, call: Call, result: Awaitable[Any]) -> Letter | None:
         deadline, work = call.options.deadline, call.work
         assert work is not None
-        until = math.inf if deadline is None else anyio.current_time() + deadline
         try:
-            with anyio.CancelScope(deadline=until) as call.scope:
+            with self._connection.within(deadline) as call.scope:
                 value = await result
             if call.scope.cancelled_caught:
                 late = f"{work[1].name} was cancelled: it has {deadline} s"

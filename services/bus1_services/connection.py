@@ -20,7 +20,7 @@ Not here: what messages mean (``export``, ``proxy``), names (``registry``).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
 import anyio
@@ -51,6 +51,7 @@ from .places import Places
 from .proxy import Remote
 from .receiver import Mourner, Receiver
 from .registry import Publication, Registry
+from .scope import Scope
 from .sweeper import Sweeper
 
 MAX_CALLS = 16384
@@ -310,6 +311,10 @@ class Connection:
     def pause(self) -> Pause:
         """For a task of this connection, to wait for one thing."""
         return Pause(self._loop)
+
+    def within(self, seconds: float | None) -> AbstractContextManager[Scope]:
+        """A scope whose tasks can be cancelled, and are after so many seconds, if any."""
+        return anyio.CancelScope() if seconds is None else anyio.move_on_after(seconds)
 
     async def run_pump(self) -> None:
         """Take messages until the bus is gone; the task that ``connect`` starts."""

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-import anyio
-
 from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
 from bus1.loops import Pause
 
@@ -145,7 +143,7 @@ class Remote:
         If the task is cancelled, the callee hears that nobody waits any more, and cancels the call, too."""
         if self.timeout is None:
             return await self._call(interface, member, signature, values, handles, flags)
-        with anyio.move_on_after(self.timeout):
+        with self.connection.within(self.timeout):
             return await self._call(interface, member, signature, values, handles, flags)
         raise Timeout(f"{member} was not answered within {self.timeout} s")
 
@@ -250,7 +248,7 @@ class SignalStream:
         self._connection = connection
         self._capacity = capacity
         self._waiting: deque[ReceivedSignal] = deque()
-        self._arrival = anyio.Event()
+        self._arrival: Pause | None = None
         self._failure: Exception | None = None
         self._node = connection.node(self)
         self._is_known = False
@@ -284,7 +282,7 @@ class SignalStream:
             self._waiting.append(
                 ReceivedSignal(source, envelope.interface, envelope.member, envelope.signature, values)
             )
-            self._arrival.set()
+            self._wake()
 
     def released(self) -> None:
         """Nobody holds the stream's node: no signal can come."""
@@ -301,8 +299,8 @@ class SignalStream:
         while not self._waiting:
             if self._failure is not None:
                 raise self._failure
-            self._arrival = anyio.Event()
-            await self._arrival.wait()
+            self._arrival = self._connection.pause()
+            await self._arrival
         return self._waiting.popleft()
 
     async def __aenter__(self) -> Self:
@@ -317,7 +315,11 @@ class SignalStream:
     def _fail(self, error: Exception) -> None:
         if self._failure is None:
             self._failure = error
-            self._arrival.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._arrival is not None:
+            self._arrival.end()
 
 
 class SignalValues:
