@@ -1,7 +1,7 @@
 """blocklink: requests of one channel, in a program without an event loop.
 
-Theory. What ``aiolink`` does for tasks this does for one thread: its functions have the same names and are
-awaited, too, but instead of being suspended they wait for the socket. So ``drive`` runs whatever is made of them
+Theory. What ``aiolink`` does for tasks this does for one thread: its functions have the same names and
+are awaited, too, but instead of being suspended they wait for the socket. So ``drive`` runs what is made of them
 to its end at once. What is posted is kept until something is waited for: it leaves in one write.
 
 Invariants. 1. Nothing is suspended here. 2. While this side cannot write, it reads: the bus takes no requests
@@ -29,7 +29,7 @@ from .waiting import time_left
 T = TypeVar("T")
 
 
-class Late(Exception):  # noqa: N818
+class Late(Exception):
     """The deadline of a link has come while it waited."""
 
 

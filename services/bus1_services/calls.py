@@ -209,7 +209,7 @@ class Calls:
         answer: Letter | None = None
         try:
             result = _begin(call, *work)
-            if _is_awaited(result):
+            if is_awaited(result):
                 self._connection.start(self._finish, call, begun, result)
                 return True
             answer = self._answer(call, work[1], result)
@@ -232,7 +232,7 @@ class Calls:
                 answer = self._refusal_of(call, call.refusal or DBusError())
             elif not call.is_given_up:
                 result = _begin(call, *call.work)
-                if not _is_awaited(result):
+                if not is_awaited(result):
                     answer, result = self._answer(call, call.work[1], result), None
         except BaseException as error:
             if not is_bug(error):
@@ -395,7 +395,8 @@ _VALUES = frozenset({NoneType, bool, int, float, str, bytes, list, dict, tuple})
 """Of these nothing is awaited, and most results are of these."""
 
 
-def _is_awaited(result: Any) -> bool:
+def is_awaited(result: Any) -> bool:
+    """The result has to be waited for."""
     return type(result) not in _VALUES and inspect.isawaitable(result)
 
 

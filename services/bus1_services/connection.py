@@ -375,6 +375,15 @@ class Connection:
                 self._unreferenced(message.destination, message.arrival)
 
     def _arrive(self, message: ReceivedMessage) -> None:
+        receiver = self._receivers.get(message.destination)
+        try:
+            envelope, offset = decode_envelope(message.payload)
+        except RemoteProtocolError:
+            receiver = None
+        if type(receiver) is Export and not message.fds:
+            with message.payload[offset:] as body:
+                if receiver.is_answered(message, envelope, body):
+                    return
         handles: tuple[Handle | None, ...] = ()
         fds: tuple[UnixFd, ...] = ()
         if message.handles:
@@ -382,11 +391,6 @@ class Connection:
             handles = tuple([None if h == HANDLE_INVALID else Handle(h, release) for h in message.handles])
         if message.fds:
             fds = tuple(map(UnixFd, message.fds.take_all()))
-        receiver = self._receivers.get(message.destination)
-        try:
-            envelope, offset = decode_envelope(message.payload)
-        except RemoteProtocolError:
-            receiver = None
         if receiver is None:
             for owner in (*handles, *fds):
                 if isinstance(owner, Handle):
