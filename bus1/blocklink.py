@@ -1,8 +1,8 @@
 """blocklink: requests of one channel, in a program without an event loop.
 
-Theory. What ``aiolink`` does for tasks this does for one thread: its functions have the same names and
-are awaited, too, but instead of being suspended they wait for the socket. So ``drive`` runs what is made of them
-to its end at once. What is posted is kept until something is waited for: it leaves in one write.
+Theory. What ``aiolink`` does for tasks this does for one thread: its functions have the same names and are
+awaited, too, but instead of being suspended they wait for the socket. So ``drive`` runs what is made of
+them to its end at once. What is posted is kept until something is waited for: it leaves in one write.
 
 Invariants. 1. Nothing is suspended here. 2. While this side cannot write, it reads: the bus takes no requests
 from who takes no answers.

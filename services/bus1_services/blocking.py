@@ -6,10 +6,10 @@
         clock = bus.proxy(Clock, "org.example.Clock", "/org/example/Clock")
         print(clock.format("%H:%M"))
 
-Theory. The connection is that of all services; where its tasks would be suspended, this one waits for the socket
-itself, and hands over what comes meanwhile. So a call is one write and one read, and between waits nothing runs.
-Calls that arrive while a method runs, which waits for something itself, have their turn when it has ended.
-What is given up leaves with the next wait.
+Theory. The connection is that of all services; where its tasks would be suspended, this one waits for the
+socket itself, and hands over what comes meanwhile. So a call is one write and one read, and between waits
+nothing runs. Calls that arrive while a method runs, which waits for something itself, have their turn when
+it has ended. What is given up leaves with the next wait.
 
 Invariants. 1. Calls of a connection run one after the other, in the order of the queue. 2. What waits for
 anything but this connection is told so: RuntimeError.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from time import monotonic
 from types import TracebackType
@@ -35,7 +35,7 @@ from bus1.loops import Pause
 from bus1.received import ReceivedMessage
 
 from .connection import MAX_CALLS, Connection
-from .interface import BoundProperty, BoundSignal, Interface, Member, Method, Prop, Signal, spec_of
+from .interface import BoundProperty, BoundSignal, Interface, Method, Prop, Signal, spec_of
 from .members import MethodSpec
 from .proxy import PendingCall, SignalStream
 from .registry import Published
@@ -75,11 +75,11 @@ class Bus:
     def publish(
         self, title: str, names: Mapping[str, int], objects: Mapping[str, Interface]
     ) -> Published:
-        """Publish objects by path under names with their flags, to be served. Errors as of ``Registry.publish``."""
+        """Publish objects by path under names with their flags, to be served; as ``Registry.publish``."""
         return drive(self.connection.registry.publish(title, names, objects))
 
     def serve(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Answer calls, one after the other, until the bus is gone: BusGone; or until a call has made this true.
+        """Answer calls until the bus is gone: BusGone; or until this is true after one.
 
         Coroutines are run as far as they get without an event loop; one that waits for it has failed."""
         connection = cast(_Connection, self.connection)
@@ -94,8 +94,8 @@ class Bus:
 class Blocking:
     """A proxy without ``await``: methods return results, properties are read and set as attributes.
 
-    ``with clock.ticked() as ticks`` is for signals: iterate it. Made by ``Bus.proxy``, and by ``blocking`` of a
-    proxy that came as a result."""
+    ``with clock.ticked() as ticks`` is for signals: iterate it. Made by ``Bus.proxy``, and by ``blocking`` of
+    a proxy that came as a result."""
 
     __slots__ = ("__dict__", "proxy")
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar, Unpack
 import anyio
 
 from bus1 import aio
-from bus1.core.api import HANDLE_INVALID, MessageType, PeerFlag
+from bus1.core.api import MessageType, PeerFlag
 from bus1.errors import (
     Bus1Error,
     BusGone,
@@ -42,9 +42,8 @@ from .body import Reference
 from .call import Envelope, Kind
 from .call import decode as decode_envelope
 from .caps.gate import Gate
-from .descriptor import UnixFd
 from .export import Export
-from .handle import CAPABILITY_PREFIX, Arrival, Handle
+from .handle import Arrival, Handle, brought, held_by
 from .interface import Interface
 from .letter import Heading, Letter
 from .places import Places
@@ -125,7 +124,7 @@ class Connection:
 
         Its calls are given up after ``timeout`` seconds, if any, with the error Timeout. TypeError for a
         path without a capability, or one that is gone."""
-        held = _held(handle)
+        held = held_by(handle)
         if held is None:
             raise TypeError(f"{handle!r} carries no live handle")
         own = self._receivers.get(held.id)
@@ -142,7 +141,7 @@ class Connection:
             if far is None or isinstance(far, Gate):
                 return self.export(value).capability()
             value = far.handle if isinstance(far, Remote) else None
-        held = _held(value)
+        held = held_by(value)
         return None if held is None else held.capability()
 
     def exports(self) -> list[Export]:
@@ -384,13 +383,7 @@ class Connection:
             with message.payload[offset:] as body:
                 if receiver.is_answered(message, envelope, body):
                     return
-        handles: tuple[Handle | None, ...] = ()
-        fds: tuple[UnixFd, ...] = ()
-        if message.handles:
-            release = self.release
-            handles = tuple([None if h == HANDLE_INVALID else Handle(h, release) for h in message.handles])
-        if message.fds:
-            fds = tuple(map(UnixFd, message.fds.take_all()))
+        handles, fds = brought(message, self.release)
         if receiver is None:
             for owner in (*handles, *fds):
                 if isinstance(owner, Handle):
@@ -407,16 +400,6 @@ class Connection:
             self.doubt(node)
         else:
             receiver.released()
-
-
-def _held(value: object) -> Handle | None:
-    """The handle of a Handle or a Reference; it remembers a capability's path."""
-    held = value.handle if isinstance(value, Reference) else value
-    if not isinstance(held, Handle):
-        return None
-    if isinstance(value, Reference) and value.startswith(CAPABILITY_PREFIX):
-        held.path = value.path
-    return held
 
 
 @asynccontextmanager

@@ -55,9 +55,8 @@ def write(
         start = len(first) + len(handles)
         caps = tuple((ordinal, start + i) for i, (ordinal, _) in enumerate(encoded.grants))
         handles = (*handles, *(number for _, number in encoded.grants))
-    get = heading.get
-    names = get("interface", ""), get("member", ""), signature
-    flags, serial, length = get("flags", 0), get("serial", 0), len(encoded.data)
+    names = heading.get("interface", ""), heading.get("member", ""), signature
+    flags, serial, length = heading.get("flags", 0), heading.get("serial", 0), len(encoded.data)
     if caps:
         head = encode_envelope(Envelope(kind, flags, "l", serial, *names, caps, length))
     else:

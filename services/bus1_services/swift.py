@@ -1,9 +1,10 @@
 """swift: calls of one object that are over before anything else can happen.
 
-Theory. Most calls are of a method that does not wait, and their answers are posted. Between arrival and answer
-nothing else happens on the connection then, so nobody can ask for the place that such a call has, for its line or
-its reply handle. These calls are run without them. When a call turns out to be another one after all, because
-its result has to be awaited, or is none, or cannot be posted, it becomes a ``Call`` that has begun.
+Theory. Most calls are of a method that does not wait, and their answers are posted. Between arrival and
+answer nothing else happens on the connection then, so nobody can ask for the place that such a call has,
+for its line or its reply handle. These calls are run without them. When a call turns out to be another one
+after all, because its result has to be awaited, or is none, or cannot be posted, it becomes a ``Call`` that
+has begun.
 
 Invariants. 1. A caller cannot tell the difference, and neither can the method.
 
@@ -81,8 +82,8 @@ class SwiftCalls(Calls):
         try:
             result = function(interface, *values)
             if not is_awaited(result):
-                given = spec.spread(result)
-                answer, result = connection.write(Kind.RETURN, spec.result, given, serial=envelope.serial), None
+                given, serial = spec.spread(result), envelope.serial
+                answer, result = connection.write(Kind.RETURN, spec.result, given, serial=serial), None
         except BaseException as error:
             self._n_swift = 0
             if not is_bug(error):
