@@ -113,6 +113,7 @@ class Blocking:
         return (lambda: Signals(bound)) if isinstance(member, Signal) else bound
 
     def __setattr__(self, name: str, value: Any) -> None:
+        """Set a property; AttributeError for what is none."""
         if not isinstance(getattr(type(self.proxy), name, None), Prop):
             raise AttributeError(f"{name} is no property")
         drive(getattr(self.proxy, name).set(value))
@@ -236,7 +237,7 @@ class _Connection(Connection):
         return _Within(self._link, seconds)
 
     def turn(self) -> None:
-        """Wait until something has come, and hand it over; raises why nothing can come."""
+        """Wait until something has come, and hand messages over; raises why nothing can come."""
         if self._error is not None:
             raise self._error
         if self._deferred and not self._is_busy:
@@ -244,13 +245,11 @@ class _Connection(Connection):
             return
         before = self._n_heard
         try:
-            while True:
-                drive(self._attendance.begin())
-                if not self._attendance.look() and self._n_heard == before:
-                    self._give_back()
-                    self._link.read()
-                elif self._n_heard != before:
-                    return
+            drive(self._attendance.begin())
+            if not self._attendance.look() and self._n_heard == before:
+                self._give_back()
+                self._link.read()
+                self._attendance.look()
         except TooManyDescriptors:
             # As the pump does it.
             self._hear(drive(self.peer.recv(install_fds=False)))
