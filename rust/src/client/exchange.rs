@@ -14,87 +14,11 @@ use std::os::fd::OwnedFd;
 
 use ahash::RandomState;
 
+use super::answer::{Answer, Failure, Refusal};
 use super::frames::{Frame, Reader, Writer};
 use super::protocol as wire;
 
 type Table<V> = HashMap<u64, V, RandomState>;
-
-/// An error that an answer tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Its errno.
-    pub code: u32,
-    /// What it says.
-    pub text: Vec<u8>,
-}
-
-/// Why a channel is of no use any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The bus broke the protocol.
-    Broken(String),
-    /// The bus says why.
-    Refused(Refusal),
-    /// The bus has closed it.
-    Closed,
-    /// What this side knows of.
-    Own,
-}
-
-/// The outcome of one request.
-#[derive(Debug)]
-pub struct Answer {
-    /// The request's.
-    pub operation: u16,
-    /// In place of everything else.
-    pub error: Option<Refusal>,
-    /// How many operations of a sequence took effect.
-    pub done: u16,
-    /// Prefix, fixed fields and tail.
-    pub body: Vec<u8>,
-    /// Those of the frame.
-    pub fds: Vec<OwnedFd>,
-    /// Those of a message.
-    pub offered: Vec<OwnedFd>,
-    /// Counts answers as they arrive.
-    pub arrival: u64,
-    /// It is about the next message of the queue.
-    pub is_from_queue: bool,
-    /// The message stays where it was.
-    pub is_peek: bool,
-    /// NODE_RELEASE of the message's node came with it.
-    pub is_released: bool,
-}
-
-impl Answer {
-    fn is_message(&self) -> bool {
-        self.is_from_queue && !self.is_peek && self.error.is_none()
-    }
-
-    /// The fixed fields: what they are, and their bytes.
-    pub fn fixed(&self) -> (&'static [u8], &[u8]) {
-        let fields = match self.error {
-            None => wire::result_fields(self.operation).unwrap_or_default(),
-            Some(_) => b"",
-        };
-        let end = wire::PREFIX_SIZE + wire::size_of(fields);
-        (
-            fields,
-            self.body.get(wire::PREFIX_SIZE..end).unwrap_or_default(),
-        )
-    }
-
-    /// What is behind the fixed fields; nothing in an error.
-    pub fn tail(&self) -> &[u8] {
-        if self.error.is_some() {
-            return &[];
-        }
-        let fields = wire::result_fields(self.operation).unwrap_or_default();
-        self.body
-            .get(wire::PREFIX_SIZE + wire::size_of(fields)..)
-            .unwrap_or_default()
-    }
-}
 
 /// What looking at one frame led to.
 #[derive(Debug)]
@@ -124,6 +48,8 @@ pub struct Exchange<L> {
     pub n_drained: u64,
     /// How many answers have arrived.
     pub n_answers: u64,
+    /// Listeners that nothing will be told any more; whoever locks this forgets them when it is unlocked.
+    pub silent: Vec<L>,
     failure: Option<Failure>,
     last_tag: u64,
     outstanding: Table<u16>,
@@ -144,6 +70,7 @@ impl<L> Default for Exchange<L> {
             retired: Vec::new(),
             n_drained: 0,
             n_answers: 0,
+            silent: Vec::new(),
             failure: None,
             last_tag: 0,
             outstanding: Table::default(),
@@ -269,6 +196,31 @@ impl<L> Exchange<L> {
         None
     }
 
+    /// An answer that was taken is the next one again.
+    pub fn put_back(&mut self, tag: u64, answer: Answer) {
+        self.answers.entry(tag).or_default().push_front(answer);
+    }
+
+    /// The RECV with this tag will be answered again, and nothing has come for it that was not taken.
+    pub fn is_waiting(&self, tag: u64) -> bool {
+        self.failure.is_none()
+            && self.stray.is_empty()
+            && !self.answers.contains_key(&tag)
+            && self.outstanding.contains_key(&tag)
+    }
+
+    /// Queue a request whose outcome does not matter.
+    pub fn forget(&mut self, operation: u16, body: &[u8], nobody: L) {
+        if self.failure.is_some() {
+            return;
+        }
+        if self.may_be_quiet() {
+            self.post(operation, &[body], nobody);
+        } else if let Ok(tag) = self.request(operation, body, Vec::new()) {
+            self.abandon(tag);
+        }
+    }
+
     /// Tags for which there is something to be taken, those of answers first, in order of arrival.
     pub fn answered(&self) -> Vec<u64> {
         let mut found: Vec<(u64, u64)> = self
@@ -314,7 +266,9 @@ impl<L> Exchange<L> {
         self.failure.get_or_insert(failure);
         self.outstanding.clear();
         self.abandoned.clear();
-        self.quiet.clear();
+        let told = std::mem::take(&mut self.quiet);
+        self.silent
+            .extend(told.into_iter().map(|(_, _, listener)| listener));
         self.flags.clear();
         self.offers.clear();
         self.unwanted.clear();
@@ -377,6 +331,7 @@ impl<L> Exchange<L> {
             if number == tag {
                 return Some((operation, listener));
             }
+            self.silent.push(listener);
         }
         None
     }
@@ -390,16 +345,19 @@ impl<L> Exchange<L> {
         );
         if let Some((operation, listener)) = self.settle_quiet(tag) {
             return match prefix {
-                (Some(code), _, Some(_)) if operation | wire::ANSWER == answer => {
-                    Ok(if code == 0 {
-                        Step::Done
-                    } else {
-                        Step::Failed(listener, refusal(code, &frame.body))
-                    })
+                (Some(0), _, Some(_)) if operation | wire::ANSWER == answer => {
+                    self.silent.push(listener);
+                    Ok(Step::Done)
                 }
-                _ => Err(format!(
-                    "an answer {answer:#x} to a quiet request, tag {tag}"
-                )),
+                (Some(code), _, Some(_)) if operation | wire::ANSWER == answer => {
+                    Ok(Step::Failed(listener, refusal(code, &frame.body)))
+                }
+                _ => {
+                    self.silent.push(listener);
+                    Err(format!(
+                        "an answer {answer:#x} to a quiet request, tag {tag}"
+                    ))
+                }
             };
         }
         let operation = match self.outstanding.get(&tag) {

@@ -24,6 +24,10 @@ pub const MAX_QUIET: usize = 256;
 pub const INSTALLED: u16 = 0x07;
 /// Give a RECV up.
 pub const CANCEL: u16 = 0x08;
+/// Own nodes end.
+pub const DESTROY: u16 = 0x120;
+/// Flag of DESTROY: their handles go with them.
+pub const RELEASE_HANDLES: u64 = 1;
 /// One transaction.
 pub const SEND: u16 = 0x140;
 /// The next message.

@@ -38,16 +38,7 @@ impl Bodies {
         signature: &str,
         values: &Bound<'py, PyAny>,
     ) -> Option<Bound<'py, PyBytes>> {
-        if signature.len() > d::MAX_SIGNATURE {
-            return None;
-        }
-        let mut writer = Writer {
-            bodies: self,
-            py,
-            out: Vec::with_capacity(128),
-        };
-        writer.row(signature.as_bytes(), values, 0)?;
-        Some(PyBytes::new(py, &writer.out))
+        Some(PyBytes::new(py, &self.written(py, signature, values)?))
     }
 
     /// The values of a body, if it is right in every respect; None otherwise, and for capabilities and descriptors.
@@ -70,6 +61,38 @@ impl Bodies {
                 &copied
             }
         };
+        Ok(self.read(py, signature.as_bytes(), data, is_little))
+    }
+}
+
+impl Bodies {
+    /// As `encode`.
+    pub(super) fn written<'py>(
+        &self,
+        py: Python<'py>,
+        signature: &str,
+        values: &Bound<'py, PyAny>,
+    ) -> Option<Vec<u8>> {
+        if signature.len() > d::MAX_SIGNATURE {
+            return None;
+        }
+        let mut writer = Writer {
+            bodies: self,
+            py,
+            out: Vec::with_capacity(128),
+        };
+        writer.row(signature.as_bytes(), values, 0)?;
+        Some(writer.out)
+    }
+
+    /// As `decode`.
+    pub(super) fn read<'py>(
+        &self,
+        py: Python<'py>,
+        signature: &[u8],
+        data: &[u8],
+        is_little: bool,
+    ) -> Option<Bound<'py, PyList>> {
         let mut reader = Reader {
             bodies: self,
             py,
@@ -77,14 +100,12 @@ impl Bodies {
             at: 0,
             is_little,
         };
-        let signature = signature.as_bytes();
         if !d::is_signature(signature) {
-            return Ok(None);
+            return None;
         }
-        let values = reader
-            .row(signature, 0)
-            .and_then(|values| PyList::new(py, values).ok());
-        Ok(values.filter(|_| reader.at == data.len()))
+        let values = reader.row(signature, 0)?;
+        let values = PyList::new(py, values).ok()?;
+        (reader.at == data.len()).then_some(values)
     }
 }
 

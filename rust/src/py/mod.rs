@@ -1,8 +1,10 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
+mod answer;
 mod body;
 mod client;
 mod poller;
+mod swift;
 
 use pyo3::prelude::*;
 
@@ -13,5 +15,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<body::Bodies>()?;
     module.add_class::<client::PyExchange>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<swift::Swift>()?;
     Ok(())
 }
