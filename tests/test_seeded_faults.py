@@ -52,9 +52,6 @@ def outcome(fault: Fault, directory: Path, timeout: float = 300) -> subprocess.C
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", *plugins, *tests], cwd=directory,
         env=os.environ | changes,
-        env=os.environ | {
-            "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "BUS1_ACCEL": "python",
-        },
         capture_output=True, text=True, timeout=timeout,
     )
 

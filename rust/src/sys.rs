@@ -63,6 +63,12 @@ pub fn descriptors_max() -> Option<u64> {
     (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
+/// Makes the owner of a descriptor that nobody else closes.
+pub fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller says that the number is an open descriptor, and gives it up.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// One epoll instance.
 pub struct Epoll {
     fd: OwnedFd,
@@ -152,6 +158,17 @@ pub fn receive(
     most: usize,
     fds: &mut Vec<RawFd>,
 ) -> io::Result<Received> {
+    receive_with(fd, buffer, most, fds, libc::MSG_DONTWAIT)
+}
+
+/// The same with other flags: with 0 it waits, if the socket does.
+pub fn receive_with(
+    fd: RawFd,
+    buffer: &mut Vec<u8>,
+    most: usize,
+    fds: &mut Vec<RawFd>,
+    flags: c_int,
+) -> io::Result<Received> {
     let spare = buffer.spare_capacity_mut();
     let most = most.min(spare.len());
     let mut part = libc::iovec {
@@ -167,13 +184,7 @@ pub fn receive(
     message.msg_controllen = mem::size_of_val(&control);
     // SAFETY: the vector covers `most` writable bytes of `buffer`, the control buffer is aligned and of the length
     // that is told; both live through the call.
-    let n = unsafe {
-        libc::recvmsg(
-            fd,
-            &mut message,
-            libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
-        )
-    };
+    let n = unsafe { libc::recvmsg(fd, &mut message, flags | libc::MSG_CMSG_CLOEXEC) };
     let n_bytes = checked(n)?;
     // SAFETY: the kernel has written `n_bytes` <= `most` bytes behind the length of `buffer`.
     unsafe { buffer.set_len(buffer.len() + n_bytes) };
