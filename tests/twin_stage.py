@@ -189,6 +189,10 @@ class Stage:
                 n_left = len(client.write_some(data[:_PIECE]))
                 left[client] = data[min(_PIECE, len(data)) - n_left :]
                 client.read()
+        self._settle()
+        for client in self._clients.values():
+            # who was first is a matter of time
+            client.author.calls.sort(key=lambda call: str(call.sender))
 
     def _rest(self, name: str) -> None:
         self._send(name)
