@@ -76,14 +76,14 @@ class Got(NamedTuple):
 
 
 class Idleness:
-    """Tells when a process has nothing to do.
+    """Tells when a process, or a thread, has nothing to do: its folder in /proc.
 
     When it sleeps in epoll_wait it has handled everything that had been written before, for that would have
     woken it at once, and has written all that came of it, as far as sockets take it."""
 
-    def __init__(self, pid: int) -> None:
-        self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
-        self._wchan = os.open(f"/proc/{pid}/wchan", os.O_RDONLY)
+    def __init__(self, folder: str) -> None:
+        self._stat = os.open(f"{folder}/stat", os.O_RDONLY)
+        self._wchan = os.open(f"{folder}/wchan", os.O_RDONLY)
         self._place_is_known = False
         deadline, pause = time.monotonic() + 1.0, threading.Event()
         while not (self._sleeps() and self._place_is_known) and time.monotonic() < deadline:

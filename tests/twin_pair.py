@@ -11,16 +11,17 @@ Not here: what a step does (twin_stage).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from daemons import OPEN, Daemon
-from twin_client import Silence
+from dbus_client import PATIENCE
+from twin_client import Idleness, Silence
 from twin_script import Script, shortened, text_of
-from twin_stage import Stage
+from twin_stage import Place, Stage
 
 _RENEWED = 100
 """Scripts after which both buses are started anew: numbers of new ones are short."""
@@ -40,10 +41,11 @@ class Pair:
         self._bodies = bodies
         self._contents = contents
         self._policy = policy
+        self._n_started = 0
         self._stack = ExitStack()
+        self._ends: list[Callable[[], str]] = []
         self._stages: list[Stage] = []
         self._n_scripts = 0
-        self._n_started = 0
         self._has_stormed = False
         """From here on the order among senders is a matter of time."""
         self._told: tuple[Script, Difference] | None = None
@@ -84,28 +86,56 @@ class Pair:
 
     def close(self) -> None:
         """Stop both; neither may have complained of itself."""
+        ends = self._ends
         with self._stack:
-            for stage in self._stages:
-                assert "Traceback" not in (said := stage.stop()), said
-        self._stages, self._n_scripts = [], 0
+            self._leave()
+            for end in ends:
+                assert "Traceback" not in (said := end()), said
 
-    def _abandon(self) -> None:
+    def new_folder(self) -> Path:
+        """For one more bus; all names are of the same length."""
+        self._n_started += 1
+        folder = self._folder / f"{self._n_started:04}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def start(self, body: str, content: str) -> tuple[Place, Callable[[], str]]:
+        """A bus, and what ends it and tells what it said."""
+        folder = self.new_folder()
+        daemon = Daemon("bus1-bridge", folder)
+        self._stack.enter_context(daemon.cleanup)
+        log = daemon.cleanup.enter_context((folder / "log").open("w+b"))
+        environment = {"BUS1_ACCEL": body, "XDG_DATA_HOME": str(folder)}
+        configuration = daemon.configure(content, policy=self._policy)
+        process, _ = daemon.serve(f"--config-file={configuration}", environment=environment, stderr=log)
+
+        def end() -> str:
+            process.terminate()
+            status = process.wait(PATIENCE)
+            said = (folder / "log").read_text()
+            assert status == 0, said
+            return said
+
+        return Place(body, folder, Idleness(f"/proc/{process.pid}")), end
+
+    def _leave(self) -> None:
         for stage in self._stages:
             stage.leave()
+        self._stages, self._ends, self._n_scripts = [], [], 0
+
+    def _abandon(self) -> None:
+        self._leave()
         self._stack.close()
-        self._stages, self._n_scripts = [], 0
 
     def _start(self) -> None:
         files = [os.memfd_create(f"file {n}") for n in range(3)]
         for fd in files:
             self._stack.callback(os.close, fd)
         for body, content in zip(self._bodies, self._contents, strict=True):
-            self._n_started += 1
-            folder = self._folder / f"{self._n_started:04}"
-            folder.mkdir(parents=True)
-            daemon = Daemon("bus1-bridge", folder)
-            self._stack.enter_context(daemon.cleanup)
-            self._stages.append(Stage(daemon, body, content, self._policy, files))
+            place, end = self.start(body, content)
+            self._stack.callback(place.idleness.close)
+            self._ends.append(end)
+            self._stages.append(Stage(place, files))
 
     def _play(self, script: Script) -> None:
         if not self._stages:

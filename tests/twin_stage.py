@@ -15,9 +15,10 @@ Not here: comparing (twin_pair), what the steps of native peers do (twin_natives
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from daemons import Daemon, path_of
 from dbus_client import BUS
 from twin_client import Idleness, TwinClient
 from twin_messages import Author
@@ -31,23 +32,27 @@ _PIECE = 700
 """Bytes of a storm that a client writes before the next has its turn."""
 
 
-class Stage:
-    """A running bus of the kind that ``body`` says (BUS1_ACCEL)."""
+@dataclass(frozen=True)
+class Place:
+    """Where a bus is."""
 
-    def __init__(self, daemon: Daemon, body: str, content: str, policy: str, files: Sequence[int]) -> None:
-        self.body = body
+    body: str
+    """What it was started with (BUS1_ACCEL)."""
+    folder: Path
+    """Where it listens: at ``bus`` and ``bus1``; named in some texts."""
+    idleness: Idleness
+
+
+class Stage:
+    """A bus that runs, and who is there."""
+
+    def __init__(self, place: Place, files: Sequence[int]) -> None:
+        self.body = place.body
         self._files = files
-        configuration = daemon.configure(content, policy=policy)
-        self._log = daemon.cleanup.enter_context((daemon.folder / "log").open("w+b"))
-        environment = {"BUS1_ACCEL": body, "XDG_DATA_HOME": str(daemon.folder)}
-        self._process, address = daemon.serve(
-            f"--config-file={configuration}", environment=environment, stderr=self._log
-        )
-        self._path = path_of(address)
+        self._path = str(place.folder / "bus")
         self._native_address = f"{self._path}1"
-        self._ids = {str(daemon.folder).encode()}
-        self._idleness = Idleness(self._process.pid)
-        daemon.cleanup.callback(self._idleness.close)
+        self._ids = {str(place.folder).encode()}
+        self._idleness = place.idleness
         self._clients: dict[str, TwinClient] = {}
         self._probe = self._new(fds=True)
         self._probe.call("Hello")
@@ -70,16 +75,6 @@ class Stage:
         for client in self._clients.values():
             client.close()
         self._natives.abandon()
-
-    def stop(self) -> str:
-        """End it; what it has said."""
-        self.leave()
-        self._process.terminate()
-        status = self._process.wait(20)
-        self._log.seek(0)
-        said = self._log.read().decode()
-        assert status == 0, said
-        return said
 
     # ---- a script --------------------------------------------------------------------------------
 
