@@ -30,6 +30,7 @@ from typing import Protocol
 
 from sortedcontainers import SortedList
 
+from . import acceleration
 from .core.api import CoreApi
 from .waiting import time_left
 
@@ -71,7 +72,10 @@ class Reactor:
     def __init__(self, hub: Settling, clock: Callable[[], float] = time.monotonic) -> None:
         self.hub = hub
         self.clock = clock
-        self._epoll = select.epoll()
+        native = acceleration.native
+        self.poller = None if native is None else native.Poller()
+        """What lanes join: they serve their sockets while the reactor waits."""
+        self._epoll = self.poller or select.epoll()
         self._sources: dict[int, Source] = {}
         self._removed: set[int] = set()
         self._stations: dict[int, Station] = {}

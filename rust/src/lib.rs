@@ -4,6 +4,8 @@
 //! with `unsafe` code; `lane` moves bytes; `py` binds all of it to Python.
 
 pub mod core;
+pub mod dbus;
+pub mod lane;
 pub mod sys;
 
 #[cfg(feature = "python")]

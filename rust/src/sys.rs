@@ -1,2 +1,262 @@
 //! System calls: the one module with `unsafe` code, each use with the reason why it is sound.
+//!
+//! Theory. The rest of the crate works with slices, vectors and descriptor numbers; here these become pointers
+//! and lengths for the kernel. Nothing is kept beyond a call.
+//!
+//! Not here: what is read or written, and when.
 #![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_int, c_void};
+
+/// The most descriptors that the kernel passes in one message.
+pub const SCM_MAX_FD: usize = 253;
+/// Room for the control messages of one `recvmsg`: descriptors and credentials, eight-byte aligned.
+const CONTROL_WORDS: usize = (SCM_MAX_FD * 4 + 128) / 8;
+
+fn checked(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Seconds of the monotonic clock: the one of Python's `time.monotonic`.
+pub fn monotonic() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid timespec for the kernel to fill; the clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+/// Closes a descriptor that the caller owns.
+pub fn close(fd: RawFd) {
+    // SAFETY: closing a number touches no memory; the caller gives up the descriptor.
+    unsafe { libc::close(fd) };
+}
+
+/// One epoll instance.
+pub struct Epoll {
+    fd: OwnedFd,
+}
+
+impl Epoll {
+    /// A new one, close-on-exec.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointers; the result is checked before it is owned.
+        let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as RawFd;
+        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        Ok(Self {
+            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+        })
+    }
+
+    fn control(&self, operation: c_int, fd: RawFd, events: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event {
+            events,
+            u64: fd as u64,
+        };
+        // SAFETY: `event` lives through the call, and the kernel copies it.
+        let result = unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd, &mut event) };
+        checked(result as isize).map(|_| ())
+    }
+
+    /// Watch a descriptor.
+    pub fn add(&self, fd: RawFd, events: u32) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, events)
+    }
+
+    /// Watch it for other events.
+    pub fn modify(&self, fd: RawFd, events: u32) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, events)
+    }
+
+    /// Watch it no more.
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0)
+    }
+
+    /// Waits at most `timeout` milliseconds (-1: for ever); (descriptor, events) of what is ready go into `out`.
+    pub fn wait(&self, timeout: c_int, most: usize, out: &mut Vec<(RawFd, u32)>) -> io::Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
+        let most = most.clamp(1, events.len());
+        // SAFETY: the array has room for `most` entries, and lives through the call.
+        let n = unsafe {
+            libc::epoll_wait(
+                self.fd.as_raw_fd(),
+                events.as_mut_ptr(),
+                most as c_int,
+                timeout,
+            )
+        };
+        let n = checked(n as isize)?;
+        out.extend(
+            events[..n]
+                .iter()
+                .map(|event| (event.u64 as RawFd, event.events)),
+        );
+        Ok(())
+    }
+
+    /// Its own descriptor.
+    pub fn fileno(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// What one `recvmsg` brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// How many bytes; 0 at the end of the stream.
+    pub n_bytes: usize,
+    /// Some descriptors could not be installed.
+    pub is_truncated: bool,
+    /// Process, user and group of the sender, if the socket passes credentials.
+    pub credentials: Option<(u32, u32, u32)>,
+}
+
+/// Reads into the spare capacity of `buffer`, at most `most` bytes; descriptors, close-on-exec, go into `fds`.
+///
+/// Never waits. The caller owns the descriptors.
+pub fn receive(
+    fd: RawFd,
+    buffer: &mut Vec<u8>,
+    most: usize,
+    fds: &mut Vec<RawFd>,
+) -> io::Result<Received> {
+    let spare = buffer.spare_capacity_mut();
+    let most = most.min(spare.len());
+    let mut part = libc::iovec {
+        iov_base: spare.as_mut_ptr().cast::<c_void>(),
+        iov_len: most,
+    };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: msghdr is plain data for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = mem::size_of_val(&control);
+    // SAFETY: the vector covers `most` writable bytes of `buffer`, the control buffer is aligned and of the length
+    // that is told; both live through the call.
+    let n = unsafe {
+        libc::recvmsg(
+            fd,
+            &mut message,
+            libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
+        )
+    };
+    let n_bytes = checked(n)?;
+    // SAFETY: the kernel has written `n_bytes` <= `most` bytes behind the length of `buffer`.
+    unsafe { buffer.set_len(buffer.len() + n_bytes) };
+    let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
+    let mut received = Received {
+        n_bytes,
+        is_truncated,
+        credentials: None,
+    };
+    if message.msg_controllen > 0 {
+        read_control(&message, &mut received, fds);
+    }
+    Ok(received)
+}
+
+fn read_control(message: &libc::msghdr, received: &mut Received, fds: &mut Vec<RawFd>) {
+    // SAFETY: `message` was filled by recvmsg, so its control buffer holds well-formed headers within
+    // msg_controllen, which is what these macros walk; unaligned reads are made as such.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            let length = (*header).cmsg_len - libc::CMSG_LEN(0) as usize;
+            let data = libc::CMSG_DATA(header);
+            match ((*header).cmsg_level, (*header).cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    for at in 0..length / mem::size_of::<RawFd>() {
+                        fds.push(data.cast::<RawFd>().add(at).read_unaligned());
+                    }
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
+                    if length >= mem::size_of::<libc::ucred>() =>
+                {
+                    let who = data.cast::<libc::ucred>().read_unaligned();
+                    received.credentials = Some((who.pid as u32, who.uid, who.gid));
+                }
+                _ => {}
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+}
+
+/// Writes the buffers, one behind the other, with descriptors at the first byte; returns how many bytes were taken.
+///
+/// Never waits, and raises no SIGPIPE. At most 1024 buffers and `SCM_MAX_FD` descriptors are looked at.
+pub fn send(fd: RawFd, buffers: &[&[u8]], fds: &[RawFd]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    if let ([buffer], []) = (buffers, fds) {
+        // SAFETY: the pointer and the length are those of a live slice.
+        return checked(unsafe { libc::send(fd, buffer.as_ptr().cast(), buffer.len(), flags) });
+    }
+    let mut parts = [libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    }; 1024];
+    let n_parts = buffers.len().min(parts.len());
+    for (part, buffer) in parts.iter_mut().zip(buffers) {
+        *part = libc::iovec {
+            iov_base: buffer.as_ptr().cast_mut().cast(),
+            iov_len: buffer.len(),
+        };
+    }
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: msghdr is plain data for which zeros are valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = parts.as_mut_ptr();
+    message.msg_iovlen = n_parts;
+    let fds = &fds[..fds.len().min(SCM_MAX_FD)];
+    if !fds.is_empty() {
+        let size = mem::size_of_val(fds) as u32;
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: computes a length from a number.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(size) } as usize;
+        // SAFETY: the control buffer has room for CMSG_SPACE of SCM_MAX_FD numbers, and is aligned; so the first
+        // header lies in it, with room for `fds` behind it.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
+            std::ptr::copy_nonoverlapping(
+                fds.as_ptr().cast::<u8>(),
+                libc::CMSG_DATA(header),
+                size as usize,
+            );
+        }
+    }
+    // SAFETY: every vector is that of a live slice, which the kernel only reads; `message` is as made above.
+    checked(unsafe { libc::sendmsg(fd, &message, flags) })
+}
+
+/// Does something with the bytes of a Python buffer, which must not run Python code; None if they do not lie
+/// in a row.
+#[cfg(feature = "python")]
+pub(crate) fn with_buffer<R>(
+    _attached: pyo3::Python<'_>,
+    buffer: &pyo3::buffer::PyBuffer<u8>,
+    action: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
+    if !buffer.is_c_contiguous() {
+        return None;
+    }
+    if buffer.len_bytes() == 0 {
+        return Some(action(&[]));
+    }
+    // SAFETY: the buffer is held, contiguous and not empty, so pointer and length describe memory that lives as
+    // long as `buffer`. It is written by Python code alone; this thread is attached and `action` runs none.
+    Some(action(unsafe {
+        std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
+    }))
+}

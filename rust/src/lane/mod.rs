@@ -1,0 +1,55 @@
+//! Lanes: what is carried out inside the wait for events, without Python.
+//!
+//! Theory. A bus waits for its sockets in one place (`poller`). A *lane* is a table of sockets that have joined it: it
+//! reads them, carries out what is everyday, and writes, all within the wait. What is not everyday it leaves to Python,
+//! which sees the socket in what the wait returns. At every moment the input of a socket belongs to the lane or to
+//! Python, never to both.
+//!
+//! Not here: what is everyday for a kind of client (the lanes themselves).
+
+pub mod poller;
+
+use std::io;
+use std::os::fd::RawFd;
+
+use crate::sys::Epoll;
+
+pub use poller::Poller;
+
+/// What Python is told when the wait is over.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// (descriptor, epoll's events): for Python to handle.
+    pub events: Vec<(RawFd, u32)>,
+    /// Something else is to be looked at: the wait ends, even without an event.
+    pub is_due: bool,
+    /// Nothing more may be carried out before Python has decided.
+    pub stops: bool,
+}
+
+impl Report {
+    /// Python has to see this socket before anything else is carried out.
+    pub fn hand_over(&mut self, fd: RawFd, events: u32) {
+        self.events.push((fd, events));
+        self.stops = true;
+    }
+
+    /// The wait goes on.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && !self.is_due
+    }
+}
+
+/// A table of sockets that are served within the wait.
+pub trait Lane: Send {
+    /// Before the wait: watch sockets for what is wanted now.
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<()>;
+    /// There is work that needs no event.
+    fn is_busy(&self) -> bool;
+    /// Epoll reported `events` for a socket of this lane.
+    fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report);
+    /// Go on with what is left from earlier turns, if nothing has stopped the turn.
+    fn go_on(&mut self, now: f64, report: &mut Report);
+    /// The end of a turn: write what there is.
+    fn finish(&mut self, now: f64, report: &mut Report);
+}

@@ -1,0 +1,140 @@
+//! The one place where a bus waits.
+//!
+//! Theory. A `Poller` is an epoll instance for Python, and the lanes: what concerns a socket of a lane is done at once and
+//! the wait goes on, until there is something for Python, or the time is over. Events are level-triggered: what a turn
+//! leaves undone is reported again.
+//!
+//! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
+//! everybody else is asked about again, and Python gets its events after one turn at the latest.
+//!
+//! Not here: what lanes do with their sockets.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ahash::AHashMap;
+
+use super::{Lane, Report};
+use crate::sys::{Epoll, monotonic};
+
+/// The sockets of one turn.
+const EVENTS_MAX: usize = 128;
+
+type SharedLane = std::sync::Arc<Mutex<dyn Lane>>;
+
+/// Sockets of Python, and lanes.
+pub struct Poller {
+    epoll: Epoll,
+    lanes: Mutex<Lanes>,
+}
+
+#[derive(Default)]
+struct Lanes {
+    all: Vec<SharedLane>,
+    /// Which lane a descriptor has joined.
+    joined: AHashMap<RawFd, usize>,
+}
+
+/// The value, whatever happened to the thread that had it: lanes keep their invariants at every step.
+pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Poller {
+    /// One that watches nothing yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            epoll: Epoll::new()?,
+            lanes: Mutex::default(),
+        })
+    }
+
+    /// Its epoll instance.
+    pub fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    /// One more lane; its number.
+    pub fn add_lane(&self, lane: SharedLane) -> usize {
+        let mut lanes = locked(&self.lanes);
+        lanes.all.push(lane);
+        lanes.all.len() - 1
+    }
+
+    /// From now on events of this descriptor are the lane's, which watches it itself.
+    pub fn join(&self, fd: RawFd, lane: usize) {
+        locked(&self.lanes).joined.insert(fd, lane);
+    }
+
+    /// The descriptor is Python's again.
+    pub fn leave(&self, fd: RawFd) {
+        locked(&self.lanes).joined.remove(&fd);
+    }
+
+    /// Waits until there is something for Python or `timeout` seconds are over (None: for ever).
+    ///
+    /// Interrupted by a signal it raises so, and everything that was done counts.
+    pub fn poll(&self, timeout: Option<f64>) -> io::Result<Vec<(RawFd, u32)>> {
+        let deadline = timeout.map(|seconds| monotonic() + seconds.max(0.0));
+        let mut events = Vec::with_capacity(16);
+        loop {
+            let is_busy = self.prepare()?;
+            let left = match deadline {
+                _ if is_busy => 0,
+                None => -1,
+                Some(deadline) => milliseconds(deadline - monotonic()),
+            };
+            events.clear();
+            self.epoll.wait(left, EVENTS_MAX, &mut events)?;
+            let now = monotonic();
+            let report = self.turn(&events, now);
+            let is_over = deadline.is_some_and(|deadline| now >= deadline);
+            if !report.is_empty() || is_over {
+                return Ok(report.events);
+            }
+        }
+    }
+
+    fn prepare(&self) -> io::Result<bool> {
+        let lanes = locked(&self.lanes);
+        let mut is_busy = false;
+        for lane in &lanes.all {
+            let mut lane = locked(lane);
+            lane.prepare(&self.epoll)?;
+            is_busy |= lane.is_busy();
+        }
+        Ok(is_busy)
+    }
+
+    fn turn(&self, events: &[(RawFd, u32)], now: f64) -> Report {
+        let mut report = Report::default();
+        let lanes = locked(&self.lanes);
+        if lanes.all.is_empty() {
+            report.events.extend_from_slice(events);
+            return report;
+        }
+        for &(fd, mask) in events {
+            match lanes.joined.get(&fd) {
+                None => report.events.push((fd, mask)),
+                Some(&lane) if !report.stops => {
+                    locked(&lanes.all[lane]).ready(fd, mask, now, &mut report)
+                }
+                Some(_) => {}
+            }
+        }
+        for lane in &lanes.all {
+            let mut lane = locked(lane);
+            if !report.stops && lane.is_busy() {
+                lane.go_on(now, &mut report);
+            }
+            lane.finish(now, &mut report);
+        }
+        report
+    }
+}
+
+/// Rounded up, so that what is due at a time is never looked for before it.
+fn milliseconds(seconds: f64) -> i32 {
+    (seconds.max(0.0) * 1e3).ceil().min(f64::from(i32::MAX)) as i32
+}
