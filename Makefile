@@ -34,10 +34,12 @@ desktop: $(READY) ## compare Xfce on bus1-bridge with Xfce on dbus-daemon; two m
 deep: $(READY) fuzz ## the long runs: fuzzing, seeded faults, more examples, larger floods
 	$(PYTHON_IN_VENV) -m pytest -q -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
 
-fuzz: $(READY) ## fuzz the frame decoder and the server loop, FUZZ_SECONDS=600 each
+fuzz: $(READY) ## fuzz codecs, the server loop, and both bodies of the D-Bus bus, FUZZ_SECONDS=600 each
 	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(PYTHON_IN_VENV) -m fuzz frames --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz server --seconds $(FUZZ_SECONDS)
+	$(PYTHON_IN_VENV) -m fuzz codec --seconds $(FUZZ_SECONDS)
+	$(PYTHON_IN_VENV) -m fuzz twins --seconds $(FUZZ_SECONDS)
 
 man: $(PAGES) ## the manual pages, in build/man
 

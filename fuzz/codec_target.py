@@ -26,7 +26,11 @@ from .program import Program
 
 _SENDERS = (":1.42", ":1.4294967296")
 _FDS = (0, 1, 5, walk.ANY_FD)
-_TEXTS = ("", "/", "/a/b", "a.b", ":1.5", "M", "a", "s", "a{sv}", "(yv)", "/a/", "x" * 300, "a..b", "\u20ac")
+_TEXTS = (
+    "", "/", "/a/b", "a.b", ":1.5", "M", "a", "s", "a{sv}", "(yv)", "/a/", "x" * 255, "a..b",
+    "\u20ac", "x" * 256,
+)
+_SHORT_TEXTS = _TEXTS[:-1]
 _FIELDS = {
     "path": "/a", "interface": "a.b", "member": "M", "error_name": "e.F", "destination": ":1.7",
     "sender": ":1.1", "signature": "s",
@@ -64,7 +68,8 @@ def _damaged(program: Program) -> None:
     for name, usual in _FIELDS.items():
         choice = program.byte()
         if choice & 1:
-            fields[name] = usual if choice & 2 else program.one_of(_TEXTS)
+            texts = _SHORT_TEXTS if name == "signature" else _TEXTS
+            fields[name] = usual if choice & 2 else program.one_of(texts)
     endian, kind, flags = program.one_of("lB"), program.byte() % 6, program.byte()
     body = program.take(program.byte() % 64)
     data = bytearray(wire.build(

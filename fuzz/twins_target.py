@@ -13,7 +13,6 @@ Not here: playing and comparing (tests/twin_stage.py, tests/twin_pair.py).
 
 from __future__ import annotations
 
-import atexit
 import os
 import subprocess
 import sys
@@ -44,7 +43,8 @@ WORDS = ("call", "signal", "answer", "ask", "call", "signal", "answer", "fail", 
 TO = (None, "@a", "@b", "@c", "t.N0", "t.N1", ":1.999999", "t.Nobody", "org.freedesktop.DBus")
 ASKED: tuple[tuple[str, str], ...] = (
     ("AddMatch", "s"), ("RemoveMatch", "s"), ("RequestName", "su"), ("ReleaseName", "s"),
-    ("NameHasOwner", "s"), ("GetNameOwner", "s"), ("ListNames", ""), ("GetId", ""), ("Hello", ""), ("Nothing", ""),
+    ("NameHasOwner", "s"), ("GetNameOwner", "s"), ("ListNames", ""), ("GetId", ""), ("Hello", ""),
+    ("Nothing", ""),
 )
 NAMES = ("t.N0", "t.N1", ":1.0", "bad")
 PATHS = ("/x", "/x/y", "/", "/org/freedesktop/DBus", "/org/bus1/cap/" + "1" * 32)
@@ -62,6 +62,10 @@ def one_input(data: bytes) -> None:
 
 class _Threads(Pair):
     """One bus in this process, one in another."""
+
+    def __init__(self, bodies: tuple[str, str]) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        super().__init__(Path(self.folder.name), bodies)
 
     def start(self, body: str, content: str) -> tuple[Place, Callable[[], str]]:
         folder = self.new_folder()
@@ -99,11 +103,17 @@ def _there(folder: Path, body: str) -> tuple[str, Callable[[], str]]:
     return where, lambda: process.communicate()[0]
 
 
+def close() -> None:
+    """End the buses; what they complained of is a finding."""
+    pair = _pair()
+    _pair.cache_clear()
+    with pair.folder:
+        pair.close()
+
+
 @lru_cache
-def _pair() -> Pair:
-    pair = _Threads(Path(tempfile.mkdtemp()), _bodies())
-    atexit.register(pair.close)
-    return pair
+def _pair() -> _Threads:
+    return _Threads(_bodies())
 
 
 def _step(program: Program) -> Term:
