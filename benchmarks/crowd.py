@@ -15,10 +15,9 @@ from itertools import islice
 
 from . import messages
 from .connection import Connection
-from .legacy import INTERFACE
 
 MEMBER = "Tick"
-SUBSCRIPTION = f"type='signal',interface='{INTERFACE}',member='{MEMBER}'"
+SUBSCRIPTION = f"type='signal',interface='{messages.SPOKEN}',member='{MEMBER}'"
 """The rule that matches."""
 ARGUMENTS = 4
 """Of the signal that is sent."""
@@ -42,6 +41,15 @@ def rules(kind: str) -> Callable[[str, int], list[Connection]]:
         return [ask(Connection.open(address), calls)]
 
     return bring
+
+
+def mixed(address: str, count: int) -> list[Connection]:
+    """Rules of all kinds, taking turns."""
+    kinds = list(RULES.values())
+    calls = (
+        messages.driver_call("AddMatch", "s", kinds[number % len(kinds)](number)) for number in range(count)
+    )
+    return [ask(Connection.open(address), calls)]
 
 
 def names(address: str, count: int) -> list[Connection]:
@@ -73,13 +81,14 @@ def ask(connection: Connection, calls: Iterator[bytes]) -> Connection:
 KINDS: dict[str, Callable[[str, int], list[Connection]]] = {
     **{f"rules, by {key}": rules(key) for key in RULES}, "connections": connections, "names": names,
 }
+"""What a crowd can be of."""
 
 
 def main(address: str, kind: str, count: str) -> None:
     """Fill the bus, say so, stay."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    held = KINDS[kind](address, int(count))
+    held = {**KINDS, "rules": mixed}[kind](address, int(count))
     print("ready", len(held), flush=True)
     threading.Event().wait()
 

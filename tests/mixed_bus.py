@@ -13,14 +13,14 @@ from typing import Any
 from bus1_bridge import codec, wire
 from bus1_bridge.capabilities import GrantedPaths
 from bus1_bridge.gateway import Gateway
-from bus1_bridge.match import MatchIndex, parse
+from bus1_bridge.match import parse
 from bus1_bridge.names import Change, NameTable
+from bus1_bridge.switch.choice import MatchIndex, ReplyTable
 from bus1_bridge.switch.connection import Incoming
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.effects import CloseDescriptors
 from bus1_bridge.switch.flow import OVERHEAD, hosted_limits, user_limits
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.switch.replies import ReplyTable
 from bus1_bridge.switch.tables import LegacyParty, NativeParty, Tables
 from bus1_bridge.walk import ANY_FD
 from bus1_services import call, seed

@@ -8,9 +8,9 @@ from typing import Any
 
 from bus1_bridge import codec, wire
 from bus1_bridge.gateway import Gateway
-from bus1_bridge.match import MatchIndex
 from bus1_bridge.names import NameTable
 from bus1_bridge.switch.api import Answer
+from bus1_bridge.switch.choice import MatchIndex, ReplyTable
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.effects import (
     Close,
@@ -25,7 +25,6 @@ from bus1_bridge.switch.effects import (
 )
 from bus1_bridge.switch.flow import user_limits
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.switch.replies import ReplyTable
 from bus1_bridge.switch.router import Router
 from bus1_bridge.switch.tables import Tables
 from core_bus import Core

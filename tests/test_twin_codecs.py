@@ -270,8 +270,9 @@ def long_bodies() -> Iterator[tuple[str, bytes, Sequence[int]]]:
     """What is looked at in bulk, with places where it may be wrong."""
     chunk = walk.CHUNK
     around = (4, 4 + chunk - 1, 4 + chunk, 4 + chunk + 1)
-    for length in (chunk - 2, chunk - 1, chunk, chunk + 1, 2 * chunk + 3):
-        for text in ("x" * length, "/a" * (length // 2), ("x" * (length % 3) + "€" * (length // 3))):
+    for length in (chunk - 2, chunk - 1, chunk, chunk + 1, chunk + 2, 2 * chunk + 3):
+        wide = ("x" * (length % size) + char * (length // size) for size, char in ((3, "€"), (4, "😀")))
+        for text in ("x" * length, "/a" * (length // 2), *wide):
             data = text.encode()
             body = u32(len(data)) + data + b"\0"
             for signature in "so":

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bus1.core.api import Credentials
-from bus1.core.bus import Core
+from bus1.core.choice import Core
 from bus1.descriptors import refuse_unix_sockets
 from bus1.journal import INFORMATION, PRIORITY, Journal
 from bus1.log import Fields, Log
@@ -30,7 +30,6 @@ from bus1.systemd import notify, notify_reload
 from .activator import Activator
 from .busconfig import ConfigError
 from .gateway import Gateway
-from .match import MatchIndex
 from .names import NameTable
 from .process import PROGRAM, Launch
 from .sasl import COOKIE, EXTERNAL_ONLY, MECHANISMS, AuthRules
@@ -49,13 +48,13 @@ from .switch.api import (
     Watch,
     WatchSignals,
 )
+from .switch.choice import MatchIndex, ReplyTable
 from .switch.delivery import Delivery
 from .switch.effects import Line, Refusal, Reload
 from .switch.flow import user_limits
 from .switch.headroom import shortage
 from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
-from .switch.replies import ReplyTable
 from .switch.router import Router
 from .switch.tables import Tables
 

@@ -6,7 +6,9 @@
 pub mod core;
 pub mod dbus;
 pub mod lane;
+pub mod memory;
 pub mod sys;
+pub mod tables;
 
 #[cfg(feature = "python")]
 mod py;

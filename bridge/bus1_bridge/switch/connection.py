@@ -85,8 +85,6 @@ class Connection:
         """The client sends nothing more."""
         self.is_deaf = False
         """The client receives nothing more."""
-        self.is_over_mark = False
-        """Its messages wait until it has read more of the bus's answers."""
         self.ending = ""
         """Why the bus closes it as soon as the output is written."""
         self.peak = Usage()
@@ -127,6 +125,11 @@ class Connection:
         if self.incoming is None:
             return Usage(n_bytes, 0, n_fds)
         return Usage(n_bytes + len(self.incoming.message), 1, n_fds + len(self.incoming.fds))
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing has come that is not handled."""
+        return self.incoming is None and not (self._whole or self.fds or len(self._buffer) > self._start)
 
     def advance(self, budget: int) -> tuple[Incoming | None, int]:
         """The next complete and checked message, and the bytes of the budget that were used.

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..activation import Activation
     from ..busobject import Served
     from ..entrances import Entrances
+    from .express import Express
 
 NO_REPLY = ERROR_PREFIX + "NoReply"
 
@@ -77,6 +78,8 @@ class Delivery:
         self.late: deque[Served] = deque()
         """Answers of the bus to native peers that had to wait for them."""
         self.entrances: Entrances | None = None
+        self.express: Express | None = None
+        """The lane that knows the names, too."""
         self.eavesdroppers: Counter[int] = Counter()
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.work = 0
@@ -308,6 +311,8 @@ class Delivery:
 
         ``leaving`` is a party that hears nothing any more."""
         for change in changes:
+            if self.express is not None and not change.name.startswith(":"):
+                self.express.lane.own(change.name, change.new)
             old, new = self._party(change.old), self._party(change.new)
             for sight in self.tables.sights.values():
                 for owner in (old, new):

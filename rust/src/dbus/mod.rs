@@ -15,6 +15,7 @@ pub mod body;
 pub mod build;
 pub mod header;
 pub mod names;
+pub mod sasl;
 pub mod signature;
 pub mod stamp;
 mod values;
