@@ -64,6 +64,8 @@ class Got(NamedTuple):
     answers: int | None = None
     """The serial of the call that it answers."""
     sender: str | None = None
+    is_expulsion: bool = False
+    """It is the end, and the client had not said that it would leave."""
 
     def __str__(self) -> str:
         if not self.raw:
@@ -129,6 +131,7 @@ class TwinClient:
         self.is_over = self.is_torn = self.is_deaf = self.is_monitor = False
         self.unsent = b""
         """The rest of what it has begun to say."""
+        self._is_leaving = False
         self._idleness = idleness
         self._ids = ids
         self._asked = _ASKED
@@ -168,6 +171,7 @@ class TwinClient:
 
     def end_input(self) -> None:
         """Nothing more comes from here."""
+        self._is_leaving = True
         with suppress(OSError):
             self._wire.socket.shutdown(socket.SHUT_WR)
 
@@ -237,7 +241,7 @@ class TwinClient:
         wire.buffer += data
         if not data:
             # of a message that was cut off it is a matter of time how much has come
-            self.got.append(Got(b""))
+            self.got.append(Got(b"", is_expulsion=not self._is_leaving))
             self.close()
         return True
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daemons import OPEN, Daemon
-from dbus_client import PATIENCE
+from dbus_client import PATIENCE, parse
 from twin_client import Idleness, Silence
 from twin_script import Script, shortened, text_of
 from twin_stage import Place, Stage
@@ -166,10 +166,11 @@ class Pair:
         for name in one | other:
             if one.get(name) == other.get(name):
                 continue
-            for i, (left, right) in enumerate(zip_longest(one.get(name, ()), other.get(name, ()))):
+            for i, (left, right) in enumerate(_differing(one.get(name, []), other.get(name, []))):
                 if left != right:
                     first, second = (stage.body for stage in self._stages)
-                    raise Difference(f"message {i} of {name!r}:\n{first}: {left}\n{second}: {right}")
+                    said = f"message {i} of {name!r}:\n{first}: {left}\n{second}: {right}"
+                    raise Difference(f"{said}\n{_details(left, right)}")
 
 
 @contextmanager
@@ -178,6 +179,24 @@ def _told(script: Script, where: str) -> Iterator[None]:
         yield
     except Difference as error:
         raise Difference(f"{where}: {error}\n\n{text_of(script)}") from error
+
+
+def _differing(one: list[Any], other: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if all(got and getattr(got[-1], "is_expulsion", False) for got in (one, other)):
+        # how much a client that is thrown out has been told before is a matter of time
+        return zip(one[:-1], other[:-1], strict=False)
+    return zip_longest(one, other)
+
+
+def _details(left: Any, right: Any) -> str:
+    """Where two long answers differ."""
+    try:
+        _equal(parse(left.raw).args, parse(right.raw).args)
+    except Difference as error:
+        return str(error)
+    except Exception:
+        pass  # not everything is a message with arguments
+    return ""
 
 
 def _by_sender(everything: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -191,7 +210,7 @@ def _equal(one: Any, other: Any, at: str = "") -> None:
     if isinstance(one, dict) and isinstance(other, dict):
         for key in one | other:
             _equal(one.get(key), other.get(key), f"{at}/{key}")
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+    elif isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
         for n, pair in enumerate(zip(one, other, strict=True)):
             _equal(*pair, f"{at}/{n}")
     elif one != other:
