@@ -200,10 +200,12 @@ def _details(left: Any, right: Any) -> str:
 
 
 def _by_sender(everything: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    return {
-        name: sorted(got, key=lambda each: str(getattr(each, "sender", "")))
-        for name, got in everything.items()
-    }
+    return {name: sorted(got, key=_place) for name, got in everything.items()}
+
+
+def _place(got: Any) -> str:
+    """What others say has no order; the end is the end."""
+    return "~" if getattr(got, "raw", None) == b"" else str(getattr(got, "sender", ""))
 
 
 def _equal(one: Any, other: Any, at: str = "") -> None:
