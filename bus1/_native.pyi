@@ -1,12 +1,13 @@
 """The native module, as Python sees it (``rust/src/py``)."""
 
 from collections.abc import Collection
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 from .core.api import Buffer
 
 __version__: str
+PARTS: tuple[str, ...]
+"""What it has, in the words of ``bus1 doctor``."""
 
 class Poller:
     """As ``select.epoll``, and the lanes are served while it waits."""

@@ -157,7 +157,8 @@ def test_both_indexes_end_in_the_same_state_and_find_the_same_receivers(
 
 
 PARTS = st.lists(st.sampled_from(["/", "/", ".", "a", "b", "é"]), max_size=6).map("".join)
-VALUES = PARTS | st.sampled_from(["x" * 990, "x/" * 490, "a." * 490, "a/" * 490 + "b"])
+STEPS_DOWN = st.sampled_from(["/aa/", "/aa/b", "/aa/b/", "/aa/b/c", "/aa/b/c/", "/aa/b/cd/", "/aa/b/c/d"])
+VALUES = PARTS | STEPS_DOWN | st.sampled_from(["x" * 990, "x/" * 490, "a." * 490, "a/" * 490 + "b"])
 LONG = st.sampled_from(["x" * 1025, "x/" * 600, "a." * 600, "/" * 1200, "a/" * 700 + "b", "é/" * 400])
 SPACES = st.sampled_from(["arg0namespace='a'", "arg0namespace='a.b'", "arg0namespace='a.b.a'"])
 ARGUMENT_RULES = st.builds(

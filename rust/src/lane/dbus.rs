@@ -151,7 +151,10 @@ impl DbusLane {
     pub fn flush_all(&mut self, now: f64) -> Vec<u64> {
         let mut report = Report::default();
         self.write_all(now, &mut report);
-        let slots = report.events.iter().filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
+        let slots = report
+            .events
+            .iter()
+            .filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
         slots.map(|slot| self.peer(slot)).collect()
     }
 

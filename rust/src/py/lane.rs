@@ -11,12 +11,12 @@ use super::core::Core;
 use super::poller::Poller;
 use super::tables::{MatchIndex, ReplyTable};
 use crate::core::Usage;
+use crate::lane;
 use crate::lane::connection::{Connection, End, Standing};
 use crate::lane::dbus::{self, DbusLane};
 use crate::lane::express::Climate;
 use crate::lane::poller::locked;
 use crate::lane::world::World;
-use crate::lane;
 use crate::sys::monotonic;
 
 /// Serves connections within the wait of a `Poller`.
@@ -37,7 +37,15 @@ fn counts(usage: Usage) -> Counts {
 type StandingTuple = (bool, bool, usize, usize, u64, u64, usize);
 
 fn standing(given: StandingTuple) -> Standing {
-    let (sends_all, receives_all, max_message_size, max_message_unix_fds, incoming, outgoing, replies) = given;
+    let (
+        sends_all,
+        receives_all,
+        max_message_size,
+        max_message_unix_fds,
+        incoming,
+        outgoing,
+        replies,
+    ) = given;
     Standing {
         sends_all,
         receives_all,
@@ -62,22 +70,48 @@ impl PyDbusLane {
     /// A lane in `poller`, on these tables; nobody has joined yet.
     #[new]
     fn new(
-        poller: &Poller, core: &Core, matches: &MatchIndex, replies: &ReplyTable, bus_peer: u64,
+        poller: &Poller,
+        core: &Core,
+        matches: &MatchIndex,
+        replies: &ReplyTable,
+        bus_peer: u64,
     ) -> PyResult<Self> {
-        let world = World { core: core.shared(), matches: matches.shared(), replies: replies.shared() };
+        let world = World {
+            core: core.shared(),
+            matches: matches.shared(),
+            replies: replies.shared(),
+        };
         let inner = Arc::new(Mutex::new(DbusLane::new(world, bus_peer)));
         let poller = poller.shared()?;
         let number = poller.add_lane(Arc::clone(&inner) as Arc<Mutex<dyn lane::Lane>>);
-        Ok(Self { poller: Arc::downgrade(&poller), number, inner })
+        Ok(Self {
+            poller: Arc::downgrade(&poller),
+            number,
+            inner,
+        })
     }
 
     /// The connection is served here from now on; nothing of it may be registered with the poller.
     #[allow(clippy::too_many_arguments)]
     fn join(
-        &self, fd: RawFd, peer: u64, unique: &str, credentials: &Bound<'_, PyAny>, given: StandingTuple,
-        names: Vec<String>, native_calls: usize, has_followers: bool, offset: usize,
+        &self,
+        fd: RawFd,
+        peer: u64,
+        unique: &str,
+        credentials: &Bound<'_, PyAny>,
+        given: StandingTuple,
+        names: Vec<String>,
+        native_calls: usize,
+        has_followers: bool,
+        offset: usize,
     ) -> PyResult<()> {
-        let mut connection = Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
+        let mut connection = Connection::new(
+            fd,
+            peer,
+            unique,
+            Arc::new(credentials_of(credentials)?),
+            standing(given),
+        );
         connection.native_calls = native_calls;
         connection.has_followers = has_followers;
         connection.names = names.into_iter().map(Into::into).collect();
@@ -90,19 +124,36 @@ impl PyDbusLane {
     }
 
     /// It is Python's again; (bytes, descriptors, bytes of the first queued message that are written).
-    fn leave<'py>(&self, py: Python<'py>, peer: u64) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, usize)> {
+    fn leave<'py>(
+        &self,
+        py: Python<'py>,
+        peer: u64,
+    ) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, usize)> {
         let mut lane = locked(&self.inner);
-        let fd = lane.parties.slot(peer).and_then(|slot| lane.parties.get(slot)).map(|c| c.fd)?;
+        let fd = lane
+            .parties
+            .slot(peer)
+            .and_then(|slot| lane.parties.get(slot))
+            .map(|c| c.fd)?;
         let poller = self.poller.upgrade();
         if let Some(poller) = &poller {
             poller.leave(fd);
         }
-        let (mut handed, offset) = lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
-        Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), offset))
+        let (mut handed, offset) =
+            lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
+        Some((
+            PyBytes::new(py, &handed.data),
+            std::mem::take(&mut handed.fds),
+            offset,
+        ))
     }
 
     /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated"); None if nothing is.
-    fn take<'py>(&self, py: Python<'py>, peer: u64) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, &'static str)> {
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        peer: u64,
+    ) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, &'static str)> {
         let mut handed = locked(&self.inner).take(peer)?;
         let end = match handed.end {
             End::Open => "",
@@ -110,7 +161,11 @@ impl PyDbusLane {
             End::Failed => "failed",
             End::Truncated => "truncated",
         };
-        Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), end))
+        Some((
+            PyBytes::new(py, &handed.data),
+            std::mem::take(&mut handed.fds),
+            end,
+        ))
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
@@ -126,7 +181,9 @@ impl PyDbusLane {
     /// What Python waits for at this socket.
     fn want(&self, peer: u64, events: u32) {
         let mut lane = locked(&self.inner);
-        let Some(slot) = lane.parties.slot(peer) else { return };
+        let Some(slot) = lane.parties.slot(peer) else {
+            return;
+        };
         if let Some(c) = lane.parties.get_mut(slot)
             && c.wanted != events
         {
@@ -193,7 +250,11 @@ impl PyDbusLane {
 
     /// What holds for everybody until the next wait.
     fn set_climate(&self, is_unwatched: bool, has_eavesdroppers: bool, limits_replies: bool) {
-        locked(&self.inner).climate = Climate { is_unwatched, has_eavesdroppers, limits_replies };
+        locked(&self.inner).climate = Climate {
+            is_unwatched,
+            has_eavesdroppers,
+            limits_replies,
+        };
     }
 
     /// Peers whose queues have moved, and when last: each once since it was last asked.
@@ -202,7 +263,11 @@ impl PyDbusLane {
         let moved = std::mem::take(&mut lane.parties.moved);
         let mut told = Vec::with_capacity(moved.len());
         for peer in moved {
-            if let Some(c) = lane.parties.slot(peer).and_then(|slot| lane.parties.get_mut(slot)) {
+            if let Some(c) = lane
+                .parties
+                .slot(peer)
+                .and_then(|slot| lane.parties.get_mut(slot))
+            {
                 c.pace.is_noted = false;
                 told.push((peer, c.pace.moved));
             }
@@ -213,7 +278,9 @@ impl PyDbusLane {
     /// Optional messages that found no room: sender, reader, header.
     fn take_lost<'py>(&self, py: Python<'py>) -> Vec<(u64, u64, Bound<'py, PyBytes>)> {
         let lost = std::mem::take(&mut locked(&self.inner).parties.lost);
-        lost.into_iter().map(|(sender, reader, header)| (sender, reader, PyBytes::new(py, &header))).collect()
+        lost.into_iter()
+            .map(|(sender, reader, header)| (sender, reader, PyBytes::new(py, &header)))
+            .collect()
     }
 
     /// For statistics: what has come and is not carried out, the most that ever waited so, and for it; None if unknown.

@@ -1,17 +1,26 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
-mod lane;
-mod lock;
 mod answers;
 mod arguments;
 pub mod core;
+mod dbus;
+mod lane;
+mod lock;
 pub mod memory;
 mod policy;
-mod dbus;
 mod poller;
 mod tables;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+/// What the module has, in the words of `bus1 doctor`: who binds a part adds its name.
+const PARTS: &[&str] = &[
+    "core",   // the bus1 state machine, and sealed pools
+    "codec",  // D-Bus headers and bodies
+    "tables", // match rules, outstanding replies
+    "lane",   // everyday messages between D-Bus clients
+];
 
 /// The module `bus1._native`.
 #[pymodule]
@@ -22,6 +31,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::SealedMemory>()?;
     module.add_class::<memory::Segment>()?;
     module.add_class::<lane::PyDbusLane>()?;
+    module.add("PARTS", PyTuple::new(module.py(), PARTS)?)?;
     module.add_class::<poller::Poller>()?;
     module.add_class::<policy::ClientPolicy>()?;
     module.add_class::<tables::MatchIndex>()?;

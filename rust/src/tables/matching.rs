@@ -158,13 +158,16 @@ impl MatchIndex {
         }
         let mut found = Vec::new();
         for rule in matching {
-            let holders = self.tree.rules[rule].holders.all();
-            found.extend(holders.into_iter().map(|holding| {
-                let holding = &self.holdings[holding];
-                (holding.rank, holding.owner)
-            }));
+            let whose =
+                |&holding: &u32| (self.holdings[holding].rank, self.holdings[holding].owner);
+            match &self.tree.rules[rule].holders {
+                Holders::Nobody => {}
+                Holders::One(holding) => found.push(whose(holding)),
+                Holders::Many(all) => found.extend(all.values().map(whose)),
+            }
         }
-        found.sort_unstable();
+        // the stable sort makes use of the order that each rule's owners have already
+        found.sort();
         found.dedup();
         out.extend(found.into_iter().map(|(_, owner)| owner));
     }
