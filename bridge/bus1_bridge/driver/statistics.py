@@ -113,7 +113,13 @@ def _traffic(call: Call, party: Party) -> dict[str, int]:
     if isinstance(party, LegacyParty):
         if party.stream is not None:
             incoming, peak_in = party.stream.unhandled(), party.stream.peak
-        peak = payload(party.peak)
+        peak = party.peak
+        if party.express is not None:
+            in_lane, most_in, most_out = party.express.traffic(party.peer)
+            incoming = Usage(*map(sum, zip(incoming, in_lane, strict=True)))
+            peak_in = Usage(*map(max, zip(peak_in, most_in, strict=True)))
+            peak = Usage(*map(max, zip(peak, most_out, strict=True)))
+        peak = payload(peak)
         peak_out = Usage(max(outgoing.bytes, peak.bytes), 0, max(outgoing.fds, peak.fds))
     return {
         "IncomingMessages": incoming.messages, "IncomingBytes": incoming.bytes, "IncomingFDs": incoming.fds,

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from bus1 import acceleration
-from bus1.core.api import Parcel
+from bus1.core.api import Parcel, Usage
 
 if TYPE_CHECKING:
     from bus1.reactor import Reactor
@@ -107,6 +107,12 @@ class Express:
         """The lane may write on."""
         if (c := self._router.connection(connection)) is not None:
             self.lane.set_offset(connection, 0 if c.notice else c.offset, bool(c.notice))
+
+    def traffic(self, connection: int) -> tuple[Usage, Usage, Usage]:
+        """What has come and is not handled, the most of that ever, and the most that waited for it."""
+        counts = self.lane.usage(connection) or ((), (), ())
+        now, most_in, most_out = (Usage(*each) for each in counts)
+        return now, most_in, most_out
 
     def renew(self, connection: int) -> None:
         """Policy or limits have changed."""
