@@ -35,7 +35,10 @@ DECLARED = {
     "bus1_bridge": {"bus1", "bus1_services", "sortedcontainers"},
     "benchmarks": {"anyio", "bus1", "bus1_services", "bus1_bridge", "dbus_fast", "matplotlib"},
     "examples": {"anyio", "bus1", "bus1_services", "dbus_fast"},
-    "fuzz": {"atheris", "bus1"},
+    "fuzz": {
+        "atheris", "bus1", "bus1_bridge",
+        "twin_client", "twin_pair", "twin_script", "twin_scripts", "twin_stage",  # of the tests
+    },
 }
 """What each room may import beside the standard library and itself."""
 

@@ -12,6 +12,7 @@ Not here: flags (cli), addresses (listening), the process around it (process), e
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
@@ -128,6 +129,8 @@ class Daemon:
         """Serve until told to stop."""
         notify("READY=1")
         self._switch.apply(self._activator.settings())
+        # what is there now stays: the garbage collector need not look at it while clients wait
+        gc.freeze()
         while self._turn():
             pass
         notify("STOPPING=1")

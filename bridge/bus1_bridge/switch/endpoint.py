@@ -282,6 +282,9 @@ class Endpoint:
             router.delivery.discard(fds)
             router.lose(self.connection, "descriptors were lost on the way", now)
             return
+        if ended == "exhausted":
+            router.delivery.discard(fds)
+            raise MemoryError
         if data or not ended:
             router.receive(self.connection, data, fds, now)
         else:

@@ -45,6 +45,8 @@ pub enum End {
     Failed,
     /// Descriptors were lost on the way.
     Truncated,
+    /// There is no memory for what it sends.
+    Exhausted,
 }
 
 /// What Python carries out instead of the lane.
@@ -90,6 +92,13 @@ impl Input {
     /// Nothing is here.
     pub fn is_empty(&self) -> bool {
         self.pending() == 0 && self.fds.is_empty()
+    }
+
+    /// There is no memory for more: what has come is dropped, and Python ends the connection.
+    pub fn give_up(&mut self) {
+        self.buffer = Vec::new();
+        self.start = 0;
+        self.hand_over_all(End::Exhausted);
     }
 
     /// From now on Python carries out everything that has come.

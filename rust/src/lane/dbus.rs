@@ -194,7 +194,11 @@ impl DbusLane {
             c.input.buffer.drain(..c.input.start);
             c.input.start = 0;
         }
-        c.input.buffer.reserve(most);
+        if c.input.buffer.try_reserve(most).is_err() {
+            c.input.give_up();
+            report.hand_over(c.fd, IN);
+            return;
+        }
         let mut fds = Vec::new();
         match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
             Ok(received) => {

@@ -82,7 +82,9 @@ impl Message<'_> {
         let body = &message[header.header_length..];
         let is_small = body.len() <= SMALL_BODY || matches!(self, Self::Borrowed(_));
         let room = header.header_length + 32 + sender.len() + if is_small { body.len() } else { 0 };
-        let mut out = Vec::with_capacity(room);
+        let mut out = Vec::new();
+        // Python finds the memory, or tells the client that there is none
+        out.try_reserve(room).map_err(|_| NotEveryday)?;
         stamp(message, header, sender, &mut out).map_err(|_| NotEveryday)?;
         let n_bytes = out.len() + body.len();
         let mut parts = Parts::new();

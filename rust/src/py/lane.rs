@@ -150,24 +150,28 @@ impl PyDbusLane {
         ))
     }
 
-    /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated"); None if nothing is.
+    /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
+    /// nothing is.
     fn take<'py>(
         &self,
         py: Python<'py>,
         peer: u64,
-    ) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, &'static str)> {
-        let mut handed = locked(&self.inner).take(peer)?;
+    ) -> PyResult<Option<(Bound<'py, PyBytes>, Vec<RawFd>, &'static str)>> {
+        let Some(mut handed) = locked(&self.inner).take(peer) else {
+            return Ok(None);
+        };
         let end = match handed.end {
             End::Open => "",
             End::Ended => "ended",
             End::Failed => "failed",
             End::Truncated => "truncated",
+            End::Exhausted => "exhausted",
         };
-        Some((
-            PyBytes::new(py, &handed.data),
-            std::mem::take(&mut handed.fds),
-            end,
-        ))
+        let data = PyBytes::new_with(py, handed.data.len(), |room| {
+            room.copy_from_slice(&handed.data);
+            Ok(())
+        })?;
+        Ok(Some((data, std::mem::take(&mut handed.fds), end)))
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
