@@ -39,6 +39,7 @@ from .errors import (
 )
 from .holdings import Holdings
 from .hub import Hub
+from .lane import lane_for
 from .listener import SHORTAGE_PAUSE, Listener
 from .memory import SealedMemory
 from .namespaces import view_of
@@ -101,6 +102,8 @@ class Broker:
         self.reactor = reactor
         self.hub = hub
         self.limits = limits or BrokerLimits()
+        self.lane = lane_for(reactor, hub, self.limits)
+        """Serves what is everyday without Python, where the native body is in use."""
         self._report = report
         self._listeners: list[Listener] = []
         self._channels: dict[Channel, None] = {}
@@ -246,6 +249,7 @@ class Broker:
         if view is not None:
             self._foreign[station] = namespace
             self.holdings.book(uid, 1)
+            self._mind_lane()
         try:
             entrance = self._entered_at.get(channel)
             if entrance is not None:
@@ -261,6 +265,10 @@ class Broker:
     def has_foreign_peers(self) -> bool:
         """Some peer sees ids in its own way: senders must be known in all their namespaces (P-51)."""
         return bool(self._foreign)
+
+    def _mind_lane(self) -> None:
+        if self.lane is not None:
+            self.lane.suspend(self.has_foreign_peers)  # it does not look senders up
 
     def stations(self) -> Iterable[PeerStation]:
         """Every native peer."""
@@ -309,6 +317,7 @@ class Broker:
         if station in self._foreign:
             self._foreign.pop(station).close()
             self.holdings.book(station.uid, -1)
+            self._mind_lane()
         _decrease(self._n_peers, station.uid, 1)
         self.holdings.book(station.uid, -_FDS_OF_PEER)
         self._forget_allowance(station.uid)
