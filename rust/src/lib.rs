@@ -5,6 +5,7 @@
 
 pub mod core;
 pub mod lane;
+pub mod memory;
 pub mod sys;
 
 #[cfg(feature = "python")]

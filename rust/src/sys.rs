@@ -239,3 +239,117 @@ pub fn send(fd: RawFd, buffers: &[&[u8]], fds: &[RawFd]) -> io::Result<usize> {
     // SAFETY: every vector is that of a live slice, which the kernel only reads; `message` is as made above.
     checked(unsafe { libc::sendmsg(fd, &message, flags) })
 }
+
+/// What an errno means, in the words of the C library.
+pub fn error_text(code: i32) -> String {
+    let mut text = [0u8; 128];
+    // SAFETY: the buffer is as long as told, and zero-terminated by the call (and from the start).
+    unsafe { libc::strerror_r(code, text.as_mut_ptr().cast(), text.len()) };
+    let end = text
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(text.len());
+    String::from_utf8_lossy(&text[..end]).into_owned()
+}
+
+/// A memfd that this process has mapped, and that nobody can write to, grow or shrink in any other way.
+pub struct SealedFile {
+    fd: OwnedFd,
+    start: *mut u8,
+    size: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone, and is reached through its methods only.
+unsafe impl Send for SealedFile {}
+
+impl SealedFile {
+    /// One of `size` bytes, without pages yet.
+    pub fn new(size: usize) -> io::Result<Self> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name is a constant with its terminating zero.
+        let fd =
+            checked(unsafe { libc::memfd_create(c"bus1-pool".as_ptr(), flags) } as isize)? as RawFd;
+        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: takes no pointers.
+        checked(unsafe { libc::ftruncate(fd.as_raw_fd(), size as libc::off_t) } as isize)?;
+        // SAFETY: a new mapping of an own file, where the kernel chooses; it touches no memory of ours.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let file = SealedFile {
+            fd,
+            start: start.cast(),
+            size,
+        };
+        let seals =
+            libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
+        // SAFETY: takes a number.
+        checked(unsafe { libc::fcntl(file.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } as isize)?;
+        Ok(file)
+    }
+
+    /// The descriptor; it stays the file's.
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Make the pages of [start, start+size) exist.
+    pub fn allocate(&self, start: usize, size: usize) -> io::Result<()> {
+        loop {
+            // SAFETY: takes no pointers.
+            let code = unsafe {
+                libc::posix_fallocate(self.fd(), start as libc::off_t, size as libc::off_t)
+            };
+            match code {
+                0 => return Ok(()),
+                libc::EINTR => {}
+                code => return Err(io::Error::from_raw_os_error(code)),
+            }
+        }
+    }
+
+    /// Put `data` at `start`; false, and nothing is done, where it does not fit.
+    pub fn write(&mut self, start: usize, data: &[u8]) -> bool {
+        if start > self.size || data.len() > self.size - start {
+            return false;
+        }
+        // SAFETY: [start, start + len) lies in the mapping, as just checked; the pages were allocated, and the file
+        // cannot shrink, so there is no SIGBUS. Other processes only read there.
+        unsafe {
+            std::ptr::copy_nonoverlapping(data.as_ptr(), self.start.add(start), data.len());
+        }
+        true
+    }
+
+    /// Append the bytes [start, start+size), as far as the file goes.
+    pub fn read(&self, start: usize, size: usize, into: &mut Vec<u8>) {
+        let start = start.min(self.size);
+        let size = size.min(self.size - start);
+        into.reserve(size);
+        let spare = into.spare_capacity_mut();
+        // SAFETY: the source lies in the mapping, nobody writes there while we hold `&self`, and `spare` has room for
+        // `size` bytes, which are initialized when the length is raised.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.start.add(start), spare.as_mut_ptr().cast(), size);
+            into.set_len(into.len() + size);
+        }
+    }
+}
+
+impl Drop for SealedFile {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, of this size, and nothing refers to it any more.
+        unsafe { libc::munmap(self.start.cast(), self.size) };
+    }
+}
