@@ -6,6 +6,7 @@
 pub mod core;
 pub mod lane;
 pub mod memory;
+pub mod server;
 pub mod sys;
 
 #[cfg(feature = "python")]

@@ -213,7 +213,9 @@ mod tests {
     #[test]
     fn a_header_is_read_when_it_is_there() {
         let mut out = Vec::new();
-        Writer::answer(&mut out, operation::SEND, 7, 0, 0, 0).u64(0).end();
+        Writer::answer(&mut out, operation::SEND, 7, 0, 0, 0)
+            .u64(0)
+            .end();
         assert_eq!(Header::read(&out[..15]), None);
         let header = Header::read(&out).expect("a header");
         assert_eq!((header.length, header.tag), (32, 7));

@@ -134,7 +134,8 @@ impl Server {
     /// A channel of `peer`, whose input is Python's.
     pub fn join(&mut self, fd: RawFd, peer: u64, uid: i64, credentials: Arc<Credentials>) {
         self.leave(fd);
-        self.channels.insert(fd, Channel::new(peer, uid, credentials));
+        self.channels
+            .insert(fd, Channel::new(peer, uid, credentials));
         self.users.entry(uid).or_default();
     }
 

@@ -165,7 +165,13 @@ impl<'a> Sending<'a> {
         let optional = fields.words(n_optional)?;
         let handles = fields.words(n_handles)?;
         let payload = fields.bytes(n_inline)?;
-        let sending = Self { flags, destinations, optional, handles, payload };
+        let sending = Self {
+            flags,
+            destinations,
+            optional,
+            handles,
+            payload,
+        };
         let is_everyday = flags & !CONTINUE == 0
             && arena == 0
             && n_inline <= MAX_INLINE_PAYLOAD
@@ -229,7 +235,9 @@ mod tests {
         out.extend_from_slice(&operation.to_le_bytes());
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&5u64.to_le_bytes());
-        words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        words
+            .iter()
+            .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
         out.extend_from_slice(tail);
         out
     }
@@ -241,7 +249,11 @@ mod tests {
     #[test]
     fn a_send_is_taken_apart() {
         let counts = [1, 2 | 3 << 32];
-        let frame = frame(operation::SEND | QUIET, &[0, counts[0], counts[1], 0, 0, 8, 3, 11], b"abc");
+        let frame = frame(
+            operation::SEND | QUIET,
+            &[0, counts[0], counts[1], 0, 0, 8, 3, 11],
+            b"abc",
+        );
         let Some(Request::Send(sending)) = read(&frame) else {
             panic!("not everyday")
         };
@@ -278,6 +290,9 @@ mod tests {
             panic!("not everyday")
         };
         let (flags, options) = receiving.bits();
-        assert_eq!(Receiving::of(flags, receiving.max_offset, options, receiving.more), Some(receiving));
+        assert_eq!(
+            Receiving::of(flags, receiving.max_offset, options, receiving.more),
+            Some(receiving)
+        );
     }
 }

@@ -75,8 +75,6 @@ impl Station {
 
     /// Whether nobody maps a segment.
     pub fn is_unmapped(&self, generation: u64) -> bool {
-        self.holders
-            .get(&generation)
-            .is_none_or(SmallVec::is_empty)
+        self.holders.get(&generation).is_none_or(SmallVec::is_empty)
     }
 }
