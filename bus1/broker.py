@@ -198,7 +198,12 @@ class Broker:
 
     def allowance_of(self, uid: int) -> Allowance:
         """What all channels of a user draw on."""
-        return self._allowances.setdefault(uid, Allowance(self.reactor, self.limits.requests_per_turn))
+        allowance = self._allowances.get(uid)
+        if allowance is None:
+            spent = (lambda: 0) if self.lane is None else partial(self.lane.spent, uid)
+            allowance = Allowance(self.reactor, self.limits.requests_per_turn, spent)
+            self._allowances[uid] = allowance
+        return allowance
 
     def _forget_allowance(self, uid: int) -> None:
         if uid not in self._n_channels and uid not in self._n_peers:

@@ -58,6 +58,7 @@ class Client:
         """A new peer's, or one more of the peer of another client."""
         self.world = world
         self.sock, theirs = socket.socketpair()
+        self.sock.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.peer_fds = Fds()
         hello = encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(MAGIC, VERSION, 0))
@@ -78,7 +79,7 @@ class Client:
         """As much as the socket takes."""
         try:
             if fds is None:
-                self.sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self.sock.send(data)
             else:
                 socket.send_fds(self.sock, [data], list(fds))
         except OSError:
@@ -89,7 +90,7 @@ class Client:
         found, n_fds, is_over = bytearray(), 0, False
         try:
             while True:
-                data, fds, _, _ = socket.recv_fds(self.sock, 1 << 16, 253, socket.MSG_DONTWAIT)
+                data, fds, _, _ = socket.recv_fds(self.sock, 1 << 16, 253)
                 Fds(fds).close()
                 n_fds += len(fds)
                 found += data
@@ -109,6 +110,8 @@ class Client:
 
     def take_byte(self) -> None:
         """As who was told that the queue is empty."""
+        if not len(self.peer_fds):
+            return
         with socket.socket(fileno=self.peer_fds[0]) as pair:
             try:
                 pair.recv(1, socket.MSG_DONTWAIT)

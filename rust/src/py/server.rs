@@ -170,6 +170,11 @@ impl Server {
         self.lock(py).set_holders(peer, generation, &holders);
     }
 
+    /// What a user has had of its allowance in the turn that the wait has ended with.
+    fn spent(&self, py: Python<'_>, uid: i64) -> i64 {
+        self.lock(py).spent(uid)
+    }
+
     /// Everything goes to Python for now, or not any more.
     fn suspend(&self, py: Python<'_>, is_suspended: bool) {
         self.lock(py).is_suspended = is_suspended;

@@ -124,6 +124,14 @@ impl Server {
         user.left
     }
 
+    /// What a user has had of its allowance in this turn.
+    pub fn spent(&self, uid: i64) -> i64 {
+        match self.users.get(&uid) {
+            Some(user) if user.turn == self.turn => self.limits.requests_per_turn - user.left,
+            _ => 0,
+        }
+    }
+
     fn wait(&mut self, fd: RawFd) {
         if let Some(channel) = self.channels.get_mut(&fd)
             && !std::mem::replace(&mut channel.waits, true)
