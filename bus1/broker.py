@@ -27,6 +27,7 @@ from typing import Protocol
 from .allowance import Allowance
 from .channel import Channel
 from .context import context_of
+from .core.choice import SealedMemory
 from .descriptors import Fds, unix_socket_cookie
 from .errors import (
     BadDescriptor,
@@ -41,7 +42,6 @@ from .holdings import Holdings
 from .hub import Hub
 from .lane import lane_for
 from .listener import SHORTAGE_PAUSE, Listener
-from .memory import SealedMemory
 from .namespaces import view_of
 from .reactor import Reactor
 from .sending import REFERENCES_PER_REQUEST

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from bus1.core.api import KEEP, NO_LIMIT, Buffer, Credentials, Limits, Memory, Message
-from bus1.core.bus import Core as Core  # here, and nowhere else in the tests: any other Core passes them, too
+from bus1.core.choice import (
+    Core as Core,  # here, and nowhere else in the tests: any other Core passes them, too
+)
 from bus1.errors import Bus1Error, OutOfMemory
 
 MIB = 1 << 20

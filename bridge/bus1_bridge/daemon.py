@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from bus1.core.api import Credentials
-from bus1.core.bus import Core
+from bus1.core.choice import Core
 from bus1.descriptors import refuse_unix_sockets
 from bus1.journal import INFORMATION, PRIORITY, Journal
 from bus1.log import Fields, Log

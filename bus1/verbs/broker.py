@@ -129,7 +129,7 @@ def _serve(sockets: Sequence[Listening], arguments: Namespace, signals: int) -> 
 
     from ..broker import Broker, BrokerLimits
     from ..core.api import Limits
-    from ..core.bus import Core
+    from ..core.choice import Core
     from ..hub import PlainHub
     from ..log import Log
     from ..process import STOP, SignalPipe

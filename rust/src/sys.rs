@@ -6,6 +6,9 @@
 //! Not here: what is read or written, and when.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "python")]
+pub mod buffers;
+
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

@@ -40,7 +40,13 @@ impl Core {
     ) -> Result<Vec<i32>> {
         let size = payload.size();
         let result = self
-            .collect(peer, request, payload.parts.len(), size, credentials)
+            .collect(
+                peer,
+                request,
+                (payload.parts.len(), size),
+                size,
+                credentials,
+            )
             .map(|(mut tx, seed, slots)| {
                 self.commit(&mut tx, |_| payload);
                 if seed != NONE {
@@ -62,23 +68,23 @@ impl Core {
         n_bytes: u64,
         credentials: &Arc<Credentials>,
     ) -> Result<bool> {
-        let result =
-            self.collect(peer, request, 0, n_bytes, credentials)
-                .map(|(mut tx, seed, slots)| {
-                    let n_fresh = tx.fresh.len() as u64;
-                    self.cancel(&mut tx);
-                    self.give(peer, HANDLES, n_fresh);
-                    seed != NONE || slots.contains(&0)
-                });
+        let result = self
+            .collect(peer, request, (0, 0), n_bytes, credentials)
+            .map(|(mut tx, seed, slots)| {
+                let n_fresh = tx.fresh.len() as u64;
+                self.cancel(&mut tx);
+                self.give(peer, HANDLES, n_fresh);
+                seed != NONE || slots.contains(&0)
+            });
         self.end(result)
     }
 
-    /// All of `send` that may fail.
+    /// All of `send` that may fail; of `n_bytes`, so many are `here`, in so many parts.
     fn collect<'a>(
         &mut self,
         peer: u64,
         request: &Request<'_>,
-        n_parts: usize,
+        (n_parts, here): (usize, u64),
         n_bytes: u64,
         credentials: &'a Arc<Credentials>,
     ) -> Result<Collected<'a>> {
@@ -98,7 +104,7 @@ impl Core {
                 format!("{n} destinations"),
             ));
         }
-        check_size(n_bytes)?;
+        check_size(here)?;
         let mut tx = self.begin(peer, request.fds, credentials)?;
         match self.collect_all(&mut tx, request, n_bytes) {
             Ok((seed, slots)) => Ok((tx, seed, slots)),

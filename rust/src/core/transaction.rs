@@ -209,9 +209,10 @@ impl Core {
     ) -> Result<usize> {
         let fds = if what.with_fds { tx.descriptors } else { NONE };
         let n_fds = if fds == NONE { 0 } else { tx.n_fds };
-        let mut size = aligned(what.n_bytes) + 8 * what.nodes.len() as u64 + tx.context;
+        let beside = 8 * what.nodes.len() as u64 + tx.context;
+        let mut size = aligned(what.n_bytes).saturating_add(beside);
         if fds != NONE {
-            size += aligned(4 * n_fds as u64);
+            size = size.saturating_add(aligned(4 * n_fds as u64));
         }
         let size = size.max(8);
         let peer = &mut **self

@@ -1,5 +1,9 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
+mod answers;
+mod arguments;
+pub mod core;
+pub mod memory;
 mod poller;
 
 use pyo3::prelude::*;
@@ -8,6 +12,11 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<core::Core>()?;
+    module.add_class::<memory::HeapMemory>()?;
+    module.add_class::<memory::SealedMemory>()?;
+    module.add_class::<memory::Segment>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<crate::sys::buffers::Shown>()?;
     Ok(())
 }
