@@ -75,6 +75,16 @@ class Client:
             if frame.n_fds:
                 self.peer_fds = frame.fds
 
+    def map_segment(self) -> None:
+        """Be sent the first segment: which answer brings it decides how many others may follow it."""
+        send = REQUESTS[Operation.SEND].pack(0, 1, 0, 0, 0, 0, 0) + struct.pack("<Q", ROOT)
+        recv = REQUESTS[Operation.RECV].pack(0, NO_LIMIT, 0)
+        self.write(encode(Operation.SEND, 4, send) + encode(Operation.RECV, 5, recv))
+        self.world.rest()
+        self.write(encode(Operation.SLICE_RELEASE, 6, struct.pack("<QQQ", 0, 0, 0)))
+        self.world.rest()
+        self.take_byte()
+
     def write(self, data: bytes, fds: Fds | None = None) -> None:
         """As much as the socket takes."""
         try:
@@ -143,6 +153,8 @@ class World:
                     body = struct.pack("<3Q", 0, ROOT, HANDLE_INVALID)
                     giver.write(encode(Operation.TRANSFER, 3, body, 1), taker.peer_fds)
                     self.rest()
+        for client in self.clients:
+            client.map_segment()
         self.look()
 
     def rest(self) -> None:
@@ -167,7 +179,8 @@ class World:
         return [client.look() for client in self.clients]
 
     def close(self) -> None:
-        for client in self.clients:
+        clients, self.clients = self.clients, []
+        for client in clients:
             client.close()
         self.rest()
         self.broker.close()
@@ -192,7 +205,7 @@ def scripts(seed: int, length: int) -> Iterator[Step]:
             yield Step(client, b"", takes_byte=True)
             continue
         frames = b"".join(_frame(chance, 100 + 10 * tag + i) for i in range(chance.choice((1, 1, 1, 2, 5))))
-        if chance.random() < 0.02:
+        if chance.random() < 0.005:
             frames = _spoil(chance, frames)
         cut = chance.randrange(len(frames) + 1) if chance.random() < 0.2 else len(frames)
         yield Step(client, frames[:cut])
@@ -222,7 +235,7 @@ def _frame(chance: random.Random, tag: int) -> bytes:
     operation = Operation[name]
     tail = b""
     if name in _SENDING:
-        destinations = [chance.choice(_IDS[3:7] if chance.random() < 0.8 else _IDS)]
+        destinations = [chance.choice(_IDS[3:6] if chance.random() < 0.9 else _IDS)]
         if chance.random() < 0.2:
             destinations += [chance.choice(_IDS) for _ in range(chance.randrange(4))]
         n_optional = chance.randrange(3) if name == "SEND" and chance.random() < 0.2 else 0
@@ -242,17 +255,19 @@ def _frame(chance: random.Random, tag: int) -> bytes:
     if name in ("REPLY", "SLICE_RELEASE"):
         fields += [chance.choice((0, 8, 16, 112, OFFSET_INVALID)), chance.choice((0, 0, 0, 1)), 0]
     if name in ("REPLY", "RESPOND", "RELEASE"):
-        fields += [chance.choice(_IDS[3:])]
+        fields += [chance.choice(_IDS[3:] if chance.random() < 0.2 else (*_IDS[6:11], HANDLE_INVALID))]
     if name == "DESTROY":
-        nodes = [chance.choice(_IDS[:5]) for _ in range(chance.choice((1, 1, 2)))]
+        nodes = [chance.choice(_IDS[:5] if chance.random() < 0.05 else _IDS[1:3]) for _ in range(chance.choice((1, 1, 2)))]
         fields += [chance.choice((0, 1)), len(nodes)]
         tail = struct.pack(f"<{len(nodes)}Q", *nodes)
     if name == "TRANSFER":
         fields += [0, chance.choice(_IDS), HANDLE_INVALID]
-    if name in ("SEGMENT", "SEGMENT_UNMAPPED", "QUERY"):
+    if name in ("SEGMENT", "QUERY"):
         fields += [chance.choice((0, 1, 2))]
+    if name == "SEGMENT_UNMAPPED":
+        fields += [chance.choice((0, 2, 3))]
     if name == "RESET":
-        fields += [chance.choice((0, 0, 1, 3)), *[NO_LIMIT] * 5]
+        fields += [chance.choice((0,) * 20 + (1, 3)), *[NO_LIMIT] * 5]
     if name == "CANCEL":
         tag -= chance.choice((1, 10, 20, 21, 40))
     quiet = QUIET if chance.random() < 0.25 and name in ("SEND", "RESPOND", "RELEASE", "SLICE_RELEASE") else 0

@@ -5,6 +5,7 @@ mod arguments;
 pub mod core;
 pub mod memory;
 mod poller;
+mod server;
 
 use pyo3::prelude::*;
 
@@ -17,6 +18,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::SealedMemory>()?;
     module.add_class::<memory::Segment>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<server::Server>()?;
     module.add_class::<crate::sys::buffers::Shown>()?;
     Ok(())
 }

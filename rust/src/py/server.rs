@@ -9,7 +9,8 @@ use pyo3::types::PyBytes;
 
 use crate::lane;
 use crate::lane::poller::locked;
-use crate::py::core::{Core, credentials_from};
+use crate::py::arguments::credentials_of;
+use crate::py::core::Core;
 use crate::py::memory::SealedMemory;
 use crate::py::poller::Poller;
 use crate::server::request::Receiving;
@@ -38,11 +39,13 @@ pub struct Server {
 
 impl Server {
     fn lock(&self, py: Python<'_>) -> MutexGuard<'_, server::Server> {
-        match self.inner.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            // who has it may need the interpreter
-            Err(TryLockError::WouldBlock) => py.detach(|| locked(&self.inner)),
+        loop {
+            match self.inner.try_lock() {
+                Ok(guard) => return guard,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                // who has it may need the interpreter
+                Err(TryLockError::WouldBlock) => py.detach(|| drop(locked(&self.inner))),
+            }
         }
     }
 }
@@ -70,7 +73,7 @@ impl Server {
         uid: i64,
         credentials: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let credentials = credentials_from(credentials)?;
+        let credentials = Arc::new(credentials_of(credentials)?);
         self.lock(py).join(fd, peer, uid, credentials);
         self.poller.join(fd, self.lane);
         Ok(())
@@ -78,7 +81,7 @@ impl Server {
 
     /// Who writes there from now on.
     fn introduce(&self, py: Python<'_>, fd: RawFd, credentials: &Bound<'_, PyAny>) -> PyResult<()> {
-        let credentials = credentials_from(credentials)?;
+        let credentials = Arc::new(credentials_of(credentials)?);
         self.lock(py).introduce(fd, credentials);
         Ok(())
     }

@@ -87,6 +87,8 @@ pub struct Server {
     n_waiting: usize,
     turn: u64,
     paused: Option<Paused>,
+    /// The channel whose turn it is.
+    working: Option<RawFd>,
     /// Channels with output.
     dirty: Vec<RawFd>,
     /// Events for Python that came up outside of a turn.
@@ -119,6 +121,7 @@ impl Server {
             n_waiting: 0,
             turn: 0,
             paused: None,
+            working: None,
             dirty: Vec::new(),
             untold: Vec::new(),
             scratch: Vec::new(),

@@ -260,13 +260,12 @@ impl Server {
         }
     }
 
+    /// Too much is unsent: while it is the turn of the channel, or else because the client does not read.
     fn is_clogged(&mut self, fd: RawFd, report: &mut Report) -> bool {
-        let most = self.limits.unsent_bytes;
-        if self
-            .channels
-            .get(&fd)
-            .is_some_and(|channel| channel.weight() > most)
-        {
+        if self.is_full(fd) {
+            if self.working == Some(fd) {
+                return true;
+            }
             self.flush(fd, report);
         }
         self.channels

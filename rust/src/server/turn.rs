@@ -232,6 +232,7 @@ impl Server {
             return 0;
         };
         let budget = self.left(uid);
+        self.working = Some(fd);
         let core = Arc::clone(&self.core);
         let core = &mut *locked(&core);
         let (mut at, mut spent) = (0, 0i64);
@@ -266,13 +267,14 @@ impl Server {
                 break;
             }
         }
+        self.working = None;
         if let Some(user) = self.users.get_mut(&uid) {
             user.left -= spent;
         }
         at
     }
 
-    fn is_full(&self, fd: RawFd) -> bool {
+    pub(super) fn is_full(&self, fd: RawFd) -> bool {
         self.channels
             .get(&fd)
             .is_some_and(|channel| channel.weight() > self.limits.unsent_bytes)
