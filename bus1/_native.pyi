@@ -1,5 +1,7 @@
 """The native module, as Python sees it (``rust/src/py``)."""
 
+from bus1.core.api import Credentials
+
 __version__: str
 
 class Poller:

@@ -30,9 +30,7 @@ class Waiting(Protocol):
 class Allowance:
     """The allowance of one user, and its line."""
 
-    def __init__(
-        self, reactor: Reactor, per_turn: int, spent: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, reactor: Reactor, per_turn: int, spent: Callable[[], int] = lambda: 0) -> None:
         """``spent`` tells what the user has had in this turn already, in a lane."""
         self.left = 0
         """What this turn still allows; less than nothing if the last request was too large."""

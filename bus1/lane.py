@@ -1,10 +1,11 @@
 """lane: native clients that are served without Python, as far as what they want is everyday.
 
-Theory. Where the native body is in use, the reactor waits in native code, and a lane is served while it waits: it reads
-channels that have joined, and carries out requests that are everyday on the same Core. All else is left to Broker,
-Channel and PeerStation, which are complete without it. What both sides work on has one owner at a time, and goes over
-whole: ``ChannelLane`` is a channel's input and unsent output, ``StationLane`` is the line of a peer with its readiness
-byte. Python takes either when it has to do something, and gives it back when it has nothing in hand.
+Theory. Where the native body is in use, the reactor waits in native code, and a lane is served while it
+waits: it reads channels that have joined, and carries out requests that are everyday on the same Core. All
+else is left to Broker, Channel and PeerStation, which are complete without it. What both sides work on has
+one owner at a time, and goes over whole: ``ChannelLane`` is a channel's input and unsent output,
+``StationLane`` is the line of a peer with its readiness byte. Python takes either when it has to do
+something, and gives it back when it has nothing in hand.
 
 A lane passes sends on to Core, so the hub has to say that it does the same (``Hub.is_plain``).
 
@@ -92,7 +93,9 @@ class StationLane:
         return ChannelLane(self._server, descriptor, self._peer, uid, sender)
 
     def take(self, line: Line, channels: Iterable[Channel]) -> bool | None:
-        """Who waits in the lane stands in ``line`` from now on; whether a byte is in flight, if the lane knew."""
+        """Who waits in the lane stands in ``line`` from now on.
+
+        Returns whether a byte is in flight, if the lane knew."""
         is_signalled, entries = self._server.take_line(self._peer)
         if entries:
             known = {channel.descriptor: channel for channel in channels}

@@ -1,7 +1,7 @@
 """line: RECVs that wait at one peer.
 
-Theory. A RECV that has not been answered, or may be answered again, is a ``PendingRecv``. Those of the queue, and those
-of the seed, stand in a ``Line`` each.
+Theory. A RECV that has not been answered, or may be answered again, is a ``PendingRecv``. Those of the queue,
+and those of the seed, stand in a ``Line`` each.
 
 Not here: who is answered when (station).
 """

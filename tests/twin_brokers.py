@@ -1,8 +1,8 @@
 """twin_brokers: the same bytes from the same clients, to a broker with a lane and to one without.
 
-A ``World`` is a broker whose turns the test makes, and clients that write whatever a script says. What each client can
-observe after a step is a ``Sight``: the bytes that came, how many descriptors, whether the connection is over,
-and how many bytes lie in its peer's descriptor.
+A ``World`` is a broker whose turns the test makes, and clients that write whatever a script says. What each
+client can observe after a step is a ``Sight``: the bytes that came, how many descriptors, whether the
+connection is over, and how many bytes lie in its peer's descriptor.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import struct
 import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,13 +88,8 @@ class Client:
 
     def write(self, data: bytes, fds: Fds | None = None) -> None:
         """As much as the socket takes."""
-        try:
-            if fds is None:
-                self.sock.send(data)
-            else:
-                socket.send_fds(self.sock, [data], list(fds))
-        except OSError:
-            pass
+        with suppress(OSError):
+            socket.send_fds(self.sock, [data], list(fds or ()))
 
     def look(self) -> Sight:
         """Everything that has come."""
@@ -123,10 +119,8 @@ class Client:
         if not len(self.peer_fds):
             return
         with socket.socket(fileno=self.peer_fds[0]) as pair:
-            try:
+            with suppress(OSError):
                 pair.recv(1, socket.MSG_DONTWAIT)
-            except OSError:
-                pass
             pair.detach()
 
     def close(self) -> None:
@@ -196,16 +190,20 @@ class Step:
     takes_byte: bool = False
 
 
-def scripts(seed: int, length: int) -> Iterator[Step]:
-    """Steps that make sense often enough."""
+def scripts(seed: int, length: int, *, asks_for_more: bool) -> Iterator[Step]:
+    """Steps that make sense often enough.
+
+    With how many messages a RECV is answered depends on what has left when: who asks for more is not sent a
+    segment twice here."""
     chance = random.Random(seed)
-    for tag in range(length):
+    for number in range(length):
         client = chance.randrange(N_CLIENTS + 1)
         if chance.random() < 0.1:
             yield Step(client, b"", takes_byte=True)
             continue
-        frames = b"".join(_frame(chance, 100 + 10 * tag + i) for i in range(chance.choice((1, 1, 1, 2, 5))))
-        if chance.random() < 0.005:
+        tags = [100 + 10 * number + i for i in range(chance.choice((1, 1, 1, 2, 5)))]
+        frames = b"".join(_frame(chance, tag, asks_for_more) for tag in tags)
+        if chance.random() < 0.005 and not asks_for_more:
             frames = _spoil(chance, frames)
         cut = chance.randrange(len(frames) + 1) if chance.random() < 0.2 else len(frames)
         yield Step(client, frames[:cut])
@@ -218,19 +216,20 @@ def _spoil(chance: random.Random, frames: bytes) -> bytes:
     return frames[:at] + bytes([chance.choice((0, 1, 0x7F, 0xFF))]) + frames[at + 1 :]
 
 
-def _recv(chance: random.Random, *, alone: bool) -> tuple[int, int, int]:
+def _recv(chance: random.Random, *, may_ask: bool) -> tuple[int, int, int]:
     flags = chance.choice((0, 4, 4, 4, 0, 1, 2)) if chance.random() < 0.3 else 4
     options = chance.choice((0, 1, 1, 2, 3, 3, 3))
-    if alone and options & 1 and chance.random() < 0.4:
+    if may_ask and options & 1 and chance.random() < 0.4:
         options |= chance.choice((1, 3, 31, 255)) << 8
     max_offset = chance.choice((NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT, 0, 64))
     return flags, max_offset, options
 
 
-def _frame(chance: random.Random, tag: int) -> bytes:
+def _frame(chance: random.Random, tag: int, asks_for_more: bool) -> bytes:
     name = chance.choice((
         *_SENDING, "SEND", "SEND", "CALL", "RECV", "RECV", "RECV", "RECV", "RELEASE", "DESTROY", "TRANSFER",
-        "SLICE_RELEASE", "SLICE_RELEASE", "CANCEL", "QUERY", "RESET", "SEGMENT", "SEGMENT_UNMAPPED",
+        "SLICE_RELEASE", "SLICE_RELEASE", "CANCEL", "QUERY", "SEGMENT",
+        *(() if asks_for_more else ("RESET", "SEGMENT_UNMAPPED")),
     ))
     operation = Operation[name]
     tail = b""
@@ -251,13 +250,15 @@ def _frame(chance: random.Random, tag: int) -> bytes:
     else:
         fields = []
     if name in ("RECV", "CALL", "REPLY"):
-        fields += _recv(chance, alone=name == "RECV")
+        fields += _recv(chance, may_ask=asks_for_more and name == "RECV")
     if name in ("REPLY", "SLICE_RELEASE"):
-        fields += [chance.choice((0, 8, 16, 112, OFFSET_INVALID)), chance.choice((0, 0, 0, 1)), 0]
+        flags = 0 if asks_for_more else chance.choice((0, 0, 0, 1))
+        fields += [chance.choice((0, 8, 16, 112, OFFSET_INVALID)), flags, 0]
     if name in ("REPLY", "RESPOND", "RELEASE"):
         fields += [chance.choice(_IDS[3:] if chance.random() < 0.2 else (*_IDS[6:11], HANDLE_INVALID))]
     if name == "DESTROY":
-        nodes = [chance.choice(_IDS[:5] if chance.random() < 0.05 else _IDS[1:3]) for _ in range(chance.choice((1, 1, 2)))]
+        known = _IDS[:5] if chance.random() < 0.05 else _IDS[1:3]
+        nodes = [chance.choice(known) for _ in range(chance.choice((1, 1, 2)))]
         fields += [chance.choice((0, 1)), len(nodes)]
         tail = struct.pack(f"<{len(nodes)}Q", *nodes)
     if name == "TRANSFER":
@@ -265,7 +266,7 @@ def _frame(chance: random.Random, tag: int) -> bytes:
     if name in ("SEGMENT", "QUERY"):
         fields += [chance.choice((0, 1, 2))]
     if name == "SEGMENT_UNMAPPED":
-        fields += [chance.choice((0, 2, 3))]
+        fields += [chance.choice((0, 1, 2, 3))]
     if name == "RESET":
         fields += [chance.choice((0,) * 20 + (1, 3)), *[NO_LIMIT] * 5]
     if name == "CANCEL":

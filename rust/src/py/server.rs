@@ -1,17 +1,18 @@
 //! `Server`: the lane of native channels, as the broker sees it.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::core::error::{Error, Kind};
 use crate::lane;
 use crate::lane::poller::locked;
 use crate::py::arguments::credentials_of;
 use crate::py::core::Core;
-use crate::py::memory::SealedMemory;
+use crate::py::memory::{SealedMemory, raised};
 use crate::py::poller::Poller;
 use crate::server::request::Receiving;
 use crate::server::station::Waiting;
@@ -33,7 +34,8 @@ type Left<'py> = (
 #[pyclass(frozen, module = "bus1._native")]
 pub struct Server {
     inner: Arc<Mutex<server::Server>>,
-    poller: Arc<lane::Poller>,
+    /// It lives as long as the reactor has it.
+    poller: Weak<lane::Poller>,
     lane: usize,
 }
 
@@ -53,13 +55,26 @@ impl Server {
 #[pymethods]
 impl Server {
     #[new]
-    fn new(poller: &Poller, core: &Core, requests_per_turn: i64, unsent_bytes: usize) -> PyResult<Self> {
+    fn new(
+        poller: &Poller,
+        core: &Core,
+        requests_per_turn: i64,
+        unsent_bytes: usize,
+    ) -> PyResult<Self> {
         let poller = poller.shared()?;
-        let limits = Limits { requests_per_turn, unsent_bytes };
+        let limits = Limits {
+            requests_per_turn,
+            unsent_bytes,
+        };
         let inner = server::Server::new(core.shared(), Box::new(Sockets), limits);
         let inner = Arc::new(Mutex::new(inner));
         let lane = poller.add_lane(inner.clone());
-        Ok(Self { inner, poller, lane })
+        let poller = Arc::downgrade(&poller);
+        Ok(Self {
+            inner,
+            poller,
+            lane,
+        })
     }
 
     // ---- channels ------------------------------------------------------------------------------------
@@ -75,7 +90,9 @@ impl Server {
     ) -> PyResult<()> {
         let credentials = Arc::new(credentials_of(credentials)?);
         self.lock(py).join(fd, peer, uid, credentials);
-        self.poller.join(fd, self.lane);
+        if let Some(poller) = self.poller.upgrade() {
+            poller.join(fd, self.lane);
+        }
         Ok(())
     }
 
@@ -91,14 +108,14 @@ impl Server {
         self.lock(py).give(fd)
     }
 
-    /// It belongs to Python from now on. RuntimeError if Core has broken a rule.
+    /// It belongs to Python from now on. InternalError if Core has broken a rule.
     fn take<'py>(&self, py: Python<'py>, fd: RawFd) -> PyResult<Left<'py>> {
         let mut inner = self.lock(py);
         let left = inner.take(fd);
         let broken = inner.broken();
         drop(inner);
         if let Some(text) = broken {
-            return Err(PyRuntimeError::new_err(text));
+            return Err(raised(py, Error::new(Kind::Internal, text)));
         }
         let bytes = |bytes: &Vec<u8>| PyBytes::new(py, bytes);
         Ok((
@@ -112,7 +129,9 @@ impl Server {
 
     /// The channel is closed; `take` it first.
     fn leave(&self, py: Python<'_>, fd: RawFd) {
-        self.poller.leave(fd);
+        if let Some(poller) = self.poller.upgrade() {
+            poller.leave(fd);
+        }
         self.lock(py).leave(fd);
     }
 
@@ -158,10 +177,18 @@ impl Server {
     ) -> PyResult<()> {
         let waiting = entries
             .into_iter()
-            .map(|(fd, operation, tag, flags, max_offset, options, more, done)| {
-                let receiving = Receiving::of(flags, max_offset, options, more)?;
-                Some(Waiting { fd, operation, tag, receiving, done })
-            })
+            .map(
+                |(fd, operation, tag, flags, max_offset, options, more, done)| {
+                    let receiving = Receiving::of(flags, max_offset, options, more)?;
+                    Some(Waiting {
+                        fd,
+                        operation,
+                        tag,
+                        receiving,
+                        done,
+                    })
+                },
+            )
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| PyValueError::new_err("not an everyday RECV"))?;
         self.lock(py).give_line(peer, is_signalled, waiting);

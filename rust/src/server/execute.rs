@@ -297,6 +297,9 @@ impl Server {
         report.stops = true;
         report.is_due = true;
         self.paused = Some(Paused { fd, owed });
+        if self.broken.is_some() {
+            self.hand_over(fd, 0, report); // whoever takes it is told
+        }
         Step::Paused
     }
 

@@ -57,6 +57,7 @@ pub struct Limits {
 /// The allowance of one user, and its line.
 #[derive(Debug, Default)]
 struct User {
+    n_channels: usize,
     turn: u64,
     left: i64,
     line: VecDeque<RawFd>,
@@ -139,7 +140,7 @@ impl Server {
         self.leave(fd);
         self.channels
             .insert(fd, Channel::new(peer, uid, credentials));
-        self.users.entry(uid).or_default();
+        self.users.entry(uid).or_default().n_channels += 1;
     }
 
     /// Who writes there from now on.
@@ -197,9 +198,11 @@ impl Server {
         if self.paused.as_ref().is_some_and(|paused| paused.fd == fd) {
             self.paused = None;
         }
-        let is_last = !self.channels.values().any(|other| other.uid == channel.uid);
-        if is_last {
-            self.users.remove(&channel.uid);
+        if let Some(user) = self.users.get_mut(&channel.uid) {
+            user.n_channels -= 1;
+            if user.n_channels == 0 {
+                self.users.remove(&channel.uid);
+            }
         }
     }
 

@@ -337,7 +337,7 @@ impl Server {
     }
 
     /// Python serves this channel until it gives it back.
-    fn hand_over(&mut self, fd: RawFd, events: u32, report: &mut Report) {
+    pub(super) fn hand_over(&mut self, fd: RawFd, events: u32, report: &mut Report) {
         if let Some(channel) = self.channels.get_mut(&fd) {
             channel.is_here = false;
             report.events.push((fd, events));
