@@ -39,7 +39,8 @@ def lane_for(reactor: Reactor, hub: Hub, limits: BrokerLimits) -> Server | None:
     native, core = acceleration.native, hub.core
     if native is None or reactor.poller is None or not isinstance(core, native.Core) or not hub.is_plain:
         return None
-    return native.Server(reactor.poller, core, limits.requests_per_turn, limits.unsent_bytes)
+    server: Server = native.Server(reactor.poller, core, limits.requests_per_turn, limits.unsent_bytes)
+    return server
 
 
 class Left(NamedTuple):
@@ -115,6 +116,10 @@ class StationLane:
             for request in waiting
         ])
         waiting.clear()
+
+    def woken(self) -> bool:
+        """The peer turned readable; whether the lane has done what follows from that."""
+        return self._server.woken(self._peer)
 
     def note_holders(self, generation: int, holders: Iterable[Channel]) -> None:
         """Which channels have been sent a segment."""

@@ -122,8 +122,9 @@ class PeerStation:
             self._take_line()
             self._signal()
             self._give_line()
-        else:
-            self.woken()  # the lane could not serve it
+        else:  # the lane could not serve it
+            self._take_line()
+            self._serve(self._queue_line)
 
     def _signal(self) -> None:
         if self._is_signalled or self._is_blocked or self._queue_line.offer or not self.is_live:
@@ -167,8 +168,9 @@ class PeerStation:
 
     def woken(self) -> None:
         """The peer turned readable."""
-        self._take_line()
-        self._serve(self._queue_line)
+        if self.lane is None or not self.lane.woken():
+            self._take_line()
+            self._serve(self._queue_line)
 
     def recv(self, request: PendingRecv) -> None:
         """Answer a RECV, now or when its turn comes."""

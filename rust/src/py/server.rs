@@ -195,6 +195,11 @@ impl Server {
         Ok(())
     }
 
+    /// The peer turned readable: answers who waits; False if Python has to do that.
+    fn woken(&self, py: Python<'_>, peer: u64) -> bool {
+        self.lock(py).woken(peer)
+    }
+
     /// Which channels have been sent a segment.
     fn set_holders(&self, py: Python<'_>, peer: u64, generation: u64, holders: Vec<RawFd>) {
         self.lock(py).set_holders(peer, generation, &holders);

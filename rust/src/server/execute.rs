@@ -270,6 +270,13 @@ impl Server {
         Ok(())
     }
 
+    /// The channel is over before its sequence is: what it gives back goes back.
+    pub(super) fn end_sequence(&mut self, peer: u64, mut sequence: Sequence) {
+        let core = std::sync::Arc::clone(&self.core);
+        // nobody is there to be told of an error
+        let _ = self.give_back(&mut locked(&core), peer, &mut sequence);
+    }
+
     // ---- settling ------------------------------------------------------------------------------------
 
     fn settle_and_answer(

@@ -38,7 +38,7 @@ use ahash::AHashMap;
 
 use crate::core::Core;
 use crate::core::api::Credentials;
-use crate::lane::Report;
+use crate::lane::{Lane, Report};
 use crate::memory::Sealed;
 use channel::{Channel, Left};
 use execute::Sequence;
@@ -195,8 +195,11 @@ impl Server {
         let Some(channel) = self.channels.remove(&fd) else {
             return;
         };
-        if self.paused.as_ref().is_some_and(|paused| paused.fd == fd) {
-            self.paused = None;
+        if self.paused.as_ref().is_some_and(|paused| paused.fd == fd)
+            && let Some(Paused { owed, .. }) = self.paused.take()
+            && let Owed::Sequence(sequence) = owed
+        {
+            self.end_sequence(channel.peer, *sequence);
         }
         if let Some(user) = self.users.get_mut(&channel.uid) {
             user.n_channels -= 1;
@@ -247,6 +250,26 @@ impl Server {
             station.is_here = true;
             station.is_signalled = is_signalled;
         }
+    }
+
+    /// The peer turned readable, and Python has heard of it: answers who waits. False: Python has to do that.
+    pub fn woken(&mut self, peer: u64) -> bool {
+        if !self
+            .stations
+            .get(&peer)
+            .is_some_and(|station| station.is_here)
+        {
+            return false;
+        }
+        let core = Arc::clone(&self.core);
+        let mut report = Report::default();
+        let is_served = self.serve(&mut locked(&core), peer, &mut report);
+        if !is_served {
+            report.events.pop(); // Python is here
+        }
+        self.finish(0.0, &mut report);
+        self.untold.append(&mut report.events);
+        is_served
     }
 
     /// Which channels have been sent a segment.

@@ -212,7 +212,10 @@ impl Server {
     }
 
     fn go_on_one(&mut self, fd: RawFd, report: &mut Report) {
-        let Some(channel) = self.channels.get_mut(&fd) else {
+        if self.is_suspended {
+            self.hand_over(fd, 0, report);
+        }
+        let Some(channel) = self.channels.get_mut(&fd).filter(|channel| channel.is_here) else {
             return;
         };
         let mut input = std::mem::take(&mut channel.input);
@@ -286,7 +289,7 @@ impl Server {
         if let Some(channel) = self.channels.get_mut(&fd) {
             if channel.input.is_empty() {
                 channel.input = Vec::new();
-            } else if channel.is_here && !channel.waits && channel.input.len() > RECEIVE_SIZE {
+            } else if channel.is_here && channel.input.len() > RECEIVE_SIZE {
                 self.hand_over(fd, 0, report);
             }
         }
