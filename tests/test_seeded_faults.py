@@ -50,7 +50,9 @@ def outcome(fault: Fault, directory: Path, timeout: float = 300) -> subprocess.C
     tests = [str(clauses.ROOT / test) for test in killers(fault)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", *plugins, *tests], cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {
+            "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "BUS1_ACCEL": "python",
+        },
         capture_output=True, text=True, timeout=timeout,
     )
 

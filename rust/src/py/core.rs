@@ -410,14 +410,26 @@ impl Core {
     fn route(
         &self,
         py: Python<'_>,
-        sender: Peer,
+        sender: Number<'_>,
         parcels: &Bound<'_, PyAny>,
         fds: Fds,
         credentials: &Bound<'_, PyAny>,
     ) -> PyResult<Vec<i32>> {
-        let parcels = parcels_of(parcels)?;
+        let (parcels, mut aliases) = parcels_of(parcels)?;
+        if sender.wild.is_some() {
+            let said = format!("peer {} is gone", sender.value);
+            aliases.push((said, format!("peer {} is gone", sender.text())));
+        }
         let who = self.known.of(credentials)?;
-        self.run(py, |core| core.route(sender.0, &parcels, &fds.0, &who))
+        self.run(py, |core| {
+            let result = core.route(sender.value, &parcels, &fds.0, &who);
+            result.map_err(|error| {
+                match aliases.into_iter().find(|(said, _)| *said == error.text) {
+                    Some((_, text)) => Error::new(error.kind, text),
+                    None => error,
+                }
+            })
+        })
     }
 
     // ---- look-ups --------------------------------------------------------------------------------
