@@ -17,7 +17,7 @@ Not here: what is everyday (``rust/src/server``), when something is taken or giv
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from . import acceleration
 from .core.api import Credentials, RecvFlag
@@ -25,9 +25,11 @@ from .line import Line, PendingRecv
 from .reactor import Reactor
 
 if TYPE_CHECKING:
-    from ._native import SealedMemory, Server
+    from . import _native
+    from ._native import Server
     from .broker import BrokerLimits
     from .channel import Channel
+    from .core.choice import SealedMemory
     from .hub import Hub
 
 _EVERYDAY = (0, int(RecvFlag.INSTALL_FDS))
@@ -87,7 +89,8 @@ class StationLane:
     def __init__(self, server: Server, peer: int, end: int, memory: SealedMemory) -> None:
         self._server = server
         self._peer = peer
-        server.open(peer, end, memory)
+        # where there is a lane, the native body is the choice
+        server.open(peer, end, cast("_native.SealedMemory", memory))
 
     def channel(self, descriptor: int, uid: int, sender: Credentials) -> ChannelLane:
         """A channel of this peer, charged to ``uid``; its input is Python's."""

@@ -40,10 +40,10 @@ def compare(seed: int, length: int, scene: str) -> None:
                     client.write(step.data)
                 world.rest()
             ours, theirs = [world.look() for world in worlds]
-            for client, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            for who, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
                 assert mine == other, (
                     f"seed {seed}, step {number}, client {step.client} wrote {frames_of(step.data)}; "
-                    f"client {client} saw {frames_of(mine.data)} {mine.n_fds} {mine.n_ready}, "
+                    f"client {who} saw {frames_of(mine.data)} {mine.n_fds} {mine.n_ready}, "
                     f"without a lane {frames_of(other.data)} {other.n_fds} {other.n_ready}"
                 )
             assert snapshot(worlds[0]) == snapshot(worlds[1]), f"seed {seed}, step {number}"

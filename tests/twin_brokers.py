@@ -275,9 +275,10 @@ def _frame(chance: random.Random, tag: int, asks_for_more: bool) -> bytes:
     return encode(operation | quiet, tag, REQUESTS[operation].pack(*fields) + tail)
 
 
-def frames_of(data: bytes) -> list[tuple[int, ...]]:
+def frames_of(data: bytes) -> list[tuple[int, str, int, int]]:
     """Headers of whole frames, for people."""
-    found, at = [], 0
+    found: list[tuple[int, str, int, int]] = []
+    at = 0
     while at + HEADER.size <= len(data):
         length, operation, n_fds, tag = HEADER.unpack_from(data, at)
         found.append((length, hex(operation), n_fds, tag))
