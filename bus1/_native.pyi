@@ -144,7 +144,7 @@ class Header:
     def has_unknown_fields(self) -> bool: ...
 
 
-class Paths(Protocol):
+class _Paths(Protocol):
     """Where the object paths of a body go, in marshalling order."""
 
     def append(self, path: str, /) -> None: ...
@@ -154,7 +154,7 @@ class BodyCheck:
     """The check of one body against its signature; ``step`` until it is done."""
 
     def __init__(
-        self, signature: str, body: Buffer, endian: str, n_fds: int, paths: Paths | None = None
+        self, signature: str, body: Buffer, endian: str, n_fds: int, paths: _Paths | None = None
     ) -> None: ...
     @property
     def left(self) -> int: ...
