@@ -11,10 +11,11 @@
 use std::collections::HashMap;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::api::{Counts, Limits, Usage, UserUsage};
 use super::error::{Error, Kind, Result};
-use super::hashing::CountedMap;
+use super::flows::{Flow, Flows};
 use super::sequencer::Sequencer;
 
 pub const SLICES: usize = 0;
@@ -32,6 +33,14 @@ pub struct Share {
     pub counts: Counts,
 }
 
+type Shares = SmallVec<[Share; 1]>;
+
+fn add(totals: &mut [u64; 3], amounts: [u64; 3]) {
+    for (total, amount) in totals.iter_mut().zip(amounts) {
+        *total += amount;
+    }
+}
+
 fn share_of(shares: &[Share], uid: i64) -> Counts {
     shares
         .iter()
@@ -39,7 +48,7 @@ fn share_of(shares: &[Share], uid: i64) -> Counts {
         .map_or([0; 4], |share| share.counts)
 }
 
-fn book_share(shares: &mut Vec<Share>, uid: i64, charge: &Counts) {
+fn book_share(shares: &mut Shares, uid: i64, charge: &Counts) {
     if let Some(share) = shares.iter_mut().find(|share| share.uid == uid) {
         for (count, amount) in share.counts.iter_mut().zip(charge) {
             *count += amount;
@@ -53,7 +62,7 @@ fn book_share(shares: &mut Vec<Share>, uid: i64, charge: &Counts) {
 }
 
 /// False if that was not booked.
-fn settle_share(shares: &mut Vec<Share>, uid: i64, charge: &Counts) -> bool {
+fn settle_share(shares: &mut Shares, uid: i64, charge: &Counts) -> bool {
     let Some(at) = shares.iter().position(|share| share.uid == uid) else {
         return false;
     };
@@ -74,16 +83,10 @@ pub struct User {
     pub uid: i64,
     pub limits: Counts,
     pub used: Counts,
-    pub shares: Vec<Share>,
+    pub shares: Shares,
     pub accounts: u64,
     /// Users are listed as they came.
     pub order: u64,
-}
-
-/// What one sending peer has undelivered at one receiving account: bytes, messages, descriptors.
-pub struct Flow {
-    pub uid: i64,
-    pub undelivered: [u64; 3],
 }
 
 /// One peer's maxima and use.
@@ -93,8 +96,8 @@ pub struct Account {
     pub limits: Counts,
     pub overhead: u64,
     pub used: Counts,
-    pub shares: Vec<Share>,
-    pub flows: CountedMap<Flow>,
+    pub shares: Shares,
+    pub flows: Flows,
     pub undelivered: [u64; 3],
 }
 
@@ -117,14 +120,14 @@ impl Account {
     /// What `sender` has undelivered here.
     pub fn queued(&self, sender: u64) -> Usage {
         self.flows
-            .get(&sender)
+            .get(sender)
             .map_or(Usage::default(), |flow| usage(flow.undelivered))
     }
 
     /// What everybody has undelivered here, the seed apart.
     pub fn waiting(&self) -> Usage {
         let mut all = self.undelivered;
-        if let Some(seed) = self.flows.get(&SEED_SENDER) {
+        if let Some(seed) = self.flows.get(SEED_SENDER) {
             for (count, amount) in all.iter_mut().zip(seed.undelivered) {
                 *count -= amount;
             }
@@ -219,15 +222,15 @@ impl Purse<'_> {
             self.account.used[resource] += amount;
             self.user.used[resource] += amount;
         }
-        let flow = self.account.flows.entry(sender).or_insert(Flow {
-            uid,
-            undelivered: [0; 3],
-        });
-        for totals in [&mut flow.undelivered, &mut self.account.undelivered] {
-            totals[0] += charge.size;
-            totals[1] += 1;
-            totals[2] += counts[FDS];
+        let amounts = [charge.size, 1, counts[FDS]];
+        match self.account.flows.get_mut(sender) {
+            Some(flow) => add(&mut flow.undelivered, amounts),
+            None => {
+                let undelivered = amounts;
+                self.account.flows.insert(sender, Flow { uid, undelivered });
+            }
         }
+        add(&mut self.account.undelivered, amounts);
         Ok(charge)
     }
 
@@ -262,7 +265,7 @@ impl Purse<'_> {
     /// The message has left the queue: `kept` handles stay, and the slice with its bytes.
     pub fn settle(&mut self, charge: &Charge, kept: usize, sequencer: &mut Sequencer) {
         let counts = charge.counts();
-        let Some(flow) = self.account.flows.get_mut(&charge.sender) else {
+        let Some(flow) = self.account.flows.get_mut(charge.sender) else {
             sequencer.fail("a charge was given back twice");
             return;
         };
@@ -273,7 +276,7 @@ impl Purse<'_> {
             totals[2] = totals[2].saturating_sub(counts[FDS]);
         }
         if flow.undelivered[1] == 0 {
-            self.account.flows.remove(&charge.sender);
+            self.account.flows.remove(charge.sender);
         }
         let is_sound = settle_share(&mut self.account.shares, uid, &counts);
         if !(settle_share(&mut self.user.shares, uid, &counts) && is_sound) {
@@ -336,7 +339,7 @@ impl Ledger {
                     uid,
                     limits: configured.map_or(self.defaults, |(_, limits)| *limits).0,
                     used: [0; 4],
-                    shares: Vec::new(),
+                    shares: Shares::new(),
                     accounts: 0,
                     order,
                 });
@@ -350,8 +353,8 @@ impl Ledger {
             limits: limits.map_or(self.users[user].limits, |limits| limits.0),
             overhead,
             used: [0; 4],
-            shares: Vec::new(),
-            flows: CountedMap::default(),
+            shares: Shares::new(),
+            flows: Flows::default(),
             undelivered: [0; 3],
         }
     }

@@ -14,7 +14,7 @@ use super::error::{Error, Kind, Result};
 use super::messages::no_node;
 use super::queue::{Body, Entry};
 use super::transaction::{Outgoing, Transaction, check_counts, check_size};
-use super::{Core, NEVER, NO_LIMIT, NONE};
+use super::{Core, NEVER, NO_LIMIT};
 
 impl Core {
     /// One message to the root node of a hosted peer, no handles; takes `fds` on success.
@@ -108,8 +108,9 @@ impl Core {
     }
 
     fn root_of(&self, reader: u64) -> Option<usize> {
-        let root = self.peers.get(&reader)?.root;
-        Some(root).filter(|node| *node != NONE)
+        let root = self.handles.get(self.peers.get(&reader)?.root)?.node;
+        // another's node can be named 0 by nobody
+        Some(root)
     }
 
     fn place_at_root(

@@ -7,13 +7,15 @@
 //!
 //! Not here: segments (`pool`).
 
+use smallvec::SmallVec;
+
 /// Free ranges.
 #[derive(Default)]
 pub struct Gaps {
     /// (size, start)
-    by_size: Vec<(u32, u32)>,
+    by_size: SmallVec<[(u32, u32); 2]>,
     /// (start, size)
-    by_start: Vec<(u32, u32)>,
+    by_start: SmallVec<[(u32, u32); 2]>,
 }
 
 impl Gaps {

@@ -116,8 +116,8 @@ impl Core {
     /// P-34, P-35: everything but the seed and its own nodes, which are `protected` (S-12 … S-14).
     pub(super) fn flush(&mut self, peer: u64, protected: &NodeSet) -> Result<()> {
         let mut handles: Vec<(u64, usize)> = {
-            let keys = self.peer(peer)?.handles.values();
-            keys.map(|key| (self.handles[*key].order, *key)).collect()
+            let keys = self.peer(peer)?.handle_keys();
+            keys.map(|key| (self.handles[key].order, key)).collect()
         };
         handles.sort_unstable();
         let is_kept = |core: &Core, node: usize| {

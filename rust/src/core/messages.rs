@@ -230,10 +230,7 @@ impl Core {
     /// The node that its owner names so; it may be dead.
     pub(super) fn node_at(&self, (owner, number): (u64, u64)) -> Option<usize> {
         let peer = self.peers.get(&owner)?;
-        let node = match number {
-            0 if peer.root != NONE => peer.root,
-            _ => self.handles[*peer.handles.get(&number)?].node,
-        };
+        let node = self.handles[peer.handle_key(number)?].node;
         Some(node).filter(|node| self.nodes[*node].owner == owner)
     }
 

@@ -17,6 +17,7 @@ mod commands;
 mod delivery;
 pub mod error;
 mod express;
+mod flows;
 mod gaps;
 mod hashing;
 mod loss;
@@ -61,14 +62,31 @@ pub(crate) struct Peer {
     pub queue: Queue,
     pub view: Option<Box<View>>,
     pub flags: u64,
-    /// Handles by their numbers.
+    /// The handle with the number 0, that of the root node.
+    pub root: usize,
+    /// The other ones, by their numbers.
     pub handles: KeyedMap<usize>,
     /// Of the latest assigned number.
     pub counter: u64,
-    /// The own node that is named 0.
-    pub root: usize,
     /// The entry of the seed.
     pub seed: usize,
+}
+
+impl Peer {
+    /// Key of the handle with this number.
+    pub fn handle_key(&self, number: u64) -> Option<usize> {
+        match number {
+            0 => Some(self.root).filter(|key| *key != NONE),
+            _ => self.handles.get(&number).copied(),
+        }
+    }
+
+    /// Keys of all its handles.
+    pub fn handle_keys(&self) -> impl Iterator<Item = usize> + '_ {
+        self.handle_key(0)
+            .into_iter()
+            .chain(self.handles.values().copied())
+    }
 }
 
 /// The bus1 state machine.

@@ -131,7 +131,7 @@ impl Core {
 
     /// The handle of a peer with this number.
     pub(super) fn handle_at(&self, peer: u64, number: u64) -> Option<(usize, &Handle)> {
-        let key = *self.peers.get(&peer)?.handles.get(&number)?;
+        let key = self.peers.get(&peer)?.handle_key(number)?;
         Some((key, &self.handles[key]))
     }
 
@@ -150,9 +150,10 @@ impl Core {
         holders.insert(at, (peer, key));
         self.nodes[node].named += 1;
         if let Some(holder) = self.peers.get_mut(&peer) {
-            holder.handles.insert(number, key);
             if number == 0 {
-                holder.root = node;
+                holder.root = key;
+            } else {
+                holder.handles.insert(number, key);
             }
         }
     }
@@ -196,9 +197,10 @@ impl Core {
                 holders.remove(at);
             }
             if let Some(holder) = self.peers.get_mut(&peer) {
-                holder.handles.remove(&number);
                 if number == 0 {
                     holder.root = NONE;
+                } else {
+                    holder.handles.remove(&number);
                 }
                 if holder.handles.is_empty() && holder.handles.capacity() > 64 {
                     holder.handles.shrink_to_fit();

@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::account::{BYTES, Purse, SLICES};
 use super::api::Payload;
@@ -69,9 +70,9 @@ pub struct Pool {
     space: Gaps,
     gaps: Gaps,
     /// (base, generation) of the shared segments.
-    bases: Vec<(u32, u64)>,
+    bases: SmallVec<[(u32, u64); 1]>,
     /// By generation.
-    pub segments: Vec<Segment>,
+    pub segments: SmallVec<[Segment; 1]>,
     /// By offset; their order is that of their serials.
     pub published: HashMap<u32, usize, ByKey>,
     /// Segments with what is still charged for them, as they were retired.
@@ -92,8 +93,8 @@ impl Pool {
             number,
             space,
             gaps: Gaps::default(),
-            bases: Vec::new(),
-            segments: Vec::new(),
+            bases: SmallVec::new(),
+            segments: SmallVec::new(),
             published: HashMap::default(),
             retired: Vec::new(),
             generation: 0,
@@ -264,6 +265,9 @@ impl Pool {
             ));
         }
         self.published.remove(&slice.offset);
+        if self.published.is_empty() {
+            self.published = HashMap::default();
+        }
         slice.published = false;
         if !slice.pinned {
             self.free(key, unmapped, around);

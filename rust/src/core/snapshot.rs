@@ -106,8 +106,10 @@ impl Core {
     }
 
     fn peer_value(&self, number: u64, peer: &Peer, let_go: &mut LetGo) -> Value {
-        let mut handles: Vec<(u64, usize)> =
-            peer.handles.iter().map(|(id, key)| (*id, *key)).collect();
+        let mut handles: Vec<(u64, usize)> = peer
+            .handle_keys()
+            .map(|key| (self.handles[key].number, key))
+            .collect();
         handles.sort_unstable();
         let is_own = |key: &usize| self.nodes[self.handles[*key].node].owner == number;
         let own = handles.iter().filter(|(_, key)| is_own(key));
@@ -145,9 +147,7 @@ impl Core {
     }
 
     fn account_value(&self, account: &Account) -> Value {
-        let mut flows: Vec<_> = account.flows.iter().collect();
-        flows.sort_by_key(|(sender, _)| **sender);
-        let queued = flows.into_iter().map(|(sender, flow)| {
+        let queued = account.flows.sorted().into_iter().map(|(sender, flow)| {
             let [bytes, messages, fds] = flow.undelivered;
             let values = [
                 bytes.into(),
@@ -155,7 +155,7 @@ impl Core {
                 fds.into(),
                 Value::from(flow.uid),
             ];
-            (*sender, list(values))
+            (sender, list(values))
         });
         dict([
             ("uid", self.ledger.users[account.user].uid.into()),
