@@ -39,10 +39,16 @@ def arguments() -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--pinned", action="store_true", help="bus and clients on one CPU, and no more")
     where.add_argument("--unpinned", action="store_true", help="on all CPUs, and no more")
+    parser.add_argument(
+        "--busy", action="store_true",
+        help="rates by the time that bus and clients have run, where others use the CPU, too; with --pinned",
+    )
     parser.add_argument("--json", action="store_true", help="print every round as JSON instead of a table")
     options = parser.parse_args()
     if min(options.rounds, options.largest) < 1 or options.seconds <= 0:
         parser.error("--rounds and --largest take numbers from 1 on, --seconds any above 0")
+    if options.busy and not options.pinned:
+        parser.error("--busy is for --pinned: on several CPUs they run at the same time")
     return options
 
 
@@ -64,9 +70,13 @@ def main() -> int:
     names, data, failed = [kind.name for kind in kinds], {}, False
     for pinned, scenarios in passes(options, chosen):
         where = "Bus and clients on one CPU" if pinned else "On all CPUs"
+        where += ", rates by the time that these have run" if options.busy else ""
         told = heading(kinds, options.rounds, where)
         try:
-            results = run(Plan(kinds, scenarios, options.rounds, options.seconds, pinned, options.largest))
+            plan = Plan(
+                kinds, scenarios, options.rounds, options.seconds, pinned, options.largest, options.busy,
+            )
+            results = run(plan)
         except NoLoad as error:
             print(error, file=sys.stderr)
             return 2
@@ -77,7 +87,7 @@ def main() -> int:
     if options.json:
         print(json.dumps(data, indent=1))
     missing = [kind.name for kind in wanted if kind not in kinds]
-    missing += [scenario.library for scenario in asked if scenario not in chosen]
+    missing += [scenario.library or scenario.module for scenario in asked if scenario not in chosen]
     for name in missing:
         print(f"{name} is not installed and was left out.", file=sys.stderr)
     return 1 if failed else 0

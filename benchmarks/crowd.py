@@ -33,12 +33,21 @@ RULES: dict[str, Callable[[int], str]] = {
 """By the key that keeps them from matching."""
 
 
+ADD = messages.driver_call("AddMatch", "s", "")
+
+
+def add(rule: str) -> bytes:
+    """The call that adds a rule; the header of all is the same but for the length of the body."""
+    text = rule.encode()
+    length = len(text).to_bytes(4, "little")
+    return ADD[:4] + (len(text) + 5).to_bytes(4, "little") + ADD[8:-5] + length + text + b"\0"
+
+
 def rules(kind: str) -> Callable[[str, int], list[Connection]]:
     """Who adds rules that one key keeps from matching."""
 
     def bring(address: str, count: int) -> list[Connection]:
-        calls = (messages.driver_call("AddMatch", "s", RULES[kind](number)) for number in range(count))
-        return [ask(Connection.open(address), calls)]
+        return [ask(Connection.open(address), map(add, map(RULES[kind], range(count))))]
 
     return bring
 
@@ -46,10 +55,8 @@ def rules(kind: str) -> Callable[[str, int], list[Connection]]:
 def mixed(address: str, count: int) -> list[Connection]:
     """Rules of all kinds, taking turns."""
     kinds = list(RULES.values())
-    calls = (
-        messages.driver_call("AddMatch", "s", kinds[number % len(kinds)](number)) for number in range(count)
-    )
-    return [ask(Connection.open(address), calls)]
+    texts = (kinds[number % len(kinds)](number) for number in range(count))
+    return [ask(Connection.open(address), map(add, texts))]
 
 
 def names(address: str, count: int) -> list[Connection]:
@@ -73,8 +80,7 @@ def ask(connection: Connection, calls: Iterator[bytes]) -> Connection:
     """Make these calls and wait for their answers."""
     while batch := list(islice(calls, BATCH)):
         connection.socket.sendall(b"".join(batch))
-        for _ in batch:
-            connection.take_reply()
+        connection.take_replies(len(batch))
     return connection
 
 

@@ -9,8 +9,9 @@ Not here: how a figure is measured (scenarios).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Figure:
     title: str
     unit: str
     goal: Goal | None = None
+    of_rounds: Callable[[Iterable[float]], float] = median
+    """What the rounds come to: what must never happen is told if it happened once (``max``)."""
 
 
 def number(value: float) -> str:

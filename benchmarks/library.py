@@ -3,8 +3,8 @@
 Theory. One call at a time, of a method that takes a string and gives one back; or many large messages
 without a reply, and a call behind them. ``dbus-fast`` is the fastest Python library for D-Bus; its client
 calls through the proxy object that it makes from introspection. ``bus1_services`` is this project's
-framework. Both run on asyncio, each party in a process of its own. The client takes the times and its CPU
-time; the scheduler, two event loops and three processes are in them.
+framework. Both run on asyncio (``blocking`` without any event loop), each party in a process of its own.
+The client takes the times and its CPU time; the scheduler, two event loops and three processes are in them.
 
 Not here: raw sockets (legacy, native).
 """
@@ -12,11 +12,14 @@ Not here: raw sockets (legacy, native).
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from time import perf_counter_ns as clock
 from time import process_time_ns
+from typing import Any
 
 import anyio
 from bus1_services import Interface, Service, Str, connect, method
@@ -65,8 +68,13 @@ async def measure(call: Call, count: int) -> None:
         start = clock()
         await call(TEXT)
         times.append(clock() - start)
-    print(json.dumps({"times": times, "cpu": (process_time_ns() - spent) // count}), flush=True)
+    tell(times, process_time_ns() - spent)
     await asyncio.get_running_loop().create_future()
+
+
+def tell(times: list[int], spent: int) -> None:
+    """A line of JSON: the times, and the CPU time of one call, in ns."""
+    print(json.dumps({"times": times, "cpu": spent // len(times)}), flush=True)
 
 
 async def serve_with_bus1(address: str) -> None:
@@ -115,6 +123,39 @@ async def pour_with_dbus_fast(address: str, size: str, count: str) -> None:
     print(json.dumps({"rate": rate}), flush=True)
 
 
+def serve_without_a_loop(address: str) -> None:
+    """Until killed."""
+    with blocking().connect(address) as bus:
+        bus.publish("Echo", {NAME: 0}, {OBJECT: Echo()})
+        print("ready", flush=True)
+        bus.serve()
+
+
+def call_without_a_loop(address: str, count: str) -> None:
+    """The client of ``serve_without_a_loop``."""
+    with blocking().connect(address) as bus:
+        echo = bus.proxy(Echo, NAME, OBJECT).echo
+        times: list[int] = []
+        for _ in range(max(1, int(count) // 10)):
+            echo(TEXT)
+        print("warm", flush=True)
+        spent = process_time_ns()
+        for _ in range(int(count)):
+            start = clock()
+            echo(TEXT)
+            times.append(clock() - start)
+        tell(times, process_time_ns() - spent)
+        threading.Event().wait()
+
+
+def blocking() -> Any:
+    """The synchronous face."""
+    return importlib.import_module("bus1_services.blocking")
+
+
+BLOCKING: dict[str, Callable[..., None]] = {
+    "blocking.service": serve_without_a_loop, "blocking.client": call_without_a_loop,
+}
 PARTIES: dict[str, Callable[..., Awaitable[None]]] = {
     "bus1_services.service": serve_with_bus1, "bus1_services.client": call_with_bus1,
     "dbus-fast.service": serve_with_dbus_fast, "dbus-fast.client": call_with_dbus_fast,
@@ -123,4 +164,7 @@ PARTIES: dict[str, Callable[..., Awaitable[None]]] = {
 
 
 if __name__ == "__main__":
-    anyio.run(PARTIES[sys.argv[1]], *sys.argv[2:])
+    if sys.argv[1] in BLOCKING:
+        BLOCKING[sys.argv[1]](*sys.argv[2:])
+    else:
+        anyio.run(PARTIES[sys.argv[1]], *sys.argv[2:])

@@ -26,11 +26,15 @@ Crowd = Sequence[tuple[str, int]]
 class Place:
     """The buses of one kind for one group."""
 
-    def __init__(self, kind: type[Bus], directory: Path, largest: int = MANY) -> None:
+    def __init__(
+        self, kind: type[Bus], directory: Path, largest: int = MANY, *, busy: bool = False
+    ) -> None:
         self.kind = kind
         self.directory = directory
         self.largest = largest
         """No crowd has more, whatever is asked for."""
+        self.rate = "busy_rate" if busy else "rate"
+        """Which rate of the load: by the time that bus and clients have run, or by that which has passed."""
         self.buses: list[Bus] = []
         self.notes: dict[str, float] = {}
         """What was found while it was made, and what scenarios remember."""

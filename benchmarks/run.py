@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from statistics import median
 
 from .buses import Bus
 from .load import NoLoad
@@ -42,12 +41,13 @@ class Results:
         return max(map(len, self.values.values()), default=0)
 
     def medians(self, scenario: Scenario, bus: str) -> dict[str, float]:
-        """The median of each figure over the rounds, by its name; empty if there is nothing to show."""
+        """Each figure by name, as a rule the median of its rounds; empty if there is nothing to show."""
         key = (scenario.name, bus)
         if key not in self.values or key in self.failures:
             return {}
         columns = zip(*self.values[key], strict=True)
-        return {figure.name: median(column) for figure, column in zip(scenario.figures, columns, strict=True)}
+        figures = zip(scenario.figures, columns, strict=True)
+        return {figure.name: figure.of_rounds(column) for figure, column in figures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Plan:
     pinned: bool
     largest: int = MANY
     """No crowd has more."""
+    busy: bool = False
+    """Count the time that bus and clients have run, where others use the CPU as well."""
 
 
 def run(plan: Plan) -> Results:
@@ -93,7 +95,7 @@ def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: R
         places = []
         for kind in plan.kinds:
             concerned = [scenario for scenario in group if is_for(scenario, kind)]
-            if concerned and (place := open_place(kind, concerned, directory, results, plan.largest)):
+            if concerned and (place := open_place(kind, concerned, directory, results, plan)):
                 stack.callback(place.close)
                 places.append(place)
         for number in range(plan.rounds):
@@ -105,10 +107,10 @@ def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: R
 
 
 def open_place(
-    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results, largest: int
+    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results, plan: Plan
 ) -> Place | None:
     """A place for these scenarios; if there can't be one, all of them have failed."""
-    place = Place(kind, directory, largest)
+    place = Place(kind, directory, plan.largest, busy=plan.busy)
     try:
         concerned[0].furnish(place)
     except NoLoad:

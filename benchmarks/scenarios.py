@@ -49,12 +49,12 @@ def library_call(library: str, place: Place, seconds: float) -> Found:
 
 def rate(role: str, options: Options, place: Place, seconds: float) -> Found:
     """Thousands a second."""
-    return (measure(role, place.bus, seconds=seconds, **options)["rate"] / 1e3,)
+    return (measure(role, place.bus, seconds=seconds, **options)[place.rate] / 1e3,)
 
 
 def bandwidth(size: int, place: Place, seconds: float) -> Found:
     """MB of bodies a second."""
-    return (measure("one-way", place.bus, seconds=seconds, size=size)["rate"] * size / 1e6,)
+    return (measure("one-way", place.bus, seconds=seconds, size=size)[place.rate] * size / 1e6,)
 
 
 def among_rules(place: Place, seconds: float) -> Found:
@@ -65,7 +65,8 @@ def among_rules(place: Place, seconds: float) -> Found:
         if burst is None:  # How long one takes, so that nobody waits for minutes.
             probe = measure("signals", bus, seconds=0.001, burst=1, arguments=4)["rate"]
             burst = place.notes[bus.address] = min(50, max(1, ceil(probe / 100)))
-        found.append(measure("signals", bus, seconds=seconds, burst=ceil(burst), arguments=4)["rate"] / 1e3)
+        signals = measure("signals", bus, seconds=seconds, burst=ceil(burst), arguments=4)
+        found.append(signals[place.rate] / 1e3)
     return tuple(found)
 
 
@@ -76,8 +77,9 @@ def rule_memory(place: Place, seconds: float) -> Found:
 
 def in_a_crowd(role: str, figure: str, options: Options, place: Place, seconds: float) -> Found:
     """How many times as long it takes on the bus that is full."""
-    alone, crowded = (measure(role, bus, seconds=seconds, **options)[figure] for bus in place.buses)
-    return (crowded / alone if figure == "p50" else alone / crowded,)
+    key = place.rate if figure == "rate" else figure
+    alone, crowded = (measure(role, bus, seconds=seconds, **options)[key] for bus in place.buses)
+    return (alone / crowded if figure == "rate" else crowded / alone,)
 
 
 def idle(place: Place, seconds: float) -> Found:
@@ -120,11 +122,11 @@ def ask(bus: Bus, *words: str) -> Mapping[str, float | list[int]]:
 
 
 def python_call(library: str, place: Place, seconds: float) -> Found:
-    """A call and its reply of two Python programs: µs, and CPU of the bus, the client and the service."""
+    """A call and its reply in Python, with ``library`` on our bus: µs, and CPU of bus, client and service."""
     bus, count = place.bus, ceil(3000 * seconds)
-    if library == "own":
-        library = "bus1_services" if isinstance(bus, Bus1Bridge) else "dbus-fast"
-    address = native_of(bus) if library == "bus1_services" else bus.address
+    if not isinstance(bus, Bus1Bridge):
+        library = "dbus-fast"
+    address = bus.address if library == "dbus-fast" else native_of(bus)
     with Worker("library", f"{library}.service", address, environment=bus.environment) as service:
         service.line()
         arguments = (f"{library}.client", address, str(count))

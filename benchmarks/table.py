@@ -6,6 +6,7 @@ Not here: how a figure is measured (scenarios), on what (places).
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,9 +40,13 @@ class Scenario:
     """No more than that."""
     library: str = ""
     """The shared library that it cannot do without."""
+    module: str = ""
+    """The Python module that it cannot do without."""
 
     def can_be_measured(self) -> bool:
-        """Whether its library is installed."""
+        """Whether what it cannot do without is installed."""
+        if self.module:
+            return importlib.util.find_spec(self.module) is not None
         try:
             return not self.library or bool(ctypes.CDLL(self.library))
         except OSError:
@@ -111,10 +116,11 @@ MEMORY = (
     Scenario("flood", (
         Figure("p50", "a pair while a client floods a subscriber that never reads, p50", "µs"),
         Figure("p99", "the same, p99", "µs", Goal(most=1)),
-        Figure("growth", "memory of the bus, growth in that", "MiB", Goal(most=64, of="itself")),
-        Figure("innocent", "one of the pair cut off", "0/1", Goal(most=0, of="itself")),
-        Figure("flooder", "the flooder cut off", "0/1", Goal(most=0, of="itself")),
-        Figure("reader", "the reader that doesn't read cut off", "0/1"),
+        Figure("growth", "memory of the bus, growth in that, most of all rounds", "MiB",
+               Goal(most=64, of="itself"), max),
+        Figure("innocent", "one of the pair cut off, in any round", "0/1", Goal(most=0, of="itself"), max),
+        Figure("flooder", "the flooder cut off, in any round", "0/1", Goal(most=0, of="itself"), max),
+        Figure("reader", "the reader that doesn't read cut off, in any round", "0/1", None, max),
     ), scenarios.flood, places.nothing, BUSES, 5),
 )
 LIBRARIES = tuple(
@@ -129,7 +135,13 @@ PYTHON = (
                Goal(most=0.59)),
         Figure("bus", "CPU of the bus for that", "µs"), Figure("client", "CPU of the client", "µs"),
         Figure("service", "CPU of the service", "µs"),
-    ), partial(scenarios.python_call, "own"), buses=BUSES),
+    ), partial(scenarios.python_call, "bus1_services"), buses=BUSES),
+    Scenario("blocking-call", (
+        Figure("p50", "call + reply in Python, p50: dbus-fast; ours native, synchronous face", "µs",
+               Goal(most=0.33)),
+        Figure("bus", "CPU of the bus for that", "µs"), Figure("client", "CPU of the client", "µs"),
+        Figure("service", "CPU of the service", "µs"),
+    ), partial(scenarios.python_call, "blocking"), buses=BUSES, module="bus1_services.blocking"),
     Scenario("dbus-fast-call", (
         Figure("p50", "the same with dbus-fast on every bus, p50", "µs"),
         Figure("bus", "CPU of the bus for that", "µs"), Figure("client", "CPU of the client", "µs"),

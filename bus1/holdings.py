@@ -131,6 +131,12 @@ class Holdings:
             self.check_closing(uid)
         return n_bytes or size
 
+    @property
+    def are_closing(self) -> bool:
+        """Somebody's descriptors take their time."""
+        self._note_closed()
+        return bool(self._closing)
+
     def check_closing(self, uid: int) -> None:
         """QuotaExceeded if what waits to be closed is all that the user may have open."""
         if self._closes_too_many(uid):

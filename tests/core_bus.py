@@ -130,8 +130,10 @@ class BusPeer:
 class CoreBus:
     """A Core and its peers."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.core = Core(limits) if limits else Core()
+    def __init__(self, limits: Limits | None = None, body: type[Core] | None = None) -> None:
+        """``body`` is the one to be tested, in place of that in use."""
+        body = body or Core
+        self.core = body(limits) if limits else body()
 
     def peer(
         self, uid: int = 1000, memory: Memory | None = None, *, limits: Limits | None = None,

@@ -123,6 +123,25 @@ def test_the_table_shows_medians_the_ratio_to_the_reference_and_whether_the_goal
     assert lines[-1] == "call on floor failed: OSError: gone"
 
 
+@needs_cargo
+def test_rates_may_be_counted_by_the_time_that_bus_and_clients_have_run() -> None:
+    quick = ("--rounds", "1", "--seconds", "0.1", "--only", "getid", "--only", "batched", "--bus", "floor")
+    assert measure("--busy", *quick).returncode == 2
+    command = [sys.executable, "-m", "benchmarks", "--pinned", "--busy", "--json", *quick]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["pinned"]["batched"]["buses"]["floor"]["medians"]["rate"] > 0
+
+
+def test_what_must_never_happen_is_told_if_it_happened_once(load: Any) -> None:
+    rounds: list[tuple[float, ...]] = [
+        (20.0, 90.0, 6.0, 0.0, 0.0, 0.0), (10.0, 10.0, 7.0, 1.0, 0.0, 0.0), (12.0, 95.0, 5.0, 0.0, 0.0, 0.0),
+    ]
+    results = results_of(load, ("flood", "bus1-bridge", rounds))
+    medians = results.medians(scenario_of(load, "flood"), "bus1-bridge")
+    assert list(medians.values()) == [12.0, 90.0, 7.0, 1.0, 0.0, 0.0]
+
+
 def test_a_goal_is_a_bound_on_a_ratio_on_the_value_or_on_another_figure(load: Any) -> None:
     goal = load("figures").Goal
     assert goal(most=0.8).value("p50", {"p50": 4.0}, {"p50": 5.0}) == 0.8
@@ -188,6 +207,12 @@ def test_the_load_writes_bodies_as_another_implementation_reads_them(load: Any) 
     assert read.body[:3] == [1, "/a/b", "text"]
     assert read.body[3].signature == policy
     assert messages.frame_length(message) == len(message)
+
+
+def test_the_calls_of_a_crowd_are_those_that_are_built_one_by_one(load: Any) -> None:
+    crowd, messages = load("crowd"), load("messages")
+    for rule in ("", "type='signal'", crowd.RULES["argN"](12345)):
+        assert crowd.add(rule) == messages.driver_call("AddMatch", "s", rule)
 
 
 def test_both_serials_of_a_built_reply_lie_where_they_are_patched(load: Any) -> None:

@@ -78,17 +78,18 @@ def _converse(
 
 
 def _ask(sock: Any, client: Client, request: Request[Any]) -> Any:
+    import select
     from contextlib import suppress
-
-    from ..transport import receive, transmit
 
     exchange, tag = client.exchange, client.start(request)
     # what the bus said before it closed is still to be read
     with suppress(BrokenPipeError, ConnectionResetError):
-        transmit(sock, exchange.writer)
+        exchange.transmit(sock)
     while (answer := exchange.take(tag)) is None:
+        if not select.select([sock], [], [], PATIENCE)[0]:
+            raise TimeoutError
         try:
-            size = receive(sock, exchange.reader).size
+            size = exchange.receive(sock)
         except ConnectionResetError:
             size = 0
         if not size:

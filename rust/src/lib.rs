@@ -3,6 +3,7 @@
 //! Pure modules (`core`, `dbus`, `tables`) decide and know neither Python nor sockets; `sys` is the one place
 //! with `unsafe` code; `lane` moves bytes; `py` binds all of it to Python.
 
+pub mod client;
 pub mod core;
 pub mod dbus;
 pub mod lane;

@@ -82,6 +82,7 @@ impl Bus {
         let standing = Standing {
             sends_all: true,
             receives_all: true,
+            takes_fds: true,
             max_message_size: 1 << 27,
             max_message_unix_fds: 16,
             max_incoming_bytes: 1 << 30,

@@ -20,15 +20,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from bus1.core.api import HANDLE_INVALID
 from bus1.errors import Bus1Error, RemoteProtocolError
+from bus1.received import ReceivedMessage
 
-from .body import Reference, Variant
+from .body import Reference, Variant, decode
 from .call import Envelope, Kind
 from .caller import Caller
-from .calls import Calls, Resolved
+from .calls import Resolved
 from .caps.gate import Gate
 from .conversion import Misfit
 from .errors import (
@@ -46,6 +48,7 @@ from .introspection import interfaces_xml, node_xml
 from .members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
 from .stream import Stream
+from .swift import Swift, SwiftCalls, swift
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -83,7 +86,7 @@ class Export:
         self.is_published = False
         self._path = capability_path()
         self._subscribers: list[Subscriber] = []
-        self._calls = Calls(connection, target.__max_calls__, type(target).__qualname__)
+        self._calls = SwiftCalls(connection, target.__max_calls__, type(target).__qualname__)
         self._specs = interfaces_of(type(target)) if self._gate is None else self._gate.specs
         served: list[Interface] = [Introspectable(self), Peer(), Properties(self), Signals(self)]
         tables = [(target, spec) for spec in self._specs]
@@ -91,6 +94,8 @@ class Export:
         self._interfaces: dict[str, tuple[Interface, InterfaceSpec]] = {
             spec.name: (interface, spec) for interface, spec in reversed(tables)
         }
+        self._swift: dict[tuple[str, str, str], Swift | None] = {}
+        """What has been called already, by interface, name and signature; None if that may take its time."""
         target.__near__.append(self)
 
     def capability(self) -> tuple[str, int]:
@@ -151,6 +156,41 @@ class Export:
                 self.bereaved(handle)
 
     # ---- what the connection tells -----------------------------------------------------------
+
+    def is_answered(self, message: ReceivedMessage, envelope: Envelope, body: memoryview) -> bool:
+        """A call that is over at once has been run; if not, nothing has happened."""
+        if self._gate is not None or len(message.handles) != 1 or not self._calls.is_free:
+            return False
+        reply = message.handles[0]
+        if envelope.kind is not Kind.CALL or envelope.flags or envelope.caps or reply == HANDLE_INVALID:
+            return False
+        try:
+            work = self._swift_work(envelope)
+            if work is None:
+                return False
+            values = decode(envelope.signature, body, envelope.endian)
+        except (RemoteProtocolError, DBusError):
+            return False
+        self._calls.run(envelope, reply, work, values, partial(self._caller, message, envelope))
+        return True
+
+    def _caller(self, message: ReceivedMessage, envelope: Envelope, reply: Handle) -> Caller:
+        sender = message.uid, message.gid, message.pid
+        arrival = Arrival(envelope, message.payload, (), (), *sender, message.secctx)
+        return Caller(
+            *sender, envelope.flags, (), arrival.label, arrival.endpoint, self.target, reply, self.connection
+        )
+
+    def _swift_work(self, envelope: Envelope) -> Swift | None:
+        key = envelope.interface, envelope.member, envelope.signature
+        try:
+            return self._swift[key]
+        except KeyError:
+            interface, spec = self._method(envelope)
+            if spec.signature != envelope.signature:
+                return None
+            work = self._swift[key] = swift(interface, spec)
+            return work
 
     def arrived(self, arrival: Arrival) -> None:
         """A message for the object: a call is run, anything else is not for objects."""

@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::sys::{self, Poll, libraries};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The role of a callee: answer until the parent or the bus ends.
@@ -153,7 +153,7 @@ impl Caller {
         let mut body = Vec::new();
         string(&mut body, TEXT);
         let descriptor = if options.descriptors {
-            Some(File::open("/dev/null")?)
+            Some(File::from(OwnedFd::from(io::pipe()?.0)))
         } else {
             None
         };

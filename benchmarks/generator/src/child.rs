@@ -2,7 +2,6 @@
 
 use crate::connection::failed;
 use crate::options::Options;
-use crate::sys;
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{self, ChildStdout, Command, Stdio};
@@ -61,9 +60,9 @@ impl Child {
         !matches!(self.process.try_wait(), Ok(None))
     }
 
-    /// Nanoseconds of CPU that it has used.
-    pub fn processor_time(&self) -> io::Result<u64> {
-        sys::processor_time(self.process.id() as i32)
+    /// Its process.
+    pub fn number(&self) -> i32 {
+        self.process.id() as i32
     }
 }
 

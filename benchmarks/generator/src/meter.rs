@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A measurement that is under way.
-pub struct Meter<'a> {
+pub struct Meter {
     bus: i32,
-    child: Option<&'a Child>,
+    child: i32,
     spent: [u64; 2],
     start: Instant,
 }
@@ -38,13 +38,19 @@ fn bus_time(bus: i32) -> io::Result<u64> {
     sys::processor_time(bus)
 }
 
-fn load_time(child: Option<&Child>) -> io::Result<u64> {
-    Ok(sys::own_processor_time()? + child.map_or(Ok(0), Child::processor_time)?)
+fn load_time(child: i32) -> io::Result<u64> {
+    Ok(sys::own_processor_time()?
+        + if child == 0 {
+            0
+        } else {
+            sys::processor_time(child)?
+        })
 }
 
-impl<'a> Meter<'a> {
-    /// Begin.
-    pub fn start(bus: i32, child: Option<&'a Child>) -> io::Result<Self> {
+impl Meter {
+    /// Begin; the load is this process and `child`.
+    pub fn start(bus: i32, child: Option<&Child>) -> io::Result<Self> {
+        let child = child.map_or(0, Child::number);
         let spent = [bus_time(bus)?, load_time(child)?];
         Ok(Self {
             bus,
@@ -63,6 +69,7 @@ impl<'a> Meter<'a> {
         report.add("count", count as f64);
         report.add("seconds", seconds);
         report.add("rate", count as f64 / seconds);
+        report.add("busy_rate", count as f64 * 1e9 / (bus + load).max(1) as f64);
         report.add("bus_cpu", bus as f64 / 1e9);
         report.add("load_cpu", load as f64 / 1e9);
         Ok(report)

@@ -59,12 +59,9 @@ pub fn one_way(options: &Options) -> io::Result<Report> {
     let mut send =
         |connection: &mut Connection| (0..writes).try_for_each(|_| connection.write(&data));
     ahead(&mut child, &mut connection, options.warm_up(), &mut send)?;
-    let meter = Meter::start(options.bus, None)?;
-    let spent = child.processor_time()?;
+    let meter = Meter::start(options.bus, Some(&child))?;
     let parts = ahead(&mut child, &mut connection, options.time(), &mut send)?;
-    let mut report = meter.stop(parts * (batch * writes) as u64)?;
-    report.add("child_cpu", (child.processor_time()? - spent) as f64 / 1e9);
-    Ok(report)
+    meter.stop(parts * (batch * writes) as u64)
 }
 
 /// Send parts until the time is over, at most a window ahead; how many, once all have been received.
@@ -129,12 +126,9 @@ pub fn signals(options: &Options) -> io::Result<Report> {
     let data = signal(options.arguments, options.size).repeat(options.burst as usize);
     let mut send = |connection: &mut Connection| connection.write(&data);
     ahead(&mut child, &mut connection, options.warm_up(), &mut send)?;
-    let meter = Meter::start(options.bus, None)?;
-    let spent = child.processor_time()?;
+    let meter = Meter::start(options.bus, Some(&child))?;
     let bursts = ahead(&mut child, &mut connection, options.time(), &mut send)?;
-    let mut report = meter.stop(bursts * options.burst * options.count as u64)?;
-    report.add("child_cpu", (child.processor_time()? - spent) as f64 / 1e9);
-    Ok(report)
+    meter.stop(bursts * options.burst * options.count as u64)
 }
 
 /// The role of clients that come and go.

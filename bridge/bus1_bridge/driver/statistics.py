@@ -113,8 +113,13 @@ def _traffic(call: Call, party: Party) -> dict[str, int]:
     if isinstance(party, LegacyParty):
         if party.stream is not None:
             incoming, peak_in = party.stream.unhandled(), party.stream.peak
-        peak = party.peak
+        peak = payload(party.peak)
         if party.express is not None:
+            here, most_in, most_out = party.express.usage(party.peer)
+            incoming = Usage(*map(sum, zip(incoming, here, strict=True)))
+            peak_in, peak = _largest(peak_in, most_in), _largest(peak, payload(most_out))
+        peak_out = _largest(outgoing, peak)
+        peak = party.peak
             in_lane, most_in, most_out = party.express.traffic(party.peer)
             incoming = Usage(*map(sum, zip(incoming, in_lane, strict=True)))
             peak_in = Usage(*map(max, zip(peak_in, most_in, strict=True)))
@@ -127,6 +132,10 @@ def _traffic(call: Call, party: Party) -> dict[str, int]:
         "OutgoingMessages": outgoing.messages, "OutgoingBytes": outgoing.bytes, "OutgoingFDs": outgoing.fds,
         "PeakOutgoingBytes": peak_out.bytes, "PeakOutgoingFDs": peak_out.fds,
     }
+
+
+def _largest(first: Usage, second: Usage) -> Usage:
+    return Usage(max(first.bytes, second.bytes), 0, max(first.fds, second.fds))
 
 
 def _outgoing(call: Call, party: Party) -> Usage:

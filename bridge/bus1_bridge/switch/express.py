@@ -22,13 +22,14 @@ from bus1 import acceleration
 from bus1.core.api import Parcel, Usage
 
 if TYPE_CHECKING:
+    from bus1.holdings import Holdings
     from bus1.reactor import Reactor
 
     from .connection import Connection
     from .router import Router
 
-Standing = tuple[bool, bool, int, int, int, int, int]
-"""May send everything, may receive everything; the limits that the lane minds, in its order."""
+Standing = tuple[bool, bool, bool, int, int, int, int, int]
+"""May send everything, may receive everything, takes descriptors; the limits that the lane minds, in its order."""
 
 
 class Joining(Protocol):
@@ -43,7 +44,7 @@ class Joining(Protocol):
 class Express:
     """The lane of one bus, for whoever serves connections; see the module."""
 
-    def __init__(self, reactor: Reactor, router: Router) -> None:
+    def __init__(self, reactor: Reactor, holdings: Holdings, router: Router) -> None:
         """The tables of ``router`` are native ones."""
         assert acceleration.native is not None
         tables = router.tables
@@ -51,6 +52,7 @@ class Express:
             reactor.poller, tables.core, tables.matches, tables.replies, tables.bus_peer
         )
         self._router = router
+        self._holdings = holdings
         self._awaited: frozenset[int] = frozenset()
         self._late: frozenset[int] = frozenset()
         for name in tables.names.names():
@@ -119,6 +121,11 @@ class Express:
         if (c := self._router.connection(connection)) is not None:
             self.lane.set_standing(connection, _standing(c))
 
+    def usage(self, connection: int) -> tuple[Usage, Usage, Usage]:
+        """What has come and is not carried out, the most that ever was so, and that ever waited to be written."""
+        now, peak_in, peak_out = self.lane.usage(connection)
+        return Usage(*now), Usage(*peak_in), Usage(*peak_out)
+
     # ---- the wait --------------------------------------------------------------------------------
 
     def before_wait(self) -> None:
@@ -126,7 +133,8 @@ class Express:
         router = self._router
         delivery = router.delivery
         self.lane.set_climate(
-            not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None
+            not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None,
+            self._holdings.are_closing,
         )
         self._awaited = _marked(self._awaited, router.awaited(), self.lane.set_awaited)
         late = frozenset(delivery.flow.wasteful(delivery.now))
@@ -138,8 +146,11 @@ class Express:
         moved = self.lane.take_moved()
         for peer, when in moved:
             self._router.moved(peer, when)
+        parties = tables.parties
+        for fd, sender in self.lane.take_fds():
+            party = parties.get(sender)
+            self._holdings.own((fd,), 0 if party is None else party.credentials.uid)
         for sender, reader, header in self.lane.take_lost():
-            parties = tables.parties
             delivery.refusals.lost(parties.get(sender), parties.get(reader), Parcel((reader, 0), (header,)))
         return [peer for peer, _ in moved]
 
@@ -156,12 +167,13 @@ def _marked(
 def _standing(c: Connection) -> Standing:
     permissions, limits = c.party.permissions, c.limits
     return (
-        permissions.sends_all, permissions.receives_all, limits.max_message_size, limits.max_message_unix_fds,
+        permissions.sends_all, permissions.receives_all, c.party.takes_fds,
+        limits.max_message_size, limits.max_message_unix_fds,
         limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection,
     )
 
 
-def express_for(reactor: Reactor, router: Router) -> Express | None:
+def express_for(reactor: Reactor, holdings: Holdings, router: Router) -> Express | None:
     """The lane, if the native body is in use with all its tables."""
     native, tables = acceleration.native, router.tables
     if native is None:
@@ -170,4 +182,4 @@ def express_for(reactor: Reactor, router: Router) -> Express | None:
         isinstance(tables.core, native.Core) and isinstance(tables.matches, native.MatchIndex)
         and isinstance(tables.replies, native.ReplyTable)
     )
-    return Express(reactor, router) if is_native else None
+    return Express(reactor, holdings, router) if is_native else None

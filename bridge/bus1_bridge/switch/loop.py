@@ -69,7 +69,7 @@ class PythonSwitch:
         self._clock = clock
         self.reactor = Reactor(gateway, self._now)
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
-        self.express = router.delivery.express = express_for(self.reactor, router)
+        self.express = router.delivery.express = express_for(self.reactor, self.broker.holdings, router)
         """The lane of everyday messages, if there is one."""
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []

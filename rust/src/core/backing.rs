@@ -123,7 +123,7 @@ impl Memory {
         &mut self,
         generation: u64,
         offset: u32,
-        payload: &Payload,
+        payload: Payload,
         padding: usize,
     ) -> Result<Payload> {
         match self {
@@ -131,12 +131,12 @@ impl Memory {
                 if let Some(board) = board {
                     board.write(offset, payload.clone());
                 }
-                return Ok(payload.clone());
+                return Ok(payload);
             }
             Memory::Sealed(sealed) => {
                 locked(sealed).write(generation, offset, &payload.parts, padding)?
             }
-            Memory::Foreign(memory) => memory.write(generation, offset, payload, padding)?,
+            Memory::Foreign(memory) => memory.write(generation, offset, &payload, padding)?,
         }
         Ok(Payload::default())
     }

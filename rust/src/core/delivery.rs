@@ -273,7 +273,7 @@ impl Core {
             self.mishap.note(
                 peer.pool
                     .memory
-                    .write(generation, at, &payload, 0)
+                    .write(generation, at, payload, 0)
                     .map(|_| ()),
             );
         }

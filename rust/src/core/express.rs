@@ -47,7 +47,7 @@ impl Core {
         match checked.and_then(|()| self.place_at_root(&tx, reader, &what)) {
             Ok(entry) => {
                 let stamp = self.sequencer.draw();
-                self.commit_one(reader, entry, stamp, &Payload::from(parts.clone()));
+                self.commit_one(reader, entry, stamp, Payload::from(parts.clone()));
                 Ok(())
             }
             Err(error) => {

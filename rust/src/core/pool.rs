@@ -191,13 +191,7 @@ impl Pool {
     }
 
     /// Write the payload, padded with zeros where the peer could see what lay there.
-    pub fn fill(
-        &mut self,
-        slice: &mut Slice,
-        payload: &Payload,
-        n_bytes: u64,
-        mishap: &mut Mishap,
-    ) {
+    pub fn fill(&mut self, slice: &mut Slice, payload: Payload, n_bytes: u64, mishap: &mut Mishap) {
         if let Some(segment) = self.segment(slice.generation) {
             segment.fresh = false;
         }

@@ -138,7 +138,8 @@ fn a_peer_that_is_not_readable_any_more_is_not_woken() {
 #[ignore = "prints a measurement"]
 fn speed() {
     let (mut core, one, two) = hosted();
-    let (payload, credentials) = (parts(&[0; 100]), who());
+    let payload = Parts::from_iter([Bytes::from(vec![0; 100])]);
+    let credentials = who();
     for depth in [1, 64] {
         let rounds = 1_000_000 / depth;
         let start = Instant::now();

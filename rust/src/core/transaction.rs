@@ -293,7 +293,12 @@ impl Core {
         let stamp = self.sequencer.draw();
         self.own_all(tx.sender, &mut tx.fresh);
         for staged in std::mem::take(&mut tx.staged) {
-            self.commit_one(staged.reader, staged.entry, stamp, payload(staged.payload));
+            self.commit_one(
+                staged.reader,
+                staged.entry,
+                stamp,
+                payload(staged.payload).clone(),
+            );
         }
         if let Some(descriptors) = self.descriptors.get(tx.descriptors)
             && descriptors.carriers == 0
@@ -303,7 +308,7 @@ impl Core {
     }
 
     /// One message is written and queued; or becomes a seed, which the caller remembers.
-    pub(super) fn commit_one(&mut self, reader: u64, key: usize, stamp: u64, payload: &Payload) {
+    pub(super) fn commit_one(&mut self, reader: u64, key: usize, stamp: u64, payload: Payload) {
         let entry = &mut self.entries[key];
         entry.stamp = stamp;
         let is_seed = entry.node == NONE;

@@ -24,6 +24,8 @@ pub struct Standing {
     pub sends_all: bool,
     /// It may receive everything from everybody.
     pub receives_all: bool,
+    /// Descriptors may be passed to it, and by it.
+    pub takes_fds: bool,
     pub max_message_size: usize,
     pub max_message_unix_fds: usize,
     pub max_incoming_bytes: u64,

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 
 use super::connection::{Connection, End, Handed};
-use super::express::{self, Climate, Message, NotEveryday};
+use super::express::{self, Climate, Message, NotEveryday, Post};
 use super::output::{self, Flushed};
 use super::parties::Parties;
 use super::world::{Tables, World};
@@ -69,6 +69,8 @@ pub struct DbusLane {
     late: Vec<usize>,
     /// Others have had something in this turn.
     has_served: bool,
+    /// Core has let descriptors go that are Python's to close.
+    has_freed: bool,
     spare: Vec<u8>,
     scratch: Vec<u8>,
 }
@@ -83,6 +85,7 @@ impl DbusLane {
             climate: Climate::default(),
             late: Vec::new(),
             has_served: false,
+            has_freed: false,
             spare: Vec::new(),
             scratch: Vec::new(),
         }
@@ -340,16 +343,7 @@ impl DbusLane {
         if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
             return self.large(slot, buffer, start, length, &header, tables, now);
         }
-        let message = Message::Borrowed(bytes);
-        let carried = express::carry_out(
-            self.climate,
-            &mut self.parties,
-            tables,
-            slot,
-            &message,
-            &header,
-            now,
-        );
+        let carried = self.pass(slot, &Message::Borrowed(bytes), &header, tables, now);
         self.found(slot, carried, start, length)
     }
 
@@ -366,15 +360,7 @@ impl DbusLane {
     ) -> Found {
         let whole = Bytes::from(std::mem::take(buffer));
         let message = Message::Shared(whole.slice(start..start + length));
-        let carried = express::carry_out(
-            self.climate,
-            &mut self.parties,
-            tables,
-            slot,
-            &message,
-            header,
-            now,
-        );
+        let carried = self.pass(slot, &message, header, tables, now);
         if carried.is_ok() {
             *buffer = whole[start + length..].to_vec();
             return self.found(slot, carried, 0, 0);
@@ -382,6 +368,44 @@ impl DbusLane {
         drop(message);
         *buffer = Vec::from(whole);
         self.found(slot, carried, start, length)
+    }
+
+    /// Carry one message out, with the descriptors that have come for it.
+    fn pass(
+        &mut self,
+        slot: usize,
+        message: &Message<'_>,
+        header: &Header,
+        tables: &mut Tables<'_>,
+        now: f64,
+    ) -> Result<usize, NotEveryday> {
+        let n_fds = header.unix_fds as usize;
+        let mut fds = Vec::new();
+        if n_fds > 0 {
+            let c = self.parties.get(slot).ok_or(NotEveryday)?;
+            let has_them = c.standing.takes_fds
+                && n_fds <= c.input.fds.len()
+                && n_fds <= c.standing.max_message_unix_fds;
+            if !has_them {
+                return Err(NotEveryday);
+            }
+            fds.extend(c.input.fds.iter().take(n_fds));
+        }
+        let post = Post {
+            climate: self.climate,
+            from: slot,
+            message,
+            header,
+            fds: &fds,
+            now,
+        };
+        let work = express::carry_out(&post, &mut self.parties, tables)?;
+        if n_fds > 0
+            && let Some(c) = self.parties.get_mut(slot)
+        {
+            c.input.fds.drain(..n_fds);
+        }
+        Ok(work)
     }
 
     /// The message ended at `start + length` of what is left in the buffer.
@@ -466,6 +490,7 @@ impl DbusLane {
         let flushed = output::flush(c, &mut tables.core, now, &mut self.scratch);
         c.output.is_blocked = flushed == Flushed::Blocked;
         let has_moved = c.pace.moved != before;
+        self.close_freed(tables);
         if has_moved {
             self.parties.moved(slot, now);
         }
@@ -475,6 +500,19 @@ impl DbusLane {
             _ => {}
         }
         flushed
+    }
+
+    /// Descriptors that are written: those that only the lane knows are closed, the others are Python's business.
+    fn close_freed(&mut self, tables: &mut Tables<'_>) {
+        let freed = tables.core.freed_fds();
+        freed.retain(|fd| match self.parties.fds.remove(fd) {
+            Some(_) => {
+                sys::close(*fd);
+                false
+            }
+            None => true,
+        });
+        self.has_freed |= !freed.is_empty();
     }
 
     fn write_all(&mut self, now: f64, report: &mut Report) {
@@ -598,7 +636,8 @@ impl Lane for DbusLane {
         }
         self.has_served = false;
         self.write_all(now, report);
-        report.is_due |= !self.parties.lost.is_empty();
+        report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
+        report.is_due |= std::mem::take(&mut self.has_freed);
     }
 }
 

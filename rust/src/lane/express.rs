@@ -1,13 +1,15 @@
 //! What becomes of one message of a D-Bus client, if it is everyday.
 //!
-//! Theory. Everyday is a valid message without descriptors between D-Bus clients of the lane who may do everything, which
-//! finds its receivers, fits below the marks of back-pressure and within all limits, and which nobody else may want to
-//! see. Whether it is everyday is found out without any effect; then it is carried out, which is one transaction of Core
+//! Theory. Everyday is a valid message between D-Bus clients of the lane who may do everything, which finds its receivers,
+//! fits below the marks of back-pressure and within all limits, and which nobody else may want to see. Descriptors make it
+//! less so: they go to one client, for whom nothing waits, and are such that nobody can make their closing wait. Whether it is everyday is found out without any effect; then it is carried out, which is one transaction of Core
 //! and at most one reply slot. Everything else is `NotEveryday`: the planner in Python decides, and nothing has happened.
 //!
 //! Invariants. 1. What is carried out here is what the planner would have done.
 //!
 //! Not here: reading, framing, writing (`dbus`).
+
+use std::os::fd::RawFd;
 
 use bytes::Bytes;
 
@@ -18,6 +20,7 @@ use crate::core::Parts;
 use crate::dbus::arguments::arguments;
 use crate::dbus::header::Header;
 use crate::dbus::stamp::stamp;
+use crate::sys;
 use crate::tables::MatchInput;
 
 /// Charged with every message of a hosted peer, beyond its slice.
@@ -28,6 +31,8 @@ const PAIR_MARK: u64 = 16 << 20;
 const READER_MARK: u64 = 64 << 20;
 /// What a waiting descriptor counts.
 const FD_WEIGHT: u64 = 64 << 10;
+/// So many descriptors of the process are kept free, or an eighth of them.
+const FDS_KEPT: u64 = 64;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
 const DRIVER: &str = "org.freedesktop.DBus";
@@ -50,6 +55,8 @@ pub struct Climate {
     pub has_eavesdroppers: bool,
     /// Calls end by themselves after some time, which Python watches.
     pub limits_replies: bool,
+    /// Descriptors of clients wait to be closed, so that not everybody may bring more.
+    pub is_closing: bool,
 }
 
 /// One whole message.
@@ -95,6 +102,18 @@ impl Message<'_> {
     }
 }
 
+/// One message on its way; its body is valid.
+pub struct Post<'p> {
+    pub climate: Climate,
+    /// Where its sender is.
+    pub from: usize,
+    pub message: &'p Message<'p>,
+    pub header: &'p Header,
+    /// The descriptors that it brings.
+    pub fds: &'p [RawFd],
+    pub now: f64,
+}
+
 /// Whether the message may be everyday, as far as its header and its sender tell.
 pub fn may_be_everyday(
     climate: Climate,
@@ -106,7 +125,10 @@ pub fn may_be_everyday(
     let Some(sender) = parties.get(from) else {
         return false;
     };
-    if !climate.is_unwatched || header.unix_fds != 0 || !sender.standing.sends_all {
+    if !climate.is_unwatched || !sender.standing.sends_all {
+        return false;
+    }
+    if header.unix_fds != 0 && (climate.is_closing || !header.destination_span.is_some()) {
         return false;
     }
     match header.destination(message) {
@@ -123,83 +145,91 @@ pub fn may_be_everyday(
     }
 }
 
-/// Carries the message out, and says which connections have something to write; its body is valid.
+/// Carries the message out; how much work that was. Takes the descriptors.
 pub fn carry_out(
-    climate: Climate,
+    post: &Post<'_>,
     parties: &mut Parties,
     tables: &mut Tables<'_>,
-    from: usize,
-    message: &Message<'_>,
-    header: &Header,
-    now: f64,
 ) -> Result<usize, NotEveryday> {
-    match header.destination(message.bytes()) {
-        None => broadcast(parties, tables, from, message, header, now),
+    match post.header.destination(post.message.bytes()) {
+        None => broadcast(post, parties, tables),
         Some(name) => {
             let to = parties.find(name).ok_or(NotEveryday)?;
-            unicast(climate, parties, tables, from, to, message, header, now).map(|()| 1)
+            unicast(post, parties, tables, to).map(|()| 1)
         }
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn unicast(
-    climate: Climate,
+    post: &Post<'_>,
     parties: &mut Parties,
     tables: &mut Tables<'_>,
-    from: usize,
     to: usize,
-    message: &Message<'_>,
-    header: &Header,
-    now: f64,
 ) -> Result<(), NotEveryday> {
-    let (sender, reader) = (
-        parties.get(from).ok_or(NotEveryday)?,
-        parties.get(to).ok_or(NotEveryday)?,
-    );
+    let sender = parties.get(post.from).ok_or(NotEveryday)?;
+    let reader = parties.get(to).ok_or(NotEveryday)?;
     if !reader.standing.receives_all {
         return Err(NotEveryday);
     }
+    let header = post.header;
     let awaits = header.kind == CALL && header.flags & NO_REPLY_EXPECTED == 0;
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
         let waiting = tables.replies.outstanding(caller) + sender.native_calls;
         let is_free = waiting < sender.standing.max_replies
             && !tables.replies.awaits(caller, callee, header.serial);
-        if climate.limits_replies || !is_free {
+        if post.climate.limits_replies || !is_free {
             return Err(NotEveryday);
         }
     }
-    let (parts, n_bytes) = message.stamped(header, &sender.unique)?;
+    let (parts, n_bytes) = post.message.stamped(header, &sender.unique)?;
     // what the planner weighs, with room for the sender's name
-    let weighed = message.bytes().len() + sender.unique.len() + 16;
+    let weighed = post.message.bytes().len() + sender.unique.len() + 16;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
+    if !post.fds.is_empty() && !(was_empty && may_pass(post.fds, reader)) {
+        return Err(NotEveryday);
+    }
     tables
         .core
-        .deliver(caller, callee, &parts, n_bytes, &[], &sender.credentials)
+        .deliver(
+            caller,
+            callee,
+            &parts,
+            n_bytes,
+            post.fds,
+            &sender.credentials,
+        )
         .map_err(|_| NotEveryday)?;
     if awaits {
         // it is free, as was asked above
-        let _ = tables.replies.add(caller, callee, header.serial, now);
+        let _ = tables.replies.add(caller, callee, header.serial, post.now);
     } else if matches!(header.kind, RETURN | ERROR) {
         tables.replies.take(callee, caller, header.reply_serial);
     }
-    parties.delivered(to, was_empty, now);
+    parties.fds.extend(post.fds.iter().map(|&fd| (fd, caller)));
+    parties.delivered(to, was_empty, post.now);
     Ok(())
 }
 
+/// The reader takes descriptors, these close at once, and the process has enough others.
+fn may_pass(fds: &[RawFd], reader: &Connection) -> bool {
+    let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
+    let ceiling = ceiling - FDS_KEPT.min(ceiling / 8);
+    reader.standing.takes_fds
+        && fds
+            .iter()
+            .all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
+}
+
 fn broadcast(
+    post: &Post<'_>,
     parties: &mut Parties,
     tables: &mut Tables<'_>,
-    from: usize,
-    message: &Message<'_>,
-    header: &Header,
-    now: f64,
 ) -> Result<usize, NotEveryday> {
     let mut peers = std::mem::take(&mut parties.peers);
     peers.clear();
-    let sender = parties.get(from).ok_or(NotEveryday)?;
-    let bytes = message.bytes();
+    let sender = parties.get(post.from).ok_or(NotEveryday)?;
+    let (header, bytes) = (post.header, post.message.bytes());
     let body = &bytes[header.header_length..];
     let mut input = MatchInput {
         kind: header.kind,
@@ -213,25 +243,22 @@ fn broadcast(
         arguments: &mut |out| arguments(header.signature(bytes), body, header.endian, out),
     };
     tables.matches.receivers(&mut input, &mut peers);
-    let result = tell(parties, tables, from, message, header, &peers, now);
+    let result = tell(post, parties, tables, &peers);
     parties.peers = peers;
     result
 }
 
 fn tell(
+    post: &Post<'_>,
     parties: &mut Parties,
     tables: &mut Tables<'_>,
-    from: usize,
-    message: &Message<'_>,
-    header: &Header,
     peers: &[u64],
-    now: f64,
 ) -> Result<usize, NotEveryday> {
     if peers.is_empty() {
         return Ok(0);
     }
-    let sender = parties.get(from).ok_or(NotEveryday)?;
-    let (parts, n_bytes) = message.stamped(header, &sender.unique)?;
+    let sender = parties.get(post.from).ok_or(NotEveryday)?;
+    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
     let size = allocated(n_bytes);
     let mut readers = Vec::with_capacity(peers.len());
     for &peer in peers {
@@ -257,7 +284,7 @@ fn tell(
     let sender = sender.peer;
     for (((slot, was_empty), peer), result) in readers.into_iter().zip(peers).zip(slots) {
         if result == 0 {
-            parties.delivered(slot, was_empty, now);
+            parties.delivered(slot, was_empty, post.now);
         } else {
             parties.lost.push((sender, *peer, parts[0].clone()));
         }

@@ -2,13 +2,14 @@
 //!
 //! Theory. A queue is Core's; a message leaves it when its last byte has entered the socket. Small messages are written as
 //! one contiguous piece, which costs the kernel least; large ones from where they lie. What needs Python (notifications,
-//! descriptors, what native peers are to be told) stops the writing: Python's own way of writing goes on from there.
+//! what native peers are to be told) stops the writing: Python's own way of writing goes on from there.
 //!
 //! Invariants. 1. One call writes about `FLUSH_BYTES` at most. 2. `offset` counts bytes of the front of the queue.
 //!
 //! Not here: when to write (`dbus`).
 
 use std::io;
+use std::os::fd::RawFd;
 
 use super::connection::Connection;
 use crate::core::{Core, MessageType};
@@ -41,9 +42,11 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
         return Flushed::Python;
     }
     if let Some(waiting) = core.waiting(c.peer) {
-        c.output.peak.bytes = c.output.peak.bytes.max(waiting.bytes);
-        c.output.peak.messages = c.output.peak.messages.max(waiting.messages);
-        c.output.peak.fds = c.output.peak.fds.max(waiting.fds);
+        let fds = c.output.peak.fds.max(waiting.fds);
+        if waiting.bytes > c.output.peak.bytes {
+            c.output.peak = waiting;
+        }
+        c.output.peak.fds = fds;
     }
     let mut left = FLUSH_BYTES;
     loop {
@@ -85,16 +88,22 @@ fn write_front(
     let mut skip = c.output.offset;
     let mut stops = false;
     let mut parts: Vec<&[u8]> = Vec::new();
+    let mut fds: &[RawFd] = &[];
     scratch.clear();
     let mut n_bytes = 0;
     for entry in core.look_ahead(c.peer) {
-        if entry.kind != MessageType::Data
-            || entry.n_handles != 0
-            || entry.note != 0
-            || !entry.fds.is_empty()
-        {
+        if entry.kind != MessageType::Data || entry.n_handles != 0 || entry.note != 0 {
             stops = true;
             break;
+        }
+        if !entry.fds.is_empty() {
+            // one with descriptors goes alone, so that they arrive with its first byte
+            if n_bytes > 0 {
+                break;
+            }
+            if c.output.offset == 0 {
+                fds = entry.fds;
+            }
         }
         let is_small = entry.n_bytes <= SMALL;
         if n_bytes > 0 {
@@ -126,14 +135,17 @@ fn write_front(
                 parts.push(part);
             }
         }
+        if !entry.fds.is_empty() {
+            break;
+        }
     }
     if n_bytes == 0 {
         return (Ok(0), 0, stops);
     }
     let result = if scratch.is_empty() {
-        sys::send(c.fd, &parts, &[])
+        sys::send(c.fd, &parts, fds)
     } else {
-        sys::send(c.fd, &[scratch], &[])
+        sys::send(c.fd, &[scratch], fds)
     };
     (result, n_bytes, stops)
 }

@@ -34,6 +34,8 @@ pub struct Parties {
     pub moved: Vec<u64>,
     /// Optional messages that found no room: sender, reader, header.
     pub lost: Vec<(u64, u64, Bytes)>,
+    /// Descriptors in Core's queues of which nobody but the lane knows, with who has sent them.
+    pub fds: AHashMap<RawFd, u64>,
     /// Room for receivers.
     pub peers: Vec<u64>,
 }

@@ -77,7 +77,7 @@ impl Number<'_> {
     }
 }
 
-/// Numbers, and the first of them that is wild, as `{:#x}` writes it.
+/// Numbers, and the first of them that cannot name anything, as `{:#x}` writes it.
 #[derive(Default)]
 pub struct Numbers {
     pub values: SmallVec<[u64; 8]>,
@@ -87,7 +87,7 @@ pub struct Numbers {
 impl Numbers {
     fn push(&mut self, object: &Bound<'_, PyAny>) -> PyResult<()> {
         let number = object.extract::<Number<'_>>()?;
-        if number.wild.is_some() && self.wild.is_none() {
+        if number.value == HANDLE_INVALID && self.wild.is_none() {
             self.wild = Some(number.hex());
         }
         self.values.push(number.value);
@@ -179,10 +179,14 @@ fn buffer_of(part: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     Ok(Held::new(buffer).map_or_else(Bytes::new, Bytes::from_owner))
 }
 
+/// What Core says of numbers that it cannot hold, and what is to be said.
+pub type Aliases = Vec<(String, String)>;
+
 /// The parcels of a route; those that share a payload share it here, too.
-pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<Vec<Parcel>> {
+pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<(Vec<Parcel>, Aliases)> {
     let py = parcels.py();
     let mut found = Vec::new();
+    let mut aliases = Aliases::new();
     let mut measured: Option<(Bound<'_, PyAny>, Payload)> = None;
     for parcel in parcels.try_iter()? {
         let parcel = parcel?;
@@ -206,16 +210,30 @@ pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<Vec<Parcel>> {
             }
         };
         let (owner, number): (Number<'_>, Number<'_>) = node.extract()?;
+        if owner.wild.is_some() || number.wild.is_some() {
+            let said = format!("no node ({}, {})", owner.value, number.value);
+            aliases.push((
+                said,
+                format!("no node ({}, {})", owner.text(), number.text()),
+            ));
+        }
+        let handles = handles.extract::<Numbers>()?;
+        if let Some(wild) = handles.wild {
+            aliases.push((
+                format!("no handle {HANDLE_INVALID:#x}"),
+                format!("no handle {wild}"),
+            ));
+        }
         found.push(Parcel {
             node: (owner.value, number.value),
             payload,
-            handles: handles.extract::<Numbers>()?.values.into_vec(),
+            handles: handles.values.into_vec(),
             with_fds,
             mandatory,
             note,
         });
     }
-    Ok(found)
+    Ok((found, aliases))
 }
 
 type ParcelFields<'py> = (

@@ -1,18 +1,13 @@
 //! `Core`: the bus1 state machine, with the interface of `bus1.core.api.CoreApi`.
 //!
-//! Theory. Arguments are converted, Core is locked for one command, and the answer becomes Python's once it is unlocked. Who
-//! finds it locked by another thread lets Python go on while it waits; who finds it locked by its own, in a
-//! method of a memory that Core calls, is told so.
+//! Theory. Arguments are converted, Core is locked for one command, and the answer becomes Python's once it is unlocked.
 //!
-//! Invariants. 1. Nobody waits for Core with the interpreter's lock. 2. No object of Python is made while Core is locked.
+//! Invariants. 1. No object of Python is made while Core is locked.
 //!
 //! Not here: what commands do (`crate::core`), lanes.
 
-use std::cell::Cell;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex};
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -20,41 +15,11 @@ use super::answers::{Classes, Seen, plain};
 use super::arguments::{
     Fds, KnownCredentials, Number, Numbers, limits_of, parcels_of, payload_of, view_of,
 };
+use super::locking::{Guard, locked};
 use super::memory::{memory_of, raised};
 use crate::core::{
     self, Error, HANDLE_INVALID, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX,
 };
-
-thread_local! {
-    /// The Core that this thread has locked.
-    static LOCKED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// A locked Core.
-struct Guard<'a> {
-    guard: MutexGuard<'a, core::Core>,
-    former: usize,
-}
-
-impl Deref for Guard<'_> {
-    type Target = core::Core;
-
-    fn deref(&self) -> &core::Core {
-        &self.guard
-    }
-}
-
-impl DerefMut for Guard<'_> {
-    fn deref_mut(&mut self) -> &mut core::Core {
-        &mut self.guard
-    }
-}
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        LOCKED.set(self.former);
-    }
-}
 
 /// The bus1 state machine; see `bus1.core.api.CoreApi`.
 #[pyclass(frozen, module = "bus1._native")]
@@ -105,25 +70,8 @@ impl Core {
         Arc::clone(&self.inner)
     }
 
-    fn locked(&self, py: Python<'_>) -> PyResult<Guard<'_>> {
-        let me = Arc::as_ptr(&self.inner) as usize;
-        loop {
-            let guard = match self.inner.try_lock() {
-                Ok(guard) => guard,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if LOCKED.get() == me => {
-                    return Err(PyRuntimeError::new_err(
-                        "Core is in the middle of a command",
-                    ));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    py.detach(|| drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner)));
-                    continue;
-                }
-            };
-            let former = LOCKED.replace(me);
-            return Ok(Guard { guard, former });
-        }
+    fn locked(&self, py: Python<'_>) -> PyResult<Guard<'_, core::Core>> {
+        locked(py, &self.inner)
     }
 
     /// One command.
@@ -410,14 +358,26 @@ impl Core {
     fn route(
         &self,
         py: Python<'_>,
-        sender: Peer,
+        sender: Number<'_>,
         parcels: &Bound<'_, PyAny>,
         fds: Fds,
         credentials: &Bound<'_, PyAny>,
     ) -> PyResult<Vec<i32>> {
-        let parcels = parcels_of(parcels)?;
+        let (parcels, mut aliases) = parcels_of(parcels)?;
+        if sender.wild.is_some() {
+            let said = format!("peer {} is gone", sender.value);
+            aliases.push((said, format!("peer {} is gone", sender.text())));
+        }
         let who = self.known.of(credentials)?;
-        self.run(py, |core| core.route(sender.0, &parcels, &fds.0, &who))
+        self.run(py, |core| {
+            let result = core.route(sender.value, &parcels, &fds.0, &who);
+            result.map_err(|error| {
+                match aliases.into_iter().find(|(said, _)| *said == error.text) {
+                    Some((_, text)) => Error::new(error.kind, text),
+                    None => error,
+                }
+            })
+        })
     }
 
     // ---- look-ups --------------------------------------------------------------------------------

@@ -33,13 +33,14 @@ fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
 }
 
-/// (sends_all, receives_all, max_message_size, max_message_unix_fds, max_incoming_bytes, max_outgoing_bytes, max_replies)
-type StandingTuple = (bool, bool, usize, usize, u64, u64, usize);
+/// (sends_all, receives_all, takes_fds, max_message_size, max_message_unix_fds, max_incoming_bytes, max_outgoing_bytes, max_replies)
+type StandingTuple = (bool, bool, bool, usize, usize, u64, u64, usize);
 
 fn standing(given: StandingTuple) -> Standing {
     let (
         sends_all,
         receives_all,
+        takes_fds,
         max_message_size,
         max_message_unix_fds,
         incoming,
@@ -49,6 +50,7 @@ fn standing(given: StandingTuple) -> Standing {
     Standing {
         sends_all,
         receives_all,
+        takes_fds,
         max_message_size,
         max_message_unix_fds,
         max_incoming_bytes: incoming,
@@ -253,12 +255,24 @@ impl PyDbusLane {
     }
 
     /// What holds for everybody until the next wait.
-    fn set_climate(&self, is_unwatched: bool, has_eavesdroppers: bool, limits_replies: bool) {
+    fn set_climate(
+        &self,
+        is_unwatched: bool,
+        has_eavesdroppers: bool,
+        limits_replies: bool,
+        is_closing: bool,
+    ) {
         locked(&self.inner).climate = Climate {
             is_unwatched,
             has_eavesdroppers,
             limits_replies,
+            is_closing,
         };
+    }
+
+    /// Descriptors that are still in queues, and who has sent them: from now on Python closes them.
+    fn take_fds(&self) -> Vec<(RawFd, u64)> {
+        locked(&self.inner).parties.fds.drain().collect()
     }
 
     /// Peers whose queues have moved, and when last: each once since it was last asked.

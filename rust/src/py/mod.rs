@@ -6,10 +6,15 @@ pub mod core;
 mod dbus;
 mod lane;
 mod lock;
+pub mod locking;
 pub mod memory;
 mod policy;
 mod poller;
 mod tables;
+mod answer;
+mod body;
+mod client;
+mod swift;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -40,5 +45,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tables::normal_rule, module)?)?;
     module.add_class::<crate::sys::buffers::Shown>()?;
     dbus::register(module)?;
+    module.add_class::<body::Bodies>()?;
+    module.add_class::<client::PyExchange>()?;
+    module.add_class::<swift::Swift>()?;
     Ok(())
 }

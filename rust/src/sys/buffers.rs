@@ -35,7 +35,7 @@ impl AsRef<[u8]> for Held {
 }
 
 /// Bytes of the bus that Python may read.
-#[pyclass(frozen, module = "bus1._native", name = "Buffer")]
+#[pyclass(frozen, module = "bus1._native")]
 pub struct Shown(Bytes);
 
 impl Shown {

@@ -7,12 +7,14 @@
 //!
 //! Not here: the words of a refusal (Python has them), who gets a message (`matching`).
 
+use crate::dbus::names::{
+    is_bus_name, is_bus_namespace, is_interface_name, is_member_name, is_object_path,
+};
 use std::fmt;
 
 /// Bytes of a rule's text.
 pub const MAX_TEXT: usize = 1024;
 const MAX_ARGUMENT: u8 = 63;
-const MAX_NAME: usize = 255;
 const TYPES: [&str; 4] = ["method_call", "method_return", "error", "signal"];
 const BLANK: [u8; 4] = [b' ', b'\t', b'\n', b'\r'];
 
@@ -126,16 +128,16 @@ impl MatchRule {
     }
 
     fn set(&mut self, key: &str, value: String) -> Result<(), NoRule> {
-        let (field, is_valid): (&mut Option<String>, fn(&str) -> bool) = match key {
-            "sender" => (&mut self.sender, is_bus_name),
-            "interface" => (&mut self.interface, is_interface_name),
-            "member" => (&mut self.member, is_member_name),
-            "path" => (&mut self.path, is_object_path),
-            "path_namespace" => (&mut self.path_namespace, is_object_path),
-            "destination" => (&mut self.destination, is_bus_name),
+        let (field, is_valid) = match key {
+            "sender" => (&mut self.sender, is_bus_name(&value)),
+            "interface" => (&mut self.interface, is_interface_name(&value)),
+            "member" => (&mut self.member, is_member_name(&value)),
+            "path" => (&mut self.path, is_object_path(&value)),
+            "path_namespace" => (&mut self.path_namespace, is_object_path(&value)),
+            "destination" => (&mut self.destination, is_bus_name(&value)),
             _ => return Err(NoRule::Invalid),
         };
-        if field.is_some() || !is_valid(&value) {
+        if field.is_some() || !is_valid {
             return Err(NoRule::Invalid);
         }
         *field = Some(value);
@@ -246,53 +248,6 @@ fn argument(rest: &str, value: String) -> Result<ArgumentMatch, NoRule> {
         return Err(NoRule::Invalid);
     }
     Ok(ArgumentMatch { index, form, value })
-}
-
-fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
-
-fn is_element(element: &str, hyphen: bool) -> bool {
-    !element.is_empty()
-        && !element.as_bytes()[0].is_ascii_digit()
-        && element
-            .bytes()
-            .all(|byte| is_word(byte) || (hyphen && byte == b'-'))
-}
-
-fn is_unique(text: &str) -> bool {
-    let mut elements = text.get(1..).unwrap_or("").split('.');
-    let is_fine = |element: &str| element.bytes().all(|byte| is_word(byte) || byte == b'-');
-    text.starts_with(':')
-        && elements.next().is_some_and(is_fine)
-        && elements.all(|element| !element.is_empty() && is_fine(element))
-}
-
-fn is_bus_name(text: &str) -> bool {
-    is_bus_namespace(text) && (text.starts_with(':') || text.contains('.'))
-}
-
-fn is_bus_namespace(text: &str) -> bool {
-    text.len() <= MAX_NAME
-        && (is_unique(text) || text.split('.').all(|element| is_element(element, true)))
-}
-
-fn is_interface_name(text: &str) -> bool {
-    text.len() <= MAX_NAME
-        && text.contains('.')
-        && text.split('.').all(|element| is_element(element, false))
-}
-
-fn is_member_name(text: &str) -> bool {
-    text.len() <= MAX_NAME && is_element(text, false)
-}
-
-fn is_object_path(text: &str) -> bool {
-    text == "/"
-        || text.strip_prefix('/').is_some_and(|rest| {
-            rest.split('/')
-                .all(|element| !element.is_empty() && element.bytes().all(is_word))
-        })
 }
 
 #[cfg(test)]
