@@ -110,12 +110,6 @@ class Express:
         if (c := self._router.connection(connection)) is not None:
             self.lane.set_offset(connection, 0 if c.notice else c.offset, bool(c.notice))
 
-    def traffic(self, connection: int) -> tuple[Usage, Usage, Usage]:
-        """What has come and is not handled, the most of that ever, and the most that waited for it."""
-        counts = self.lane.usage(connection) or ((), (), ())
-        now, most_in, most_out = (Usage(*each) for each in counts)
-        return now, most_in, most_out
-
     def renew(self, connection: int) -> None:
         """Policy or limits have changed."""
         if (c := self._router.connection(connection)) is not None:
