@@ -116,7 +116,7 @@ class Express:
             self.lane.set_standing(connection, _standing(c))
 
     def usage(self, connection: int) -> tuple[Usage, Usage, Usage]:
-        """What has come and is not carried out, the most that ever was so, and that ever waited to be written."""
+        """What has come and is not carried out, the most that ever was, and that ever waited for it."""
         now, peak_in, peak_out = self.lane.usage(connection)
         return Usage(*now), Usage(*peak_in), Usage(*peak_out)
 
