@@ -155,7 +155,8 @@ class Stage:
         """Messages in one go; ``keep`` bytes of the last stay behind until ``rest``."""
         client = self._clients[name]
         tears = any(each.word == "raw" or {"damage", "body_length"} & each.named.keys() for each in terms)
-        if client.is_monitor and (client.is_deaf or tears or not terms):
+        # of who doesn't read nobody knows when the bus is through with what it says
+        if client.is_deaf or (client.is_monitor and (tears or not terms)):
             return
         data, travelling = client.unsent, dict[int, list[int]]()
         client.unsent = b""

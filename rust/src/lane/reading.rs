@@ -131,7 +131,13 @@ impl DbusLane {
             if c.input.pending() == 0 {
                 break;
             }
-            if c.input.fds.len() > c.standing.max_message_unix_fds {
+            let most_fds = if c.standing.takes_fds {
+                c.standing.max_message_unix_fds
+            } else {
+                0
+            };
+            if c.input.fds.len() > most_fds {
+                // before anything of what came with them is carried out: it ends the connection
                 hand_over_all(c, End::Open, report);
                 return;
             }
