@@ -119,13 +119,6 @@ def _traffic(call: Call, party: Party) -> dict[str, int]:
             incoming = Usage(*map(sum, zip(incoming, here, strict=True)))
             peak_in, peak = _largest(peak_in, most_in), _largest(peak, payload(most_out))
         peak_out = _largest(outgoing, peak)
-        peak = party.peak
-            in_lane, most_in, most_out = party.express.traffic(party.peer)
-            incoming = Usage(*map(sum, zip(incoming, in_lane, strict=True)))
-            peak_in = Usage(*map(max, zip(peak_in, most_in, strict=True)))
-            peak = Usage(*map(max, zip(peak, most_out, strict=True)))
-        peak = payload(peak)
-        peak_out = Usage(max(outgoing.bytes, peak.bytes), 0, max(outgoing.fds, peak.fds))
     return {
         "IncomingMessages": incoming.messages, "IncomingBytes": incoming.bytes, "IncomingFDs": incoming.fds,
         "PeakIncomingBytes": peak_in.bytes, "PeakIncomingFDs": peak_in.fds,

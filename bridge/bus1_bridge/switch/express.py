@@ -110,19 +110,13 @@ class Express:
         if (c := self._router.connection(connection)) is not None:
             self.lane.set_offset(connection, 0 if c.notice else c.offset, bool(c.notice))
 
-    def traffic(self, connection: int) -> tuple[Usage, Usage, Usage]:
-        """What has come and is not handled, the most of that ever, and the most that waited for it."""
-        counts = self.lane.usage(connection) or ((), (), ())
-        now, most_in, most_out = (Usage(*each) for each in counts)
-        return now, most_in, most_out
-
     def renew(self, connection: int) -> None:
         """Policy or limits have changed."""
         if (c := self._router.connection(connection)) is not None:
             self.lane.set_standing(connection, _standing(c))
 
     def usage(self, connection: int) -> tuple[Usage, Usage, Usage]:
-        """What has come and is not carried out, the most that ever was so, and that ever waited to be written."""
+        """What has come and is not carried out, the most that ever was, and that ever waited for it."""
         now, peak_in, peak_out = self.lane.usage(connection)
         return Usage(*now), Usage(*peak_in), Usage(*peak_out)
 

@@ -186,7 +186,7 @@ fn unicast(
     // what the planner weighs, with room for the sender's name
     let weighed = post.message.bytes().len() + sender.unique.len() + 16;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
-    if !post.fds.is_empty() && !(was_empty && may_pass(post.fds, reader)) {
+    if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader)) {
         return Err(NotEveryday);
     }
     tables

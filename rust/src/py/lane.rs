@@ -27,6 +27,8 @@ pub struct PyDbusLane {
     inner: Arc<Mutex<DbusLane>>,
 }
 
+/// Bytes, descriptors, and how the stream ended.
+type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
 type Counts = (u64, u64, u64);
 
 fn counts(usage: Usage) -> Counts {
@@ -152,11 +154,7 @@ impl PyDbusLane {
 
     /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
     /// nothing is.
-    fn take<'py>(
-        &self,
-        py: Python<'py>,
-        peer: u64,
-    ) -> PyResult<Option<(Bound<'py, PyBytes>, Vec<RawFd>, &'static str)>> {
+    fn take<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<Taken<'py>>> {
         let Some(mut handed) = locked(&self.inner).take(peer) else {
             return Ok(None);
         };

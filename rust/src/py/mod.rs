@@ -1,7 +1,10 @@
 //! The binding: the only module that knows Python. One file for each noun that Python sees.
 
+mod answer;
 mod answers;
 mod arguments;
+mod body;
+mod client;
 pub mod core;
 mod dbus;
 mod lane;
@@ -10,11 +13,9 @@ pub mod locking;
 pub mod memory;
 mod policy;
 mod poller;
-mod tables;
-mod answer;
-mod body;
-mod client;
+mod server;
 mod swift;
+mod tables;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -25,6 +26,8 @@ const PARTS: &[&str] = &[
     "codec",  // D-Bus headers and bodies
     "tables", // match rules, outstanding replies
     "lane",   // everyday messages between D-Bus clients
+    "server", // everyday requests of native peers
+    "client", // the client's half of a native channel, bodies of everyday values
 ];
 
 /// The module `bus1._native`.
@@ -43,6 +46,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tables::ReplyTable>()?;
     module.add_class::<tables::Tally>()?;
     module.add_function(wrap_pyfunction!(tables::normal_rule, module)?)?;
+    module.add_class::<server::Server>()?;
     module.add_class::<crate::sys::buffers::Shown>()?;
     dbus::register(module)?;
     module.add_class::<body::Bodies>()?;
