@@ -200,7 +200,7 @@ impl Core {
     }
 
     /// The same, looked at.
-    pub(super) fn woken(&self) -> Vec<u64> {
+    pub fn woken(&self) -> Vec<u64> {
         let is_meant = |number: &u64, order: u64| {
             self.peers
                 .get(number)
