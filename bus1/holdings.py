@@ -126,15 +126,21 @@ class Holdings:
         QuotaExceeded if it brings descriptors, and what waits to be closed is all that the user may have."""
         self._note_closed()
         n = self._closing.get(uid, 0)
-        if not n or n < (most := self._part(uid)):
+        if not n or n < self._part(uid):
             return size
         n_bytes, has_fds = foreseen(sock, size)
         if has_fds:
+            self.check_closing(uid)
+        return n_bytes or size
+
+    def check_closing(self, uid: int) -> None:
+        """QuotaExceeded if what waits to be closed is all that the user may have."""
+        n = self._closing.get(uid, 0)
+        if n and n >= (most := self._part(uid)):
             raise QuotaExceeded(
                 f"{n} descriptors that user {uid} has sent take their time to close, "
                 f"and it may have {most} on this bus"
             )
-        return n_bytes or size
 
     def own(self, fds: Sequence[int], uid: int) -> None:
         """Book descriptors for their sender until ``Reactor.close_fd`` closes them."""

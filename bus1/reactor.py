@@ -188,6 +188,8 @@ class Reactor:
         events = self._epoll.poll(time_left(until, self.clock()))
         self.turn += 1
         self._removed.clear()
+        if self.poller is not None:
+            self.settle()  # what lanes have left
         now, last = self.clock(), self._sequence
         for fd, mask in events:
             source = self._sources.get(fd)

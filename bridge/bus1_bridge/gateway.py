@@ -75,6 +75,11 @@ class Gateway:
 
     # ---- the Hub of native peers -----------------------------------------------------------------
 
+    @property
+    def is_plain(self) -> bool:
+        """Between native peers nothing is asked, and nothing shown."""
+        return True
+
     def may_connect(self, credentials: Credentials) -> bool:
         """As the policy says: on a usual session bus its own user, and nobody else."""
         return self._delivery.guard.refusal_to_connect(credentials) is None

@@ -6,6 +6,7 @@ pub mod core;
 pub mod locking;
 pub mod memory;
 mod poller;
+mod server;
 
 use pyo3::prelude::*;
 
@@ -18,6 +19,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<memory::SealedMemory>()?;
     module.add_class::<memory::Segment>()?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<server::Server>()?;
     module.add_class::<crate::sys::buffers::Shown>()?;
     Ok(())
 }
