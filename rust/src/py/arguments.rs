@@ -37,10 +37,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Number<'py> {
             Ok(value) => Ok(Number { value, wild: None }),
             Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
                 let index = object.call_method0(intern!(object.py(), "__index__"))?;
-                Ok(Number {
-                    value: HANDLE_INVALID,
-                    wild: Some(index),
-                })
+                Ok(Number { value: HANDLE_INVALID, wild: Some(index) })
             }
             Err(error) => Err(error),
         }
@@ -151,10 +148,7 @@ pub fn payload_of(parts: &Bound<'_, PyAny>) -> PyResult<Payload> {
     for part in objects.iter_borrowed() {
         buffers.push(buffer_of(&part)?);
     }
-    Ok(Payload {
-        parts: buffers,
-        origin: Some(Arc::new(Objects(objects.unbind()))),
-    })
+    Ok(Payload { parts: buffers, origin: Some(Arc::new(Objects(objects.unbind()))) })
 }
 
 fn buffer_of(part: &Bound<'_, PyAny>) -> PyResult<Bytes> {
@@ -212,17 +206,11 @@ pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<(Vec<Parcel>, Aliases)
         let (owner, number): (Number<'_>, Number<'_>) = node.extract()?;
         if owner.wild.is_some() || number.wild.is_some() {
             let said = format!("no node ({}, {})", owner.value, number.value);
-            aliases.push((
-                said,
-                format!("no node ({}, {})", owner.text(), number.text()),
-            ));
+            aliases.push((said, format!("no node ({}, {})", owner.text(), number.text())));
         }
         let handles = handles.extract::<Numbers>()?;
         if let Some(wild) = handles.wild {
-            aliases.push((
-                format!("no handle {HANDLE_INVALID:#x}"),
-                format!("no handle {wild}"),
-            ));
+            aliases.push((format!("no handle {HANDLE_INVALID:#x}"), format!("no handle {wild}")));
         }
         found.push(Parcel {
             node: (owner.value, number.value),
@@ -236,23 +224,12 @@ pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<(Vec<Parcel>, Aliases)
     Ok((found, aliases))
 }
 
-type ParcelFields<'py> = (
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    bool,
-    bool,
-    u64,
-);
+type ParcelFields<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, bool, bool, u64);
 
 /// `Limits` of Python.
 pub fn limits_of(limits: &Bound<'_, PyAny>) -> PyResult<Limits> {
     let mut counts: Counts = [0; 4];
-    for (count, name) in
-        counts
-            .iter_mut()
-            .zip(["slices", "handles", "inflight_bytes", "inflight_fds"])
-    {
+    for (count, name) in counts.iter_mut().zip(["slices", "handles", "inflight_bytes", "inflight_fds"]) {
         *count = limits.getattr(name)?.extract()?;
     }
     Ok(Limits(counts))
