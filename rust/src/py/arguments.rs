@@ -17,11 +17,45 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 use smallvec::SmallVec;
 
-use crate::core::{Counts, Credentials, HANDLE_INVALID, Limits, Parcel, Parts, Payload, View};
+use super::memory::raised;
+use crate::core::{Counts, Credentials, Error, HANDLE_INVALID, Kind, Limits, Parcel, Parts, Payload, View};
 use crate::sys::buffers::Held;
 
 /// Buffers of less are copied.
 const COPIED: usize = 4096;
+
+/// A peer as Python names it.
+pub struct Peer(pub u64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Peer {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let number: Number<'_> = object.extract()?;
+        if number.wild.is_some() {
+            let error = Error::new(Kind::PeerShutdown, format!("peer {} is gone", number.text()));
+            return Err(raised(object.py(), error));
+        }
+        Ok(Peer(number.value))
+    }
+}
+
+/// InvalidArgument.
+pub fn invalid(py: Python<'_>, text: String) -> PyErr {
+    raised(py, Error::new(Kind::InvalidArgument, text))
+}
+
+/// The error about a number that Core was told in place of a wild one.
+pub fn about(error: Error, wild: Option<&String>) -> Error {
+    match wild {
+        Some(wild)
+            if error.kind == Kind::NoSuchHandle && error.text == format!("no handle {HANDLE_INVALID:#x}") =>
+        {
+            Error::new(error.kind, format!("no handle {wild}"))
+        }
+        _ => error,
+    }
+}
 
 /// A number; `wild` is it if it is none of 64 bits.
 pub struct Number<'py> {

@@ -12,48 +12,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::answers::{Classes, Seen, plain};
-use super::arguments::{Fds, KnownCredentials, Number, Numbers, limits_of, parcels_of, payload_of, view_of};
+use super::arguments::{
+    Fds, KnownCredentials, Number, Numbers, Peer, about, invalid, limits_of, parcels_of, payload_of, view_of,
+};
 use super::locking::{Guard, locked};
 use super::memory::{memory_of, raised};
-use crate::core::{self, Error, HANDLE_INVALID, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX};
+use crate::core::{self, Error, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX};
 
 /// The bus1 state machine; see `bus1.core.api.CoreApi`.
 #[pyclass(frozen, module = "bus1._native")]
 pub struct Core {
     inner: Arc<Mutex<core::Core>>,
     known: KnownCredentials,
-}
-
-/// A peer as Python names it.
-struct Peer(u64);
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Peer {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let number: Number<'_> = object.extract()?;
-        if number.wild.is_some() {
-            let error = Error::new(Kind::PeerShutdown, format!("peer {} is gone", number.text()));
-            return Err(raised(object.py(), error));
-        }
-        Ok(Peer(number.value))
-    }
-}
-
-fn invalid(py: Python<'_>, text: String) -> PyErr {
-    raised(py, Error::new(Kind::InvalidArgument, text))
-}
-
-/// The error about a number that Core was told in place of a wild one.
-fn about(error: Error, wild: Option<&String>) -> Error {
-    match wild {
-        Some(wild)
-            if error.kind == Kind::NoSuchHandle && error.text == format!("no handle {HANDLE_INVALID:#x}") =>
-        {
-            Error::new(error.kind, format!("no handle {wild}"))
-        }
-        _ => error,
-    }
 }
 
 impl Core {
