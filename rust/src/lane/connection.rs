@@ -76,6 +76,8 @@ pub struct Input {
     pub check: Option<BodyCheck>,
     /// The length of the first message, if that is known and it is not there yet; else 0.
     pub expected: usize,
+    /// The length of the last message, if that was large: the next one is likely to be so, too.
+    pub usual: usize,
     pub handed: Option<Handed>,
     /// It stands in the line of those that can go on.
     pub is_busy: bool,

@@ -6,6 +6,7 @@
 //!
 //! Not here: what is everyday (`express`), the table of connections (`dbus`).
 
+use std::collections::TryReserveError;
 use std::io;
 
 use bytes::Bytes;
@@ -59,25 +60,12 @@ impl DbusLane {
             hand_over_all(c, End::Open, report);
             return;
         }
-        let pending = c.input.pending();
-        let missing = c.input.expected.saturating_sub(pending);
-        let most = if missing > CHUNK { missing.min(LARGE_CHUNK) } else { CHUNK };
-        if pending == 0 {
-            c.input.start = 0;
-            c.input.buffer.clear();
-            if c.input.buffer.capacity() < most {
-                c.input.buffer = std::mem::take(&mut self.spare);
-                c.input.buffer.clear();
-            }
-        } else if c.input.start > 0 {
-            c.input.buffer.drain(..c.input.start);
-            c.input.start = 0;
-        }
-        if c.input.buffer.try_reserve(most).is_err() {
+        let room = if c.input.pending() == 0 { room_for_first(c, &mut self.spare) } else { room_for_more(c) };
+        let Ok(most) = room else {
             c.input.give_up();
             report.hand_over(c.fd, IN);
             return;
-        }
+        };
         let mut fds = Vec::new();
         match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
             Ok(received) => {
@@ -219,7 +207,7 @@ impl DbusLane {
             return self.large(slot, buffer, start, length, &header, tables, now);
         }
         let carried = self.pass(slot, &Message::Borrowed(bytes), &header, tables, now);
-        self.found(slot, carried, start, length)
+        self.found(slot, carried, start + length, length)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -238,11 +226,11 @@ impl DbusLane {
         let carried = self.pass(slot, &message, header, tables, now);
         if carried.is_ok() {
             *buffer = whole[start + length..].to_vec();
-            return self.found(slot, carried, 0, 0);
+            return self.found(slot, carried, 0, length);
         }
         drop(message);
         *buffer = Vec::from(whole);
-        self.found(slot, carried, start, length)
+        self.found(slot, carried, start + length, length)
     }
 
     /// Carry one message out, with the descriptors that have come for it.
@@ -276,21 +264,16 @@ impl DbusLane {
         Ok(work)
     }
 
-    /// The message ended at `start + length` of what is left in the buffer.
-    fn found(
-        &mut self,
-        slot: usize,
-        carried: Result<usize, NotEveryday>,
-        start: usize,
-        length: usize,
-    ) -> Found {
+    /// The message of this size ended at `end` of what is left in the buffer.
+    fn found(&mut self, slot: usize, carried: Result<usize, NotEveryday>, end: usize, size: usize) -> Found {
         match (carried, self.parties.get_mut(slot)) {
             (Ok(cost), Some(c)) => {
-                c.input.start = start + length;
+                c.input.start = end;
                 c.input.expected = 0;
-                Found::Done(length, cost.max(1))
+                c.input.usual = if size > LARGE_BODY { size } else { 0 };
+                Found::Done(size, cost.max(1))
             }
-            _ => Found::NotEveryday(length),
+            _ => Found::NotEveryday(size),
         }
     }
 
@@ -336,6 +319,37 @@ impl DbusLane {
     pub(super) fn peer(&self, slot: usize) -> u64 {
         self.parties.get(slot).map_or(0, |c| c.peer)
     }
+}
+
+/// Nothing lies in the buffer: a message like a large last one gets one of its own. How much to ask for.
+fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryReserveError> {
+    c.input.start = 0;
+    c.input.buffer.clear();
+    if c.input.usual > 0 {
+        let most = c.input.usual.min(LARGE_CHUNK);
+        c.input.buffer = Vec::new();
+        c.input.buffer.try_reserve_exact(most)?;
+        return Ok(most);
+    }
+    if c.input.buffer.capacity() < CHUNK {
+        c.input.buffer = std::mem::take(spare);
+        c.input.buffer.clear();
+    }
+    c.input.buffer.try_reserve(CHUNK)?;
+    Ok(CHUNK)
+}
+
+/// The first message lies in the buffer, in part. How much to ask for.
+fn room_for_more(c: &mut Connection) -> Result<usize, TryReserveError> {
+    if c.input.start > 0 {
+        c.input.buffer.drain(..c.input.start);
+        c.input.start = 0;
+    }
+    let missing = c.input.expected.saturating_sub(c.input.pending());
+    let is_large = missing > CHUNK || (c.input.usual > 0 && missing > 0);
+    let most = if is_large { missing.min(LARGE_CHUNK) } else { CHUNK };
+    c.input.buffer.try_reserve(most)?;
+    Ok(most)
 }
 
 /// The first message, which lies at the front of what has come, is Python's, with its descriptors.
