@@ -21,6 +21,7 @@ help: ## list the targets
 test: lint $(BODIES) ## lint, type-check and test everything, on dbus-daemon and on bus1-bridge with either body
 ifdef CARGO
 	cd rust && cargo test --locked --no-default-features
+	cd benchmarks/generator && cargo test --locked
 endif
 	BUS1_ACCEL=python $(PYTEST) -m "not deep"
 ifdef CARGO
@@ -39,7 +40,7 @@ wheel: $(READY) ## the wheel to publish, in dist/, for every CPython >= 3.11; ne
 demo: $(BODIES) ## the main job: one bus on which stock D-Bus tools and native services talk
 	$(PYTHON_IN_VENV) examples/demo.py
 
-bench: $(BODIES) ## measure beside dbus-daemon and dbus-broker
+bench: $(BODIES) ## measure beside dbus-daemon and dbus-broker, and the floor; ten minutes; needs cargo
 	$(PYTHON_IN_VENV) -m benchmarks
 
 scaling: $(BODIES) ## measure how costs grow with peers, handles, messages and slices; draws docs/scaling.svg
@@ -85,6 +86,8 @@ ifdef CARGO
 	cd rust && cargo fmt --check
 	cd rust && cargo clippy --locked --all-targets -- -D warnings
 	cd rust && cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	cd benchmarks/generator && cargo fmt --check
+	cd benchmarks/generator && cargo clippy --locked --all-targets -- -D warnings
 else
 	$(WITHOUT_CARGO)
 endif

@@ -111,8 +111,10 @@ RULES = (
 MEMORY = (
     Scenario("idle", (Figure("memory", "memory per idle connection", "KiB", Goal(most=0.6, of="itself")),),
              scenarios.idle, places.nothing, BUSES),
-    Scenario("start", (Figure("time", "start to answered Hello", "ms", Goal(most=80, of="itself")),),
-             scenarios.start, places.nothing, BUSES),
+    Scenario("start", (
+        Figure("time", "start to answered Hello", "ms", Goal(most=80, of="itself")),
+        Figure("cpu", "CPU of the bus for that", "ms"),
+    ), scenarios.start, places.nothing, BUSES),
     Scenario("flood", (
         Figure("p50", "a pair while a client floods a subscriber that never reads, p50", "µs"),
         Figure("p99", "the same, p99", "µs", Goal(most=1)),

@@ -144,7 +144,7 @@ class Header:
     def has_unknown_fields(self) -> bool: ...
 
 
-class Paths(Protocol):
+class _Paths(Protocol):
     """Where the object paths of a body go, in marshalling order."""
 
     def append(self, path: str, /) -> None: ...
@@ -154,7 +154,7 @@ class BodyCheck:
     """The check of one body against its signature; ``step`` until it is done."""
 
     def __init__(
-        self, signature: str, body: Buffer, endian: str, n_fds: int, paths: Paths | None = None
+        self, signature: str, body: Buffer, endian: str, n_fds: int, paths: _Paths | None = None
     ) -> None: ...
     @property
     def left(self) -> int: ...
@@ -388,3 +388,23 @@ class DBusLane:
     def usage(
         self, peer: int
     ) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]: ...
+
+
+class Swift:
+    """The short way of everyday calls through an exchange: see ``bus1_services.swift``."""
+
+    def __init__(self, exchange: Exchange, bodies: Bodies) -> None: ...
+    def call(
+        self, sock: socket, tag: int, handle: int, node: int, names: tuple[str, str, str, str],
+        values: Sequence[Any], failed: Failed | None,
+    ) -> list[Any] | bool | None: ...
+    def post_call(
+        self, handle: int, node: int, names: tuple[str, str, str, str], values: Sequence[Any],
+        failed: Failed | None,
+    ) -> bool: ...
+    def take_return(self, tag: int) -> tuple[int, str, list[Any]] | None: ...
+    def take_call(self, tag: int) -> tuple[Any, ...] | None: ...
+    def put_back(self) -> None: ...
+    def respond(
+        self, handle: int, serial: int, signature: str, values: Sequence[Any], failed: Failed | None
+    ) -> bool: ...

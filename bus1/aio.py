@@ -27,7 +27,7 @@ from .blocklink import BlockLink, drive
 from .client import Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
 from .errors import Bus1Error, BusGone
-from .exchange import Answer, Failed
+from .exchange import Answer, Exchange, Failed
 from .frames import MORE_SHIFT, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
@@ -100,6 +100,11 @@ class Peer:
         return peer
 
     @property
+    def exchange(self) -> Exchange:
+        """Of its channel."""
+        return self._link.client.exchange
+
+    @property
     def blocking_link(self) -> BlockLink:
         """Of a peer that was made by ``open_blocking``."""
         assert isinstance(self._link, BlockLink)
@@ -138,22 +143,27 @@ class Peer:
         return await self._receive(flags, max_offset, RecvOption.PARK | RecvOption.DETACH)
 
     async def attend(
-        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,
+        swift: Callable[[int], bool | None] | None = None,
     ) -> None:
         """Call ``hear`` with each message as soon as it is read; up to ``ahead`` leave the queue at once.
 
         For the one task that receives for this peer. Neither function waits; ``hear`` says whether it has
         woken tasks that should run before ``rest`` is called, and what was posted leaves in one write.
         NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``). Raises what
-        ``recv`` does, and can then be begun again; what came and was not given out is the next ``recv``'s."""
-        await self.attendance(hear, rest, ahead).run()
+        ``recv`` does, and can then be begun again; what came and was not given out is the next ``recv``'s.
+        ``swift``, given the tag of the RECV, may take a message out of the exchange by a way of its own; it
+        says None if it has not, else what ``hear`` says."""
+        await self.attendance(hear, rest, ahead, swift).run()
 
     def attendance(
-        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,
+        swift: Callable[[int], bool | None] | None = None,
     ) -> Attendance:
         """What ``attend`` runs; a program without a loop asks it step by step."""
         options = RecvOption.PARK | RecvOption.DETACH | ahead - 1 << MORE_SHIFT
-        return Attendance(self._link, self._link.client.recv(INSTALL_FDS, NO_LIMIT, options), hear, rest)
+        request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
+        return Attendance(self._link, request, hear, rest, swift)
 
     async def recv_nowait(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
@@ -213,6 +223,10 @@ class Peer:
             self._link.client.post_last(handle, parts, handles, failed)
             self._link.flush_posted()
         return may_post
+
+    def flush_posted(self) -> None:
+        """Send what was posted by a way of its own, unless it is to be kept."""
+        self._link.flush_posted()
 
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Destroy own nodes and release their handles, without waiting; errors are not reported."""

@@ -31,12 +31,14 @@ class Attendance:
     def __init__(
         self, link: AsyncLink | BlockLink, request: Request[Answer],
         hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None],
+        swift: Callable[[int], bool | None] | None = None,
     ) -> None:
         self._link = link
         self._client = link.client
         self._request = request
         self._hear = hear
         self._rest = rest
+        self._swift = swift
         self._tag = 0
         self._missing: tuple[Answer, Request[None]] | None = None
         """A message whose memory has to be asked for first."""
@@ -72,7 +74,12 @@ class Attendance:
     def look(self) -> bool:
         """Hand over what has come; whether ``begin`` is needed before there can be more."""
         client, take = self._client, self._client.exchange.take
+        swift = self._swift
+        if swift is not None:
+            self._link.cork()
         while True:
+            while swift is not None and (has_woken := swift(self._tag)) is not None:
+                self._has_woken |= has_woken
             if (message := client.short_message(self._tag)) is None:
                 if (answer := take(self._tag)) is None:
                     return False
@@ -83,6 +90,16 @@ class Attendance:
                 message = client.message(answer)
             self._link.cork()
             self._has_woken |= self._hear(message)
+
+    @property
+    def is_ready(self) -> bool:
+        """There is nothing to ``begin``."""
+        return self._missing is None and self._client.exchange.expects(self._tag)
+
+    @property
+    def tag(self) -> int:
+        """Of the RECV."""
+        return self._tag
 
     def end(self) -> None:
         """What comes from now on is the outcome of the next RECV."""

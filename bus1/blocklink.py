@@ -130,6 +130,11 @@ class BlockLink:
 
     # ---- the socket ------------------------------------------------------------------------------
 
+    @property
+    def sock(self) -> socket.socket:
+        """For who reads and writes by a way of its own."""
+        return self._sock
+
     def read(self) -> None:
         """Send everything, then wait for bytes, and look at them; Late."""
         exchange = self.client.exchange
@@ -138,6 +143,11 @@ class BlockLink:
         if self.deadline != math.inf:
             self._poll(select.POLLIN)
         self._take_in(0)
+        self.drain()
+
+    def drain(self) -> None:
+        """Take the readiness of messages that have come from the peer's descriptor."""
+        exchange = self.client.exchange
         if self.descriptor is not None and (n_drained := exchange.take_drained()):
             with suppress(OSError):
                 self.descriptor.recv(n_drained, socket.MSG_DONTWAIT)

@@ -57,6 +57,7 @@ class CorePeer:
     """One peer; every method is one command."""
 
     has_unsent = False
+    exchange = None
 
     def __init__(self, bus: CoreBus) -> None:
         self.bus = bus
@@ -166,7 +167,9 @@ class CorePeer:
                 await self.hold.wait()
             return received
 
-    async def attend(self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None]) -> None:
+    async def attend(
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], swift: None
+    ) -> None:
         while True:
             if hear(await self.recv()):
                 await checkpoint()

@@ -62,6 +62,8 @@ class Client:
         self.sock.setblocking(False)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.peer_fds = Fds()
+        self.pending = bytearray()
+        """What a test has not looked at."""
         hello = encode(Operation.HELLO, 1, REQUESTS[Operation.HELLO].pack(MAGIC, VERSION, 0))
         self.sock.sendall(hello)
         world.broker.accept(theirs)

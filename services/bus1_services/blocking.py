@@ -37,9 +37,11 @@ from bus1.received import ReceivedMessage
 from .connection import MAX_CALLS, Connection
 from .interface import BoundProperty, BoundSignal, Interface, Method, Prop, Signal, spec_of
 from .members import MethodSpec
-from .proxy import PendingCall, SignalStream
+from .proxy import PendingCall, Remote, SignalStream
 from .registry import Published
+from .short import Names
 
+NO_RESULT = object()
 I = TypeVar("I", bound=Interface)  # noqa: E741
 T = TypeVar("T")
 
@@ -157,11 +159,16 @@ def blocking(proxy: Interface) -> Any:
 
 def _caller(proxy: Interface, member: Method[..., Any]) -> Callable[..., Any]:
     far, spec, interface = proxy.__far__, member.spec(), spec_of(member.interface).name
-    assert far is not None
+    assert isinstance(far, Remote)
     assert isinstance(spec, MethodSpec)
+    connection = cast(_Connection, far.connection)
+    names = interface, spec.name, spec.signature, spec.result
+    may_be_short = far.timeout is None and not spec.no_reply and not spec.takes.is_written
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return drive(far.invoke(interface, spec, spec.bind(args, kwargs)))
+        values = spec.bind(args, kwargs)
+        result = connection.call(far, spec, names, values) if may_be_short else NO_RESULT
+        return drive(far.invoke(interface, spec, values)) if result is NO_RESULT else result
 
     call.__name__, call.__doc__ = member.attribute, member.__doc__
     return call
@@ -223,7 +230,8 @@ class _Connection(Connection):
         super().__init__(peer, lambda function, *args: drive(function(*args)))
         self.publishing: Any = nullcontext()  # nobody else can publish meanwhile
         self._link = peer.blocking_link
-        self._attendance = peer.attendance(self._hear, lambda: None)
+        swift = None if self.short is None else self._swift
+        self._attendance = peer.attendance(self._hear, lambda: None, swift=swift)
         self._deferred: deque[ReceivedMessage] = deque()
         self._is_busy = False
         self._n_heard = 0
@@ -245,7 +253,8 @@ class _Connection(Connection):
             return
         before = self._n_heard
         try:
-            drive(self._attendance.begin())
+            if not self._attendance.is_ready:
+                drive(self._attendance.begin())
             if not self._attendance.look() and self._n_heard == before:
                 self._give_back()
                 self._link.read()
@@ -255,6 +264,45 @@ class _Connection(Connection):
             self._hear(drive(self.peer.recv(install_fds=False)))
         except Bus1Error as error:
             self._end(error)
+
+    def call(self, remote: Remote, spec: MethodSpec, names: Names, values: tuple[Any, ...]) -> Any:
+        """Call a declared method by the short way, and wait for its result; NO_RESULT: nothing happened."""
+        link, attendance = self._link, self._attendance
+        if self.short is None or self._error or link.deadline != math.inf or not attendance.is_ready:
+            return NO_RESULT
+        self._give_back()
+        pending = PendingCall(self)
+        node = self.node(pending)
+        try:
+            found = self.short.call(
+                link.sock, attendance.tag, remote.handle.id, node, names, values, pending.failed
+            )
+            if found is None:
+                answer = drive(pending.outcome())
+        except BaseException:
+            self.retire(node)
+            raise
+        if found is False:
+            self.forget(node)
+            return NO_RESULT
+        link.drain()
+        if found is None:
+            self.retire(node)
+            return remote.result(spec, answer)
+        del self._receivers[node]
+        return spec.gathered(found, remote.adopt)
+
+    def _swift(self, tag: int) -> bool | None:
+        """As ``Short.take``, unless a method is running."""
+        if self._is_busy or self.short is None:
+            return None
+        self._is_busy = True
+        try:
+            has_woken = self.short.take(tag)
+        finally:
+            self._is_busy = False
+        self._n_heard += has_woken is not None
+        return has_woken
 
     def _hear(self, message: ReceivedMessage) -> bool:
         self._n_heard += 1

@@ -27,13 +27,7 @@ import anyio
 
 from bus1 import aio
 from bus1.core.api import MessageType, PeerFlag
-from bus1.errors import (
-    Bus1Error,
-    BusGone,
-    PeerShutdown,
-    RemoteProtocolError,
-    TooManyDescriptors,
-)
+from bus1.errors import Bus1Error, BusGone, PeerShutdown, RemoteProtocolError, TooManyDescriptors
 from bus1.loops import Pause, asyncio_loop
 from bus1.received import ReceivedMessage
 
@@ -51,6 +45,7 @@ from .proxy import Remote
 from .receiver import Mourner, Receiver
 from .registry import Publication, Registry
 from .scope import Scope
+from .short import short
 from .sweeper import Sweeper
 
 MAX_CALLS = 16384
@@ -84,6 +79,8 @@ class Connection:
         """Held while a publication takes the place of another."""
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
+        self.short = short(peer, lambda node: self._receivers.get(node), self._sweeper)
+        """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
         self._receivers: dict[int, Receiver] = {}
         self._mourners: dict[int, set[Mourner]] = {}
@@ -320,7 +317,8 @@ class Connection:
         try:
             while True:
                 try:
-                    await self.peer.attend(self._take, self._sweeper.collect)
+                    swift = None if self.short is None else self.short.take
+                    await self.peer.attend(self._take, self._sweeper.collect, swift=swift)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
                     self._take(await self.peer.recv(install_fds=False))

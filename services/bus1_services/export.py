@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bus1.core.api import HANDLE_INVALID
@@ -48,7 +48,7 @@ from .introspection import interfaces_xml, node_xml
 from .members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
 from .stream import Stream
-from .swift import Swift, SwiftCalls, swift
+from .swift import Origin, Swift, SwiftCalls, swift
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -159,38 +159,43 @@ class Export:
 
     def is_answered(self, message: ReceivedMessage, envelope: Envelope, body: memoryview) -> bool:
         """A call that is over at once has been run; if not, nothing has happened."""
-        if self._gate is not None or len(message.handles) != 1 or not self._calls.is_free:
+        if len(message.handles) != 1 or envelope.kind is not Kind.CALL or envelope.flags or envelope.caps:
             return False
-        reply = message.handles[0]
-        if envelope.kind is not Kind.CALL or envelope.flags or envelope.caps or reply == HANDLE_INVALID:
+        names = envelope.interface, envelope.member, envelope.signature
+        work = self.swift(names)
+        if work is None or message.handles[0] == HANDLE_INVALID:
             return False
         try:
-            work = self._swift_work(envelope)
-            if work is None:
-                return False
             values = decode(envelope.signature, body, envelope.endian)
-        except (RemoteProtocolError, DBusError):
+        except RemoteProtocolError:
             return False
-        self._calls.run(envelope, reply, work, values, partial(self._caller, message, envelope))
+        sender = message.uid, message.gid, message.pid
+        origin = Origin(self.target, self.connection, names, envelope.serial, sender, message.secctx)
+        self._calls.run(origin, message.handles[0], work, values)
         return True
 
-    def _caller(self, message: ReceivedMessage, envelope: Envelope, reply: Handle) -> Caller:
-        sender = message.uid, message.gid, message.pid
-        arrival = Arrival(envelope, message.payload, (), (), *sender, message.secctx)
-        return Caller(
-            *sender, envelope.flags, (), arrival.label, arrival.endpoint, self.target, reply, self.connection
-        )
+    def run(self, work: Swift, call: tuple[Any, ...]) -> None:
+        """Run what ``swift`` gave: a call as the native way has it."""
+        _, names, reply, serial, values, sender, context = call
+        origin = Origin(self.target, self.connection, names, serial, sender, context)
+        self._calls.run(origin, reply, work, values)
 
-    def _swift_work(self, envelope: Envelope) -> Swift | None:
-        key = envelope.interface, envelope.member, envelope.signature
+    def swift(self, names: tuple[str, str, str]) -> Swift | None:
+        """The method of this interface, name and signature, if a call of it may be over at once now."""
+        if self._gate is not None or not self._calls.is_free:
+            return None
         try:
-            return self._swift[key]
+            return self._swift[names]
         except KeyError:
-            interface, spec = self._method(envelope)
-            if spec.signature != envelope.signature:
-                return None
-            work = self._swift[key] = swift(interface, spec)
-            return work
+            pass
+        try:
+            interface, spec = self._method(Envelope(Kind.CALL, interface=names[0], member=names[1]))
+        except DBusError:
+            return None
+        if spec.signature != names[2]:
+            return None
+        work = self._swift[names] = swift(interface, spec)
+        return work
 
     def arrived(self, arrival: Arrival) -> None:
         """A message for the object: a call is run, anything else is not for objects."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bus1.errors import Bus1Error, Disconnected
@@ -22,6 +24,7 @@ from bus1.errors import Bus1Error, Disconnected
 from .call import Envelope, Kind
 from .caller import Caller
 from .calls import Call, Calls, is_awaited, is_bug, log
+from .handle import Arrival, Handle
 from .interface import Interface, Method
 from .letter import Letter
 from .members import MethodSpec
@@ -41,6 +44,31 @@ def swift(interface: Interface, spec: MethodSpec) -> Swift | None:
     if member.options.limit is not None or spec.caller is not None or spec.no_reply or spec.takes.is_read:
         return None
     return interface, spec, member.function
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where a call came from, in case that somebody has to know."""
+
+    target: Interface
+    connection: Connection
+    names: tuple[str, str, str]
+    """Interface, member, signature."""
+    serial: int
+    sender: tuple[int, int, int]
+    context: bytes | None
+
+    def envelope(self) -> Envelope:
+        """Of the call, as far as it is asked for later."""
+        interface, member, signature = self.names
+        return Envelope(Kind.CALL, 0, "l", self.serial, interface, member, signature)
+
+    def caller(self, reply: Handle) -> Caller:
+        """Who waits for the answer, by this handle."""
+        arrival = Arrival(self.envelope(), memoryview(b""), (), (), *self.sender, self.context)
+        return Caller(
+            *self.sender, 0, (), arrival.label, arrival.endpoint, self.target, reply, self.connection
+        )
 
 
 class SwiftCalls(Calls):
@@ -68,65 +96,79 @@ class SwiftCalls(Calls):
             or log.isEnabledFor(logging.DEBUG)
         )
 
-    def run(
-        self, envelope: Envelope, reply: int, work: Swift, values: Sequence[Any],
-        caller: Callable[[Any], Caller],
-    ) -> None:
-        """Run a call and answer to the node ``reply``; ``caller`` makes the Caller, given its handle."""
+    def run(self, origin: Origin, reply: int, work: Swift, values: Sequence[Any]) -> None:
+        """Run a call and answer to the node ``reply``."""
         interface, spec, function = work
         connection = self._connection
         self._places.n_given += 1
         connection.places.n_given += 1
-        result, answer = None, None
+        answer = None
         self._n_swift = 1
         try:
             result = function(interface, *values)
             if not is_awaited(result):
-                given, serial = spec.spread(result), envelope.serial
-                answer, result = connection.write(Kind.RETURN, spec.result, given, serial=serial), None
+                given, result = spec.spread(result), None
+                if connection.short is not None and self._responds(origin, reply, spec, given):
+                    return
+                answer = connection.write(Kind.RETURN, spec.result, given, serial=origin.serial)
         except BaseException as error:
-            self._n_swift = 0
             if not is_bug(error):
                 raise
-            call = self._begun_call(envelope, reply, work, values, caller)
-            answer = self._failure(call, error)
-            self._answer_soon(call, answer)
+            self._fails(origin, reply, work, values, error)
             return
-        self._n_swift = 0
+        finally:
+            self._n_swift = 0
+        if answer is None or not self._is_away(origin, reply, answer):
+            call = self._begun_call(origin, reply, work, values)
+            connection.start(self._finish, call, None, result, answer)
 
-        def failed(error: Bus1Error) -> None:
-            handle = connection.handle(reply)
-            if isinstance(error, Disconnected):
-                handle.release()
-            else:
-                connection.start(self._tell, Call(self, envelope, handle, caller(handle), None), error)
+    def _responds(self, origin: Origin, reply: int, spec: MethodSpec, values: Sequence[Any]) -> bool:
+        """The answer has gone the short way."""
+        short = self._connection.short
+        failed = partial(self._failed, origin, reply)
+        try:
+            if short is None or not short.respond(reply, origin.serial, spec.result, values, failed):
+                return False
+        except Bus1Error:
+            return False  # it comes again where it can be told
+        self._connection.ease()
+        return True
 
-        if answer is not None:
-            try:
-                if connection.post_last(reply, answer, failed):
-                    connection.ease()
-                    return
-            except Bus1Error:
-                pass  # it comes again where it can be told
-        call = self._begun_call(envelope, reply, work, values, caller)
-        connection.start(self._finish, call, None, result, answer)
+    def _is_away(self, origin: Origin, reply: int, answer: Letter) -> bool:
+        try:
+            is_posted = self._connection.post_last(reply, answer, partial(self._failed, origin, reply))
+        except Bus1Error:
+            return False  # it comes again where it can be told
+        if is_posted:
+            self._connection.ease()
+        return is_posted
 
-    def _begun_call(
-        self, envelope: Envelope, reply: int, work: Swift, values: Sequence[Any],
-        caller: Callable[[Any], Caller],
-    ) -> Call:
-        connection = self._connection
-        handle = connection.handle(reply)
-        who = caller(handle)
-        connection.places.take(who)
-        self._places.take(who)
-        call = Call(self, envelope, handle, who, (*work[:2], values))
-        self._open.add(call)
-        connection.mourn(reply, call)
-        return call
+    def _failed(self, origin: Origin, reply: int, error: Bus1Error) -> None:
+        """The answer was posted in vain."""
+        handle = self._connection.handle(reply)
+        if isinstance(error, Disconnected):
+            handle.release()
+            return
+        call = Call(self, origin.envelope(), handle, origin.caller(handle), None)
+        self._connection.start(self._tell, call, error)
 
-    def _answer_soon(self, call: Call, answer: Letter | None) -> None:
+    def _fails(
+        self, origin: Origin, reply: int, work: Swift, values: Sequence[Any], error: BaseException
+    ) -> None:
+        call = self._begun_call(origin, reply, work, values)
+        answer = self._failure(call, error)
         if answer is None or self._is_posted(call, answer):
             self._end(call)
         else:
             self._connection.start(self._finish, call, None, None, answer)
+
+    def _begun_call(self, origin: Origin, reply: int, work: Swift, values: Sequence[Any]) -> Call:
+        connection = self._connection
+        handle = connection.handle(reply)
+        who = origin.caller(handle)
+        connection.places.take(who)
+        self._places.take(who)
+        call = Call(self, origin.envelope(), handle, who, (*work[:2], values))
+        self._open.add(call)
+        connection.mourn(reply, call)
+        return call

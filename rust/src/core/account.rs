@@ -11,10 +11,11 @@
 use std::collections::HashMap;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::api::{Counts, Limits, Usage, UserUsage};
 use super::error::{Error, Kind, Result};
-use super::hashing::CountedMap;
+use super::flows::{Flow, Flows};
 use super::sequencer::Sequencer;
 
 pub const SLICES: usize = 0;
@@ -32,28 +33,30 @@ pub struct Share {
     pub counts: Counts,
 }
 
-fn share_of(shares: &[Share], uid: i64) -> Counts {
-    shares
-        .iter()
-        .find(|share| share.uid == uid)
-        .map_or([0; 4], |share| share.counts)
+type Shares = SmallVec<[Share; 1]>;
+
+fn add(totals: &mut [u64; 3], amounts: [u64; 3]) {
+    for (total, amount) in totals.iter_mut().zip(amounts) {
+        *total += amount;
+    }
 }
 
-fn book_share(shares: &mut Vec<Share>, uid: i64, charge: &Counts) {
+fn share_of(shares: &[Share], uid: i64) -> Counts {
+    shares.iter().find(|share| share.uid == uid).map_or([0; 4], |share| share.counts)
+}
+
+fn book_share(shares: &mut Shares, uid: i64, charge: &Counts) {
     if let Some(share) = shares.iter_mut().find(|share| share.uid == uid) {
         for (count, amount) in share.counts.iter_mut().zip(charge) {
             *count += amount;
         }
     } else {
-        shares.push(Share {
-            uid,
-            counts: *charge,
-        });
+        shares.push(Share { uid, counts: *charge });
     }
 }
 
 /// False if that was not booked.
-fn settle_share(shares: &mut Vec<Share>, uid: i64, charge: &Counts) -> bool {
+fn settle_share(shares: &mut Shares, uid: i64, charge: &Counts) -> bool {
     let Some(at) = shares.iter().position(|share| share.uid == uid) else {
         return false;
     };
@@ -74,16 +77,10 @@ pub struct User {
     pub uid: i64,
     pub limits: Counts,
     pub used: Counts,
-    pub shares: Vec<Share>,
+    pub shares: Shares,
     pub accounts: u64,
     /// Users are listed as they came.
     pub order: u64,
-}
-
-/// What one sending peer has undelivered at one receiving account: bytes, messages, descriptors.
-pub struct Flow {
-    pub uid: i64,
-    pub undelivered: [u64; 3],
 }
 
 /// One peer's maxima and use.
@@ -93,8 +90,8 @@ pub struct Account {
     pub limits: Counts,
     pub overhead: u64,
     pub used: Counts,
-    pub shares: Vec<Share>,
-    pub flows: CountedMap<Flow>,
+    pub shares: Shares,
+    pub flows: Flows,
     pub undelivered: [u64; 3],
 }
 
@@ -116,15 +113,13 @@ impl Charge {
 impl Account {
     /// What `sender` has undelivered here.
     pub fn queued(&self, sender: u64) -> Usage {
-        self.flows
-            .get(&sender)
-            .map_or(Usage::default(), |flow| usage(flow.undelivered))
+        self.flows.get(sender).map_or(Usage::default(), |flow| usage(flow.undelivered))
     }
 
     /// What everybody has undelivered here, the seed apart.
     pub fn waiting(&self) -> Usage {
         let mut all = self.undelivered;
-        if let Some(seed) = self.flows.get(&SEED_SENDER) {
+        if let Some(seed) = self.flows.get(SEED_SENDER) {
             for (count, amount) in all.iter_mut().zip(seed.undelivered) {
                 *count -= amount;
             }
@@ -134,11 +129,7 @@ impl Account {
 }
 
 fn usage([bytes, messages, fds]: [u64; 3]) -> Usage {
-    Usage {
-        bytes,
-        messages,
-        fds,
-    }
+    Usage { bytes, messages, fds }
 }
 
 /// An account with its user: what may be charged.
@@ -185,14 +176,7 @@ impl Purse<'_> {
     }
 
     /// Charge a message of peer `sender`, user `uid`; QuotaExceeded names what is exceeded.
-    pub fn charge(
-        &mut self,
-        sender: u64,
-        uid: i64,
-        handles: usize,
-        size: u64,
-        fds: usize,
-    ) -> Result<Charge> {
+    pub fn charge(&mut self, sender: u64, uid: i64, handles: usize, size: u64, fds: usize) -> Result<Charge> {
         let charge = Charge {
             sender,
             size: size.saturating_add(self.account.overhead),
@@ -204,13 +188,7 @@ impl Purse<'_> {
         let peer_share = share_of(&self.account.shares, uid);
         for resource in [SLICES, HANDLES, BYTES, FDS] {
             if counts[resource] != 0 {
-                self.admit(
-                    resource,
-                    counts[resource],
-                    uid,
-                    user_share[resource],
-                    peer_share[resource],
-                )?;
+                self.admit(resource, counts[resource], uid, user_share[resource], peer_share[resource])?;
             }
         }
         book_share(&mut self.user.shares, uid, &counts);
@@ -219,15 +197,15 @@ impl Purse<'_> {
             self.account.used[resource] += amount;
             self.user.used[resource] += amount;
         }
-        let flow = self.account.flows.entry(sender).or_insert(Flow {
-            uid,
-            undelivered: [0; 3],
-        });
-        for totals in [&mut flow.undelivered, &mut self.account.undelivered] {
-            totals[0] += charge.size;
-            totals[1] += 1;
-            totals[2] += counts[FDS];
+        let amounts = [charge.size, 1, counts[FDS]];
+        match self.account.flows.get_mut(sender) {
+            Some(flow) => add(&mut flow.undelivered, amounts),
+            None => {
+                let undelivered = amounts;
+                self.account.flows.insert(sender, Flow { uid, undelivered });
+            }
         }
+        add(&mut self.account.undelivered, amounts);
         Ok(charge)
     }
 
@@ -235,21 +213,14 @@ impl Purse<'_> {
         if self.account.used[resource].saturating_add(amount) > self.account.limits[resource] {
             return Err(Error::new(
                 Kind::QuotaExceeded,
-                format!(
-                    "{} of the receiving peer: {amount} more",
-                    RESOURCES[resource]
-                ),
+                format!("{} of the receiving peer: {amount} more", RESOURCES[resource]),
             ));
         }
         let left = i128::from(self.user.limits[resource]) - i128::from(self.user.used[resource]);
         if !exceeds_peer_quota(left, share, here, amount) {
             return Ok(());
         }
-        let which = if exceeds_user_quota(left, share, amount) {
-            "user"
-        } else {
-            "peer"
-        };
+        let which = if exceeds_user_quota(left, share, amount) { "user" } else { "peer" };
         Err(Error::new(
             Kind::QuotaExceeded,
             format!(
@@ -262,7 +233,7 @@ impl Purse<'_> {
     /// The message has left the queue: `kept` handles stay, and the slice with its bytes.
     pub fn settle(&mut self, charge: &Charge, kept: usize, sequencer: &mut Sequencer) {
         let counts = charge.counts();
-        let Some(flow) = self.account.flows.get_mut(&charge.sender) else {
+        let Some(flow) = self.account.flows.get_mut(charge.sender) else {
             sequencer.fail("a charge was given back twice");
             return;
         };
@@ -273,7 +244,7 @@ impl Purse<'_> {
             totals[2] = totals[2].saturating_sub(counts[FDS]);
         }
         if flow.undelivered[1] == 0 {
-            self.account.flows.remove(&charge.sender);
+            self.account.flows.remove(charge.sender);
         }
         let is_sound = settle_share(&mut self.account.shares, uid, &counts);
         if !(settle_share(&mut self.user.shares, uid, &counts) && is_sound) {
@@ -318,12 +289,7 @@ pub struct Ledger {
 impl Ledger {
     /// Nobody yet.
     pub fn new(defaults: Limits) -> Self {
-        Ledger {
-            defaults,
-            configured: Vec::new(),
-            users: Slab::new(),
-            by_uid: HashMap::default(),
-        }
+        Ledger { defaults, configured: Vec::new(), users: Slab::new(), by_uid: HashMap::default() }
     }
 
     /// An account for a new peer of `uid`; its maxima default to the user's (P-22, Q-3).
@@ -336,7 +302,7 @@ impl Ledger {
                     uid,
                     limits: configured.map_or(self.defaults, |(_, limits)| *limits).0,
                     used: [0; 4],
-                    shares: Vec::new(),
+                    shares: Shares::new(),
                     accounts: 0,
                     order,
                 });
@@ -350,8 +316,8 @@ impl Ledger {
             limits: limits.map_or(self.users[user].limits, |limits| limits.0),
             overhead,
             used: [0; 4],
-            shares: Vec::new(),
-            flows: CountedMap::default(),
+            shares: Shares::new(),
+            flows: Flows::default(),
             undelivered: [0; 3],
         }
     }
@@ -360,10 +326,7 @@ impl Ledger {
     pub fn close(&mut self, account: &Account, sequencer: &mut Sequencer) {
         let user = &mut self.users[account.user];
         if account.used != [0; 4] || !account.flows.is_empty() || !account.shares.is_empty() {
-            sequencer.fail(format!(
-                "an account of uid {} was closed in use: {:?}",
-                user.uid, account.used
-            ));
+            sequencer.fail(format!("an account of uid {} was closed in use: {:?}", user.uid, account.used));
         }
         user.accounts -= 1;
         if user.accounts == 0 {
@@ -398,15 +361,8 @@ impl Ledger {
         let of = |user: &User| UserUsage {
             used: user.used,
             limits: user.limits,
-            shares: user
-                .shares
-                .iter()
-                .map(|share| (share.uid, share.counts))
-                .collect(),
+            shares: user.shares.iter().map(|share| (share.uid, share.counts)).collect(),
         };
-        self.in_order()
-            .iter()
-            .map(|user| (user.uid, of(user)))
-            .collect()
+        self.in_order().iter().map(|user| (user.uid, of(user))).collect()
     }
 }

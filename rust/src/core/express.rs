@@ -14,7 +14,7 @@ use super::error::{Error, Kind, Result};
 use super::messages::no_node;
 use super::queue::{Body, Entry};
 use super::transaction::{Outgoing, Transaction, check_counts, check_size};
-use super::{Core, NEVER, NO_LIMIT, NONE};
+use super::{Core, NEVER, NO_LIMIT};
 
 impl Core {
     /// One message to the root node of a hosted peer, no handles; takes `fds` on success.
@@ -108,22 +108,15 @@ impl Core {
     }
 
     fn root_of(&self, reader: u64) -> Option<usize> {
-        let root = self.peers.get(&reader)?.root;
-        Some(root).filter(|node| *node != NONE)
+        let root = self.handles.get(self.peers.get(&reader)?.root)?.node;
+        // another's node can be named 0 by nobody
+        Some(root)
     }
 
-    fn place_at_root(
-        &mut self,
-        tx: &Transaction<'_>,
-        reader: u64,
-        what: &Outgoing<'_>,
-    ) -> Result<usize> {
+    fn place_at_root(&mut self, tx: &Transaction<'_>, reader: u64, what: &Outgoing<'_>) -> Result<usize> {
         let node = self.root_of(reader).ok_or_else(|| no_node((reader, 0)))?;
         if self.nodes[node].died != NEVER {
-            return Err(Error::new(
-                Kind::NodeDestroyed,
-                "the destination is destroyed",
-            ));
+            return Err(Error::new(Kind::NodeDestroyed, "the destination is destroyed"));
         }
         self.place(tx, reader, node, tx.sender, what)
     }
@@ -132,9 +125,7 @@ impl Core {
     pub fn take_front(&mut self, peer: u64) -> Result<()> {
         let front = self.peer(peer)?.queue.front();
         let is_plain = front.is_some_and(|key| match &self.entries[key].body {
-            Body::Data(instance) => {
-                instance.nodes.is_empty() && !self.slices[instance.slice].published
-            }
+            Body::Data(instance) => instance.nodes.is_empty() && !self.slices[instance.slice].published,
             Body::Notice(_) => false,
         });
         let shares_buffers = self.peer(peer)?.pool.shares_buffers;
@@ -166,11 +157,5 @@ impl Core {
 }
 
 fn outgoing<'a>(n_bytes: usize, with_fds: bool) -> Outgoing<'a> {
-    Outgoing {
-        n_bytes: n_bytes as u64,
-        nodes: &[],
-        with_fds,
-        note: 0,
-        payload: 0,
-    }
+    Outgoing { n_bytes: n_bytes as u64, nodes: &[], with_fds, note: 0, payload: 0 }
 }

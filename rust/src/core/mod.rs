@@ -17,6 +17,7 @@ mod commands;
 mod delivery;
 pub mod error;
 mod express;
+mod flows;
 mod gaps;
 mod hashing;
 mod loss;
@@ -61,14 +62,29 @@ pub(crate) struct Peer {
     pub queue: Queue,
     pub view: Option<Box<View>>,
     pub flags: u64,
-    /// Handles by their numbers.
+    /// The handle with the number 0, that of the root node.
+    pub root: usize,
+    /// The other ones, by their numbers.
     pub handles: KeyedMap<usize>,
     /// Of the latest assigned number.
     pub counter: u64,
-    /// The own node that is named 0.
-    pub root: usize,
     /// The entry of the seed.
     pub seed: usize,
+}
+
+impl Peer {
+    /// Key of the handle with this number.
+    pub fn handle_key(&self, number: u64) -> Option<usize> {
+        match number {
+            0 => Some(self.root).filter(|key| *key != NONE),
+            _ => self.handles.get(&number).copied(),
+        }
+    }
+
+    /// Keys of all its handles.
+    pub fn handle_keys(&self) -> impl Iterator<Item = usize> + '_ {
+        self.handle_key(0).into_iter().chain(self.handles.values().copied())
+    }
 }
 
 /// The bus1 state machine.
@@ -103,27 +119,18 @@ impl Core {
     }
 
     fn peer(&self, number: u64) -> Result<&Peer> {
-        self.peers
-            .get(&number)
-            .map(|peer| &**peer)
-            .ok_or_else(|| gone(number))
+        self.peers.get(&number).map(|peer| &**peer).ok_or_else(|| gone(number))
     }
 
     fn peer_mut(&mut self, number: u64) -> Result<&mut Peer> {
-        self.peers
-            .get_mut(&number)
-            .map(|peer| &mut **peer)
-            .ok_or_else(|| gone(number))
+        self.peers.get_mut(&number).map(|peer| &mut **peer).ok_or_else(|| gone(number))
     }
 
     /// The purse of a peer that exists.
     fn purse(&mut self, number: u64) -> Result<Purse<'_>> {
         let peer = self.peers.get_mut(&number).ok_or_else(|| gone(number))?;
         let user = &mut self.ledger.users[peer.account.user];
-        Ok(Purse {
-            account: &mut peer.account,
-            user,
-        })
+        Ok(Purse { account: &mut peer.account, user })
     }
 
     /// Give handles back that a peer was charged for.
@@ -144,10 +151,7 @@ impl Core {
         let peer = &mut **self.peers.get_mut(&number)?;
         let mut around = Surroundings {
             slices: &mut self.slices,
-            purse: Purse {
-                user: &mut self.ledger.users[peer.account.user],
-                account: &mut peer.account,
-            },
+            purse: Purse { user: &mut self.ledger.users[peer.account.user], account: &mut peer.account },
             sequencer: &mut self.sequencer,
             mishap: &mut self.mishap,
         };

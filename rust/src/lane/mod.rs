@@ -13,6 +13,7 @@ pub mod express;
 pub mod output;
 pub mod parties;
 pub mod poller;
+mod reading;
 pub mod world;
 
 use std::io;

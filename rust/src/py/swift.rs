@@ -10,6 +10,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
@@ -45,22 +46,20 @@ fn parts(answer: &Answer) -> Option<(Message, &[u8], &[u8])> {
     Some((message, tail.get(..n_bytes)?, handles))
 }
 
+fn is_of_kernel(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyOSError>(py)
+        && error.value(py).getattr("errno").is_ok_and(|code| !code.is_none())
+}
+
 fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyString>> {
-    std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| text.is_ascii())
-        .map(|text| PyString::new(py, text))
+    std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()).map(|text| PyString::new(py, text))
 }
 
 #[pymethods]
 impl Swift {
     #[new]
     fn new(exchange: Py<PyExchange>, bodies: Py<Bodies>) -> Self {
-        Self {
-            exchange,
-            bodies,
-            taken: Mutex::default(),
-        }
+        Self { exchange, bodies, taken: Mutex::default() }
     }
 
     /// Call and wait: the values; None: it was sent, and the answer is to be waited for; False: nothing was done.
@@ -76,47 +75,68 @@ impl Swift {
         values: &Bound<'py, PyAny>,
         failed: Listener,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (interface, member, signature, result) = names;
-        let not_done = || false.into_pyobject(py).map(|no| no.to_owned().into_any());
+        let channel = self.exchange.get();
+        if !channel.lock().is_waiting(tag) || !self.post_call(py, handle, node, names, values, failed)? {
+            return Ok(false.into_pyobject(py)?.to_owned().into_any());
+        }
+        let later = py.None().into_bound(py);
+        let found = channel.transmit(py, sock, 0).and_then(|()| channel.receive(py, sock, 0));
+        match found {
+            Ok(0) => channel.fail(py, None)?,
+            Ok(_) => channel.process(py)?,
+            // Whoever waits next finds out what it is. What a signal's handler raises is no such error.
+            Err(error) if is_of_kernel(py, &error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(match self.answer(py, tag, node, names.3) {
+            Some(values) => values.into_any(),
+            None => later,
+        })
+    }
+
+    /// Queue a call whose answer goes to `node`; False: nothing was done.
+    fn post_call(
+        &self,
+        py: Python<'_>,
+        handle: u64,
+        node: u64,
+        names: (&str, &str, &str, &str),
+        values: &Bound<'_, PyAny>,
+        failed: Listener,
+    ) -> PyResult<bool> {
+        let (interface, member, signature, _) = names;
         let channel = self.exchange.get();
         channel.check(py)?;
         let Some(body) = self.bodies.get().written(py, signature, values) else {
-            return Ok(not_done()?);
+            return Ok(false);
         };
-        let all = [
-            interface.as_bytes(),
-            member.as_bytes(),
-            signature.as_bytes(),
-        ];
+        let all = [interface.as_bytes(), member.as_bytes(), signature.as_bytes()];
         let Some(head) = envelope::write(CALL, 0, all, body.len()) else {
-            return Ok(not_done()?);
+            return Ok(false);
         };
-        {
-            let mut exchange = channel.lock();
-            if !exchange.is_waiting(tag)
-                || !exchange.may_be_quiet()
-                || head.len() + body.len() > MAX_INLINE
-            {
-                return Ok(not_done()?);
-            }
-            post_to(
-                &mut exchange,
-                handle,
-                &[&head, &body],
-                &[node],
-                failed,
-                false,
-            );
+        let mut exchange = channel.lock();
+        if !exchange.may_be_quiet() || head.len() + body.len() > MAX_INLINE {
+            return Ok(false);
         }
-        channel.transmit(py, sock, 0)?;
-        if channel.receive(py, sock, 0)? == 0 {
-            channel.fail(py, None)?;
-        }
-        channel.process(py)?;
-        Ok(match self.answer(py, tag, node, result) {
-            Some(values) => values.into_any(),
-            None => py.None().into_bound(py),
-        })
+        post_to(&mut exchange, handle, &[&head, &body], &[node], failed, false);
+        Ok(true)
+    }
+
+    /// The next message, if it is a result without capabilities: for which node, its signature, the values; else None.
+    fn take_return<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let channel = self.exchange.get();
+        let answer = channel.lock().take_if(tag, |answer| {
+            is_everyday(answer)
+                && parts(answer).is_some_and(|(message, payload, handles)| {
+                    message.words[0] == DATA && handles.is_empty() && payload.get(2) == Some(&RETURN)
+                })
+        });
+        let Some(answer) = answer else {
+            return Ok(None);
+        };
+        let fields = self.return_fields(py, &answer)?;
+        self.hold(tag, answer, fields.is_some());
+        Ok(fields)
     }
 
     /// The next message, if it is a call that wants an answer: of whom to what, names, serial, values; else None.
@@ -136,22 +156,13 @@ impl Swift {
             return Ok(None);
         };
         let fields = self.call_fields(py, &answer)?;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if fields.is_some() {
-            *taken = Some((tag, answer));
-        } else {
-            channel.lock().put_back(tag, answer);
-        }
+        self.hold(tag, answer, fields.is_some());
         Ok(fields)
     }
 
-    /// The call that was taken last is the next message again.
+    /// What was taken last is the next message again.
     fn put_back(&self) {
-        let taken = self
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((tag, answer)) = taken {
             self.exchange.get().lock().put_back(tag, answer);
         }
@@ -173,9 +184,7 @@ impl Swift {
         let Some(body) = self.bodies.get().written(py, signature, values) else {
             return Ok(false);
         };
-        let Some(head) =
-            envelope::write(RETURN, serial, [b"", b"", signature.as_bytes()], body.len())
-        else {
+        let Some(head) = envelope::write(RETURN, serial, [b"", b"", signature.as_bytes()], body.len()) else {
             return Ok(false);
         };
         let mut exchange = channel.lock();
@@ -188,14 +197,32 @@ impl Swift {
 }
 
 impl Swift {
+    /// Remembers what is taken, for who finds that it is not for this way; or gives it back.
+    fn hold(&self, tag: u64, answer: Answer, is_taken: bool) {
+        if is_taken {
+            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            *taken = Some((tag, answer));
+        } else {
+            self.exchange.get().lock().put_back(tag, answer);
+        }
+    }
+
+    fn return_fields<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let found = parts(answer).and_then(|(message, payload, _)| {
+            let (envelope, body) = envelope::read(payload)?;
+            if !envelope.interface.is_empty() || !envelope.member.is_empty() {
+                return None;
+            }
+            let signature = text(py, envelope.signature)?;
+            let (bodies, is_little) = (self.bodies.get(), envelope.is_little);
+            let values = bodies.read(py, envelope.signature, body, is_little)?;
+            Some((message.words[2], signature, values))
+        });
+        found.map(|fields| fields.into_pyobject(py)).transpose()
+    }
+
     /// The values of the answer at a node, if it is the next message; the node is given up with it.
-    fn answer<'py>(
-        &self,
-        py: Python<'py>,
-        tag: u64,
-        node: u64,
-        result: &str,
-    ) -> Option<Bound<'py, PyList>> {
+    fn answer<'py>(&self, py: Python<'py>, tag: u64, node: u64, result: &str) -> Option<Bound<'py, PyList>> {
         let channel = self.exchange.get();
         let answer = channel.lock().take_if(tag, |answer| {
             is_everyday(answer)
@@ -212,9 +239,7 @@ impl Swift {
                     && envelope.signature == result.as_bytes()
             })
             .and_then(|(envelope, body)| {
-                self.bodies
-                    .get()
-                    .read(py, envelope.signature, body, envelope.is_little)
+                self.bodies.get().read(py, envelope.signature, body, envelope.is_little)
             });
         let mut exchange = channel.lock();
         if values.is_none() {
@@ -229,11 +254,7 @@ impl Swift {
         values
     }
 
-    fn call_fields<'py>(
-        &self,
-        py: Python<'py>,
-        answer: &Answer,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    fn call_fields<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let Some((message, payload, handles)) = parts(answer) else {
             return Ok(None);
         };
@@ -241,14 +262,10 @@ impl Swift {
             return Ok(None);
         };
         let names = [envelope.interface, envelope.member, envelope.signature];
-        let [Some(interface), Some(member), Some(signature)] = names.map(|name| text(py, name))
-        else {
+        let [Some(interface), Some(member), Some(signature)] = names.map(|name| text(py, name)) else {
             return Ok(None);
         };
-        let values = self
-            .bodies
-            .get()
-            .read(py, envelope.signature, body, envelope.is_little);
+        let values = self.bodies.get().read(py, envelope.signature, body, envelope.is_little);
         let Some(values) = values else {
             return Ok(None);
         };
@@ -258,10 +275,7 @@ impl Swift {
             _ => {
                 let at = payload.len().next_multiple_of(8) + 8;
                 let end = at + message.words[11] as usize;
-                answer
-                    .tail()
-                    .get(at..end)
-                    .map(|context| PyBytes::new(py, context))
+                answer.tail().get(at..end).map(|context| PyBytes::new(py, context))
             }
         };
         let reply = wire::u64_at(handles, 0).unwrap_or(u64::MAX);

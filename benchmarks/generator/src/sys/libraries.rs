@@ -92,9 +92,7 @@ fn checked(result: c_int, what: &str) -> io::Result<()> {
 }
 
 /// A copy of a C string.
-///
-/// # Safety
-/// `text` is null or a C string.
+// SAFETY: to call it, `text` must be null or a C string.
 unsafe fn copied(text: Text) -> io::Result<String> {
     if text.is_null() {
         return Err(failed("the library has no unique name"));
