@@ -18,16 +18,12 @@ use std::time::{Duration, Instant};
 
 /// The role of a callee: answer until the parent or the bus ends.
 pub fn echo(options: &Options) -> io::Result<()> {
-    let opened: io::Result<Vec<_>> = (0..options.count)
-        .map(|_| Connection::open(&options.address, &[]))
-        .collect();
+    let opened: io::Result<Vec<_>> =
+        (0..options.count).map(|_| Connection::open(&options.address, &[])).collect();
     let mut connections = opened?;
     let names: Vec<&str> = connections.iter().map(|each| each.name.as_str()).collect();
     say(&names.join(" "))?;
-    let mut answers: Vec<_> = told()?
-        .split(' ')
-        .map(|caller| Answers::new(caller, options))
-        .collect();
+    let mut answers: Vec<_> = told()?.split(' ').map(|caller| Answers::new(caller, options)).collect();
     let mut buffer = vec![0; CHUNK];
     if let ([connection], [answers]) = (connections.as_mut_slice(), answers.as_mut_slice()) {
         connection.stream.set_read_timeout(None)?;
@@ -61,23 +57,12 @@ struct Answers {
 impl Answers {
     fn new(caller: &str, options: &Options) -> Self {
         let (each, descriptors) = (options.each, options.descriptors);
-        Self {
-            reply: reply(caller),
-            batch: Vec::new(),
-            serial: 1,
-            each,
-            descriptors,
-        }
+        Self { reply: reply(caller), batch: Vec::new(), serial: 1, each, descriptors }
     }
 
     /// Read once and answer all calls that are whole: in one write, or each by itself.
     fn serve(&mut self, connection: &mut Connection, buffer: &mut [u8]) -> io::Result<()> {
-        let Self {
-            reply,
-            batch,
-            serial,
-            ..
-        } = self;
+        let Self { reply, batch, serial, .. } = self;
         batch.clear();
         let found = |head: Head| {
             if head.kind() == CALL {
@@ -92,14 +77,8 @@ impl Answers {
         } else {
             connection.read(buffer, found)?;
         }
-        let length = if self.each {
-            self.reply.len()
-        } else {
-            self.batch.len().max(1)
-        };
-        self.batch
-            .chunks(length)
-            .try_for_each(|chunk| connection.write(chunk))
+        let length = if self.each { self.reply.len() } else { self.batch.len().max(1) };
+        self.batch.chunks(length).try_for_each(|chunk| connection.write(chunk))
     }
 }
 
@@ -115,21 +94,12 @@ impl Pairs {
     pub fn open(options: &Options) -> io::Result<Self> {
         let mut child = Child::start("echo", options)?;
         let callees = child.line()?;
-        let opened: io::Result<Vec<_>> = callees
-            .split(' ')
-            .map(|callee| Caller::open(options, callee))
-            .collect();
+        let opened: io::Result<Vec<_>> =
+            callees.split(' ').map(|callee| Caller::open(options, callee)).collect();
         let callers = opened?;
-        let names: Vec<&str> = callers
-            .iter()
-            .map(|caller| caller.connection.name.as_str())
-            .collect();
+        let names: Vec<&str> = callers.iter().map(|caller| caller.connection.name.as_str()).collect();
         child.say(&names.join(" "))?;
-        Ok(Self {
-            child,
-            callers,
-            buffer: vec![0; CHUNK],
-        })
+        Ok(Self { child, callers, buffer: vec![0; CHUNK] })
     }
 
     /// One call at a time, by the first caller, until the time is over; the nanoseconds of each.
@@ -152,11 +122,8 @@ impl Caller {
     fn open(options: &Options, callee: &str) -> io::Result<Self> {
         let mut body = Vec::new();
         string(&mut body, TEXT);
-        let descriptor = if options.descriptors {
-            Some(File::from(OwnedFd::from(io::pipe()?.0)))
-        } else {
-            None
-        };
+        let descriptor =
+            if options.descriptors { Some(File::from(OwnedFd::from(io::pipe()?.0))) } else { None };
         let template = call(callee, 0, "s", &body, u32::from(options.descriptors));
         Self::new(options, template, descriptor)
     }
@@ -165,14 +132,7 @@ impl Caller {
         let connection = Connection::open(&options.address, &[])?;
         let (length, each) = (template.len(), options.each);
         let calls = template.repeat(options.window.max(1) as usize);
-        Ok(Self {
-            connection,
-            calls,
-            length,
-            serial: 1,
-            each,
-            descriptor,
-        })
+        Ok(Self { connection, calls, length, serial: 1, each, descriptor })
     }
 
     /// Send `count` calls, at most a window of them.
@@ -182,11 +142,7 @@ impl Caller {
             self.serial = self.serial.wrapping_add(1).max(2);
             patch(message, SERIAL, self.serial);
             if let Some(descriptor) = &self.descriptor {
-                let taken = sys::send(
-                    self.connection.number(),
-                    message,
-                    Some(descriptor.as_raw_fd()),
-                )?;
+                let taken = sys::send(self.connection.number(), message, Some(descriptor.as_raw_fd()))?;
                 self.connection.write(&message[taken..])?;
             } else if self.each {
                 self.connection.write(message)?;
@@ -234,11 +190,7 @@ impl Caller {
 pub fn single(options: &Options) -> io::Result<Report> {
     let mut pairs = Pairs::open(options)?;
     pairs.one_at_a_time(options.warm_up())?;
-    let Pairs {
-        child,
-        callers,
-        buffer,
-    } = &mut pairs;
+    let Pairs { child, callers, buffer } = &mut pairs;
     let meter = Meter::start(options.bus, Some(child))?;
     let mut times = callers[0].one_at_a_time(options.time(), buffer)?;
     let mut report = meter.stop(times.len() as u64)?;
@@ -286,11 +238,7 @@ pub fn driver(options: &Options) -> io::Result<Report> {
 /// The role that has a window of calls outstanding.
 pub fn pipelined(options: &Options) -> io::Result<Report> {
     let mut pairs = Pairs::open(options)?;
-    let Pairs {
-        child,
-        callers,
-        buffer,
-    } = &mut pairs;
+    let Pairs { child, callers, buffer } = &mut pairs;
     callers[0].pipeline(options.window, options.warm_up(), buffer)?;
     let meter = Meter::start(options.bus, Some(child))?;
     let answered = callers[0].pipeline(options.window, options.time(), buffer)?;
@@ -300,11 +248,7 @@ pub fn pipelined(options: &Options) -> io::Result<Report> {
 /// The role of many pairs at once, each with one call at a time.
 pub fn crowd(options: &Options) -> io::Result<Report> {
     let mut pairs = Pairs::open(options)?;
-    let Pairs {
-        child,
-        callers,
-        buffer,
-    } = &mut pairs;
+    let Pairs { child, callers, buffer } = &mut pairs;
     let poll = Poll::new()?;
     for (token, caller) in callers.iter().enumerate() {
         poll.add(caller.connection.number(), token as u64)?;
@@ -315,12 +259,7 @@ pub fn crowd(options: &Options) -> io::Result<Report> {
     meter.stop(answered)
 }
 
-fn at_once(
-    callers: &mut [Caller],
-    poll: &Poll,
-    time: Duration,
-    buffer: &mut [u8],
-) -> io::Result<u64> {
+fn at_once(callers: &mut [Caller], poll: &Poll, time: Duration, buffer: &mut [u8]) -> io::Result<u64> {
     let start = Instant::now();
     let (mut answered, mut waiting, mut ready) = (0, callers.len(), Vec::new());
     callers.iter_mut().try_for_each(|caller| caller.send(1))?;
@@ -331,9 +270,7 @@ fn at_once(
         }
         let is_over = start.elapsed() >= time;
         for token in &ready {
-            let caller = callers
-                .get_mut(*token as usize)
-                .ok_or_else(|| failed("an unknown caller"))?;
+            let caller = callers.get_mut(*token as usize).ok_or_else(|| failed("an unknown caller"))?;
             answered += caller.connection.replies(buffer)?;
             if is_over {
                 waiting -= 1;

@@ -16,19 +16,10 @@ impl Child {
     /// Start `role` on the same bus.
     pub fn start(role: &str, options: &Options) -> io::Result<Self> {
         let mut command = Command::new(env::current_exe()?);
-        command
-            .args(options.of_child(role))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        command.args(options.of_child(role)).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn()?;
-        let output = process
-            .stdout
-            .take()
-            .ok_or_else(|| failed("the child has no output"))?;
-        Ok(Self {
-            process,
-            output: BufReader::new(output),
-        })
+        let output = process.stdout.take().ok_or_else(|| failed("the child has no output"))?;
+        Ok(Self { process, output: BufReader::new(output) })
     }
 
     /// The next line that it says.
@@ -47,11 +38,7 @@ impl Child {
 
     /// Tell it a line.
     pub fn say(&mut self, line: &str) -> io::Result<()> {
-        let input = self
-            .process
-            .stdin
-            .as_mut()
-            .ok_or_else(|| failed("the child has no input"))?;
+        let input = self.process.stdin.as_mut().ok_or_else(|| failed("the child has no input"))?;
         writeln!(input, "{line}")
     }
 

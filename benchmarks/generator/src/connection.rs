@@ -43,28 +43,17 @@ impl Connection {
         let mut stream = UnixStream::connect(path_of(address))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let identity: String = sys::user()
-            .to_string()
-            .bytes()
-            .map(|digit| format!("{digit:02x}"))
-            .collect();
+        let identity: String = sys::user().to_string().bytes().map(|digit| format!("{digit:02x}")).collect();
         let mut greeting =
             format!("\0AUTH EXTERNAL {identity}\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n").into_bytes();
         greeting.extend(driver_call(1, "Hello", &[]));
-        requests
-            .iter()
-            .for_each(|request| greeting.extend_from_slice(request));
+        requests.iter().for_each(|request| greeting.extend_from_slice(request));
         stream.write_all(&greeting)?;
         let mut data = Vec::new();
         let mut at = None;
         while at.is_none() {
             more(&mut stream, &mut data)?;
-            at = data
-                .windows(2)
-                .enumerate()
-                .filter(|(_, pair)| pair == b"\r\n")
-                .map(|(at, _)| at + 2)
-                .nth(1);
+            at = data.windows(2).enumerate().filter(|(_, pair)| pair == b"\r\n").map(|(at, _)| at + 2).nth(1);
         }
         data.drain(..at.unwrap_or(0));
         let name = take_name(&take_reply(&mut stream, &mut data)?)?;
@@ -73,11 +62,7 @@ impl Connection {
         }
         let mut frames = Frames::default();
         frames.feed(&data, |_| ());
-        Ok(Self {
-            stream,
-            name,
-            frames,
-        })
+        Ok(Self { stream, name, frames })
     }
 
     /// The socket.
@@ -97,11 +82,7 @@ impl Connection {
     }
 
     /// As `read`; descriptors that come along are closed.
-    pub fn read_with_descriptors(
-        &mut self,
-        buffer: &mut [u8],
-        found: impl FnMut(Head),
-    ) -> io::Result<()> {
+    pub fn read_with_descriptors(&mut self, buffer: &mut [u8], found: impl FnMut(Head)) -> io::Result<()> {
         let (taken, _closed) = sys::receive(self.number(), buffer)?;
         self.take(&buffer[..taken], found)
     }
@@ -151,10 +132,7 @@ fn take_reply(stream: &mut UnixStream, data: &mut Vec<u8>) -> io::Result<Vec<u8>
         match message[1] {
             RETURN => return Ok(message),
             ERROR => {
-                return Err(failed(format!(
-                    "the bus answered {}",
-                    String::from_utf8_lossy(&message)
-                )));
+                return Err(failed(format!("the bus answered {}", String::from_utf8_lossy(&message))));
             }
             _ => (),
         }

@@ -49,10 +49,7 @@ pub fn beside_flood(options: &Options) -> io::Result<Report> {
     let mut report = meter.stop(times.len() as u64)?;
     report.add_times(&mut times);
     report.add("growth", memory(options.bus, "status", "VmHWM:")? - before);
-    report.add(
-        "innocent_cut_off",
-        f64::from(innocent_is_cut_off || pairs.child.has_ended()),
-    );
+    report.add("innocent_cut_off", f64::from(innocent_is_cut_off || pairs.child.has_ended()));
     report.add("flooder_cut_off", f64::from(flooder.has_ended()));
     report.add("reader_cut_off", f64::from(sys::hung_up(&reader.stream)));
     Ok(report)

@@ -9,11 +9,7 @@ pub struct Head([u8; 16]);
 impl Head {
     fn word(&self, at: usize) -> u32 {
         let bytes = [self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]];
-        if self.0[0] == b'B' {
-            u32::from_be_bytes(bytes)
-        } else {
-            u32::from_le_bytes(bytes)
-        }
+        if self.0[0] == b'B' { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 
     /// The type.
@@ -83,17 +79,10 @@ mod tests {
 
     #[test]
     fn messages_are_cut_where_they_end_however_they_arrive() {
-        let stream = [
-            driver_call(1, "Hello", &[]),
-            signal(3, 0),
-            driver_call(7, "GetId", &[]),
-        ]
-        .concat();
+        let stream = [driver_call(1, "Hello", &[]), signal(3, 0), driver_call(7, "GetId", &[])].concat();
         for step in 1..stream.len() {
             let (mut frames, mut serials) = (Frames::default(), Vec::new());
-            stream
-                .chunks(step)
-                .for_each(|chunk| frames.feed(chunk, |head| serials.push(head.serial())));
+            stream.chunks(step).for_each(|chunk| frames.feed(chunk, |head| serials.push(head.serial())));
             assert_eq!(serials, [1, 2, 7]);
             assert_eq!((frames.have, frames.left), (0, 0));
         }

@@ -59,10 +59,7 @@ fn run() -> io::Result<()> {
     }
     match OTHERS.iter().find(|(name, _)| *name == options.role) {
         Some((_, serve)) => serve(&options),
-        None => Err(connection::failed(format!(
-            "there is no role {}",
-            options.role
-        ))),
+        None => Err(connection::failed(format!("there is no role {}", options.role))),
     }
 }
 

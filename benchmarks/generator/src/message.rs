@@ -127,13 +127,7 @@ pub fn driver_call(serial: u32, member: &str, arguments: &[&str]) -> Vec<u8> {
 }
 
 /// A call of the benchmark's object.
-pub fn call(
-    destination: &str,
-    flags: u8,
-    signature: &str,
-    body: &[u8],
-    descriptors: u32,
-) -> Vec<u8> {
+pub fn call(destination: &str, flags: u8, signature: &str, body: &[u8], descriptors: u32) -> Vec<u8> {
     let parts = Parts {
         kind: CALL,
         flags,
@@ -143,14 +137,7 @@ pub fn call(
         member: "Echo",
         ..Parts::default()
     };
-    Parts {
-        destination,
-        signature,
-        body,
-        descriptors,
-        ..parts
-    }
-    .build()
+    Parts { destination, signature, body, descriptors, ..parts }.build()
 }
 
 /// A reply to be patched, with one string.
@@ -172,11 +159,7 @@ pub fn reply(destination: &str) -> Vec<u8> {
 /// A signal with `arguments` equal strings, or with that many bytes if `bytes`.
 pub fn signal(arguments: usize, bytes: usize) -> Vec<u8> {
     let mut body = Vec::new();
-    let signature = if bytes > 0 {
-        "ay".to_owned()
-    } else {
-        "s".repeat(arguments)
-    };
+    let signature = if bytes > 0 { "ay".to_owned() } else { "s".repeat(arguments) };
     if bytes > 0 {
         body = array(bytes);
     } else {
@@ -190,12 +173,7 @@ pub fn signal(arguments: usize, bytes: usize) -> Vec<u8> {
         member: "Tick",
         ..Parts::default()
     };
-    Parts {
-        signature: &signature,
-        body: &body,
-        ..parts
-    }
-    .build()
+    Parts { signature: &signature, body: &body, ..parts }.build()
 }
 
 /// The body of an array of `size` bytes.
@@ -218,25 +196,15 @@ mod tests {
 
     #[test]
     fn a_built_message_is_as_long_as_its_header_says() {
-        for message in [
-            call(":1.5", 0, "s", b"\0\0\0\0\0", 1),
-            reply(":1.15"),
-            signal(4, 0),
-            signal(0, 33),
-        ] {
+        for message in [call(":1.5", 0, "s", b"\0\0\0\0\0", 1), reply(":1.15"), signal(4, 0), signal(0, 33)] {
             assert_eq!(length(&message), message.len());
         }
     }
 
     #[test]
     fn both_serials_lie_where_they_are_patched() {
-        let mut message = Parts {
-            kind: RETURN,
-            serial: 0x0102_0304,
-            answers: 0x0506_0708,
-            ..Parts::default()
-        }
-        .build();
+        let mut message =
+            Parts { kind: RETURN, serial: 0x0102_0304, answers: 0x0506_0708, ..Parts::default() }.build();
         assert_eq!(message[SERIAL..SERIAL + 4], [4, 3, 2, 1]);
         assert_eq!(message[REPLY_SERIAL..REPLY_SERIAL + 4], [8, 7, 6, 5]);
         patch(&mut message, SERIAL, 9);

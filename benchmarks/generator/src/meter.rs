@@ -26,11 +26,7 @@ fn bus_time(bus: i32) -> io::Result<u64> {
     }
     for _ in 0..LOOKS {
         let state = fs::read_to_string(format!("/proc/{bus}/stat"))?;
-        if !state
-            .rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.starts_with(" R"))
-        {
+        if !state.rsplit(')').next().is_some_and(|rest| rest.starts_with(" R")) {
             break;
         }
         thread::sleep(Duration::from_micros(100));
@@ -39,12 +35,7 @@ fn bus_time(bus: i32) -> io::Result<u64> {
 }
 
 fn load_time(child: i32) -> io::Result<u64> {
-    Ok(sys::own_processor_time()?
-        + if child == 0 {
-            0
-        } else {
-            sys::processor_time(child)?
-        })
+    Ok(sys::own_processor_time()? + if child == 0 { 0 } else { sys::processor_time(child)? })
 }
 
 impl Meter {
@@ -52,12 +43,7 @@ impl Meter {
     pub fn start(bus: i32, child: Option<&Child>) -> io::Result<Self> {
         let child = child.map_or(0, Child::number);
         let spent = [bus_time(bus)?, load_time(child)?];
-        Ok(Self {
-            bus,
-            child,
-            spent,
-            start: Instant::now(),
-        })
+        Ok(Self { bus, child, spent, start: Instant::now() })
     }
 
     /// End: `count` of what the scenario does were done.
@@ -98,11 +84,7 @@ impl Report {
     pub fn json(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.0 {
-            let _ = write!(
-                text,
-                "{}\"{name}\": {value}",
-                if text.is_empty() { "{" } else { ", " }
-            );
+            let _ = write!(text, "{}\"{name}\": {value}", if text.is_empty() { "{" } else { ", " });
         }
         text + "}"
     }
@@ -117,16 +99,8 @@ fn percentile(times: &[u64], share: f64) -> u64 {
 /// Bytes: a line of a file in /proc that counts in kB.
 pub fn memory(bus: i32, file: &str, name: &str) -> io::Result<f64> {
     let text = fs::read_to_string(format!("/proc/{bus}/{file}"))?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .unwrap_or("");
-    Ok(line
-        .split_whitespace()
-        .next()
-        .and_then(|kib| kib.parse::<f64>().ok())
-        .unwrap_or(0.0)
-        * 1024.0)
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("");
+    Ok(line.split_whitespace().next().and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(0.0) * 1024.0)
 }
 
 #[cfg(test)]
@@ -136,10 +110,7 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_were_measured() {
         let times: Vec<u64> = (1..=100).collect();
-        assert_eq!(
-            [0.5, 0.99, 1.0].map(|share| percentile(&times, share)),
-            [50, 99, 100]
-        );
+        assert_eq!([0.5, 0.99, 1.0].map(|share| percentile(&times, share)), [50, 99, 100]);
         assert_eq!((percentile(&[7], 0.5), percentile(&[], 0.5)), (7, 0));
     }
 
@@ -148,9 +119,6 @@ mod tests {
         let mut report = Report::default();
         report.add("count", 2.0);
         report.add_times(&mut [3000, 1000]);
-        assert_eq!(
-            report.json(),
-            r#"{"count": 2, "p50": 1, "p99": 3, "longest": 3}"#
-        );
+        assert_eq!(report.json(), r#"{"count": 2, "p50": 1, "p99": 3, "longest": 3}"#);
     }
 }

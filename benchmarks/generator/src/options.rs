@@ -34,11 +34,7 @@ impl Options {
     /// Read the arguments that follow the program's name.
     pub fn parse(arguments: impl IntoIterator<Item = String>) -> io::Result<Self> {
         let mut words = arguments.into_iter();
-        let mut next = |what: &str| {
-            words
-                .next()
-                .ok_or_else(|| failed(format!("{what} is missing")))
-        };
+        let mut next = |what: &str| words.next().ok_or_else(|| failed(format!("{what} is missing")));
         let (role, address) = (next("a role")?, next("an address")?);
         let mut options = Self {
             role,
@@ -56,9 +52,7 @@ impl Options {
         };
         while let Ok(name) = next("") {
             let value = next(&name)?;
-            options
-                .set(&name, &value)
-                .map_err(|error| failed(format!("{name} {value}: {error}")))?;
+            options.set(&name, &value).map_err(|error| failed(format!("{name} {value}: {error}")))?;
         }
         Ok(options)
     }
@@ -117,10 +111,7 @@ mod tests {
     #[test]
     fn options_have_values_and_unknown_ones_are_refused() {
         let options = parsed("call unix:path=/a --count 3 --each true").unwrap();
-        assert_eq!(
-            (options.role.as_str(), options.count, options.each),
-            ("call", 3, true)
-        );
+        assert_eq!((options.role.as_str(), options.count, options.each), ("call", 3, true));
         assert!(parsed("call unix:path=/a --count").is_err());
         assert!(parsed("call unix:path=/a --count many").is_err());
         assert!(parsed("call unix:path=/a --other 3").is_err());

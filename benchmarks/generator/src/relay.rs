@@ -43,12 +43,8 @@ pub fn serve(address: &str) -> io::Result<()> {
     let listener = UnixListener::bind(path_of(address))?;
     let poll = Poll::new()?;
     poll.add(listener.as_raw_fd(), listener.as_raw_fd() as u64)?;
-    let mut relay = Relay {
-        clients: HashMap::new(),
-        subscribers: Vec::new(),
-        names: HashMap::new(),
-        made: 0,
-    };
+    let mut relay =
+        Relay { clients: HashMap::new(), subscribers: Vec::new(), names: HashMap::new(), made: 0 };
     crate::child::say(&format!("unix:path={}", path_of(address)))?;
     let (mut ready, mut buffer) = (Vec::new(), vec![0; CHUNK]);
     loop {
@@ -73,10 +69,7 @@ pub fn serve(address: &str) -> io::Result<()> {
 
 /// The text of a header field with this code and type.
 fn text_field(message: &[u8], code: u8, kind: u8) -> Option<&str> {
-    let at = message
-        .windows(4)
-        .position(|four| four == [code, 1, kind, 0])?
-        + 4;
+    let at = message.windows(4).position(|four| four == [code, 1, kind, 0])? + 4;
     let size = u32::from_le_bytes(message.get(at..at + 4)?.try_into().ok()?) as usize;
     std::str::from_utf8(message.get(at + 4..at + 4 + size)?).ok()
 }
@@ -86,15 +79,7 @@ fn answer(to: &[u8], text: Option<&str>) -> Vec<u8> {
     text.iter().for_each(|text| string(&mut body, text));
     let answers = u32::from_le_bytes([to[SERIAL], to[SERIAL + 1], to[SERIAL + 2], to[SERIAL + 3]]);
     let signature = if text.is_some() { "s" } else { "" };
-    Parts {
-        kind: RETURN,
-        serial: 1,
-        answers,
-        signature,
-        body: &body,
-        ..Parts::default()
-    }
-    .build()
+    Parts { kind: RETURN, serial: 1, answers, signature, body: &body, ..Parts::default() }.build()
 }
 
 impl Relay {
@@ -102,12 +87,7 @@ impl Relay {
         self.made += 1;
         let name = format!(":1.{}", self.made);
         self.names.insert(name.clone(), stream.as_raw_fd());
-        let client = Client {
-            name,
-            data: Vec::new(),
-            phase: Phase::Greeting,
-            stream,
-        };
+        let client = Client { name, data: Vec::new(), phase: Phase::Greeting, stream };
         self.clients.insert(client.stream.as_raw_fd(), client);
     }
 
@@ -132,11 +112,7 @@ impl Relay {
             Phase::Answering(frames) => {
                 let mut answers = Vec::new();
                 frames.feed(data, |head| {
-                    patch(
-                        &mut client.data,
-                        crate::message::REPLY_SERIAL,
-                        head.serial(),
-                    );
+                    patch(&mut client.data, crate::message::REPLY_SERIAL, head.serial());
                     answers.extend_from_slice(&client.data);
                 });
                 let _ = client.stream.write_all(&answers);
@@ -152,19 +128,14 @@ impl Relay {
 
     /// What a client says before it talks to others.
     fn converse(&mut self, number: RawFd, descriptor: Option<&OwnedFd>) -> io::Result<()> {
-        let client = self
-            .clients
-            .get_mut(&number)
-            .ok_or_else(|| failed("nobody"))?;
+        let client = self.clients.get_mut(&number).ok_or_else(|| failed("nobody"))?;
         if matches!(client.phase, Phase::Greeting) {
             let Some(at) = client.data.windows(7).position(|text| text == b"BEGIN\r\n") else {
                 return Ok(());
             };
             client.data.drain(..at + 7);
             client.phase = Phase::Asking;
-            client
-                .stream
-                .write_all(b"OK 0123456789abcdef0123456789abcdef\r\nAGREE_UNIX_FD\r\n")?;
+            client.stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\nAGREE_UNIX_FD\r\n")?;
         }
         while client.data.len() >= 16 && client.data.len() >= length(&client.data) {
             let message = &client.data[..length(&client.data)];

@@ -38,9 +38,7 @@ pub fn sink(options: &Options) -> io::Result<()> {
     let (mut buffer, mut received, mut told) = (vec![0; CHUNK], 0u64, 0u64);
     let mut output = io::stdout().lock();
     loop {
-        connection.read(&mut buffer, |head| {
-            received += u64::from(head.kind() == CALL)
-        })?;
+        connection.read(&mut buffer, |head| received += u64::from(head.kind() == CALL))?;
         while received >= told + part {
             told += part;
             output.write_all(b".")?;
@@ -56,8 +54,7 @@ pub fn one_way(options: &Options) -> io::Result<Report> {
     let mut connection = Connection::open(&options.address, &[])?;
     let (batch, writes) = plan(options.size);
     let data = call(&to, NO_REPLY, "ay", &array(options.size), 0).repeat(batch);
-    let mut send =
-        |connection: &mut Connection| (0..writes).try_for_each(|_| connection.write(&data));
+    let mut send = |connection: &mut Connection| (0..writes).try_for_each(|_| connection.write(&data));
     ahead(&mut child, &mut connection, options.warm_up(), &mut send)?;
     let meter = Meter::start(options.bus, Some(&child))?;
     let parts = ahead(&mut child, &mut connection, options.time(), &mut send)?;
@@ -88,9 +85,8 @@ fn ahead(
 pub fn subscribers(options: &Options) -> io::Result<()> {
     let rule = format!("type='signal',interface='{INTERFACE}',member='Tick'");
     let subscribe = [driver_call(2, "AddMatch", &[&rule])];
-    let opened: io::Result<Vec<_>> = (0..options.count)
-        .map(|_| Connection::open(&options.address, &subscribe))
-        .collect();
+    let opened: io::Result<Vec<_>> =
+        (0..options.count).map(|_| Connection::open(&options.address, &subscribe)).collect();
     let (mut connections, poll) = (opened?, Poll::new()?);
     for (token, connection) in connections.iter().enumerate() {
         poll.add(connection.number(), token as u64)?;
@@ -106,9 +102,7 @@ pub fn subscribers(options: &Options) -> io::Result<()> {
         }
         for token in &ready {
             let connection = &mut connections[*token as usize];
-            connection.read(&mut buffer, |head| {
-                received += u64::from(head.kind() == SIGNAL)
-            })?;
+            connection.read(&mut buffer, |head| received += u64::from(head.kind() == SIGNAL))?;
         }
         while received >= told + burst {
             told += burst;

@@ -48,12 +48,7 @@ fn c_string(text: &str) -> io::Result<CString> {
 impl Words {
     fn new(destination: &str) -> io::Result<Self> {
         let (destination, path) = (c_string(destination)?, c_string(PATH)?);
-        Ok(Self {
-            destination,
-            path,
-            interface: c_string(INTERFACE)?,
-            text: c_string(TEXT)?,
-        })
+        Ok(Self { destination, path, interface: c_string(INTERFACE)?, text: c_string(TEXT)? })
     }
 }
 
@@ -61,10 +56,7 @@ fn open(library: &CStr) -> io::Result<Thing> {
     // SAFETY: the name is a C string; the library's initialisers are those of any program that is linked to it.
     let opened = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW) };
     if opened.is_null() {
-        Err(failed(format!(
-            "{} is not installed",
-            library.to_string_lossy()
-        )))
+        Err(failed(format!("{} is not installed", library.to_string_lossy())))
     } else {
         Ok(opened)
     }
@@ -73,19 +65,12 @@ fn open(library: &CStr) -> io::Result<Thing> {
 fn find(library: Thing, name: &CStr) -> io::Result<Thing> {
     // SAFETY: the library was opened and is never closed; the name is a C string.
     let found = unsafe { libc::dlsym(library, name.as_ptr()) };
-    if found.is_null() {
-        Err(failed(format!("there is no {}", name.to_string_lossy())))
-    } else {
-        Ok(found)
-    }
+    if found.is_null() { Err(failed(format!("there is no {}", name.to_string_lossy()))) } else { Ok(found) }
 }
 
 fn checked(result: c_int, what: &str) -> io::Result<()> {
     if result < 0 {
-        Err(failed(format!(
-            "{what}: {}",
-            io::Error::from_raw_os_error(-result)
-        )))
+        Err(failed(format!("{what}: {}", io::Error::from_raw_os_error(-result))))
     } else {
         Ok(())
     }
@@ -98,9 +83,7 @@ unsafe fn copied(text: Text) -> io::Result<String> {
         return Err(failed("the library has no unique name"));
     }
     // SAFETY: the caller promises it.
-    Ok(unsafe { CStr::from_ptr(text) }
-        .to_string_lossy()
-        .into_owned())
+    Ok(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
 struct Libdbus {
@@ -132,20 +115,19 @@ impl Libdbus {
                 connection,
                 name: copied(get_name(connection))?,
                 words,
-                new_call: transmute::<Thing, unsafe extern "C" fn(Text, Text, Text, Text) -> Thing>(
-                    find(library, c"dbus_message_new_method_call")?,
-                ),
+                new_call: transmute::<Thing, unsafe extern "C" fn(Text, Text, Text, Text) -> Thing>(find(
+                    library,
+                    c"dbus_message_new_method_call",
+                )?),
                 append: transmute::<Thing, unsafe extern "C" fn(Thing, c_int, ...) -> c_int>(find(
                     library,
                     c"dbus_message_append_args",
                 )?),
-                send: transmute::<Thing, unsafe extern "C" fn(Thing, Thing, c_int, Thing) -> Thing>(
-                    find(library, c"dbus_connection_send_with_reply_and_block")?,
-                ),
-                unref: transmute::<Thing, unsafe extern "C" fn(Thing)>(find(
+                send: transmute::<Thing, unsafe extern "C" fn(Thing, Thing, c_int, Thing) -> Thing>(find(
                     library,
-                    c"dbus_message_unref",
+                    c"dbus_connection_send_with_reply_and_block",
                 )?),
+                unref: transmute::<Thing, unsafe extern "C" fn(Thing)>(find(library, c"dbus_message_unref")?),
             })
         }
     }
@@ -183,8 +165,7 @@ struct SdBus {
     bus: Thing,
     name: String,
     words: Words,
-    call:
-        unsafe extern "C" fn(Thing, Text, Text, Text, Text, Thing, *mut Thing, Text, ...) -> c_int,
+    call: unsafe extern "C" fn(Thing, Text, Text, Text, Text, Thing, *mut Thing, Text, ...) -> c_int,
     unref: unsafe extern "C" fn(Thing) -> Thing,
 }
 
@@ -194,29 +175,18 @@ impl SdBus {
         let mut bus = ptr::null_mut();
         // SAFETY: the types are those of sd-bus.h.
         unsafe {
-            let new: unsafe extern "C" fn(*mut Thing) -> c_int =
-                transmute(find(library, c"sd_bus_new")?);
+            let new: unsafe extern "C" fn(*mut Thing) -> c_int = transmute(find(library, c"sd_bus_new")?);
             let set_address: unsafe extern "C" fn(Thing, Text) -> c_int =
                 transmute(find(library, c"sd_bus_set_address")?);
             let set_client: unsafe extern "C" fn(Thing, c_int) -> c_int =
                 transmute(find(library, c"sd_bus_set_bus_client")?);
-            let start: unsafe extern "C" fn(Thing) -> c_int =
-                transmute(find(library, c"sd_bus_start")?);
+            let start: unsafe extern "C" fn(Thing) -> c_int = transmute(find(library, c"sd_bus_start")?);
             checked(new(&mut bus), "sd_bus_new")?;
             checked(set_address(bus, address.as_ptr()), "sd_bus_set_address")?;
             checked(set_client(bus, 1), "sd_bus_set_bus_client")?;
             checked(start(bus), "sd_bus_start")?;
-            type Call = unsafe extern "C" fn(
-                Thing,
-                Text,
-                Text,
-                Text,
-                Text,
-                Thing,
-                *mut Thing,
-                Text,
-                ...
-            ) -> c_int;
+            type Call =
+                unsafe extern "C" fn(Thing, Text, Text, Text, Text, Thing, *mut Thing, Text, ...) -> c_int;
             let call = transmute::<Thing, Call>(find(library, c"sd_bus_call_method")?);
             let unref = find(library, c"sd_bus_message_unref")?;
             let unref = transmute::<Thing, unsafe extern "C" fn(Thing) -> Thing>(unref);
@@ -224,13 +194,7 @@ impl SdBus {
                 transmute(find(library, c"sd_bus_get_unique_name")?);
             let mut name = ptr::null();
             checked(get_name(bus, &mut name), "sd_bus_get_unique_name")?;
-            Ok(Self {
-                bus,
-                name: copied(name)?,
-                words,
-                call,
-                unref,
-            })
+            Ok(Self { bus, name: copied(name)?, words, call, unref })
         }
     }
 }

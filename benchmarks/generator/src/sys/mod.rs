@@ -21,10 +21,7 @@ fn checked(result: isize) -> io::Result<usize> {
 }
 
 fn clock(id: libc::clockid_t) -> io::Result<u64> {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid place for the answer.
     checked(unsafe { libc::clock_gettime(id, &mut time) } as isize)?;
     Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
@@ -55,11 +52,7 @@ pub fn end_with_parent() {
 
 /// Whether the other side of a socket has closed it.
 pub fn hung_up(socket: &impl AsRawFd) -> bool {
-    let mut entry = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: 0,
-        revents: 0,
-    };
+    let mut entry = libc::pollfd { fd: socket.as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: `entry` is one valid entry.
     let ready = unsafe { libc::poll(&mut entry, 1, 0) };
     ready == 1 && entry.revents & (libc::POLLHUP | libc::POLLERR) != 0
@@ -67,10 +60,7 @@ pub fn hung_up(socket: &impl AsRawFd) -> bool {
 
 /// Send `data`, and a copy of a descriptor with its first byte; returns how much was taken.
 pub fn send(socket: RawFd, data: &[u8], descriptor: Option<RawFd>) -> io::Result<usize> {
-    let mut vector = libc::iovec {
-        iov_base: data.as_ptr().cast_mut().cast(),
-        iov_len: data.len(),
-    };
+    let mut vector = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: all zeroes is a valid empty header.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_iov = &mut vector;
@@ -86,9 +76,7 @@ pub fn send(socket: RawFd, data: &[u8], descriptor: Option<RawFd>) -> io::Result
             (*first).cmsg_level = libc::SOL_SOCKET;
             (*first).cmsg_type = libc::SCM_RIGHTS;
             (*first).cmsg_len = libc::CMSG_LEN(4) as usize;
-            libc::CMSG_DATA(first)
-                .cast::<RawFd>()
-                .write_unaligned(descriptor);
+            libc::CMSG_DATA(first).cast::<RawFd>().write_unaligned(descriptor);
         }
     }
     // SAFETY: the header points to live data; the kernel only reads it.
@@ -97,10 +85,7 @@ pub fn send(socket: RawFd, data: &[u8], descriptor: Option<RawFd>) -> io::Result
 
 /// Receive into `buffer`; the last descriptor that came along is owned by the caller, others are closed.
 pub fn receive(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut vector = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     let mut control = Control([0; CONTROL]);
     // SAFETY: all zeroes is a valid empty header.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -142,15 +127,10 @@ impl Poll {
 
     /// Watch a descriptor for input; the kernel forgets it when it is closed.
     pub fn add(&self, descriptor: RawFd, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
-            u64: token,
-        };
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: token };
         let poll = self.0.as_raw_fd();
         // SAFETY: `event` is valid; the kernel copies it.
-        checked(
-            unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_ADD, descriptor, &mut event) } as isize,
-        )?;
+        checked(unsafe { libc::epoll_ctl(poll, libc::EPOLL_CTL_ADD, descriptor, &mut event) } as isize)?;
         Ok(())
     }
 
@@ -160,8 +140,7 @@ impl Poll {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
         let time = i32::try_from(time.as_millis()).unwrap_or(-1);
         // SAFETY: `events` has room for `MOST` entries.
-        let result =
-            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, time) };
+        let result = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as i32, time) };
         let count = checked(result as isize)?;
         ready.clear();
         ready.extend(events.iter().take(count).map(|event| event.u64));
