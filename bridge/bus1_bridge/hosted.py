@@ -106,9 +106,15 @@ def following(serial: int) -> int:
 
 def next_serial(party: LegacyParty) -> int:
     """The bus's number for a message to this client: not that of an unanswered native call."""
+    while (serial := _draw_serial(party)) in party.native_calls:
+        pass
+    return serial
+
+
+def _draw_serial(party: LegacyParty) -> int:
+    if party.express is not None:
+        return party.express.lane.draw_serial(party.peer)
     serial = party.next_serial
-    while serial in party.native_calls:
-        serial = following(serial)
     party.next_serial = following(serial)
     return serial
 
@@ -116,6 +122,8 @@ def next_serial(party: LegacyParty) -> int:
 def reserve_call(party: LegacyParty, serial: int, callers_own: int) -> None:
     """A native call with this serial is on its way, and wants an answer."""
     party.native_calls[serial] = NativeCall(0, callers_own)
+    if party.express is not None:
+        party.express.lane.set_reserved(party.peer)
 
 
 # ---- handles -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ use bus1_native::dbus::{Outgoing, build, text_body};
 use bus1_native::lane::connection::{Connection, End, Standing};
 use bus1_native::lane::dbus::DbusLane;
 use bus1_native::lane::express::Climate;
+use bus1_native::lane::parties::Bus as Itself;
 use bus1_native::lane::world::World;
 use bus1_native::lane::{Lane, Poller};
 use bus1_native::tables::{MatchIndex, MatchRule, ReplyTable, Tally};
@@ -43,7 +44,8 @@ impl Bus {
             matches: Arc::new(Mutex::new(MatchIndex::new(Arc::new(Mutex::new(Tally::default()))))),
             replies: Arc::new(Mutex::new(ReplyTable::default())),
         };
-        let mut lane = DbusLane::new(world.clone(), BUS);
+        let mut lane =
+            DbusLane::new(world.clone(), Itself { peer: BUS, id: "0123".into(), ..Itself::default() });
         lane.climate = Climate { is_unwatched: true, ..Climate::default() };
         let lane = Arc::new(Mutex::new(lane));
         let poller = Poller::new().unwrap();
@@ -158,7 +160,7 @@ fn what_is_not_everyday_is_handed_over_alone_and_ends_the_turn() {
     assert_eq!((handed.data.clone(), handed.end), (strange, End::Open));
     read(&mut b.socket, first + 8);
     assert_eq!(bus.turn(), [], "the rest waits until the input is given back");
-    bus.lane.lock().unwrap().give_back(a.peer, 0);
+    bus.lane.lock().unwrap().give_back(a.peer, 0, false);
     assert_eq!(bus.turn(), []);
     assert!(bus.world.replies.lock().unwrap().awaits(a.peer, b.peer, 3));
 }

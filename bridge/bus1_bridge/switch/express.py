@@ -49,7 +49,8 @@ class Express:
         assert acceleration.native is not None
         tables = router.tables
         self.lane = acceleration.native.DBusLane(
-            reactor.poller, tables.core, tables.matches, tables.replies, tables.bus_peer
+            reactor.poller, tables.core, tables.matches, tables.replies,
+            (tables.bus_peer, tables.bus_id, tables.bus_credentials),
         )
         self._router = router
         self._holdings = holdings
@@ -81,14 +82,16 @@ class Express:
         self.lane.join(
             endpoint.fileno(), peer, party.unique, party.credentials, _standing(c),
             list(tables.names.primary(peer)), len(party.open_replies), bool(party.subscriptions), c.offset,
+            (party.next_serial, bool(party.native_calls)),
         )
         party.express = self
 
     def leave(self, connection: int) -> tuple[bytes, list[int]]:
         """It is not any more; what has come of it: bytes, and descriptors, which are the caller's."""
-        data, fds, offset = self.lane.leave(connection)
+        data, fds, offset, serial = self.lane.leave(connection)
         if (c := self._router.connection(connection)) is not None:
             c.party.express = None
+            c.party.next_serial = serial
             if not c.notice:
                 c.offset = offset
         return data, fds
@@ -97,7 +100,7 @@ class Express:
         """The lane reads on, if the router has nothing of the connection in hand."""
         c = self._router.connection(connection)
         if c is not None and not self.lane.has_input(connection) and self._router.is_idle(c):
-            self.lane.give_back(connection, len(c.party.open_replies))
+            self.lane.give_back(connection, len(c.party.open_replies), bool(c.party.native_calls))
 
     def take_output(self, connection: int) -> None:
         """The router writes on, from where the lane has come to."""

@@ -157,6 +157,10 @@ pub struct Connection {
     pub standing: Standing,
     /// Answers that it awaits of native services, at most.
     pub native_calls: usize,
+    /// The bus's number for its next message to the client.
+    pub next_serial: u32,
+    /// Some of these numbers are those of calls that native peers have made of it.
+    pub has_reserved: bool,
     /// Native peers follow its signals.
     pub has_followers: bool,
     /// What it says is being dropped: it is read when nobody else has anything.
@@ -175,6 +179,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The bus's number for a message to the client; never 0.
+    pub fn draw_serial(&mut self) -> u32 {
+        let serial = self.next_serial;
+        self.next_serial = serial.checked_add(1).unwrap_or(1);
+        serial
+    }
+
     /// One whose input is the lane's, and of which nothing is written yet.
     pub fn new(
         fd: RawFd,
@@ -192,6 +203,8 @@ impl Connection {
             credentials,
             standing,
             native_calls: 0,
+            next_serial: 1,
+            has_reserved: false,
             has_followers: false,
             comes_last: false,
             names: Vec::new(),

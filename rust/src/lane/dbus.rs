@@ -20,7 +20,7 @@ use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 use super::connection::{Connection, End, Handed};
 use super::express::Climate;
 use super::output::{self, Flushed};
-use super::parties::Parties;
+use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
 use super::{Lane, Report};
 use crate::core::Usage;
@@ -33,7 +33,6 @@ const GONE: u32 = (EPOLLHUP | EPOLLERR) as u32;
 /// All D-Bus connections that have joined.
 pub struct DbusLane {
     world: World,
-    pub(super) bus_peer: u64,
     pub parties: Parties,
     pub climate: Climate,
     /// Those that come last, and have something.
@@ -49,11 +48,12 @@ pub struct DbusLane {
 
 impl DbusLane {
     /// Nobody has joined yet.
-    pub fn new(world: World, bus_peer: u64) -> Self {
+    pub fn new(world: World, bus: Bus) -> Self {
+        let mut parties = Parties::default();
+        parties.bus = bus;
         Self {
             world,
-            bus_peer,
-            parties: Parties::default(),
+            parties,
             climate: Climate::default(),
             late: Vec::new(),
             has_served: false,
@@ -72,7 +72,7 @@ impl DbusLane {
     }
 
     /// It is Python's again: with what has come, and how much of its first message is written.
-    pub fn leave(&mut self, epoll: Option<&Epoll>, peer: u64) -> Option<(Handed, usize)> {
+    pub fn leave(&mut self, epoll: Option<&Epoll>, peer: u64) -> Option<(Handed, usize, u32)> {
         let mut c = self.parties.remove(peer)?;
         if let Some(epoll) = epoll
             && c.watched != 0
@@ -83,7 +83,7 @@ impl DbusLane {
         if c.input.handed.is_none() {
             c.input.hand_over_all(End::Open);
         }
-        Some((c.input.handed.take().unwrap_or_default(), c.output.offset))
+        Some((c.input.handed.take().unwrap_or_default(), c.output.offset, c.next_serial))
     }
 
     /// What Python is to carry out for the connection, if there is something.
@@ -93,7 +93,7 @@ impl DbusLane {
     }
 
     /// Python has nothing of the connection in hand any more.
-    pub fn give_back(&mut self, peer: u64, native_calls: usize) {
+    pub fn give_back(&mut self, peer: u64, native_calls: usize, has_reserved: bool) {
         let Some(slot) = self.parties.slot(peer) else {
             return;
         };
@@ -105,6 +105,7 @@ impl DbusLane {
         }
         c.input.is_ours = true;
         c.native_calls = native_calls;
+        c.has_reserved = has_reserved;
         let has_more = c.input.pending() > 0;
         self.parties.mark_stale(slot);
         if has_more {

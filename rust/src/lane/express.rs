@@ -10,6 +10,7 @@
 //! Not here: reading, framing, writing (`dbus`).
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -18,6 +19,7 @@ use super::parties::Parties;
 use super::world::Tables;
 use crate::core::Parts;
 use crate::dbus::arguments::arguments;
+use crate::dbus::build::{Outgoing, build, text_body};
 use crate::dbus::header::Header;
 use crate::dbus::stamp::stamp;
 use crate::sys;
@@ -133,7 +135,10 @@ pub fn may_be_everyday(
     }
     match header.destination(message) {
         None => header.kind == SIGNAL && !sender.has_followers,
-        Some(DRIVER) => false,
+        Some(DRIVER) => {
+            let is_free = sender.standing.receives_all && !sender.has_reserved && !climate.has_eavesdroppers;
+            is_free && asks_for_id(header, message)
+        }
         Some(name) => {
             let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
             let is_capability =
@@ -151,11 +156,47 @@ pub fn carry_out(
 ) -> Result<usize, NotEveryday> {
     match post.header.destination(post.message.bytes()) {
         None => broadcast(post, parties, tables),
+        Some(DRIVER) => tell_id(post, parties, tables),
         Some(name) => {
             let to = parties.find(name).ok_or(NotEveryday)?;
             unicast(post, parties, tables, to).map(|()| 1)
         }
     }
+}
+
+/// The one question to the bus that clients ask again and again: GetId, at any path.
+fn asks_for_id(header: &Header, message: &[u8]) -> bool {
+    header.kind == CALL
+        && header.unix_fds == 0
+        && header.member(message) == Some("GetId")
+        && matches!(header.interface(message), None | Some(DRIVER))
+        && header.signature(message).is_empty()
+}
+
+fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<usize, NotEveryday> {
+    let (bus, body) = (parties.bus.peer, text_body(&parties.bus.id));
+    let credentials = Arc::clone(&parties.bus.credentials);
+    let to = parties.get_mut(post.from).ok_or(NotEveryday)?;
+    let was_empty = tables.core.waiting(to.peer).ok_or(NotEveryday)?.messages == 0;
+    let mut answer = build(&Outgoing {
+        kind: RETURN,
+        flags: NO_REPLY_EXPECTED,
+        serial: to.next_serial,
+        body_length: body.len() as u32,
+        reply_serial: post.header.serial,
+        destination: Some(&to.unique),
+        sender: Some(DRIVER),
+        signature: "s",
+        ..Outgoing::default()
+    });
+    answer.extend_from_slice(&body);
+    let n_bytes = answer.len();
+    let mut parts = Parts::new();
+    parts.push(Bytes::from(answer));
+    tables.core.deliver(bus, to.peer, &parts, n_bytes, &[], &credentials).map_err(|_| NotEveryday)?;
+    to.draw_serial();
+    parties.delivered(post.from, was_empty, post.now);
+    Ok(1)
 }
 
 fn unicast(

@@ -9,15 +9,27 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::connection::Connection;
+use crate::core::Credentials;
+
+/// The bus itself, as a peer.
+#[derive(Default)]
+pub struct Bus {
+    pub peer: u64,
+    /// What GetId answers.
+    pub id: String,
+    pub credentials: Arc<Credentials>,
+}
 
 /// All connections of the lane.
 #[derive(Default)]
 pub struct Parties {
+    pub bus: Bus,
     slots: Vec<Option<Box<Connection>>>,
     free: Vec<usize>,
     by_peer: AHashMap<u64, usize>,

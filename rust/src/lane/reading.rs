@@ -52,7 +52,7 @@ impl DbusLane {
 
     /// Read once, and carry out what is there.
     pub(super) fn read(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
-        let bus = tables.core.queued(self.bus_peer, self.peer(slot)).map_or(0, |usage| usage.bytes);
+        let bus = tables.core.queued(self.parties.bus.peer, self.peer(slot)).map_or(0, |usage| usage.bytes);
         let Some(c) = self.parties.get_mut(slot) else {
             return;
         };

@@ -15,6 +15,7 @@ use crate::lane;
 use crate::lane::connection::{Connection, End, Standing};
 use crate::lane::dbus::{self, DbusLane};
 use crate::lane::express::Climate;
+use crate::lane::parties::Bus;
 use crate::lane::poller::locked;
 use crate::lane::world::World;
 use crate::sys::monotonic;
@@ -29,6 +30,8 @@ pub struct PyDbusLane {
 
 /// Bytes, descriptors, and how the stream ended.
 type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
+/// Bytes, descriptors, how much of the first queued message is written, the bus's next number for it.
+type Left<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, usize, u32);
 type Counts = (u64, u64, u64);
 
 fn counts(usage: Usage) -> Counts {
@@ -78,10 +81,12 @@ impl PyDbusLane {
         core: &Core,
         matches: &MatchIndex,
         replies: &ReplyTable,
-        bus_peer: u64,
+        bus: (u64, String, Bound<'_, PyAny>),
     ) -> PyResult<Self> {
+        let (peer, id, credentials) = bus;
+        let bus = Bus { peer, id, credentials: Arc::new(credentials_of(&credentials)?) };
         let world = World { core: core.shared(), matches: matches.shared(), replies: replies.shared() };
-        let inner = Arc::new(Mutex::new(DbusLane::new(world, bus_peer)));
+        let inner = Arc::new(Mutex::new(DbusLane::new(world, bus)));
         let poller = poller.shared()?;
         let number = poller.add_lane(Arc::clone(&inner) as Arc<Mutex<dyn lane::Lane>>);
         Ok(Self { poller: Arc::downgrade(&poller), number, inner })
@@ -100,6 +105,7 @@ impl PyDbusLane {
         native_calls: usize,
         has_followers: bool,
         offset: usize,
+        serial: (u32, bool),
     ) -> PyResult<()> {
         let mut connection =
             Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
@@ -107,6 +113,7 @@ impl PyDbusLane {
         connection.has_followers = has_followers;
         connection.names = names.into_iter().map(Into::into).collect();
         connection.output.offset = offset;
+        (connection.next_serial, connection.has_reserved) = serial;
         locked(&self.inner).join(Box::new(connection));
         if let Some(poller) = self.poller.upgrade() {
             poller.join(fd, self.number);
@@ -114,16 +121,26 @@ impl PyDbusLane {
         Ok(())
     }
 
-    /// It is Python's again; (bytes, descriptors, bytes of the first queued message that are written).
-    fn leave<'py>(&self, py: Python<'py>, peer: u64) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, usize)> {
+    /// It is Python's again.
+    fn leave<'py>(&self, py: Python<'py>, peer: u64) -> Option<Left<'py>> {
         let mut lane = locked(&self.inner);
         let fd = lane.parties.slot(peer).and_then(|slot| lane.parties.get(slot)).map(|c| c.fd)?;
         let poller = self.poller.upgrade();
         if let Some(poller) = &poller {
             poller.leave(fd);
         }
-        let (mut handed, offset) = lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
-        Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), offset))
+        let (mut handed, offset, serial) = lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
+        Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), offset, serial))
+    }
+
+    /// The bus's number for a message to the client.
+    fn draw_serial(&self, peer: u64) -> Option<u32> {
+        self.with(peer, Connection::draw_serial)
+    }
+
+    /// Native peers have called it, and such numbers are theirs.
+    fn set_reserved(&self, peer: u64) {
+        self.with(peer, |c| c.has_reserved = true);
     }
 
     /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
@@ -147,8 +164,8 @@ impl PyDbusLane {
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
-    fn give_back(&self, peer: u64, native_calls: usize) {
-        locked(&self.inner).give_back(peer, native_calls);
+    fn give_back(&self, peer: u64, native_calls: usize, has_reserved: bool) {
+        locked(&self.inner).give_back(peer, native_calls, has_reserved);
     }
 
     /// Whether the lane reads the socket.
