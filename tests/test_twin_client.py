@@ -170,7 +170,7 @@ class Script:
     def look(self) -> None:
         exchange = self.side.exchange
         self.note((
-            exchange.answered(), exchange.n_answers, plain(exchange.failure), exchange.pending,
+            exchange.answered(), [exchange.has_answer(tag) for tag in range(4)], exchange.n_answers, plain(exchange.failure), exchange.pending,
             exchange.has_stray, exchange.may_be_quiet, exchange.take_retired(), exchange.take_drained(),
             self.side.output(),
         ))
