@@ -14,6 +14,7 @@ Not here: what a request costs (channel, sending), what a turn is (reactor).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from .reactor import Reactor
@@ -29,18 +30,20 @@ class Waiting(Protocol):
 class Allowance:
     """The allowance of one user, and its line."""
 
-    def __init__(self, reactor: Reactor, per_turn: int) -> None:
+    def __init__(self, reactor: Reactor, per_turn: int, spent: Callable[[], int] = lambda: 0) -> None:
+        """``spent`` tells what the user has had in this turn already, in a lane."""
         self.left = 0
         """What this turn still allows; less than nothing if the last request was too large."""
         self.line: dict[Waiting, None] = {}
         self._reactor = reactor
         self._per_turn = per_turn
+        self._spent = spent
         self._turn = -1
 
     def begin_turn(self) -> None:
         """Each turn of the reactor has its own allowance; a second time in a turn does nothing."""
         if self._turn != self._reactor.turn:
-            self._turn, self.left = self._reactor.turn, self._per_turn
+            self._turn, self.left = self._reactor.turn, self._per_turn - self._spent()
 
     def wait(self, channel: Waiting) -> None:
         """The channel goes on in one of the next turns, behind those that wait already."""

@@ -27,6 +27,7 @@ from typing import Protocol
 from .allowance import Allowance
 from .channel import Channel
 from .context import context_of
+from .core.choice import SealedMemory
 from .descriptors import Fds, unix_socket_cookie
 from .errors import (
     BadDescriptor,
@@ -39,8 +40,8 @@ from .errors import (
 )
 from .holdings import Holdings
 from .hub import Hub
+from .lane import lane_for
 from .listener import SHORTAGE_PAUSE, Listener
-from .memory import SealedMemory
 from .namespaces import view_of
 from .reactor import Reactor
 from .sending import REFERENCES_PER_REQUEST
@@ -101,6 +102,8 @@ class Broker:
         self.reactor = reactor
         self.hub = hub
         self.limits = limits or BrokerLimits()
+        self.lane = lane_for(reactor, hub, self.limits)
+        """Serves what is everyday without Python, where the native body is in use."""
         self._report = report
         self._listeners: list[Listener] = []
         self._channels: dict[Channel, None] = {}
@@ -195,7 +198,12 @@ class Broker:
 
     def allowance_of(self, uid: int) -> Allowance:
         """What all channels of a user draw on."""
-        return self._allowances.setdefault(uid, Allowance(self.reactor, self.limits.requests_per_turn))
+        allowance = self._allowances.get(uid)
+        if allowance is None:
+            spent = (lambda: 0) if self.lane is None else partial(self.lane.spent, uid)
+            allowance = Allowance(self.reactor, self.limits.requests_per_turn, spent)
+            self._allowances[uid] = allowance
+        return allowance
 
     def _forget_allowance(self, uid: int) -> None:
         if uid not in self._n_channels and uid not in self._n_peers:
@@ -246,6 +254,7 @@ class Broker:
         if view is not None:
             self._foreign[station] = namespace
             self.holdings.book(uid, 1)
+            self._mind_lane()
         try:
             entrance = self._entered_at.get(channel)
             if entrance is not None:
@@ -261,6 +270,10 @@ class Broker:
     def has_foreign_peers(self) -> bool:
         """Some peer sees ids in its own way: senders must be known in all their namespaces (P-51)."""
         return bool(self._foreign)
+
+    def _mind_lane(self) -> None:
+        if self.lane is not None:
+            self.lane.suspend(self.has_foreign_peers)  # it does not look senders up
 
     def stations(self) -> Iterable[PeerStation]:
         """Every native peer."""
@@ -309,6 +322,7 @@ class Broker:
         if station in self._foreign:
             self._foreign.pop(station).close()
             self.holdings.book(station.uid, -1)
+            self._mind_lane()
         _decrease(self._n_peers, station.uid, 1)
         self.holdings.book(station.uid, -_FDS_OF_PEER)
         self._forget_allowance(station.uid)

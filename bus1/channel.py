@@ -5,7 +5,8 @@ It is bound to one peer by OPEN or ATTACH and does not keep it alive. Per turn i
 what the allowance of its user permits; what is left goes on in a later turn, after everybody else had one.
 A request that is ``Unfinished`` ends the turn, too: it stays in front, parsed, with its descriptors, and
 those behind it wait. While answers pile up unsent, the channel executes and reads nothing: a client that
-does not read stops itself alone.
+does not read stops itself alone. Where there is a lane, the input is the lane's as long as the channel has
+nothing in hand.
 
 Invariants. 1. Effects of a request are settled before its answer is written. 2. Malformed bytes close this
 channel, in words, and touch nothing else. 3. Requests that are complete when the client closes its sending
@@ -37,6 +38,7 @@ from .errors import (
     TooManyDescriptors,
 )
 from .frames import Frame, FrameReader, refusal
+from .lane import ChannelLane
 from .namespaces import pidfd_of, pids_of
 from .outlet import Outlet
 from .requests import execute
@@ -64,6 +66,8 @@ class Channel:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._sock = sock
+        self.descriptor = sock.fileno()
+        self._lane: ChannelLane | None = None
         self.accepted = credentials_of(sock)
         """Who connected; its uid is what a peer opened here is charged to."""
         self.credentials = self.accepted
@@ -101,6 +105,7 @@ class Channel:
     def ready(self, events: int, now: float) -> None:
         """Epoll: read once, execute, write."""
         try:
+            self._take_back()
             if events & _HANG_UP:
                 # Nobody reads answers any more; what was requested completely still counts.
                 self.outlet.forget()
@@ -126,6 +131,7 @@ class Channel:
             self.broker.broke(self)
 
     def _drain(self, now: float) -> None:
+        self._take_back()
         budget, turns = self.broker.limits.drained_bytes, self.broker.limits.drained_turns
         left = self.broker.limits.drained_requests
         left -= self._work(left)
@@ -160,6 +166,36 @@ class Channel:
         if self._has_more and not self.outlet.is_clogged:
             self._allowance.wait(self)
         self._watch()
+        self._give_back()
+
+    def _take_back(self) -> bool:
+        """The input is Python's now; whether there was some that the lane has not executed."""
+        if self._lane is None or self._is_closed:
+            return False
+        left = self._lane.take()
+        for frame in left.frames:
+            self.outlet.push(frame)
+        if not (left.data or left.truncated):
+            return False
+        self._reader.feed(left.data, left.fds, truncated=left.truncated)
+        if left.truncated:
+            self.refuse(TooManyDescriptors("the bus has no room for more descriptors"))
+        elif left.sender is not None:
+            self.credentials = self._sender(Arrival(len(left.data), False, *left.sender))
+        if left.fds:
+            try:
+                self.broker.holdings.check_closing(self.accepted.uid)
+            except QuotaExceeded as error:
+                self.refuse(error)
+        return True
+
+    def _give_back(self) -> None:
+        """The input is the lane's, if nothing is in hand and nothing unusual goes on."""
+        station = self.station
+        if self._lane is None or station is None or not station.is_live or self._is_ended or self._has_more:
+            return
+        if self._front is None and self._reader.is_empty and self.outlet.is_empty:
+            self._lane.give(self.credentials)
 
     def _watch(self) -> None:
         if self._is_closed:
@@ -304,6 +340,9 @@ class Channel:
         self.outlet.push(frame, fds)
         if not self._is_working:
             self._flush()
+            if not self.outlet.is_empty and self._take_back():
+                self._has_more = True
+                self._allowance.wait(self)
             self._watch()
 
     def _flush(self) -> None:
@@ -324,6 +363,8 @@ class Channel:
         """From now on this channel's requests are the peer's."""
         self.station = station
         station.channels[self] = None
+        if station.lane is not None:
+            self._lane = station.lane.channel(self.descriptor, self.accepted.uid, self.credentials)
         self.broker.reactor.cancel((self, "handshake"))
 
     def check_live(self) -> PeerStation:
@@ -355,6 +396,7 @@ class Channel:
 
     def refuse(self, error: Bus1Error) -> None:
         """Say why, and close."""
+        self._take_back()
         if not self._is_closed:
             self.outlet.push(refusal(error))
             self._flush()
@@ -362,9 +404,12 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection and forget it everywhere; the peer lives on."""
+        self._take_back()
         if self._is_closed:
             return
         self._is_closed = True
+        if self._lane is not None:
+            self._lane.close()
         reactor = self.broker.reactor
         self._allowance.leave(self)
         for key in ("handshake", "descriptors"):

@@ -25,6 +25,10 @@ class Hub(Protocol):
     def core(self) -> CoreApi:
         """The state machine; every operation not named here goes straight to it."""
 
+    @property
+    def is_plain(self) -> bool:
+        """What native peers send to each other goes to Core as it is, and nothing else is done with it."""
+
     def may_connect(self, credentials: Credentials) -> bool:
         """Whether this client is served at all; asked when it connects, before a byte of it is read."""
 
@@ -66,6 +70,11 @@ class PlainHub:
 
     def __init__(self, core: CoreApi) -> None:
         self.core = core
+
+    @property
+    def is_plain(self) -> bool:
+        """Unless somebody has made a different hub of it."""
+        return type(self).send is PlainHub.send
 
     def may_connect(self, credentials: Credentials) -> bool:
         """Everybody may."""

@@ -32,9 +32,9 @@ from .core.api import (
     PeerState,
     RecvFlag,
 )
+from .core.choice import HeapMemory
 from .descriptors import Fds, duplicate
 from .errors import BadDescriptor, BusGone, Disconnected, NoSuchHandle, NotSupported, WouldBlock
-from .memory import HeapMemory
 from .received import ReceivedMessage
 from .unfinished import Unfinished
 

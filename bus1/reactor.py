@@ -108,6 +108,16 @@ class Reactor:
         del self._sources[fd]
         self._removed.add(fd)
 
+    def lend(self, source: Source) -> None:
+        """A lane of ``poller`` watches the descriptor from now on; what it reports comes to the source."""
+        self._sources[source.fileno()] = source
+
+    def take_back(self, source: Source) -> None:
+        """No lane watches it any more, and nobody does."""
+        fd = source.fileno()
+        del self._sources[fd]
+        self._removed.add(fd)
+
     # ---- stations --------------------------------------------------------------------------------
 
     def station(self, peer: int, station: Station | None) -> None:
@@ -188,6 +198,8 @@ class Reactor:
         events = self._epoll.poll(time_left(until, self.clock()))
         self.turn += 1
         self._removed.clear()
+        if self.poller is not None:
+            self.settle()  # what lanes have left
         now, last = self.clock(), self._sequence
         for fd, mask in events:
             source = self._sources.get(fd)

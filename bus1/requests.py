@@ -51,9 +51,9 @@ from .frames import (
     fields,
     words,
 )
+from .line import PendingRecv
 from .memory import make_arena
 from .sending import check_references, send, take
-from .station import PendingRecv
 
 if TYPE_CHECKING:
     from .channel import Channel

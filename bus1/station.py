@@ -25,8 +25,6 @@ from __future__ import annotations
 
 import select
 import socket
-from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,6 +53,8 @@ from .frames import (
     encode,
     error_answer,
 )
+from .lane import StationLane
+from .line import Line, PendingRecv
 from .memory import SealedMemory, Segment
 from .sending import MAX_REFERENCES
 
@@ -69,41 +69,6 @@ DRAINED, MORE, RELEASED = int(Note.DRAINED), int(Note.MORE), int(Note.RELEASED)
 SEGMENT, DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _MAX_WAITING = 64
 """RECVs that may wait at one peer, all channels together."""
-
-
-@dataclass(slots=True, eq=False)
-class PendingRecv:
-    """A RECV that has not been answered yet; ``done`` counts the operations of its sequence so far."""
-
-    channel: Channel
-    operation: int
-    tag: int
-    flags: int
-    max_offset: int
-    options: int
-    more: int = 0
-    """With how many further messages it may be answered."""
-    done: int = 0
-    offered: int = 0
-    """The stamp of the message whose descriptors have been offered."""
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """RECVs in the order in which they came; nobody is served while an offer is open."""
-
-    waiting: deque[PendingRecv] = field(default_factory=deque)
-    offer: PendingRecv | None = None
-
-    def all(self) -> list[PendingRecv]:
-        """Everybody who has not been answered."""
-        return [*([self.offer] if self.offer else []), *self.waiting]
-
-    def leave(self, channel: Channel) -> None:
-        """Forget the RECVs of a channel."""
-        self.waiting = deque(request for request in self.waiting if request.channel is not channel)
-        if self.offer is not None and self.offer.channel is channel:
-            self.offer = None
 
 
 class PeerStation:
@@ -135,6 +100,11 @@ class PeerStation:
             self.client_end.close()
             raise
         broker.reactor.station(peer, self)
+        self.lane: StationLane | None = None
+        """Where its line is, while nothing unusual is to be done."""
+        if broker.lane is not None:
+            self.lane = StationLane(broker.lane, peer, self._end.fileno(), memory)
+            self._give_line()
 
     # ---- the pair --------------------------------------------------------------------------------
 
@@ -149,7 +119,12 @@ class PeerStation:
         elif events & select.EPOLLOUT:
             self._is_blocked = False
             self.broker.reactor.modify(self, 0)
+            self._take_line()
             self._signal()
+            self._give_line()
+        else:  # the lane could not serve it
+            self._take_line()
+            self._serve(self._queue_line)
 
     def _signal(self) -> None:
         if self._is_signalled or self._is_blocked or self._queue_line.offer or not self.is_live:
@@ -174,7 +149,10 @@ class PeerStation:
 
     def end(self) -> None:
         """The peer is gone: hang up, answer whoever waits."""
+        self._take_line()
         self.is_live = False
+        if self.lane is not None:
+            self.lane.close()
         self.broker.reactor.station(self.peer, None)
         self.broker.reactor.remove(self)
         self.broker.holdings.hang_up(self.uid, self._end)
@@ -190,13 +168,17 @@ class PeerStation:
 
     def woken(self) -> None:
         """The peer turned readable."""
-        self._serve(self._queue_line)
+        if self.lane is None or not self.lane.woken():
+            self._take_line()
+            self._serve(self._queue_line)
 
     def recv(self, request: PendingRecv) -> None:
         """Answer a RECV, now or when its turn comes."""
+        self._take_line()
         line = self._line_of(request)
         if len(line.waiting) >= _MAX_WAITING:
             self._fail(request, QuotaExceeded("too many RECVs wait at this peer"))
+            self._give_line()
             return
         line.waiting.append(request)
         self._serve(line)
@@ -206,11 +188,23 @@ class PeerStation:
 
     def cancel(self, channel: Channel, tag: int) -> None:
         """Answer a parked RECV with EAGAIN; one that is on offer goes on."""
+        self._take_line()
         for request in self._queue_line.waiting:
             if request.channel is channel and request.tag == tag:
                 self._queue_line.waiting.remove(request)
                 self._fail(request, WouldBlock("nothing has come in time"))
-                return
+                break
+        self._give_line()
+
+    def _take_line(self) -> None:
+        if self.lane is not None:
+            is_signalled = self.lane.take(self._queue_line, self.channels)
+            if is_signalled is not None:
+                self._is_signalled = is_signalled
+
+    def _give_line(self) -> None:
+        if self.lane is not None and self.is_live and not self._is_blocked:
+            self.lane.give(self._queue_line, self._is_signalled)
 
     def _serve(self, line: Line) -> None:
         parked: list[PendingRecv] = []
@@ -236,15 +230,19 @@ class PeerStation:
                 self._fail(request, error)
         line.waiting.extendleft(reversed(parked))
         self._signal()
+        self._give_line()
 
     def _go_on(self, line: Line, now: float) -> None:
         if self.is_live:
+            self._take_line()
             self._serve(line)
 
     def go_on(self) -> None:
         """A user may have read the descriptors that it was sent."""
         if self.is_live:
+            self._take_line()
             self._serve(self._seed_line)
+            self._take_line()
             self._serve(self._queue_line)
 
     def _answer(self, request: PendingRecv) -> bool:
@@ -278,6 +276,7 @@ class PeerStation:
 
     def installed(self, channel: Channel, tag: int, is_installed: bool) -> None:
         """The client confirms an offer: the message is taken; or it could not: the message stays (R-33)."""
+        self._take_line()
         for line in (self._queue_line, self._seed_line):
             request = line.offer
             if request is not None and request.channel is channel and request.tag == tag:
@@ -330,6 +329,7 @@ class PeerStation:
                 fds = duplicate([segment.fd])
                 holders.add(request.channel)
                 slice_note = SEGMENT
+                self._note_holders(segment.generation)
             except TooManyDescriptors:
                 fds = None  # the client asks for it with SEGMENT
         self._push(request, message, notes, inline, slice_note, segment, fds)
@@ -382,8 +382,9 @@ class PeerStation:
         holders = self._holders.get(segment.generation, set()) if segment else set()
         left = holders - {channel} if is_unmapped else holders
         self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not left)
-        if is_unmapped:
+        if is_unmapped and segment:
             holders.discard(channel)
+            self._note_holders(segment.generation)
         if segment and not holders and self._memory.segment(segment.generation) is None:
             self._holders.pop(segment.generation, None)
 
@@ -394,11 +395,17 @@ class PeerStation:
             raise NoSuchHandle(f"the pool has no segment {generation}")
         fds = duplicate([segment.fd])
         self._holders.setdefault(generation, set()).add(channel)
+        self._note_holders(generation)
         return segment, fds
+
+    def _note_holders(self, generation: int) -> None:
+        if self.lane is not None:
+            self.lane.note_holders(generation, self._holders.get(generation, ()))
 
     def retired(self, generation: int) -> None:
         """Core wants a segment back: ask those who map it."""
         holders = self._holders.pop(generation, None)
+        self._note_holders(generation)
         if not holders:
             self.broker.hub.core.segment_unmapped(self.peer, generation)
             return
@@ -412,6 +419,7 @@ class PeerStation:
             if channel in (holders := table.get(generation, ())):
                 assert isinstance(holders, set)
                 holders.discard(channel)
+                self._note_holders(generation)
                 if not holders:
                     del table[generation]
                     if table is self._retiring:
@@ -421,6 +429,7 @@ class PeerStation:
 
     def channel_gone(self, channel: Channel) -> None:
         """A channel is closed: its RECVs are cancelled, its offers have failed, it maps nothing."""
+        self._take_line()
         self.channels.pop(channel, None)
         for line in (self._queue_line, self._seed_line):
             line.leave(channel)
@@ -430,4 +439,5 @@ class PeerStation:
             for generation in [number for number, holders in table.items() if channel in holders]:
                 self.segment_unmapped(channel, generation)
         self._serve(self._seed_line)
+        self._take_line()
         self._serve(self._queue_line)

@@ -26,7 +26,7 @@ from unittest import mock
 
 from bus1.broker import Broker, BrokerLimits
 from bus1.core.api import Buffer, Credentials, Limits
-from bus1.core.bus import Core
+from bus1.core.choice import Core
 from bus1.descriptors import Fds
 from bus1.errors import Bus1Error
 from bus1.frames import REQUESTS, FrameReader, Operation, encode

@@ -19,10 +19,10 @@ from core_bus import Core
 
 from bus1.aio import Peer
 from bus1.core.api import KEEP, Buffer, Credentials, DestroyFlag, Message, RecvFlag
+from bus1.core.choice import HeapMemory
 from bus1.descriptors import Fds, duplicate
 from bus1.errors import Bus1Error, BusGone, WouldBlock
 from bus1.exchange import Failed
-from bus1.memory import HeapMemory
 from bus1.received import ReceivedMessage
 
 ME = Credentials(os.getuid(), os.getgid(), os.getpid())

@@ -30,8 +30,8 @@ from bus1.core.api import (
     Limits,
     Message,
 )
+from bus1.core.choice import HeapMemory
 from bus1.errors import Bus1Error
-from bus1.memory import HeapMemory
 
 Choice = TypeVar("Choice")
 OTHERS = (

@@ -23,6 +23,7 @@ from typing import Any
 from broken_hubs import LateHub, LenientHub, TornHub
 from core_bus import Core
 
+from bus1 import broker as broker_module
 from bus1 import transport
 from bus1.addresses import socket_name
 from bus1.broker import Broker, BrokerLimits
@@ -31,6 +32,7 @@ from bus1.descriptors import Fds
 from bus1.frames import MAGIC, REQUESTS, VERSION, Frame, FrameReader, FrameWriter, Operation, encode
 from bus1.hub import PlainHub
 from bus1.links import InProcessLink
+from bus1.memory import SealedMemory
 from bus1.peer import Peer
 from bus1.reactor import Reactor
 from bus1.transport import receive, transmit
@@ -56,15 +58,16 @@ class NativeBus:
 
     def __init__(
         self, directory: Path, limits: Limits | None = None, *, hub: str = "plain", label: str | None = None,
-        uid: int = 0, n_descriptors: int = 0, **broker_limits: float,
+        uid: int = 0, n_descriptors: int = 0, pools_by_os: bool = False, **broker_limits: float,
     ) -> None:
         """``label`` is the security context of every client, as a kernel with labels tells it.
 
-        ``uid``, unless 0, is whose process it is, ``n_descriptors`` its limit, in place of the hard one."""
+        ``uid``, unless 0, is whose process it is, ``n_descriptors`` its limit, in place of the hard one.
+        ``pools_by_os``: pools are made by functions of os, which can ``fail``, whatever Core is in use."""
         self.address = str(directory / "bus1")
         options = {
             "core": asdict(limits or Limits()), "broker": broker_limits, "hub": hub, "label": label,
-            "uid": uid, "n_descriptors": n_descriptors,
+            "uid": uid, "n_descriptors": n_descriptors, "pools_by_os": pools_by_os,
         }
         self.process = subprocess.Popen(
             [sys.executable, __file__, self.address, json.dumps(options)],
@@ -268,6 +271,8 @@ def main(address: str, options: str) -> None:
         os.setresuid(uid, uid, uid)
     if (label := chosen["label"]) is not None:
         vars(transport)["_label"] = lambda sock: label.encode()
+    if chosen["pools_by_os"]:
+        vars(broker_module)["SealedMemory"] = SealedMemory
     hub = HUBS[chosen["hub"]](Core(Limits(**chosen["core"])))
     reactor = Reactor(hub)
     broker = Broker(reactor, hub, BrokerLimits(**chosen["broker"]))

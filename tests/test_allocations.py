@@ -23,7 +23,8 @@ FOREVER = 1 << 30
 
 @pytest.fixture(scope="module")
 def module_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NativeBus]:
-    bus = NativeBus(tmp_path_factory.mktemp("bus"), Limits(inflight_bytes=1 << 28))
+    limits = Limits(inflight_bytes=1 << 28)
+    bus = NativeBus(tmp_path_factory.mktemp("bus"), limits, pools_by_os=True)
     yield bus
     bus.close()
 

@@ -20,7 +20,7 @@ from native_bus import NativeBus, RawChannel
 from bus1 import __version__
 from bus1.broker import Broker, BrokerLimits
 from bus1.core.api import Credentials, SendFlag
-from bus1.core.bus import Core
+from bus1.core.choice import Core
 from bus1.descriptors import Fds
 from bus1.errors import Denied, OutOfMemory
 from bus1.frames import ANSWER, ANSWER_PREFIX, RESULTS, Event, Frame, Operation, encode

@@ -17,8 +17,8 @@ from shortage import room_for
 
 from bus1.core.account import Ledger
 from bus1.core.api import HANDLE_INVALID, Limits, RecvFlag, ResetFlag, SendFlag
+from bus1.core.choice import SealedMemory
 from bus1.errors import BY_ERRNO, Busy, InternalError, WouldBlock
-from bus1.memory import SealedMemory
 
 PAGE = {
     "EAGAIN": 11, "EBADF": 9, "EDQUOT": 122, "EHOSTUNREACH": 113, "EINVAL": 22, "EMSGSIZE": 90, "ENOMEM": 12,

@@ -11,8 +11,8 @@ import pytest
 from core_bus import MIB, BusPeer, CoreBus, FlatMemory, Unchanged
 
 from bus1.core.api import Limits, Message, RecvFlag, ResetFlag, SendFlag
+from bus1.core.choice import SealedMemory
 from bus1.errors import NoSuchHandle, PeerShutdown, PoolFull
-from bus1.memory import SealedMemory
 
 WIDE = Limits(10**6, 10**6, 1 << 40, 10**6)
 """Quotas are no matter here."""

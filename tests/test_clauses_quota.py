@@ -1,7 +1,7 @@
 """Quotas, clause by clause (Q): the numbers of the semantics in a real Core, with real messages.
 
 Q-20 … Q-23 and Q-25 are about the user quota alone. The peer quota implies it, so those tests run with the
-user quota in the peer quota's place (``level_one``).
+user quota in the peer quota's place (``level_one``), which only the Core in Python can have.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
+import core_bus
 import pytest
 from core_bus import MIB, BusPeer, CoreBus, FlatMemory, Unchanged
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus1.core import account
+from bus1.core import account, bus
 from bus1.core.api import Limits, RecvFlag, ResetFlag, SendFlag
 from bus1.errors import OutOfMemory, QuotaExceeded
 
@@ -31,6 +32,7 @@ def level_one(monkeypatch: pytest.MonkeyPatch) -> None:
         return account.exceeds_user_quota(left, share, amount)
 
     monkeypatch.setattr(account, "exceeds_peer_quota", user_quota)
+    monkeypatch.setattr(core_bus, "Core", bus.Core)
 
 
 class Town:

@@ -91,7 +91,7 @@ class Scene:
     """Four peers of three users who know each other; things are queued, published, and kept as seeds."""
 
     def __init__(self) -> None:
-        self.bus = CoreBus()
+        self.bus = CoreBus(body=commands.Core)  # only in Python there are steps to stand before
         self.p, self.q, self.r = (self.bus.peer(uid, FlatMemory()) for uid in (1, 2, 3))
         self.s = self.bus.peer(1)
         self.peers = [self.p, self.q, self.r, self.s]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from buses import open_fds
 
-from bus1.core.bus import Core
+from bus1.core.choice import Core
 from bus1.hub import PlainHub
 from bus1.listener import Listener
 from bus1.reactor import Reactor

@@ -68,7 +68,8 @@ def receive(peer: Peer, flags: int, max_offset: int) -> Message:
 
 def look(peer: Peer, entry: Entry) -> Ahead:
     """What ``entry`` is, without any effect."""
-    destination = peer.ids.ids[entry.node] if entry.node is not None else HANDLE_INVALID
+    # what announces the end of a node may be queued behind the message that brings the handle to it
+    destination = peer.ids.ids.get(entry.node, HANDLE_INVALID) if entry.node is not None else HANDLE_INVALID
     if isinstance(entry, Notice):
         return Ahead(entry.type, destination, 0, OFFSET_INVALID, 0, 0, 0, (), (), 0, entry.stamp)
     slice_ = entry.slice

@@ -71,6 +71,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
+    from ..acceleration import settle
     from ..listening import AddressError
     from ..process import Printing, live, prepare, printing_descriptor
 
@@ -81,6 +82,7 @@ def _run(arguments: Namespace) -> int:
         ))
     except ValueError as error:
         raise UsageError(str(error)) from error
+    settle()
     prepare()
     try:
         sockets = _sockets(arguments.address)
@@ -129,7 +131,7 @@ def _serve(sockets: Sequence[Listening], arguments: Namespace, signals: int) -> 
 
     from ..broker import Broker, BrokerLimits
     from ..core.api import Limits
-    from ..core.bus import Core
+    from ..core.choice import Core
     from ..hub import PlainHub
     from ..log import Log
     from ..process import STOP, SignalPipe

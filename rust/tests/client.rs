@@ -55,10 +55,7 @@ fn answers_are_taken_by_tag_however_the_bytes_are_cut() {
         feed(&mut side, &[byte]);
     }
     let refused = side.take(first).unwrap().error.unwrap();
-    assert_eq!(
-        (refused.code, refused.text.as_slice()),
-        (95, b"no".as_slice())
-    );
+    assert_eq!((refused.code, refused.text.as_slice()), (95, b"no".as_slice()));
     assert!(side.take(second).unwrap().error.is_none());
     assert!(!side.expects(first) && side.take(second).is_none());
 }

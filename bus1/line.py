@@ -1,0 +1,51 @@
+"""line: RECVs that wait at one peer.
+
+Theory. A RECV that has not been answered, or may be answered again, is a ``PendingRecv``. Those of the queue,
+and those of the seed, stand in a ``Line`` each.
+
+Not here: who is answered when (station).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .channel import Channel
+
+
+@dataclass(slots=True, eq=False)
+class PendingRecv:
+    """A RECV that has not been answered yet; ``done`` counts the operations of its sequence so far."""
+
+    channel: Channel
+    operation: int
+    tag: int
+    flags: int
+    max_offset: int
+    options: int
+    more: int = 0
+    """With how many further messages it may be answered."""
+    done: int = 0
+    offered: int = 0
+    """The stamp of the message whose descriptors have been offered."""
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """RECVs in the order in which they came; nobody is served while an offer is open."""
+
+    waiting: deque[PendingRecv] = field(default_factory=deque)
+    offer: PendingRecv | None = None
+
+    def all(self) -> list[PendingRecv]:
+        """Everybody who has not been answered."""
+        return [*([self.offer] if self.offer else []), *self.waiting]
+
+    def leave(self, channel: Channel) -> None:
+        """Forget the RECVs of a channel."""
+        self.waiting = deque(request for request in self.waiting if request.channel is not channel)
+        if self.offer is not None and self.offer.channel is channel:
+            self.offer = None

@@ -1,0 +1,368 @@
+//! Who uses how much of what, and who may use more.
+//!
+//! Theory. The twin of `bus1/core/account.py`, where the inequality is argued. A flow is found by its sending
+//! peer, a share by the uid, at each charge and each settling; there are few of both.
+//!
+//! Invariants. 1. Shares and flows without a message do not exist. 2. Use and shares never go below zero: who
+//! gives back twice breaks Core. 3. A refused charge changes nothing. 4. An account is closed with zero use.
+//!
+//! Not here: which command charges what when.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use super::api::{Counts, Limits, Usage, UserUsage};
+use super::error::{Error, Kind, Result};
+use super::flows::{Flow, Flows};
+use super::sequencer::Sequencer;
+
+pub const SLICES: usize = 0;
+pub const HANDLES: usize = 1;
+pub const BYTES: usize = 2;
+pub const FDS: usize = 3;
+pub const RESOURCES: [&str; 4] = ["slices", "handles", "bytes", "fds"];
+/// The sender of a seed's flow: no peer has this number.
+pub const SEED_SENDER: u64 = 0;
+
+/// What one sending user has in flight somewhere.
+#[derive(Clone, Copy)]
+pub struct Share {
+    pub uid: i64,
+    pub counts: Counts,
+}
+
+type Shares = SmallVec<[Share; 1]>;
+
+fn add(totals: &mut [u64; 3], amounts: [u64; 3]) {
+    for (total, amount) in totals.iter_mut().zip(amounts) {
+        *total += amount;
+    }
+}
+
+fn share_of(shares: &[Share], uid: i64) -> Counts {
+    shares.iter().find(|share| share.uid == uid).map_or([0; 4], |share| share.counts)
+}
+
+fn book_share(shares: &mut Shares, uid: i64, charge: &Counts) {
+    if let Some(share) = shares.iter_mut().find(|share| share.uid == uid) {
+        for (count, amount) in share.counts.iter_mut().zip(charge) {
+            *count += amount;
+        }
+    } else {
+        shares.push(Share { uid, counts: *charge });
+    }
+}
+
+/// False if that was not booked.
+fn settle_share(shares: &mut Shares, uid: i64, charge: &Counts) -> bool {
+    let Some(at) = shares.iter().position(|share| share.uid == uid) else {
+        return false;
+    };
+    let counts = &mut shares[at].counts;
+    let mut is_sound = true;
+    for (count, amount) in counts.iter_mut().zip(charge) {
+        is_sound &= *count >= *amount;
+        *count = count.saturating_sub(*amount);
+    }
+    if counts[SLICES] == 0 {
+        shares.remove(at);
+    }
+    is_sound
+}
+
+/// One uid: its maxima, its use, and the shares of other users in it.
+pub struct User {
+    pub uid: i64,
+    pub limits: Counts,
+    pub used: Counts,
+    pub shares: Shares,
+    pub accounts: u64,
+    /// Users are listed as they came.
+    pub order: u64,
+}
+
+/// One peer's maxima and use.
+pub struct Account {
+    /// Its key in the ledger.
+    pub user: usize,
+    pub limits: Counts,
+    pub overhead: u64,
+    pub used: Counts,
+    pub shares: Shares,
+    pub flows: Flows,
+    pub undelivered: [u64; 3],
+}
+
+/// What one undelivered message costs its receiver; given back exactly once.
+#[derive(Clone, Copy)]
+pub struct Charge {
+    pub sender: u64,
+    pub size: u64,
+    pub handles: u32,
+    pub fds: u32,
+}
+
+impl Charge {
+    fn counts(&self) -> Counts {
+        [1, u64::from(self.handles), self.size, u64::from(self.fds)]
+    }
+}
+
+impl Account {
+    /// What `sender` has undelivered here.
+    pub fn queued(&self, sender: u64) -> Usage {
+        self.flows.get(sender).map_or(Usage::default(), |flow| usage(flow.undelivered))
+    }
+
+    /// What everybody has undelivered here, the seed apart.
+    pub fn waiting(&self) -> Usage {
+        let mut all = self.undelivered;
+        if let Some(seed) = self.flows.get(SEED_SENDER) {
+            for (count, amount) in all.iter_mut().zip(seed.undelivered) {
+                *count -= amount;
+            }
+        }
+        usage(all)
+    }
+}
+
+fn usage([bytes, messages, fds]: [u64; 3]) -> Usage {
+    Usage { bytes, messages, fds }
+}
+
+/// An account with its user: what may be charged.
+pub struct Purse<'a> {
+    pub account: &'a mut Account,
+    pub user: &'a mut User,
+}
+
+impl Purse<'_> {
+    /// Charge `amount` outside any share; QuotaExceeded beyond a maximum.
+    pub fn take(&mut self, resource: usize, amount: u64) -> Result<()> {
+        if amount == 0 {
+            return Ok(());
+        }
+        let name = RESOURCES[resource];
+        let (used, limit) = (self.account.used[resource], self.account.limits[resource]);
+        if used.saturating_add(amount) > limit {
+            return Err(Error::new(
+                Kind::QuotaExceeded,
+                format!("{name} of the peer: {used} used, {amount} wanted, {limit} allowed"),
+            ));
+        }
+        let used = self.user.used[resource];
+        if used.saturating_add(amount) > self.user.limits[resource] {
+            return Err(Error::new(
+                Kind::QuotaExceeded,
+                format!("{name} of uid {}: {used} used", self.user.uid),
+            ));
+        }
+        self.account.used[resource] += amount;
+        self.user.used[resource] += amount;
+        Ok(())
+    }
+
+    /// Give `amount` back.
+    pub fn give(&mut self, resource: usize, amount: u64, sequencer: &mut Sequencer) {
+        let used = &mut self.account.used[resource];
+        if *used < amount || self.user.used[resource] < amount {
+            sequencer.fail(format!("{} given back twice", RESOURCES[resource]));
+        }
+        *used = used.saturating_sub(amount);
+        let used = &mut self.user.used[resource];
+        *used = used.saturating_sub(amount);
+    }
+
+    /// Charge a message of peer `sender`, user `uid`; QuotaExceeded names what is exceeded.
+    pub fn charge(&mut self, sender: u64, uid: i64, handles: usize, size: u64, fds: usize) -> Result<Charge> {
+        let charge = Charge {
+            sender,
+            size: size.saturating_add(self.account.overhead),
+            handles: handles as u32,
+            fds: fds as u32,
+        };
+        let counts = charge.counts();
+        let user_share = share_of(&self.user.shares, uid);
+        let peer_share = share_of(&self.account.shares, uid);
+        for resource in [SLICES, HANDLES, BYTES, FDS] {
+            if counts[resource] != 0 {
+                self.admit(resource, counts[resource], uid, user_share[resource], peer_share[resource])?;
+            }
+        }
+        book_share(&mut self.user.shares, uid, &counts);
+        book_share(&mut self.account.shares, uid, &counts);
+        for (resource, amount) in counts.iter().enumerate() {
+            self.account.used[resource] += amount;
+            self.user.used[resource] += amount;
+        }
+        let amounts = [charge.size, 1, counts[FDS]];
+        match self.account.flows.get_mut(sender) {
+            Some(flow) => add(&mut flow.undelivered, amounts),
+            None => {
+                let undelivered = amounts;
+                self.account.flows.insert(sender, Flow { uid, undelivered });
+            }
+        }
+        add(&mut self.account.undelivered, amounts);
+        Ok(charge)
+    }
+
+    fn admit(&self, resource: usize, amount: u64, uid: i64, share: u64, here: u64) -> Result<()> {
+        if self.account.used[resource].saturating_add(amount) > self.account.limits[resource] {
+            return Err(Error::new(
+                Kind::QuotaExceeded,
+                format!("{} of the receiving peer: {amount} more", RESOURCES[resource]),
+            ));
+        }
+        let left = i128::from(self.user.limits[resource]) - i128::from(self.user.used[resource]);
+        if !exceeds_peer_quota(left, share, here, amount) {
+            return Ok(());
+        }
+        let which = if exceeds_user_quota(left, share, amount) { "user" } else { "peer" };
+        Err(Error::new(
+            Kind::QuotaExceeded,
+            format!(
+                "{}, {which} quota: uid {uid} has {share} of uid {}'s, {left} are left, {amount} wanted",
+                RESOURCES[resource], self.user.uid
+            ),
+        ))
+    }
+
+    /// The message has left the queue: `kept` handles stay, and the slice with its bytes.
+    pub fn settle(&mut self, charge: &Charge, kept: usize, sequencer: &mut Sequencer) {
+        let counts = charge.counts();
+        let Some(flow) = self.account.flows.get_mut(charge.sender) else {
+            sequencer.fail("a charge was given back twice");
+            return;
+        };
+        let uid = flow.uid;
+        for totals in [&mut flow.undelivered, &mut self.account.undelivered] {
+            totals[0] = totals[0].saturating_sub(charge.size);
+            totals[1] = totals[1].saturating_sub(1);
+            totals[2] = totals[2].saturating_sub(counts[FDS]);
+        }
+        if flow.undelivered[1] == 0 {
+            self.account.flows.remove(charge.sender);
+        }
+        let is_sound = settle_share(&mut self.account.shares, uid, &counts);
+        if !(settle_share(&mut self.user.shares, uid, &counts) && is_sound) {
+            sequencer.fail("a charge was given back twice");
+        }
+        let gone = u64::from(charge.handles).saturating_sub(kept as u64);
+        if gone != 0 {
+            self.give(HANDLES, gone, sequencer);
+        }
+        if charge.fds != 0 {
+            self.give(FDS, counts[FDS], sequencer);
+        }
+    }
+
+    /// The message never was: give everything back, the slice's part too.
+    pub fn cancel(&mut self, charge: &Charge, sequencer: &mut Sequencer) {
+        self.settle(charge, 0, sequencer);
+        self.give(SLICES, 1, sequencer);
+        self.give(BYTES, charge.size, sequencer);
+    }
+}
+
+/// the sending user would pass half of what no other user consumes of the receiving user.
+pub fn exceeds_user_quota(left: i128, share: u64, amount: u64) -> bool {
+    i128::from(share) + 2 * i128::from(amount) > left
+}
+
+/// the same for the receiving peer; `here` is the part of `share` that lies at this peer.
+pub fn exceeds_peer_quota(left: i128, share: u64, here: u64, amount: u64) -> bool {
+    i128::from(share) + 2 * i128::from(here) + 4 * i128::from(amount) > left
+}
+
+/// All users of a bus.
+pub struct Ledger {
+    pub defaults: Limits,
+    /// In the order in which they were first set.
+    pub configured: Vec<(i64, Limits)>,
+    pub users: Slab<User>,
+    by_uid: HashMap<i64, usize, ahash::RandomState>,
+}
+
+impl Ledger {
+    /// Nobody yet.
+    pub fn new(defaults: Limits) -> Self {
+        Ledger { defaults, configured: Vec::new(), users: Slab::new(), by_uid: HashMap::default() }
+    }
+
+    /// An account for a new peer of `uid`; its maxima default to the user's (P-22, Q-3).
+    pub fn open(&mut self, uid: i64, limits: Option<Limits>, overhead: u64, order: u64) -> Account {
+        let user = match self.by_uid.get(&uid) {
+            Some(key) => *key,
+            None => {
+                let configured = self.configured.iter().find(|(known, _)| *known == uid);
+                let key = self.users.insert(User {
+                    uid,
+                    limits: configured.map_or(self.defaults, |(_, limits)| *limits).0,
+                    used: [0; 4],
+                    shares: Shares::new(),
+                    accounts: 0,
+                    order,
+                });
+                self.by_uid.insert(uid, key);
+                key
+            }
+        };
+        self.users[user].accounts += 1;
+        Account {
+            user,
+            limits: limits.map_or(self.users[user].limits, |limits| limits.0),
+            overhead,
+            used: [0; 4],
+            shares: Shares::new(),
+            flows: Flows::default(),
+            undelivered: [0; 3],
+        }
+    }
+
+    /// The peer is gone, and with the last one its user.
+    pub fn close(&mut self, account: &Account, sequencer: &mut Sequencer) {
+        let user = &mut self.users[account.user];
+        if account.used != [0; 4] || !account.flows.is_empty() || !account.shares.is_empty() {
+            sequencer.fail(format!("an account of uid {} was closed in use: {:?}", user.uid, account.used));
+        }
+        user.accounts -= 1;
+        if user.accounts == 0 {
+            if user.used != [0; 4] || !user.shares.is_empty() {
+                sequencer.fail(format!("uid {} left in use: {:?}", user.uid, user.used));
+            }
+            self.by_uid.remove(&user.uid);
+            self.users.remove(account.user);
+        }
+    }
+
+    /// Replace the maxima of `uid`, now and whenever it comes back.
+    pub fn configure(&mut self, uid: i64, limits: Limits) {
+        match self.configured.iter_mut().find(|(known, _)| *known == uid) {
+            Some(entry) => entry.1 = limits,
+            None => self.configured.push((uid, limits)),
+        }
+        if let Some(key) = self.by_uid.get(&uid) {
+            self.users[*key].limits = limits.0;
+        }
+    }
+
+    /// Everybody who has peers, as they came.
+    pub fn in_order(&self) -> Vec<&User> {
+        let mut users: Vec<&User> = self.users.iter().map(|(_, user)| user).collect();
+        users.sort_by_key(|user| user.order);
+        users
+    }
+
+    /// What every user has and uses.
+    pub fn usage(&self) -> Vec<(i64, UserUsage)> {
+        let of = |user: &User| UserUsage {
+            used: user.used,
+            limits: user.limits,
+            shares: user.shares.iter().map(|share| (share.uid, share.counts)).collect(),
+        };
+        self.in_order().iter().map(|user| (user.uid, of(user))).collect()
+    }
+}
