@@ -179,14 +179,11 @@ class AsyncLink:
         """Read once; whoever has been answered is woken."""
         exchange = self.client.exchange
         try:
-            size = exchange.receive(self._sock)
+            exchange.take_in(self._sock)
         except BlockingIOError:
             return
         except OSError:
-            size = 0
-        if not size:
             exchange.fail()
-        exchange.process()
         self._try_flush()
         if self.descriptor is not None and (n_drained := exchange.take_drained()):
             with suppress(OSError):

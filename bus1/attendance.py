@@ -73,23 +73,23 @@ class Attendance:
 
     def look(self) -> bool:
         """Hand over what has come; whether ``begin`` is needed before there can be more."""
-        client, take = self._client, self._client.exchange.take
-        swift = self._swift
-        if swift is not None:
+        client, swift, tag = self._client, self._swift, self._tag
+        exchange = client.exchange
+        while exchange.has_answer(tag):
             self._link.cork()
-        while True:
-            while swift is not None and (has_woken := swift(self._tag)) is not None:
+            if swift is not None and (has_woken := swift(tag)) is not None:
                 self._has_woken |= has_woken
-            if (message := client.short_message(self._tag)) is None:
-                if (answer := take(self._tag)) is None:
+                continue
+            if (message := client.short_message(tag)) is None:
+                if (answer := exchange.take(tag)) is None:
                     return False
                 client.finish(self._request, answer)
                 if (first := client.missing_segment(answer)) is not None:
                     self._missing = answer, first
                     return True
                 message = client.message(answer)
-            self._link.cork()
             self._has_woken |= self._hear(message)
+        return False
 
     @property
     def is_ready(self) -> bool:

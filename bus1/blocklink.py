@@ -155,16 +155,13 @@ class BlockLink:
     def _take_in(self, flags: int) -> None:
         exchange = self.client.exchange
         try:
-            size = exchange.receive(self._sock, flags)
+            exchange.take_in(self._sock, flags)
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno is None:
                 raise  # not the kernel's: a signal handler's own, TimeoutError for example
-            size = 0
-        if not size:
             exchange.fail()
-        exchange.process()
 
     def _push(self) -> None:
         exchange = self.client.exchange

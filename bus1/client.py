@@ -56,6 +56,8 @@ _KINDS = {int(kind): kind for kind in MessageType}
 _FLAGS = {bits: MessageFlag(bits) for bits in range(4)}
 _SEGMENT, _DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _ARENA_STEP = 1 << 20
+_RELEASE_HANDLES = int(DestroyFlag.RELEASE_HANDLES)
+_DESTROY_ONE = struct.Struct("<QQQ")
 _FEW = 16
 _KEPT_ARENA = 1 << 22
 """Pages of the arena beyond this are given back after use."""
@@ -199,7 +201,10 @@ class Client:
 
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Queue NODE_DESTROY with RELEASE_HANDLES; its outcome does not matter."""
-        body = _fixed(Operation.DESTROY, DestroyFlag.RELEASE_HANDLES, len(nodes)) + _ids(nodes)
+        if len(nodes) == 1:
+            body = _DESTROY_ONE.pack(_RELEASE_HANDLES, 1, nodes[0])
+        else:
+            body = _fixed(Operation.DESTROY, _RELEASE_HANDLES, len(nodes)) + _ids(nodes)
         self.exchange.forget(Operation.DESTROY, body)
 
     # ---- messages --------------------------------------------------------------------------------

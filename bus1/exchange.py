@@ -198,6 +198,10 @@ class Exchange:
             return self._first_of(answer)
         return answer
 
+    def has_answer(self, tag: int) -> bool:
+        """Whether ``take`` may give something now, or raise."""
+        return tag in self._answers or bool(self.stray) or self._failure is not None
+
     def take_message(self, tag: int) -> tuple[Any, ...] | None:
         """The fields of an everyday message, if it is next, where there is a short way to them; else None."""
         return None
@@ -261,6 +265,13 @@ class Exchange:
     def receive(self, sock: socket.socket, flags: int = 0) -> int:
         """Read once; 0 at the end of input. OSError as recvmsg."""
         return receive(sock, self.reader, flags).size
+
+    def take_in(self, sock: socket.socket, flags: int = 0) -> None:
+        """Read once, and look at what has come; the end of input is the channel's. OSError as recvmsg."""
+        if self.receive(sock, flags):
+            self.process()
+        else:
+            self.fail()
 
     def transmit(self, sock: socket.socket, flags: int = 0) -> None:
         """Send what is queued; OSError as sendmsg, with the rest still queued."""

@@ -100,18 +100,30 @@ def answers(tag: int) -> st.SearchStrategy[bytes]:
     return st.one_of(values, errors)
 
 
-STEPS = st.one_of(
+USUAL = [
     st.tuples(st.just("request"), st.sampled_from([*OPERATIONS, *RECEIVING * 4]), st.integers(0, 7)),
+    st.tuples(st.just("request"), st.just(Operation.RECV), st.sampled_from([4, 4, 6, 5])),
     st.tuples(st.just("post"), st.sampled_from([Operation.SEND, Operation.RELEASE]), st.booleans()),
     st.tuples(st.just("post_message"), st.booleans(), st.integers(0, 3)),
     st.tuples(st.just("forget"), st.just(Operation.RELEASE), st.none()),
     st.tuples(st.sampled_from(["take", "cancel", "recall", "abandon"]), st.integers(0, 12), st.none()),
     st.tuples(st.sampled_from(["take_next", "keep", "unwanted"]), st.none(), st.none()),
+    *[st.tuples(st.just("answered"), st.integers(0, 12), NOTES)] * 4,
+    st.tuples(
+        st.just("refused"), st.integers(0, 12), st.sampled_from([WouldBlock("none"), NotSupported("no")])
+    ),
+    st.tuples(st.just("event"), st.just(Event.RETIRED), st.just(bytes(8))),
+]
+NONSENSE = st.one_of(
     st.tuples(st.just("answer"), st.integers(1, 12).flatmap(answers), st.integers(0, 300)),
-    st.tuples(st.just("answer_right"), st.integers(1, 12), NOTES),
     st.tuples(st.just("bytes"), st.binary(max_size=40), st.none()),
     st.tuples(st.just("event"), st.sampled_from(list(Event)), st.binary(max_size=12)),
     st.tuples(st.just("fail"), st.none(), st.none()),
+)
+SCRIPTS = st.builds(
+    lambda usual, nonsense, more: [*usual, *nonsense, *more],
+    st.lists(st.one_of(*USUAL), max_size=40), st.lists(NONSENSE, max_size=2),
+    st.lists(st.one_of(*USUAL), max_size=4),
 )
 
 
@@ -122,22 +134,30 @@ class Script:
         self.side = side
         self.seen: list[object] = []
         self.operations: dict[int, int] = {}
+        """Of the requests that will be answered, by tag; of the quiet ones, too."""
+        self.n_tags = 0
+
+    def made(self, operation: int) -> None:
+        """One more request."""
+        if self.side.exchange.failure is None:
+            self.n_tags += 1
+            self.operations[self.n_tags] = operation
 
     def step(self, kind: str, what: Any, more: Any) -> None:
         exchange = self.side.exchange
         if kind == "request":
-            tag = outcome(lambda: exchange.request(what, request_body(what, more)))
-            self.note(tag)
-            if isinstance(tag, int):
-                self.operations[tag] = what
+            self.made(what)
+            self.note(outcome(lambda: exchange.request(what, request_body(what, more))))
         elif kind == "post":
             listener = (lambda error: self.note(("failed", plain(error)))) if more else None
-            self.note(exchange.may_be_quiet)
+            self.made(what)
             self.note(outcome(lambda: exchange.post(what, bytes(16), listener)))
         elif kind == "post_message":
             parts, handles = [b"head", b"body"], list(range(more))
+            self.made(Operation.RESPOND if what else Operation.SEND)
             self.note(outcome(lambda: exchange.post_message(7, parts, handles, None, what)))
         elif kind == "forget":
+            self.made(what)
             exchange.forget(what, bytes(8))
         elif kind in {"take", "cancel", "recall", "abandon"}:
             self.note(exchange.expects(what))
@@ -162,17 +182,24 @@ class Script:
             data: bytes = what
             # one byte of some is another one, and some are cut
             return data[:more] if more < len(data) else data
-        if kind == "answer_right":
-            operation = self.operations.get(what, Operation.RELEASE)
-            return answer(operation, what, bytes(RESULTS[operation].size), notes=more)
+        if kind in {"answered", "refused"}:
+            if not self.operations:
+                return b""
+            tag = sorted(self.operations)[what % len(self.operations)]
+            operation = self.operations[tag]
+            if kind == "refused" or not isinstance(more, int) or not more & Note.MORE:
+                del self.operations[tag]
+            if kind == "refused":
+                return error_answer(operation, tag, more)
+            return answer(operation, tag, bytes(RESULTS[operation].size) + b"tail", notes=more)
         return what if kind == "bytes" else encode(what, 1, more)
 
     def look(self) -> None:
         exchange = self.side.exchange
         self.note((
-            exchange.answered(), exchange.n_answers, plain(exchange.failure), exchange.pending,
-            exchange.has_stray, exchange.may_be_quiet, exchange.take_retired(), exchange.take_drained(),
-            self.side.output(),
+            exchange.answered(), [exchange.has_answer(tag) for tag in range(4)], exchange.n_answers,
+            plain(exchange.failure), exchange.pending, exchange.has_stray, exchange.may_be_quiet,
+            exchange.take_retired(), exchange.take_drained(), self.side.output(),
         ))
 
     def note(self, what: object) -> None:
@@ -180,7 +207,7 @@ class Script:
 
 
 @settings(max_examples=400)
-@given(st.lists(STEPS, max_size=40))
+@given(SCRIPTS)
 def test_both_exchanges_do_the_same_with_any_script(steps: list[tuple[str, Any, Any]]) -> None:
     python, rust = Script(InPython()), Script(InRust())
     for step in steps:

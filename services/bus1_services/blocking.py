@@ -326,5 +326,6 @@ class _Connection(Connection):
             self._is_busy = is_busy
 
     def _give_back(self) -> None:
-        self._sweeper.collect()
-        drive(self._sweeper.settle())
+        if self._sweeper.has_work:
+            self._sweeper.collect()
+            drive(self._sweeper.settle())

@@ -48,7 +48,7 @@ from .introspection import interfaces_xml, node_xml
 from .members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
 from .stream import Stream
-from .swift import Origin, Swift, SwiftCalls, swift
+from .swift import Swift, SwiftCall, SwiftCalls, swift
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -170,15 +170,13 @@ class Export:
         except RemoteProtocolError:
             return False
         sender = message.uid, message.gid, message.pid
-        origin = Origin(self.target, self.connection, names, envelope.serial, sender, message.secctx)
-        self._calls.run(origin, message.handles[0], work, values)
+        reply = message.handles[0]
+        self.run(work, (self.node, names, reply, envelope.serial, values, sender, message.secctx))
         return True
 
-    def run(self, work: Swift, call: tuple[Any, ...]) -> None:
-        """Run what ``swift`` gave: a call as the native way has it."""
-        _, names, reply, serial, values, sender, context = call
-        origin = Origin(self.target, self.connection, names, serial, sender, context)
-        self._calls.run(origin, reply, work, values)
+    def run(self, work: Swift, call: SwiftCall) -> None:
+        """Run what ``swift`` gave, for a call of this object."""
+        self._calls.run(self.target, work, call)
 
     def swift(self, names: tuple[str, str, str]) -> Swift | None:
         """The method of this interface, name and signature, if a call of it may be over at once now."""

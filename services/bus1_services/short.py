@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Names = tuple[str, str, str, str]
 """Interface, member, signature of the arguments, signature of the results."""
+_N_OF_RESULT = 3
+"""Fields of a result: node, signature, values; a call has more."""
 Failed = Callable[[Bus1Error], None]
 
 
@@ -61,22 +63,21 @@ class Short:
 
     def take(self, tag: int) -> bool | None:
         """Deal with the next message of this RECV: whether that has woken a task. None: it is left."""
-        way = self._way
-        if (found := way.take_return(tag)) is not None:
+        if (found := self._way.take(tag)) is None:
+            return None
+        if len(found) == _N_OF_RESULT:
             pending = self._receiver(found[0])
             if type(pending) is PendingCall:
                 self._sweeper.hold()
                 pending.given(found[1], found[2])
                 return True
-        elif (found := way.take_call(tag)) is not None:
+        else:
             export = self._receiver(found[0])
             if type(export) is Export and (work := export.swift(found[1])) is not None:
                 self._sweeper.hold()
                 export.run(work, found)
                 return False
-        else:
-            return None
-        way.put_back()
+        self._way.put_back()
         return None
 
 

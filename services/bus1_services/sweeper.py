@@ -49,6 +49,11 @@ class Sweeper:
         self._doubted.append(node)
         self.wake()
 
+    @property
+    def has_work(self) -> bool:
+        """Something was given up."""
+        return bool(self._destroyed or self._released or self._doubted)
+
     def hold(self) -> None:
         """Nothing leaves before ``collect``, and the request behind it takes everything along."""
         self._peer.cork()

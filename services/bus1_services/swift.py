@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,29 +45,8 @@ def swift(interface: Interface, spec: MethodSpec) -> Swift | None:
     return interface, spec, member.function
 
 
-@dataclass(slots=True)
-class Origin:
-    """Where a call came from, in case that somebody has to know."""
-
-    target: Interface
-    connection: Connection
-    names: tuple[str, str, str]
-    """Interface, member, signature."""
-    serial: int
-    sender: tuple[int, int, int]
-    context: bytes | None
-
-    def envelope(self) -> Envelope:
-        """Of the call, as far as it is asked for later."""
-        interface, member, signature = self.names
-        return Envelope(Kind.CALL, 0, "l", self.serial, interface, member, signature)
-
-    def caller(self, reply: Handle) -> Caller:
-        """Who waits for the answer, by this handle."""
-        arrival = Arrival(self.envelope(), memoryview(b""), (), (), *self.sender, self.context)
-        return Caller(
-            *self.sender, 0, (), arrival.label, arrival.endpoint, self.target, reply, self.connection
-        )
+SwiftCall = tuple[int, tuple[str, str, str], int, int, Sequence[Any], tuple[int, int, int], bytes | None]
+"""A call: node, (interface, member, signature), reply handle, serial, values, (uid, gid, pid), context."""
 
 
 class SwiftCalls(Calls):
@@ -96,8 +74,8 @@ class SwiftCalls(Calls):
             or log.isEnabledFor(logging.DEBUG)
         )
 
-    def run(self, origin: Origin, reply: int, work: Swift, values: Sequence[Any]) -> None:
-        """Run a call and answer to the node ``reply``."""
+    def run(self, target: Interface, work: Swift, swift_call: SwiftCall) -> None:
+        """Run a call of ``target``, and answer."""
         interface, spec, function = work
         connection = self._connection
         self._places.n_given += 1
@@ -105,70 +83,83 @@ class SwiftCalls(Calls):
         answer = None
         self._n_swift = 1
         try:
-            result = function(interface, *values)
+            result = function(interface, *swift_call[4])
             if not is_awaited(result):
                 given, result = spec.spread(result), None
-                if connection.short is not None and self._responds(origin, reply, spec, given):
+                if connection.short is not None and self._responds(target, swift_call, spec, given):
                     return
-                answer = connection.write(Kind.RETURN, spec.result, given, serial=origin.serial)
+                answer = connection.write(Kind.RETURN, spec.result, given, serial=swift_call[3])
         except BaseException as error:
             if not is_bug(error):
                 raise
-            self._fails(origin, reply, work, values, error)
+            self._fails(target, work, swift_call, error)
             return
         finally:
             self._n_swift = 0
-        if answer is None or not self._is_away(origin, reply, answer):
-            call = self._begun_call(origin, reply, work, values)
+        if answer is None or not self._is_away(target, swift_call, answer):
+            call = self._begun_call(target, work, swift_call)
             connection.start(self._finish, call, None, result, answer)
 
-    def _responds(self, origin: Origin, reply: int, spec: MethodSpec, values: Sequence[Any]) -> bool:
+    def _responds(
+        self, target: Interface, swift_call: SwiftCall, spec: MethodSpec, values: Sequence[Any]
+    ) -> bool:
         """The answer has gone the short way."""
         short = self._connection.short
-        failed = partial(self._failed, origin, reply)
+        failed = partial(self._failed, target, swift_call)
         try:
-            if short is None or not short.respond(reply, origin.serial, spec.result, values, failed):
+            if short is None or not short.respond(swift_call[2], swift_call[3], spec.result, values, failed):
                 return False
         except Bus1Error:
             return False  # it comes again where it can be told
         self._connection.ease()
         return True
 
-    def _is_away(self, origin: Origin, reply: int, answer: Letter) -> bool:
+    def _is_away(self, target: Interface, swift_call: SwiftCall, answer: Letter) -> bool:
+        failed = partial(self._failed, target, swift_call)
         try:
-            is_posted = self._connection.post_last(reply, answer, partial(self._failed, origin, reply))
+            is_posted = self._connection.post_last(swift_call[2], answer, failed)
         except Bus1Error:
             return False  # it comes again where it can be told
         if is_posted:
             self._connection.ease()
         return is_posted
 
-    def _failed(self, origin: Origin, reply: int, error: Bus1Error) -> None:
+    def _failed(self, target: Interface, swift_call: SwiftCall, error: Bus1Error) -> None:
         """The answer was posted in vain."""
-        handle = self._connection.handle(reply)
+        handle = self._connection.handle(swift_call[2])
         if isinstance(error, Disconnected):
             handle.release()
             return
-        call = Call(self, origin.envelope(), handle, origin.caller(handle), None)
+        call = Call(self, *self._origin(target, swift_call, handle), None)
         self._connection.start(self._tell, call, error)
 
     def _fails(
-        self, origin: Origin, reply: int, work: Swift, values: Sequence[Any], error: BaseException
+        self, target: Interface, work: Swift, swift_call: SwiftCall, error: BaseException
     ) -> None:
-        call = self._begun_call(origin, reply, work, values)
+        call = self._begun_call(target, work, swift_call)
         answer = self._failure(call, error)
         if answer is None or self._is_posted(call, answer):
             self._end(call)
         else:
             self._connection.start(self._finish, call, None, None, answer)
 
-    def _begun_call(self, origin: Origin, reply: int, work: Swift, values: Sequence[Any]) -> Call:
+    def _begun_call(self, target: Interface, work: Swift, swift_call: SwiftCall) -> Call:
         connection = self._connection
-        handle = connection.handle(reply)
-        who = origin.caller(handle)
+        handle = connection.handle(swift_call[2])
+        envelope, handle, who = self._origin(target, swift_call, handle)
         connection.places.take(who)
         self._places.take(who)
-        call = Call(self, origin.envelope(), handle, who, (*work[:2], values))
+        call = Call(self, envelope, handle, who, (*work[:2], swift_call[4]))
         self._open.add(call)
-        connection.mourn(reply, call)
+        connection.mourn(handle.id, call)
         return call
+
+    def _origin(
+        self, target: Interface, swift_call: SwiftCall, reply: Handle
+    ) -> tuple[Envelope, Handle, Caller]:
+        """What a Call has of where it came from, as far as it is asked for."""
+        _, (interface, member, signature), _, serial, _, sender, context = swift_call
+        envelope = Envelope(Kind.CALL, 0, "l", serial, interface, member, signature)
+        arrival = Arrival(envelope, memoryview(b""), (), (), *sender, context)
+        caller = Caller(*sender, 0, (), arrival.label, arrival.endpoint, target, reply, self._connection)
+        return envelope, reply, caller

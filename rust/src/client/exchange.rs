@@ -185,6 +185,11 @@ impl<L> Exchange<L> {
         None
     }
 
+    /// Something may be taken for this tag now, or it has failed.
+    pub fn has_answer(&self, tag: u64) -> bool {
+        self.failure.is_some() || !self.stray.is_empty() || self.answers.contains_key(&tag)
+    }
+
     /// An answer that was taken is the next one again.
     pub fn put_back(&mut self, tag: u64, answer: Answer) {
         self.answers.entry(tag).or_default().push_front(answer);

@@ -182,6 +182,19 @@ impl PyExchange {
         answer.map(|answer| message_fields(py, &answer)).transpose().map(Option::flatten)
     }
 
+    /// Read once, and look at what has come; 0 at the end of input, which is the channel's.
+    #[pyo3(signature = (sock, flags=0))]
+    fn take_in(&self, py: Python<'_>, sock: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
+        match self.receive(py, sock, flags)? {
+            0 => self.fail(py, None),
+            _ => self.process(py),
+        }
+    }
+
+    fn has_answer(&self, tag: u64) -> bool {
+        self.lock().has_answer(tag)
+    }
+
     fn answered(&self) -> Vec<u64> {
         self.lock().answered()
     }

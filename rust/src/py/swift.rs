@@ -122,40 +122,30 @@ impl Swift {
         Ok(true)
     }
 
-    /// The next message, if it is a result without capabilities: for which node, its signature, the values; else None.
-    fn take_return<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    /// The next message, if it is everyday; else None.
+    ///
+    /// A result without capabilities: for which node, its signature, the values. A call that wants an answer: of
+    /// which node, names, reply handle, serial, values, who made it, and in which context.
+    fn take<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let channel = self.exchange.get();
         let answer = channel.lock().take_if(tag, |answer| {
             is_everyday(answer)
                 && parts(answer).is_some_and(|(message, payload, handles)| {
-                    message.words[0] == DATA && handles.is_empty() && payload.get(2) == Some(&RETURN)
-                })
-        });
-        let Some(answer) = answer else {
-            return Ok(None);
-        };
-        let fields = self.return_fields(py, &answer)?;
-        self.hold(tag, answer, fields.is_some());
-        Ok(fields)
-    }
-
-    /// The next message, if it is a call that wants an answer: of whom to what, names, serial, values; else None.
-    fn take_call<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        let channel = self.exchange.get();
-        let answer = channel.lock().take_if(tag, |answer| {
-            is_everyday(answer)
-                && !answer.is_released
-                && parts(answer).is_some_and(|(message, payload, handles)| {
-                    message.words[0] == DATA
-                        && handles.len() == 8
+                    let kind = payload.get(2..4);
+                    let is_return = handles.is_empty() && kind.is_some_and(|kind| kind[0] == RETURN);
+                    let is_call = handles.len() == 8
                         && handles != u64::MAX.to_le_bytes()
-                        && payload.get(2..4) == Some(&[CALL, 0])
+                        && kind == Some(&[CALL, 0])
+                        && !answer.is_released;
+                    message.words[0] == DATA && (is_return || is_call)
                 })
         });
         let Some(answer) = answer else {
             return Ok(None);
         };
-        let fields = self.call_fields(py, &answer)?;
+        let is_return = parts(&answer).is_some_and(|(_, _, handles)| handles.is_empty());
+        let fields =
+            if is_return { self.return_fields(py, &answer)? } else { self.call_fields(py, &answer)? };
         self.hold(tag, answer, fields.is_some());
         Ok(fields)
     }
