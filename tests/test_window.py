@@ -158,7 +158,7 @@ def test_a_sender_whose_broadcasts_are_dropped_is_read_when_others_are_idle(tmp_
         crank.during(flood)
     serials = {}
     for client in (waster, other):
-        serials[client] = client.call(BUS, "GetId", path=BUS_PATH, interface=BUS)
+        serials[client] = client.call(BUS, "ListNames", path=BUS_PATH, interface=BUS)
     crank.turn()
     assert answered(other) and not answered(waster), "one turn: the others come first"
     crank.turn()
