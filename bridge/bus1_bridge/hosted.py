@@ -112,8 +112,10 @@ def next_serial(party: LegacyParty) -> int:
 
 
 def _draw_serial(party: LegacyParty) -> int:
+    serial: int
     if party.express is not None:
-        return party.express.lane.draw_serial(party.peer)
+        serial = party.express.lane.draw_serial(party.peer)
+        return serial
     serial = party.next_serial
     party.next_serial = following(serial)
     return serial
