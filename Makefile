@@ -1,43 +1,73 @@
-# Each target prepares what it needs: Debian's tools and .venv.
+# Each target prepares what it needs: Debian's tools, .venv, and the native module where cargo is.
 PYTHON_IN_VENV := .venv/bin/python
 READY := .venv/.ready
+CARGO := $(shell command -v cargo)
+RUST := $(shell find rust -name target -prune -o -type f -print)
+NATIVE := bus1/_native.abi3.so
+BODIES := $(READY) $(if $(CARGO),$(NATIVE))
+PYTEST := $(PYTHON_IN_VENV) -m pytest -q
+WITHOUT_CARGO = @echo 'There is no cargo: nothing native is built, checked or tested.'
 MYPY_PATHS := bus1 bridge/bus1_bridge services/bus1_services benchmarks examples fuzz tests
+GLIBC := 2.17
 PAGES := build/man/bus1.1 build/man/bus1.7 build/man/bus1-bridge.1
 FUZZ_SECONDS := 600
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo bench scaling costs desktop deep fuzz lint man conformance tools
+.PHONY: help test native wheel demo bench scaling costs desktop deep fuzz lint man conformance tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-test: lint ## lint, type-check and test everything, on dbus-daemon and on bus1-bridge
-	$(PYTHON_IN_VENV) -m pytest -q -m "not deep"
+test: lint $(BODIES) ## lint, type-check and test everything, on dbus-daemon and on bus1-bridge with either body
+ifdef CARGO
+	cd rust && cargo test --locked --no-default-features
+	cd benchmarks/generator && cargo test --locked
+endif
+	BUS1_ACCEL=python $(PYTEST) -m "not deep"
+ifdef CARGO
+	BUS1_ACCEL=native $(PYTEST) -m "not deep"
+else
+	$(WITHOUT_CARGO)
+endif
 
-demo: $(READY) ## the main job: one bus on which stock D-Bus tools and native services talk
+native: $(READY) ## build the native module where this tree finds it; needs cargo
+	cd rust && cargo build --release --locked
+	install -m 644 rust/target/release/libbus1_native.so $(NATIVE)
+
+wheel: $(READY) ## the wheel to publish, in dist/, for every CPython >= 3.11; needs cargo
+	.ci/wheel $(GLIBC)
+
+demo: $(BODIES) ## the main job: one bus on which stock D-Bus tools and native services talk
 	$(PYTHON_IN_VENV) examples/demo.py
 
-bench: $(READY) ## measure beside dbus-daemon and dbus-broker
+bench: $(BODIES) ## measure beside dbus-daemon and dbus-broker, and the floor; ten minutes; needs cargo
 	$(PYTHON_IN_VENV) -m benchmarks
 
-scaling: $(READY) ## measure how costs grow with peers, handles, messages and slices; draws docs/scaling.svg
+scaling: $(BODIES) ## measure how costs grow with peers, handles, messages and slices; draws docs/scaling.svg
 	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(PYTHON_IN_VENV) -m benchmarks.scaling --plot docs/scaling.svg
 
-costs: $(READY) ## measure what D-Bus operations cost among up to 100,000 rules, 5,000 connections, 50,000 names
+costs: $(BODIES) ## measure what D-Bus operations cost among up to 100,000 rules, 5,000 connections, 50,000 names
 	$(PYTHON_IN_VENV) -m benchmarks.costs
 
-desktop: $(READY) ## compare Xfce on bus1-bridge with Xfce on dbus-daemon; two minutes; docs/desktop.png
+desktop: $(BODIES) ## compare Xfce on bus1-bridge with Xfce on dbus-daemon; two minutes; docs/desktop.png
 	.ci/prepare desktop
 	$(PYTHON_IN_VENV) tests/desktop_session.py --screenshot docs/desktop.png
 
-deep: $(READY) fuzz ## the long runs: fuzzing, seeded faults, more examples, larger floods
-	$(PYTHON_IN_VENV) -m pytest -q -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
+deep: $(BODIES) fuzz ## the long runs: fuzzing, seeded faults, more examples, larger floods
+	BUS1_ACCEL=python $(PYTEST) -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
+ifdef CARGO
+	BUS1_ACCEL=native $(PYTEST) -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
+else
+	$(WITHOUT_CARGO)
+endif
 
-fuzz: $(READY) ## fuzz the frame decoder and the server loop, FUZZ_SECONDS=600 each
+fuzz: $(BODIES) ## fuzz codecs, the server loop, and both bodies of the D-Bus bus, FUZZ_SECONDS=600 each
 	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(PYTHON_IN_VENV) -m fuzz frames --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz server --seconds $(FUZZ_SECONDS)
+	$(PYTHON_IN_VENV) -m fuzz codec --seconds $(FUZZ_SECONDS)
+	$(PYTHON_IN_VENV) -m fuzz twins --seconds $(FUZZ_SECONDS)
 
 man: $(PAGES) ## the manual pages, in build/man
 
@@ -48,13 +78,27 @@ build/man/%: docs/%.rst $(READY)
 conformance: $(READY) ## write docs/conformance.md: which tests cite which clause
 	$(PYTHON_IN_VENV) tests/clauses.py
 
-lint: $(READY) ## ruff, mypy --strict, import contracts
+lint: $(READY) ## ruff, mypy --strict, import contracts; rustfmt and clippy
 	.venv/bin/ruff check .
 	.venv/bin/mypy --strict $(MYPY_PATHS)
 	.venv/bin/lint-imports
+ifdef CARGO
+	cd rust && cargo fmt --check
+	cd rust && cargo clippy --locked --all-targets -- -D warnings
+	cd rust && cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	cd benchmarks/generator && cargo fmt --check
+	cd benchmarks/generator && cargo clippy --locked --all-targets -- -D warnings
+else
+	$(WITHOUT_CARGO)
+endif
 
-$(READY): pyproject.toml .ci/prepare | tools
+$(READY): pyproject.toml setup.py .ci/prepare | tools
 	.ci/prepare venv
+	touch $@
+
+# an install that is editable builds the module, but says little and goes on where it cannot
+$(NATIVE): $(RUST) | $(READY)
+	$(MAKE) native
 	touch $@
 
 tools:

@@ -20,6 +20,8 @@ POLICY = f"(a(u({BATCH}))a(buu({BATCH}))a(ss)bs)"
 EVERYBODY = 0xFFFF_FFFF
 ANY_COUNT = 0xFFFF_FFFF_FFFF_FFFF
 LIMITS = ("--max-bytes=1073741824", "--max-fds=16384", "--max-matches=1048576", "--max-objects=1048576")
+STOCK = ("--max-bytes=536870912", "--max-fds=4096", "--max-matches=131072")
+"""What its launcher gives it for the system's bus; the session's has no limits to speak of."""
 
 
 def open_policy() -> object:
@@ -46,7 +48,8 @@ class DbusBroker(Bus):
             listener.listen(128)
             listener.setblocking(False)  # the broker accepts until EAGAIN
             control = f"--controller={theirs.fileno()}"
-            self.spawn(control, f"--machine-id={'b1' * 16}", *LIMITS, pass_fds=(theirs.fileno(),))
+            limits = STOCK if self.stock else LIMITS
+            self.spawn(control, f"--machine-id={'b1' * 16}", *limits, pass_fds=(theirs.fileno(),))
             fields = {
                 messages.PATH: "/org/bus1/DBus/Broker", messages.INTERFACE: "org.bus1.DBus.Broker",
                 messages.MEMBER: "AddListener", messages.UNIX_FDS: 1,

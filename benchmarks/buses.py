@@ -1,8 +1,9 @@
 """buses: what is measured; one ``Bus`` subclass each.
 
-Theory. A bus is a process of its own on a socket in the run's directory. ``start`` returns once the
-address is known (the bus printed it, so it listens), which is also what the start-up scenario times.
-``clients`` says how the load talks to it.
+Theory. A bus is a process of its own on a socket in the run's directory. ``start`` returns once the address
+is known (the bus printed it, so it listens). Who reads dbus-daemon's configuration files reads the same
+one: everything is permitted, and the limits lie beyond what any load needs. A ``stock`` bus has the
+configuration and the limits that it comes with.
 """
 
 from __future__ import annotations
@@ -11,30 +12,29 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self
 
-from .clients import Clients
-from .legacy import DbusClients
-from .worker import read_line
+from bus1.acceleration import VARIABLE
 
-PROCESS_CPU_CLOCK = 2
-"""Low bits of the clock id of another process: what clock_getcpuclockid(3) makes of its number."""
-LOOKS = 10_000
-"""How often to look whether a process waits, before taking what its clock says."""
+from .worker import cpu_time, read_line
 
-
-def cpu_time(pid: int) -> int:
-    """Nanoseconds of CPU that a process has used until it next waits."""
-    stat = Path(f"/proc/{pid}/stat")
-    for _ in range(LOOKS):
-        if stat.read_bytes().rpartition(b")")[2].split()[0] != b"R":
-            break
-        os.sched_yield()  # the count of a process that runs is as old as its last tick
-    return time.clock_gettime_ns(~pid << 3 | PROCESS_CPU_CLOCK)
-
+_ROOMY = (
+    "max_completed_connections", "max_connections_per_user", "max_incomplete_connections",
+    "max_match_rules_per_connection", "max_names_per_connection", "max_replies_per_connection",
+)
+_BYTES = ("max_incoming_bytes", "max_outgoing_bytes", "max_message_size")
+_LIMITS = {**dict.fromkeys(_ROOMY, 1_000_000), **dict.fromkeys(_BYTES, 1_000_000_000)}
+CONFIGURATION = f"""<busconfig>
+  <type>session</type>
+  <listen>unix:tmpdir=/tmp</listen>
+  {"".join(f'<limit name="{name}">{limit}</limit>' for name, limit in _LIMITS.items())}
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+  </policy>
+</busconfig>
+"""
 
 class Bus(ABC):
     """One process under test."""
@@ -42,11 +42,12 @@ class Bus(ABC):
     name: ClassVar[str]
     program: ClassVar[str]
     """Command to look for; a bus whose program is missing is left out of the run, and the report says so."""
-    library: ClassVar[str] = "dbus-fast"
-    """What Python programs use to talk to it."""
+    body: ClassVar[str] = ""
+    """What ``BUS1_ACCEL`` says to the bus, and to Python programs that use it; nothing: what it says here."""
 
-    def __init__(self, directory: Path, instance: int = 0) -> None:
+    def __init__(self, directory: Path, instance: int | str = 0, *, stock: bool = False) -> None:
         self.directory = directory
+        self.stock = stock
         self.socket = directory / f"{self.name.replace(' ', '-')}-{instance}"
         self.log = self.socket.with_suffix(".log")
         self.address = ""
@@ -58,25 +59,31 @@ class Bus(ABC):
         return shutil.which(cls.program, path=str(Path(sys.executable).parent)) or shutil.which(cls.program)
 
     @property
-    def clients(self) -> Clients:
-        """The load for this bus."""
-        return DbusClients(self.address)
+    def environment(self) -> dict[str, str]:
+        """That of the bus and of those that are measured with it."""
+        # Compiled, as an installed package is, even where bytecode may not be written beside the source.
+        found = {**os.environ, "PYTHONPYCACHEPREFIX": str(self.directory / "bytecode")}
+        found.pop("PYTHONDONTWRITEBYTECODE", None)
+        return {**found, VARIABLE: self.body} if self.body else found
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self.process is not None
+        return self.process.pid
 
     @abstractmethod
     def start(self) -> None:
         """Spawn the process; sets ``address``."""
 
-    def spawn(self, *command: str, pass_fds: tuple[int, ...] = (), cwd: Path | None = None) -> None:
+    def spawn(self, *command: str, pass_fds: tuple[int, ...] = (), executable: str | None = None) -> None:
         """Start the program as ``process``, its output on a pipe, its complaints in ``log``."""
-        executable = self.executable()
+        executable = executable or self.executable()
         assert executable is not None, f"{self.program} is not installed"
-        # Compiled, as an installed package is, even where bytecode may not be written beside the source.
-        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(self.directory / "bytecode")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [executable, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                pass_fds=pass_fds, cwd=cwd, bufsize=0, env=environment,
+                pass_fds=pass_fds, bufsize=0, env=self.environment,
             )
 
     def line(self) -> str:
@@ -89,8 +96,12 @@ class Bus(ABC):
 
     def cpu_time(self) -> int:
         """Nanoseconds of CPU that the process has used until it next waits."""
-        assert self.process is not None
-        return cpu_time(self.process.pid)
+        return cpu_time(self.pid)
+
+    def memory(self) -> int:
+        """Bytes that are resident."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        return 1024 * int(rollup.partition("\nRss:")[2].split()[0])
 
     def kill(self) -> None:
         """End the process without asking; its clients see that at once."""
@@ -125,11 +136,14 @@ class Bus(ABC):
 class PrintingBus(Bus):
     """A bus with dbus-daemon's command line."""
 
-    flags: ClassVar[tuple[str, ...]] = ("--session", "--nofork", "--print-address=1")
-
     def start(self) -> None:
         """Spawn, and read the address that it prints once it listens."""
-        self.spawn(*self.flags, f"--address=unix:path={self.socket}")
+        choice = "--session"
+        if not self.stock:
+            file = self.directory / "roomy.conf"
+            file.write_text(CONFIGURATION)
+            choice = f"--config-file={file}"
+        self.spawn(choice, "--nofork", "--print-address=1", f"--address=unix:path={self.socket}")
         self.address = self.line()
 
 
@@ -141,7 +155,14 @@ class DbusDaemon(PrintingBus):
 
 
 class Bus1Bridge(PrintingBus):
-    """This project's bus, legacy clients on both ends."""
+    """This project's bus, with the body that it finds."""
 
     name = "bus1-bridge"
     program = "bus1-bridge"
+
+
+class PythonBridge(Bus1Bridge):
+    """This project's bus, the body in Python."""
+
+    name = "bus1-bridge-python"
+    body = "python"

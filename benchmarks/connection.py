@@ -90,6 +90,14 @@ class Connection:
                     self.rest = b"".join(batch[position + 1 :]) + self.rest
                     return message
 
+    def take_replies(self, count: int) -> None:
+        """As many method returns, nothing being outstanding then; RuntimeError for an error."""
+        while count > 0:
+            for message in self.frames():
+                if message[1] == ERROR:
+                    raise RuntimeError(f"the bus answered {message!r}")
+                count -= message[1] == RETURN
+
     def close(self) -> None:
         """Close the socket; again is fine."""
         self.socket.close()

@@ -15,10 +15,9 @@ from itertools import islice
 
 from . import messages
 from .connection import Connection
-from .legacy import INTERFACE
 
 MEMBER = "Tick"
-SUBSCRIPTION = f"type='signal',interface='{INTERFACE}',member='{MEMBER}'"
+SUBSCRIPTION = f"type='signal',interface='{messages.SPOKEN}',member='{MEMBER}'"
 """The rule that matches."""
 ARGUMENTS = 4
 """Of the signal that is sent."""
@@ -34,14 +33,30 @@ RULES: dict[str, Callable[[int], str]] = {
 """By the key that keeps them from matching."""
 
 
+ADD = messages.driver_call("AddMatch", "s", "")
+
+
+def add(rule: str) -> bytes:
+    """The call that adds a rule; the header of all is the same but for the length of the body."""
+    text = rule.encode()
+    length = len(text).to_bytes(4, "little")
+    return ADD[:4] + (len(text) + 5).to_bytes(4, "little") + ADD[8:-5] + length + text + b"\0"
+
+
 def rules(kind: str) -> Callable[[str, int], list[Connection]]:
     """Who adds rules that one key keeps from matching."""
 
     def bring(address: str, count: int) -> list[Connection]:
-        calls = (messages.driver_call("AddMatch", "s", RULES[kind](number)) for number in range(count))
-        return [ask(Connection.open(address), calls)]
+        return [ask(Connection.open(address), map(add, map(RULES[kind], range(count))))]
 
     return bring
+
+
+def mixed(address: str, count: int) -> list[Connection]:
+    """Rules of all kinds, taking turns."""
+    kinds = list(RULES.values())
+    texts = (kinds[number % len(kinds)](number) for number in range(count))
+    return [ask(Connection.open(address), map(add, texts))]
 
 
 def names(address: str, count: int) -> list[Connection]:
@@ -65,21 +80,21 @@ def ask(connection: Connection, calls: Iterator[bytes]) -> Connection:
     """Make these calls and wait for their answers."""
     while batch := list(islice(calls, BATCH)):
         connection.socket.sendall(b"".join(batch))
-        for _ in batch:
-            connection.take_reply()
+        connection.take_replies(len(batch))
     return connection
 
 
 KINDS: dict[str, Callable[[str, int], list[Connection]]] = {
     **{f"rules, by {key}": rules(key) for key in RULES}, "connections": connections, "names": names,
 }
+"""What a crowd can be of."""
 
 
 def main(address: str, kind: str, count: str) -> None:
     """Fill the bus, say so, stay."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    held = KINDS[kind](address, int(count))
+    held = {**KINDS, "rules": mixed}[kind](address, int(count))
     print("ready", len(held), flush=True)
     threading.Event().wait()
 

@@ -1,8 +1,7 @@
 """crowded: buses with a crowd on them, and the few clients whose operations are measured.
 
-Theory. Every bus gets limits beyond what a crowd needs, dbus-daemon and bus1-bridge by the same configuration
-file. The clients that are measured are all in this process and take turns, so that an operation is over when
-it has had its effect: an emitter and one subscriber, a caller and a callee that is called by its name.
+Theory. The clients that are measured are all in this process and take turns, so that an operation is over
+when it has had its effect: an emitter and one subscriber, a caller and a callee that is called by its name.
 
 Not here: what the crowd does (crowd).
 """
@@ -14,11 +13,10 @@ from contextlib import ExitStack
 
 from . import messages
 from .broker import DbusBroker
-from .buses import Bus, Bus1Bridge, DbusDaemon, PrintingBus
+from .buses import Bus, Bus1Bridge, DbusDaemon
 from .connection import Connection
 from .crowd import ARGUMENTS, MEMBER, SUBSCRIPTION
-from .legacy import INTERFACE, PATH, TEXT
-from .messages import CALL, SIGNAL
+from .messages import CALL, OBJECT, SIGNAL, SPOKEN, TEXT
 from .worker import Worker
 
 CALLEE = "org.bus1.Callee"
@@ -26,43 +24,7 @@ PASSING = "org.bus1.Passing"
 PATIENCE = 300
 """Seconds that a crowd may take to gather."""
 
-_ROOMY = (
-    "max_completed_connections", "max_connections_per_user", "max_incomplete_connections",
-    "max_match_rules_per_connection", "max_names_per_connection", "max_replies_per_connection",
-)
-_LIMIT = 1_000_000
-CONFIGURATION = f"""<busconfig>
-  <type>session</type>
-  <listen>unix:tmpdir=/tmp</listen>
-  {"".join(f'<limit name="{name}">{_LIMIT}</limit>' for name in _ROOMY)}
-  <policy context="default">
-    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
-  </policy>
-</busconfig>
-"""
-
-
-class Roomy(PrintingBus):
-    """A bus with dbus-daemon's command line, by the configuration file."""
-
-    def start(self) -> None:
-        """Spawn, and read the address that it prints once it listens."""
-        file = self.directory / "roomy.conf"
-        file.write_text(CONFIGURATION)
-        flags = (f"--config-file={file}", "--nofork", "--print-address=1")
-        self.spawn(*flags, f"--address=unix:path={self.socket}")
-        self.address = self.line()
-
-
-class RoomyDaemon(Roomy, DbusDaemon):
-    """The reference with room for a crowd."""
-
-
-class RoomyBridge(Roomy, Bus1Bridge):
-    """This project's bus with room for a crowd."""
-
-
-BUSES: tuple[type[Bus], ...] = (RoomyDaemon, DbusBroker, RoomyBridge)
+BUSES: tuple[type[Bus], ...] = (DbusDaemon, DbusBroker, Bus1Bridge)
 
 
 class Crowded:
@@ -80,10 +42,10 @@ class Crowded:
             self._emitter, self._caller = self._open(), self._open()
             self._subscriber = self._open(subscribe)
             self._callee = self._open(messages.driver_call("RequestName", "su", CALLEE, 0))
-            fields = {messages.PATH: PATH, messages.INTERFACE: INTERFACE, messages.MEMBER: MEMBER}
+            fields = {messages.PATH: OBJECT, messages.INTERFACE: SPOKEN, messages.MEMBER: MEMBER}
             texts = [TEXT] * ARGUMENTS
             self._signal = messages.build(SIGNAL, 2, fields, "s" * ARGUMENTS, *texts)
-            self._call = messages.call(CALLEE, PATH, INTERFACE, "Echo", "s", TEXT)
+            self._call = messages.call(CALLEE, OBJECT, SPOKEN, "Echo", "s", TEXT)
             self._reply = messages.build(
                 messages.RETURN, 3, {messages.REPLY_SERIAL: 1, messages.DESTINATION: self._caller.unique}
             )
@@ -135,5 +97,5 @@ class Crowded:
 
 def _take(connection: Connection, kind: int) -> None:
     """Read until a message of this kind is there; the callee of this load has no other use for the rest."""
-    while not any(message[1] == kind and INTERFACE.encode() in message for message in connection.frames()):
+    while not any(message[1] == kind and SPOKEN.encode() in message for message in connection.frames()):
         pass

@@ -1,31 +1,22 @@
-"""floor: the load's own share, measured like a bus.
+"""floor: a relay in the place of a bus, which only receives and sends.
 
-Theory. The same clients talk through a process that only receives and sends (relay.py), in Python: what
-that takes is what the two hops, the scheduler, the clients and an interpreter in the middle cost. No bus
-written in Python can be faster; one in C can. Its start-up figure is that of an interpreter with a
-socket.
+Theory. The same clients talk through the load generator's relay. What that takes is what the two hops, the
+kernel and the clients cost; a bus, which looks at messages, can be no faster.
 """
 
 from __future__ import annotations
 
-import sys
-
 from .buses import Bus
-from .worker import ROOT
+from .load import program
 
 
 class Floor(Bus):
-    """A relay in the place of a bus."""
+    """The relay."""
 
-    name = "floor (relay)"
-    program = "python"
-
-    @classmethod
-    def executable(cls) -> str:
-        """This interpreter."""
-        return sys.executable
+    name = "floor"
+    program = "cargo"
 
     def start(self) -> None:
         """Spawn the relay and read its line."""
-        self.spawn("-m", "benchmarks.relay", str(self.socket), cwd=ROOT)
+        self.spawn("relay", f"unix:path={self.socket}", executable=program())
         self.address = self.line()

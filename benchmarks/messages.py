@@ -17,6 +17,12 @@ from collections.abc import Iterator, Mapping
 
 from bus1.core.api import Buffer
 
+OBJECT = "/org/bus1/Benchmark"
+"""Where the load's calls go to and its signals come from."""
+SPOKEN = "org.bus1.Benchmark"
+"""Their interface."""
+TEXT = "The quick brown fox jumps over the lazy dog."
+
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 PATH, INTERFACE, MEMBER, REPLY_SERIAL, DESTINATION, SENDER, SIGNATURE, UNIX_FDS = 1, 2, 3, 5, 6, 7, 8, 9
 

@@ -1,73 +1,109 @@
-"""report: results as tables for people and as JSON for programs.
+"""report: results as one Markdown table for people, and as JSON for programs.
 
-Theory. Every figure is the median over the rounds, with the least and the greatest round behind it, and
-its ratio to the reference, turned so that above 1 always means better than the reference.
+Theory. Every value is the median over the rounds. The ratio is ours by that of the reference bus; beside it
+stands the goal, and whether it is met.
 """
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from bus1 import acceleration
+
+from .buses import Bus
+from .figures import Figure, number
 from .run import Results
-from .scenarios import Figure, Scenario
+from .table import OURS, Scenario
 
-REFERENCE = "dbus-daemon"
-
-
-def ratio(figure: Figure, value: float, reference: float) -> float:
-    """How many times better than the reference."""
-    return reference / value if figure.smaller_is_better else value / reference
+REFERENCE = "dbus-broker"
 
 
-def number(value: float) -> str:
-    """Three or more significant digits, never an exponent."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def table(scenarios: Sequence[Scenario], buses: Sequence[str], results: Results) -> str:
+    """A row for each figure; after it, what could not be measured."""
+    ours = next((bus for bus in buses if bus in OURS), "")
+    header = ["scenario", "", *buses, f"{ours} / {REFERENCE}", "goal", "met"]
+    lines = [_line(header), "|---|---|" + "---:|" * len(buses) + "---:|---|---|"]
+    for scenario in scenarios:
+        lines += [_line(row) for row in rows(scenario, buses, ours, results)]
+    names = [scenario.name for scenario in scenarios]
+    for (name, bus), reason in results.failures.items():
+        if name in names:
+            lines.append(f"\n{name} on {bus} failed: {(reason.strip() or '?').splitlines()[-1]}")
+    return "\n".join(lines)
 
 
-def table(scenario: Scenario, buses: Sequence[str], results: Results) -> str:
-    """One scenario as a block of aligned lines."""
-    longest = max(map(len, buses))
-    header = [""]
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def rows(scenario: Scenario, buses: Sequence[str], ours: str, results: Results) -> Iterator[list[str]]:
+    """The cells of each figure."""
+    medians = {bus: results.medians(scenario, bus) for bus in (*buses, ours, REFERENCE)}
     for figure in scenario.figures:
-        header += [f"{figure.name}, {figure.unit}", "(least … most)", "×"]
-    rows, notes = [header], []
-    for bus in buses:
-        if bus in scenario.left_out:
-            continue
-        if results.medians(scenario.name, bus) is None:
-            reason = results.failures.get((scenario.name, bus), "not measured").strip().splitlines()[-1]
-            notes.append(f"  {bus}: {reason}")
-        else:
-            rows.append([f"  {bus:{longest}}", *cells(scenario, bus, results)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
-    return "\n".join([f"{scenario.name}: {scenario.title}", *lines, *notes])
+        values = [medians[bus].get(figure.name) for bus in buses]
+        cells = ["–" if value is None else number(value) for value in values]
+        yield [figure.title, figure.unit, *cells, *verdict(figure, medians[ours], medians[REFERENCE])]
 
 
-def cells(scenario: Scenario, bus: str, results: Results) -> Iterator[str]:
-    """Median, span and ratio of each figure of one bus that was measured."""
-    reference = results.medians(scenario.name, REFERENCE)
-    medians = results.medians(scenario.name, bus)
-    assert medians is not None
-    spans = results.spans(scenario.name, bus)
-    for position, (figure, (least, most)) in enumerate(zip(scenario.figures, spans, strict=True)):
-        yield number(medians[position])
-        yield f"({number(least)} … {number(most)})"
-        yield f"{ratio(figure, medians[position], reference[position]):.2f}" if reference else "–"
+def verdict(figure: Figure, ours: dict[str, float], reference: dict[str, float]) -> tuple[str, str, str]:
+    """The cells for the ratio to the reference, the goal, and whether it is met."""
+    mine, theirs = ours.get(figure.name), reference.get(figure.name)
+    ratio = f"{mine / theirs:.2f}" if mine is not None and theirs else "–"
+    if figure.goal is None:
+        return ratio, "", ""
+    value = figure.goal.value(figure.name, ours, reference)
+    if value is None:
+        return ratio, figure.goal.text(), "?"
+    met = "yes" if figure.goal.is_met(value) else "no"
+    return ratio, figure.goal.text(), met if figure.goal.of in ("", "itself") else f"{met} ({value:.2f})"
+
+
+def heading(kinds: Sequence[type[Bus]], rounds: int, where: str) -> str:
+    """What was measured, on what."""
+    model = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0].strip(" \t:")
+    bodies = {kind.name: kind.body or _body() for kind in kinds if kind.name in OURS}
+    versions = [version for kind in kinds if (version := version_of(kind))]
+    told = "; ".join(f"{bus}: {body} body" for bus, body in bodies.items())
+    return (
+        f"{where}; medians of at most {rounds} interleaved rounds. {os.cpu_count()} ×"
+        f" {model or platform.machine()}, Linux {platform.release()},"
+        f" Python {platform.python_version()}, {', '.join(versions)};"
+        f" load {os.getloadavg()[0]:.1f}. {told}"
+    )
+
+
+def _body() -> str:
+    return f"{'native' if acceleration.native else 'python'} ({acceleration.reason})"
+
+
+def version_of(kind: type[Bus]) -> str:
+    """Name and version of a rival."""
+    executable = kind.executable()
+    if executable is None or not kind.program.startswith("dbus-"):
+        return ""
+    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
+    return f"{kind.name} {said.splitlines()[0].split()[-1]}" if said else ""
 
 
 def as_data(scenarios: Sequence[Scenario], buses: Sequence[str], results: Results) -> dict[str, object]:
     """Everything, every round included, as plain data."""
     return {
         scenario.name: {
-            "figures": [{"name": figure.name, "unit": figure.unit} for figure in scenario.figures],
+            "figures": [
+                {"name": each.name, "unit": each.unit, "goal": each.goal.text() if each.goal else None}
+                for each in scenario.figures
+            ],
             "buses": {
                 bus: {
-                    "medians": results.medians(scenario.name, bus),
+                    "medians": results.medians(scenario, bus),
                     "rounds": results.values.get((scenario.name, bus), []),
                     "failure": results.failures.get((scenario.name, bus)),
                 }
-                for bus in buses if bus not in scenario.left_out
+                for bus in buses if scenario.buses is None or bus in scenario.buses
             },
         }
         for scenario in scenarios

@@ -1,38 +1,38 @@
 """run: rounds over all buses, interleaved, and what came out.
 
-Theory. In every round each scenario visits every bus once, and the order of the buses rotates from round
-to round: what else the machine does hits all of them alike. A bus that fails a scenario is left out of
-it from then on, with the reason in the results, so that one broken bus doesn't cost the figures of the
-others.
+Theory. Scenarios that share a kind of place are a group. All buses have their place in a group at once; in
+every round each scenario visits every bus once, and the order of the buses rotates from round to round:
+what else the machine does hits all of them alike. A bus that fails a scenario is left out of it from then
+on, with the reason in the results, so that one broken bus doesn't cost the figures of the others.
+
+Pinned, this process and all that it starts stay on one CPU: bus and clients take turns, which repeats best.
+
+Invariants. 1. No bus, client or crowd of a run outlives it.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from math import ceil
+from itertools import groupby
 from pathlib import Path
-from statistics import median
-from threading import Timer
-
-from bus1.errors import Bus1Error
 
 from .buses import Bus
-from .scenarios import Scenario
+from .load import NoLoad
+from .places import MANY, Place
+from .table import Scenario
 
-SCENARIO_LIMIT = 60
-"""Seconds after which a bus that keeps a scenario waiting is killed, which fails everything on it."""
+Found = tuple[float, ...]
 
 
 @dataclass(slots=True)
 class Results:
     """Values by (scenario, bus), one tuple of figures per round; and what could not be measured."""
 
-    values: dict[tuple[str, str], list[tuple[float, ...]]] = field(default_factory=dict)
+    values: dict[tuple[str, str], list[Found]] = field(default_factory=dict)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -40,82 +40,100 @@ class Results:
         """How many rounds were measured."""
         return max(map(len, self.values.values()), default=0)
 
-    def medians(self, scenario: str, bus: str) -> tuple[float, ...] | None:
-        """The median of each figure over the rounds; None if there is nothing to show."""
-        rounds = self.values.get((scenario, bus))
-        if not rounds or (scenario, bus) in self.failures:
-            return None
-        return tuple(median(column) for column in zip(*rounds, strict=True))
-
-    def spans(self, scenario: str, bus: str) -> tuple[tuple[float, float], ...]:
-        """Least and greatest value of each figure."""
-        return tuple((min(column), max(column)) for column in zip(*self.values[scenario, bus], strict=True))
+    def medians(self, scenario: Scenario, bus: str) -> dict[str, float]:
+        """Each figure by name, as a rule the median of its rounds; empty if there is nothing to show."""
+        key = (scenario.name, bus)
+        if key not in self.values or key in self.failures:
+            return {}
+        columns = zip(*self.values[key], strict=True)
+        figures = zip(scenario.figures, columns, strict=True)
+        return {figure.name: figure.of_rounds(column) for figure, column in figures}
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do.
-
-    ``scale`` multiplies the work, ``pin`` puts buses and clients on different CPUs. No round but the first
-    starts that would probably end later than ``limit`` seconds after the start.
-    """
+    """What to do: ``seconds`` is how long a single measurement lasts; ``pinned`` means on one CPU."""
 
     kinds: Sequence[type[Bus]]
     scenarios: Sequence[Scenario]
     rounds: int
-    scale: float = 1.0
-    limit: float = 150.0
-    pin: bool = False
+    seconds: float
+    pinned: bool
+    largest: int = MANY
+    """No crowd has more."""
+    busy: bool = False
+    """Count the time that bus and clients have run, where others use the CPU as well."""
 
 
 def run(plan: Plan) -> Results:
     """Start the buses, measure everything, stop them."""
     results = Results()
-    cpus = sorted(os.sched_getaffinity(0))
+    cpus = os.sched_getaffinity(0)
     with ExitStack() as stack:
-        if plan.pin:
+        if plan.pinned:
             stack.callback(os.sched_setaffinity, 0, cpus)
-            os.sched_setaffinity(0, {cpus[-1]})
+            os.sched_setaffinity(0, {max(cpus)})
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bus1-bench-")))
-        buses = list(start_all(plan, directory, results, stack))
-        if plan.pin:
-            for bus in buses:
-                if bus.process is not None:
-                    os.sched_setaffinity(bus.process.pid, {cpus[0]})
-        start = time.monotonic()
-        for number in range(plan.rounds):
-            if number and (time.monotonic() - start) * (number + 1) / number > plan.limit:
-                break
-            turn = number % max(1, len(buses))
-            for scenario in plan.scenarios:
-                for bus in buses[turn:] + buses[:turn]:
-                    visit(scenario, bus, plan.scale, results)
+        ordered = sorted(plan.scenarios, key=lambda scenario: _places(plan).index(scenario.furnish))
+        for _, group in groupby(ordered, key=lambda scenario: scenario.furnish):
+            run_group(plan, list(group), directory, results)
     return results
 
 
-def start_all(plan: Plan, directory: Path, results: Results, stack: ExitStack) -> Iterator[Bus]:
-    """The buses that run; one that doesn't start fails all scenarios."""
-    for kind in plan.kinds:
-        try:
-            yield stack.enter_context(kind(directory))
-        except (OSError, RuntimeError) as error:
-            for scenario in plan.scenarios:
-                results.failures[scenario.name, kind.name] = str(error)
+def _places(plan: Plan) -> list[object]:
+    return [scenario.furnish for scenario in plan.scenarios]
 
 
-def visit(scenario: Scenario, bus: Bus, scale: float, results: Results) -> None:
-    """One scenario on one bus, once."""
-    key = (scenario.name, bus.name)
-    if bus.name in scenario.left_out or key in results.failures:
-        return
-    watchdog = Timer(SCENARIO_LIMIT, bus.kill)
-    watchdog.start()
+def is_for(scenario: Scenario, kind: type[Bus]) -> bool:
+    """Whether the scenario is something for this kind of bus."""
+    return scenario.buses is None or kind.name in scenario.buses
+
+
+def run_group(plan: Plan, group: Sequence[Scenario], directory: Path, results: Results) -> None:
+    """All rounds of scenarios that share their places."""
+    with ExitStack() as stack:
+        places = []
+        for kind in plan.kinds:
+            concerned = [scenario for scenario in group if is_for(scenario, kind)]
+            if concerned and (place := open_place(kind, concerned, directory, results, plan)):
+                stack.callback(place.close)
+                places.append(place)
+        for number in range(plan.rounds):
+            turn = number % max(1, len(places))
+            for scenario in group:
+                if scenario.rounds is None or number < scenario.rounds:
+                    for place in places[turn:] + places[:turn]:
+                        visit(scenario, place, plan.seconds, results)
+
+
+def open_place(
+    kind: type[Bus], concerned: Sequence[Scenario], directory: Path, results: Results, plan: Plan
+) -> Place | None:
+    """A place for these scenarios; if there can't be one, all of them have failed."""
+    place = Place(kind, directory, plan.largest, busy=plan.busy)
     try:
-        measured = bus if scenario.needs_running_bus else type(bus)(bus.directory, instance=1)
-        value = scenario.measure(measured, ceil(scenario.work * scale))
-    except (OSError, RuntimeError, Bus1Error) as error:
+        concerned[0].furnish(place)
+    except NoLoad:
+        place.close()
+        raise
+    except (OSError, RuntimeError) as error:
+        place.close()
+        for scenario in concerned:
+            results.failures[scenario.name, kind.name] = str(error)
+        return None
+    return place
+
+
+def visit(scenario: Scenario, place: Place, seconds: float, results: Results) -> None:
+    """One scenario in one place, once."""
+    key = (scenario.name, place.kind.name)
+    if not is_for(scenario, place.kind) or key in results.failures:
+        return
+    try:
+        value = scenario.measure(place, seconds)
+    except NoLoad:
+        raise
+    except (OSError, RuntimeError) as error:
         results.failures[key] = f"{type(error).__name__}: {error}"
         return
-    finally:
-        watchdog.cancel()
     results.values.setdefault(key, []).append(value)

@@ -1,145 +1,183 @@
-"""scenarios: what is measured, one function each, and the figures that it yields.
+"""scenarios: what is measured, one function each.
 
-Theory. A scenario gets a running bus and the amount of work, warms up, and returns one value per figure.
-The start-up scenario gets a bus that isn't running. Times on the wall depend on who else uses the
-machine; the CPU time of the bus process, which the kernel counts, hardly does.
+Theory. A scenario gets a place with its buses and the seconds that it may measure, and returns one value
+for each of its figures.
 
-Not here: rounds and medians (run.py).
+Not here: the figures and what is wanted of them (table), rounds and medians (run), what the load does
+(``generator/src``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import ceil
 from statistics import median
 from time import perf_counter_ns as clock
 
-from .buses import Bus, cpu_time
+from bus1.addresses import native_address
+
+from .buses import Bus, Bus1Bridge
+from .connection import Connection
+from .load import measure
+from .native_parties import PART
+from .places import MANY, Place
 from .worker import Worker
 
-WINDOW = 64
-SUBSCRIBERS = 100
-BURST = 20
+MIB = 1 << 20
+IDLE = 1_000
+"""Idle connections."""
+FLOODED = 4_096
+"""Bytes of a flooder's signal."""
+FLOOD = 10
+"""A flood lasts so many times as long as other measurements."""
+Found = tuple[float, ...]
+Options = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One column: a name, a unit, and which way is better."""
-
-    name: str
-    unit: str
-    smaller_is_better: bool = True
+def call(role: str, place: Place, seconds: float) -> Found:
+    """A call and its reply, one at a time: µs, and CPU of the bus for each message that it passes on."""
+    found = measure(role, place.bus, seconds=seconds, window=1)
+    return found["p50"], found["p99"], found["bus_cpu"] / found["count"] / 2 * 1e6
 
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A row of measurements: ``measure(bus, work)`` gives one value per figure."""
-
-    name: str
-    title: str
-    figures: tuple[Figure, ...]
-    work: int
-    measure: Callable[[Bus, int], tuple[float, ...]]
-    needs_running_bus: bool = True
-    left_out: tuple[str, ...] = ()
-    """Names of buses that it is nothing for."""
+def library_call(library: str, place: Place, seconds: float) -> Found:
+    """A call and its reply, one at a time, by a client that uses a C library: µs."""
+    found = measure("library-call", place.bus, seconds=seconds, library=library)
+    return found["p50"], found["p99"]
 
 
-def round_trip(bus: Bus, work: int) -> tuple[float, ...]:
-    """A call and its reply, one at a time."""
-    with bus.clients.pair() as pair:
-        pair.round_trips(ceil(work / 10))
+def rate(role: str, options: Options, place: Place, seconds: float) -> Found:
+    """Thousands a second."""
+    return (measure(role, place.bus, seconds=seconds, **options)[place.rate] / 1e3,)
+
+
+def bandwidth(size: int, place: Place, seconds: float) -> Found:
+    """MB of bodies a second."""
+    return (measure("one-way", place.bus, seconds=seconds, size=size)[place.rate] * size / 1e6,)
+
+
+def among_rules(place: Place, seconds: float) -> Found:
+    """Thousands of signals a second, beside few, more and many rules."""
+    found = []
+    for bus in place.buses:
+        burst = place.notes.get(bus.address)
+        if burst is None:  # How long one takes, so that nobody waits for minutes.
+            probe = measure("signals", bus, seconds=0.001, burst=1, arguments=4)["rate"]
+            burst = place.notes[bus.address] = min(50, max(1, ceil(probe / 100)))
+        signals = measure("signals", bus, seconds=seconds, burst=ceil(burst), arguments=4)
+        found.append(signals[place.rate] / 1e3)
+    return tuple(found)
+
+
+def rule_memory(place: Place, seconds: float) -> Found:
+    """What many rules took, each."""
+    return (place.notes[f"bytes, rules, by arg0, {MANY}"],)
+
+
+def in_a_crowd(role: str, figure: str, options: Options, place: Place, seconds: float) -> Found:
+    """How many times as long it takes on the bus that is full."""
+    key = place.rate if figure == "rate" else figure
+    alone, crowded = (measure(role, bus, seconds=seconds, **options)[key] for bus in place.buses)
+    return (alone / crowded if figure == "rate" else crowded / alone,)
+
+
+def idle(place: Place, seconds: float) -> Found:
+    """KiB of the bus for a connection that does nothing; the first tenth doesn't count."""
+    count = min(IDLE, place.largest)
+    with place.fresh() as bus:
+        held = [Connection.open(bus.address) for _ in range(count // 10)]
+        before = bus.memory()
+        held += [Connection.open(bus.address) for _ in range(count)]
+        grown = bus.memory() - before
+        bus.kill()
+    for connection in held:
+        connection.close()
+    return (grown / count / 1024,)
+
+
+def start(place: Place, seconds: float) -> Found:
+    """Milliseconds from the spawn to the answer of a client's Hello, and of the CPU of the bus."""
+    bus, begin = place.fresh(), clock()
+    with bus:
+        connection = Connection.open(bus.address)
+        elapsed = clock() - begin
         spent = bus.cpu_time()
-        times = sorted(pair.round_trips(work))
-        spent = bus.cpu_time() - spent
-    return median(times) / 1e3, times[ceil(0.99 * len(times)) - 1] / 1e3, spent / work / 1e3
+        connection.close()
+    return elapsed / 1e6, spent / 1e6
 
 
-def python_call(bus: Bus, work: int) -> tuple[float, ...]:
-    """A call and its reply, one at a time, between two Python programs with the library of the bus."""
-    service = Worker("library", f"{bus.library}.service", bus.clients.address)
-    try:
+def flood(place: Place, seconds: float) -> Found:
+    """A pair beside a flood: µs, MiB, and who was cut off (1) or not (0)."""
+    with place.fresh(stock=True) as bus:
+        found = measure("beside-flood", bus, seconds=FLOOD * seconds, size=FLOODED, window=1)
+    cut_off = (found[f"{who}_cut_off"] for who in ("innocent", "flooder", "reader"))
+    return found["p50"], found["p99"], found["growth"] / MIB, *cut_off
+
+
+def ask(bus: Bus, *words: str) -> Mapping[str, float | list[int]]:
+    """What a Python process says when it is done."""
+    with Worker(*words, environment=bus.environment) as worker:
+        found: dict[str, float | list[int]] = json.loads(worker.line(60))
+    return found
+
+
+def python_call(library: str, place: Place, seconds: float) -> Found:
+    """A call and its reply in Python, with ``library`` on our bus: µs, and CPU of bus, client and service."""
+    bus, count = place.bus, ceil(3000 * seconds)
+    if not isinstance(bus, Bus1Bridge):
+        library = "dbus-fast"
+    address = bus.address if library == "dbus-fast" else native_of(bus)
+    with Worker("library", f"{library}.service", address, environment=bus.environment) as service:
         service.line()
-        client = Worker("library", f"{bus.library}.client", bus.clients.address, str(work))
-        try:
+        arguments = (f"{library}.client", address, str(count))
+        with Worker("library", *arguments, environment=bus.environment) as client:
             client.line()
-            spent = bus.cpu_time(), cpu_time(service.process.pid)
-            measured = json.loads(client.line())
-            spent = bus.cpu_time() - spent[0], cpu_time(service.process.pid) - spent[1]
-        finally:
-            client.stop()
-    finally:
-        service.stop()
-    times = sorted(measured["times"])
-    cpu = (spent[0] / work, measured["cpu"], spent[1] / work)
-    return median(times) / 1e3, times[ceil(0.99 * len(times)) - 1] / 1e3, *(each / 1e3 for each in cpu)
+            spent = bus.cpu_time(), service.cpu_time()
+            found = json.loads(client.line())
+            cpu = (bus.cpu_time() - spent[0]) / count, found["cpu"], (service.cpu_time() - spent[1]) / count
+    return median(found["times"]) / 1e3, *(each / 1e3 for each in cpu)
 
 
-def pipelined(bus: Bus, work: int) -> tuple[float, ...]:
-    """Calls with ``WINDOW`` outstanding."""
-    with bus.clients.pair() as pair:
-        pair.pipeline(ceil(work / 10), WINDOW)
-        spent = bus.cpu_time()
-        elapsed = pair.pipeline(work, WINDOW)
-        spent = bus.cpu_time() - spent
-    return work / elapsed * 1e9, spent / work / 1e3
+def python_one_way(place: Place, seconds: float) -> Found:
+    """MB a second of messages of 1 MiB between two Python programs."""
+    bus, parts = place.bus, ceil(20 * seconds)
+    if isinstance(bus, Bus1Bridge):
+        return (number_of(bus, "native", "one-way", native_of(bus), str(MIB), str(parts)) / 1e6,)
+    with Worker("library", "dbus-fast.service", bus.address) as service:
+        service.line()
+        words = ("dbus-fast.source", bus.address, str(MIB), str(PART * parts))
+        return (number_of(bus, "library", *words) / 1e6,)
 
 
-def fan_out(bus: Bus, work: int) -> tuple[float, ...]:
-    """One signal to all subscribers, then bursts of signals for the throughput."""
-    subscribers = min(SUBSCRIBERS, 10 * work)
-    bursts = ceil(work / BURST)
-    with bus.clients.audience(subscribers, [1] * (work + 1) + [BURST] * bursts) as audience:
-        audience.emit(1)
-        single = [audience.emit(1) for _ in range(work)]
-        spent = bus.cpu_time()
-        elapsed = sum(audience.emit(BURST) for _ in range(bursts))
-        spent = bus.cpu_time() - spent
-    deliveries = subscribers * BURST * bursts
-    return median(single) / 1e3, deliveries / elapsed * 1e9, spent / deliveries / 1e3
+def peer_call(place: Place, seconds: float) -> Found:
+    """A call and its reply between two ``Peer`` objects, the synchronous face: µs."""
+    found = ask(place.bus, "native", "call", native_of(place.bus), str(ceil(3000 * seconds)))
+    times = found["times"]
+    assert isinstance(times, list)
+    return (median(times) / 1e3,)
 
 
-def connect(bus: Bus, work: int) -> tuple[float, ...]:
-    """Connect, authenticate, Hello; each connection is closed before the next one."""
-    bus.clients.connect()
-    return (median(bus.clients.connect() for _ in range(work)) / 1e3,)
+def peer_signals(place: Place, seconds: float) -> Found:
+    """Thousands of deliveries a second to 100 ``Peer`` objects."""
+    count = str(ceil(30 * seconds))
+    return (number_of(place.bus, "native", "signals", native_of(place.bus), "100", count) / 1e3,)
 
 
-def start_up(bus: Bus, work: int) -> tuple[float, ...]:
-    """From the spawn to the address."""
-    times, spent = [], []
-    for _ in range(work):
-        start = clock()
-        with bus:
-            times.append(clock() - start)
-            spent.append(bus.cpu_time())
-    return median(times) / 1e6, median(spent) / 1e6
+def in_process(place: Place, seconds: float) -> Found:
+    """Thousands of empty messages a second, with the bus in the same process."""
+    return (number_of(place.bus, "inprocess", str(seconds)) / 1e3,)
 
 
-CALLS = Figure("throughput", "calls/s", smaller_is_better=False)
-DELIVERIES = Figure("throughput", "deliveries/s", smaller_is_better=False)
-CPU = Figure("CPU of the bus", "µs each")
+def native_of(bus: Bus) -> str:
+    """The address of its native socket."""
+    address = native_address(bus.address)
+    assert address is not None
+    return address
 
-SCENARIOS = (
-    Scenario(
-        "round-trip", "call and reply between two clients, one at a time",
-        (Figure("p50", "µs"), Figure("p99", "µs"), CPU), 1000, round_trip,
-    ),
-    Scenario(
-        "python-call", "the same between a service and a client in Python: dbus-fast, or bus1_services",
-        (Figure("p50", "µs"), Figure("p99", "µs"), CPU, Figure("of the client", "µs each"),
-         Figure("of the service", "µs each")), 1000, python_call, left_out=("floor (relay)",),
-    ),
-    Scenario("pipelined", f"the same with {WINDOW} calls outstanding", (CALLS, CPU), 2000, pipelined),
-    Scenario(
-        "fan-out", f"one signal to {SUBSCRIBERS} subscribers; bursts of {BURST} for the throughput",
-        (Figure("last has it", "µs"), DELIVERIES, CPU), 10, fan_out,
-    ),
-    Scenario("connect", "connect, authenticate, Hello", (Figure("median", "µs"),), 50, connect),
-    Scenario(
-        "start-up", "spawn until the address is known",
-        (Figure("median", "ms"), Figure("CPU of the bus", "ms")), 1, start_up, False,
-    ),
-)
+
+def number_of(bus: Bus, *words: str) -> float:
+    """The rate that a Python process tells."""
+    found = ask(bus, *words)["rate"]
+    assert isinstance(found, float)
+    return found

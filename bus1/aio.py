@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from anyio import CancelScope, Lock
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 
 from .addresses import default_address, socket_name
 from .aiolink import AsyncLink
+from .attendance import Attendance
+from .blocklink import BlockLink, drive
 from .client import Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
 from .errors import Bus1Error, BusGone
-from .exchange import Answer, Failed
+from .exchange import Answer, Exchange, Failed
 from .frames import MORE_SHIFT, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
@@ -51,11 +52,10 @@ class Peer:
     Operations, errors and ownership of descriptors are those of ``bus1.peer.Peer``. Cancelled, an
     operation has had no effect; only ``call`` and ``reply`` may have sent."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, link: AsyncLink | BlockLink) -> None:
         self.granted: tuple[int, ...] = ()
         """Handles that the endpoint granted; ``granted[0]`` is the registry of the default endpoint."""
-        self._link = AsyncLink(sock)
-        self._arena_use = Lock()
+        self._link = link
 
     @classmethod
     async def open(cls, address: str | None = None) -> Peer:
@@ -63,19 +63,28 @@ class Peer:
         return await cls._bind(address, None)
 
     @classmethod
+    def open_blocking(cls, address: str | None = None) -> Peer:
+        """The same for a program without a loop: what is awaited then waits, and never suspends."""
+        return drive(cls._bind(address, None, BlockLink))
+
+    @classmethod
     async def from_descriptor(cls, fd: int, address: str | None = None) -> Peer:
         """The peer behind a descriptor that was inherited or received; ``fd`` stays the caller's (P-2)."""
         return await cls._bind(address, fd)
 
     @classmethod
-    async def _bind(cls, address: str | None, fd: int | None) -> Peer:
+    async def _bind(
+        cls, address: str | None, fd: int | None,
+        link: Callable[[socket.socket], AsyncLink | BlockLink] = AsyncLink,
+    ) -> Peer:
         name = default_address() if address is None else address
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        peer = cls(sock)
+        peer = cls(link(sock))
         try:
             # A unix socket connects at once, or waits only while the listener's backlog is full.
+            sock.settimeout(None)
             sock.connect(socket_name(name))
-            sock.setblocking(False)
+            peer._link.connected()
             await peer._link.run(peer._link.client.hello())
             if fd is None:
                 number, peer.granted = await peer._link.run(peer._link.client.open())
@@ -89,6 +98,17 @@ class Peer:
                 raise BusGone(f"no bus at {name}: {error.strerror}") from error
             raise
         return peer
+
+    @property
+    def exchange(self) -> Exchange:
+        """Of its channel."""
+        return self._link.client.exchange
+
+    @property
+    def blocking_link(self) -> BlockLink:
+        """Of a peer that was made by ``open_blocking``."""
+        assert isinstance(self._link, BlockLink)
+        return self._link
 
     def fileno(self) -> int:
         """The peer's descriptor: poll it, present it to ``transfer`` of another peer.
@@ -122,21 +142,28 @@ class Peer:
         flags |= INSTALL_FDS if install_fds else 0
         return await self._receive(flags, max_offset, RecvOption.PARK | RecvOption.DETACH)
 
-    async def messages(self, ahead: int = 32) -> AsyncGenerator[ReceivedMessage, None]:
-        """Every message from now on; up to ``ahead`` leave the queue before they are asked for.
+    async def attend(
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,
+        swift: Callable[[int], bool | None] | None = None,
+    ) -> None:
+        """Call ``hear`` with each message as soon as it is read; up to ``ahead`` leave the queue at once.
 
-        For the one task that receives for this peer. What was posted while the peer is corked leaves before
-        it waits. NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``).
-        Raises what ``recv`` does, and can then be begun again; what has come and was not given out is the
-        next ``recv``'s."""
+        For the one task that receives for this peer. Neither function waits; ``hear`` says whether it has
+        woken tasks that should run before ``rest`` is called, and what was posted leaves in one write.
+        NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``). Raises what
+        ``recv`` does, and can then be begun again; what came and was not given out is the next ``recv``'s.
+        ``swift``, given the tag of the RECV, may take a message out of the exchange by a way of its own; it
+        says None if it has not, else what ``hear`` says."""
+        await self.attendance(hear, rest, ahead, swift).run()
+
+    def attendance(
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,
+        swift: Callable[[int], bool | None] | None = None,
+    ) -> Attendance:
+        """What ``attend`` runs; a program without a loop asks it step by step."""
         options = RecvOption.PARK | RecvOption.DETACH | ahead - 1 << MORE_SHIFT
-        while True:
-            while self._link.client.exchange.stray:
-                yield await self.recv()
-            request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
-            async with aclosing(self._link.answers(request)) as answers:
-                async for answer in answers:
-                    yield await self._message(answer)
+        request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
+        return Attendance(self._link, request, hear, rest, swift)
 
     async def recv_nowait(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
@@ -197,6 +224,10 @@ class Peer:
             self._link.flush_posted()
         return may_post
 
+    def flush_posted(self) -> None:
+        """Send what was posted by a way of its own, unless it is to be kept."""
+        self._link.flush_posted()
+
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Destroy own nodes and release their handles, without waiting; errors are not reported."""
         self._link.client.destroy_soon(nodes)
@@ -213,9 +244,7 @@ class Peer:
 
     async def flush(self) -> None:
         """Send what is kept or could not be sent yet."""
-        await checkpoint_if_cancelled()
-        with CancelScope(shield=True):
-            await self._link.flush()
+        await self._link.flush_shielded()
 
     async def set_seed(
         self, payload: Buffer | Sequence[Buffer] = (), handles: Sequence[int] = (), fds: Sequence[int] = ()
@@ -295,7 +324,7 @@ class Peer:
 
         if not client.needs_arena(parts):
             return await self._link.run(request())
-        async with self._arena_use:
+        async with self._link.arena_use:
             if (first := client.arena_for(parts)) is not None:
                 await self._link.run(first)
             result = await self._link.run(request())
@@ -303,11 +332,11 @@ class Peer:
         return result
 
     async def _receive(self, flags: int, max_offset: int, options: int) -> ReceivedMessage:
-        stray = self._link.client.exchange.stray
-        if stray and not flags & SEED:
-            await checkpoint()
-            if stray:
-                return await self._message(stray.pop(0))
+        exchange = self._link.client.exchange
+        if exchange.has_stray and not flags & SEED:
+            await self._link.checkpoint()
+            if (stray := exchange.next_stray()) is not None:
+                return await self._message(stray)
         request = self._link.client.recv(flags, max_offset, options)
         return await self._message(await self._link.wait(request))
 
@@ -316,7 +345,7 @@ class Peer:
             try:
                 await self._link.run(first)
             except BaseException:
-                self._link.client.exchange.stray.insert(0, answer)
+                self._link.client.exchange.keep(answer)
                 raise
         return self._link.client.message(answer)
 

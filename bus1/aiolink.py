@@ -14,20 +14,20 @@ Not here: what the operations are (aio).
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import anyio
 from anyio import CancelScope, Event
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .client import Client, Request
 from .errors import BusGone
 from .exchange import Answer
 from .frames import REQUESTS, Operation
+from .loops import Watch
 from .received import ReceivedMessage
-from .transport import receive, transmit
 
 T = TypeVar("T")
 
@@ -39,12 +39,20 @@ class AsyncLink:
         self.client = Client(self._give_back)
         self.descriptor: socket.socket | None = None
         """The peer's, once it is known."""
+        self.arena_use = anyio.Lock()
+        """Held while a payload lies in the arena."""
         self._sock = sock
         self._is_read = False
         self._is_flushed = False
         self._is_corked = False
+        self._watch: Watch | None = None
+        """Of the task that receives for this peer."""
         self._is_closed = False
         self._waiting: dict[int, Event] = {}
+
+    def connected(self) -> None:
+        """From now on the socket is used."""
+        self._sock.setblocking(False)
 
     def close(self) -> None:
         """Close the socket and the descriptor; whoever waits is told."""
@@ -54,6 +62,8 @@ class AsyncLink:
         self._is_closed = True
         with suppress(OSError):
             anyio.notify_closing(self._sock)
+        if self._watch is not None:
+            self._watch.closing()
         self._sock.close()
         self.client.close()
         if self.descriptor is not None:
@@ -76,7 +86,7 @@ class AsyncLink:
         await checkpoint_if_cancelled()
         tag = self.client.start(request)
         try:
-            if not self._try_flush_all():
+            if not self.try_flush_all():
                 with CancelScope(shield=True):
                     await self.flush()
             return self.client.finish(request, await self._answer_to(tag))
@@ -85,22 +95,33 @@ class AsyncLink:
                 self.client.exchange.cancel(tag)
                 self._try_flush()
 
-    async def answers(self, request: Request[T]) -> AsyncGenerator[T, None]:
-        """Each answer of a request that has several; what is corked leaves before it waits."""
-        await checkpoint_if_cancelled()
-        exchange = self.client.exchange
-        tag = self.client.start(request)
+    async def attend(
+        self, tag: int, look: Callable[[], bool], rest: Callable[[], bool], is_urgent: Callable[[], bool]
+    ) -> None:
+        """Read for all; after each time ``look``, then ``rest``, until one of them has had enough.
+
+        While another task reads for a request of its own, ``look`` is called when something has come for
+        ``tag``. What ``is_urgent`` says: see ``loops.Watch``."""
+        while self._is_read:
+            event = self._waiting[tag] = Event()
+            try:
+                await event.wait()
+            finally:
+                self._waiting.pop(tag, None)
+            if look() or rest():
+                return
+
+        def read() -> bool:
+            self._take_in()
+            return look()
+
+        self._is_read = True
+        self._watch = Watch(self._sock, read, rest, is_urgent)
         try:
-            while exchange.expects(tag):
-                if (answer := exchange.take(tag)) is None:
-                    if not self._try_flush_all():
-                        with CancelScope(shield=True):
-                            await self.flush()
-                    answer = await self._answer_to(tag)
-                yield self.client.finish(request, answer)
+            await self._watch.run()
         finally:
-            exchange.cancel(tag)
-            self._try_flush()
+            self._is_read, self._watch = False, None
+            self._wake(list(self._waiting)[:1])
 
     # ---- requests that nobody waits for ----------------------------------------------------------
 
@@ -111,7 +132,7 @@ class AsyncLink:
     @property
     def has_unsent(self) -> bool:
         """Something was posted that did not fit into the socket: ``flush``."""
-        return not self._is_corked and self.client.exchange.writer.pending > 0
+        return not self._is_corked and self.client.exchange.pending > 0
 
     def _give_back(self, message: ReceivedMessage) -> None:
         self.forget(Operation.SLICE_RELEASE, *self.client.slice_of(message))
@@ -150,23 +171,28 @@ class AsyncLink:
                 self._wake(list(self._waiting)[:1])
 
     async def _read(self) -> None:
+        with suppress(anyio.ClosedResourceError):  # found out again below
+            await anyio.wait_readable(self._sock)
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Read once; whoever has been answered is woken."""
         exchange = self.client.exchange
         try:
-            await anyio.wait_readable(self._sock)
-            size = receive(self._sock, exchange.reader).size
+            size = exchange.receive(self._sock)
         except BlockingIOError:
             return
-        except (OSError, anyio.ClosedResourceError):
+        except OSError:
             size = 0
         if not size:
             exchange.fail()
         exchange.process()
         self._try_flush()
-        if exchange.n_drained and self.descriptor is not None:
-            n_drained, exchange.n_drained = exchange.n_drained, 0
+        if self.descriptor is not None and (n_drained := exchange.take_drained()):
             with suppress(OSError):
                 self.descriptor.recv(n_drained, socket.MSG_DONTWAIT)
-        self._wake(list(self._waiting) if exchange.failure else exchange.answered())
+        if self._waiting:
+            self._wake(list(self._waiting) if exchange.failure else exchange.answered())
 
     def _wake(self, tags: Sequence[int]) -> None:
         for tag in tags:
@@ -175,18 +201,18 @@ class AsyncLink:
 
     def _try_flush(self) -> bool:
         """Send what can be sent now; False if something is left."""
-        writer = self.client.exchange.writer
+        exchange = self.client.exchange
         try:
-            transmit(self._sock, writer)
+            exchange.transmit(self._sock)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError):
-            writer.close()  # reading finds out why
+            exchange.drop_output()  # reading finds out why
         except OSError as error:
-            self.client.exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
+            exchange.fail(BusGone(f"the request could not be sent: {error.strerror}"))
         return True
 
-    def _try_flush_all(self) -> bool:
+    def try_flush_all(self) -> bool:
         """Nothing is kept any more; False if something could not be sent."""
         self._is_corked = False
         # True also if another task is at it: this frame is behind its own
@@ -194,7 +220,7 @@ class AsyncLink:
 
     async def flush(self) -> None:
         """Send everything; nothing is kept any more."""
-        if self._try_flush_all():
+        if self.try_flush_all():
             return
         self._is_flushed = True
         try:
@@ -202,6 +228,16 @@ class AsyncLink:
                 await self._until_writable()
         finally:
             self._is_flushed = False
+
+    async def flush_shielded(self) -> None:
+        """The same, and cancellation waits until it is done."""
+        await checkpoint_if_cancelled()
+        with CancelScope(shield=True):
+            await self.flush()
+
+    async def checkpoint(self) -> None:
+        """Let others run."""
+        await checkpoint()
 
     async def _until_writable(self) -> None:
         """Reads meanwhile: the bus takes no requests while it cannot get rid of its answers."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from . import __version__
+from .acceleration import NoSuchBody
 from .errors import Bus1Error
 from .verbs.output import add_output_arguments, printable
 from .verbs.verb import GROUP, Command, Failure, UsageError, add_bus_arguments, example_lines
@@ -43,7 +44,7 @@ def guarded(program: str, run: Callable[[], int]) -> int:
             _flush()
     except BrokenPipeError:
         return 1  # whoever read has seen enough
-    except (Failure, Bus1Error) as error:
+    except (Failure, Bus1Error, NoSuchBody) as error:
         complaint = str(error)
     except OSError as error:
         complaint = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)

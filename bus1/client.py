@@ -34,20 +34,21 @@ from .core.api import (
     PeerState,
 )
 from .descriptors import Fds, duplicate
-from .errors import BusGone, OutOfMemory, RemoteProtocolError, TooLarge, TooManyDescriptors
-from .exchange import Answer, Exchange, Failed
+from .errors import BusGone, OutOfMemory, RemoteProtocolError, TooLarge
+from .exchange import Answer, Failed, new_exchange
 from .frames import (
     FEATURES,
     HEADER,
     MAGIC,
+    NO_FDS,
     REQUESTS,
     UNMAPPED,
     VERSION,
     Operation,
     SliceNote,
-    words,
 )
 from .mapping import MappedPool, handles_and_secctx
+from .outcomes import check_fd, document, nothing, opened, slots, whole
 from .received import ReceivedMessage
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ _KINDS = {int(kind): kind for kind in MessageType}
 _FLAGS = {bits: MessageFlag(bits) for bits in range(4)}
 _SEGMENT, _DETACHED = int(SliceNote.SEGMENT), int(SliceNote.DETACHED)
 _ARENA_STEP = 1 << 20
+_FEW = 16
 _KEPT_ARENA = 1 << 22
 """Pages of the arena beyond this are given back after use."""
 
@@ -81,10 +83,6 @@ def _flat(view: memoryview) -> Buffer:
     return view.cast("B") if view.c_contiguous else view.tobytes()
 
 
-def _nothing(answer: Answer) -> None:
-    return None
-
-
 def _fixed(operation: Operation, *values: int | bytes) -> bytes:
     try:
         return REQUESTS[operation].pack(*values)
@@ -96,7 +94,7 @@ class Client:
     """Requests, messages and memory of one channel."""
 
     def __init__(self, give_back: Callable[[ReceivedMessage], None]) -> None:
-        self.exchange = Exchange()
+        self.exchange = new_exchange()
         self.pool = MappedPool()
         self._give_back = give_back
         self._max_frame = 0
@@ -125,15 +123,13 @@ class Client:
         return request.read(answer)
 
     def _confirm_unmapped(self) -> list[int]:
-        for generation in self.exchange.retired:
+        for generation in self.exchange.take_retired():
             self.pool.retire(generation)
-        self.exchange.retired.clear()
         return self.pool.take_unmapped()
 
     def _unwanted_handles(self) -> list[int]:
         handles: list[int] = []
-        while self.exchange.unwanted:
-            answer = self.exchange.unwanted.pop(0)
+        for answer in self.exchange.take_unwanted():
             if self.missing_segment(answer) is None:
                 message = self.message(answer)
                 self.slice_of(message)
@@ -154,21 +150,21 @@ class Client:
 
     def open(self) -> Request[tuple[int, tuple[int, ...]]]:
         """A new peer: its descriptor, and the granted handles."""
-        return Request(Operation.OPEN, _fixed(Operation.OPEN, 0), _opened)
+        return Request(Operation.OPEN, _fixed(Operation.OPEN, 0), opened)
 
     def attach(self, descriptor: int) -> Request[None]:
         """Speak for the peer behind ``descriptor``."""
-        return Request(Operation.ATTACH, _fixed(Operation.ATTACH, 0), _nothing, duplicate([descriptor]))
+        return Request(Operation.ATTACH, _fixed(Operation.ATTACH, 0), nothing, duplicate([descriptor]))
 
     def snapshot(self) -> Request[bytes]:
         """The state of the bus, a JSON document; Denied to strangers. Needs no peer."""
-        return Request(Operation.SNAPSHOT, _fixed(Operation.SNAPSHOT, 0), _document)
+        return Request(Operation.SNAPSHOT, _fixed(Operation.SNAPSHOT, 0), document)
 
     # ---- peers, nodes and handles ----------------------------------------------------------------
 
     def disconnect(self) -> Request[None]:
         """PEER_DISCONNECT."""
-        return Request(Operation.DISCONNECT, _fixed(Operation.DISCONNECT, 0), _nothing)
+        return Request(Operation.DISCONNECT, _fixed(Operation.DISCONNECT, 0), nothing)
 
     def query(self) -> Request[PeerState]:
         """PEER_QUERY."""
@@ -183,11 +179,11 @@ class Client:
     ) -> Request[None]:
         """PEER_RESET."""
         limits = (max_slices, max_handles, max_inflight_bytes, max_inflight_fds)
-        return Request(Operation.RESET, _fixed(Operation.RESET, flags, peer_flags, *limits), _nothing)
+        return Request(Operation.RESET, _fixed(Operation.RESET, flags, peer_flags, *limits), nothing)
 
     def release(self, handle: int) -> Request[None]:
         """HANDLE_RELEASE."""
-        return Request(Operation.RELEASE, _fixed(Operation.RELEASE, handle), _nothing)
+        return Request(Operation.RELEASE, _fixed(Operation.RELEASE, handle), nothing)
 
     def transfer(self, handle: int, destination: int | None) -> Request[int]:
         """HANDLE_TRANSFER to the peer behind a descriptor; None: to this one."""
@@ -199,7 +195,7 @@ class Client:
         """NODE_DESTROY."""
         body = _fixed(Operation.DESTROY, flags, len(nodes)) + _ids(nodes)
         self._check_size(body)
-        return Request(Operation.DESTROY, body, _nothing)
+        return Request(Operation.DESTROY, body, nothing)
 
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Queue NODE_DESTROY with RELEASE_HANDLES; its outcome does not matter."""
@@ -224,7 +220,7 @@ class Client:
 
     def _map_arena(self, answer: Answer) -> None:
         with answer.fds:
-            _check_fd(answer, "the arena")
+            check_fd(answer, "the arena")
             try:
                 arena = mmap.mmap(answer.fds[0], answer.values[0], mmap.MAP_SHARED)
             except (OSError, ValueError, OverflowError) as error:
@@ -272,7 +268,7 @@ class Client:
         body = _fixed(Operation.SEND, *fixed) + tail
         self._check_size(body)
         n_slots = len(destinations) + len(optional)
-        return Request(Operation.SEND, body, lambda answer: _slots(answer, n_slots), _copies(fds))
+        return Request(Operation.SEND, body, lambda answer: slots(answer, n_slots), _copies(fds))
 
     def may_post(self, parts: Sequence[Buffer]) -> bool:
         """Whether ``post`` can be used for this payload now."""
@@ -282,6 +278,8 @@ class Client:
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> None:
         """Queue a quiet SEND; ``failed`` hears of an error."""
+        if len(destinations) == 1 and self._is_posted(destinations[0], parts, handles, failed, False):
+            return
         fixed, tail = self._sending(destinations, parts, handles, (), 0)
         body = _fixed(Operation.SEND, *fixed) + tail
         self._check_size(body)
@@ -291,14 +289,28 @@ class Client:
         self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed
     ) -> None:
         """Queue a quiet RESPOND: SEND through ``handle``, then HANDLE_RELEASE of it, unless that fails."""
+        if self._is_posted(handle, parts, handles, failed, True):
+            return
         fixed, tail = self._sending((handle,), parts, handles, (), 0)
         body = _fixed(Operation.RESPOND, *fixed, handle) + tail
         self._check_size(body)
         self.exchange.post(Operation.RESPOND, body, failed)
 
+    def _is_posted(
+        self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed, is_last: bool
+    ) -> bool:
+        """The short way, for what has few parts and handles; the long one tells what is wrong."""
+        if len(parts) > _FEW or len(handles) > _FEW:
+            return False
+        try:
+            self.exchange.post_message(handle, parts, handles, failed, is_last)
+        except (struct.error, OverflowError, TypeError):
+            return False
+        return True
+
     def recv(self, flags: int, max_offset: int, options: int) -> Request[Answer]:
         """RECV; the answer goes to ``message``."""
-        return Request(Operation.RECV, _fixed(Operation.RECV, flags, max_offset, options), _whole)
+        return Request(Operation.RECV, _fixed(Operation.RECV, flags, max_offset, options), whole)
 
     def call(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
@@ -308,7 +320,7 @@ class Client:
         fixed, tail = self._sending(destinations, parts, handles, (), 0)
         body = _fixed(Operation.CALL, *fixed, flags, OFFSET_INVALID, options) + tail
         self._check_size(body)
-        return Request(Operation.CALL, body, _whole, _copies(fds))
+        return Request(Operation.CALL, body, whole, _copies(fds))
 
     def reply(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
@@ -325,7 +337,7 @@ class Client:
             if answered is not None and done > 1:
                 answered.forget_slice()
 
-        return Request(Operation.REPLY, body, _whole, _copies(fds), note)
+        return Request(Operation.REPLY, body, whole, _copies(fds), note)
 
     def _check_size(self, body: bytes) -> None:
         if HEADER.size + len(body) > self._max_frame:
@@ -336,7 +348,7 @@ class Client:
     def slice_release(self, offset: int, flags: int = 0, serial: int = 0) -> Request[None]:
         """SLICE_RELEASE."""
         body = _fixed(Operation.SLICE_RELEASE, offset, flags, serial)
-        return Request(Operation.SLICE_RELEASE, body, _nothing)
+        return Request(Operation.SLICE_RELEASE, body, nothing)
 
     def slice_of(self, message: ReceivedMessage) -> tuple[int, int, int]:
         """Offset, flags and serial with which the slice of a message goes back; its view is over."""
@@ -359,9 +371,21 @@ class Client:
 
     def _map_segment(self, answer: Answer) -> None:
         with answer.fds:
-            _check_fd(answer, "a segment")
+            check_fd(answer, "a segment")
             generation, base, size = answer.values
             self.pool.map(generation, base, size, answer.fds)
+
+    def short_message(self, tag: int) -> ReceivedMessage | None:
+        """The next message for a RECV, if it is one of everyday, and there is a shorter way to it."""
+        fields = self.exchange.take_message(tag)
+        if fields is None:
+            return None
+        numbers, handles, secctx, size, payload, serial, at, last = fields
+        kind, flags, to, uid, gid, pid, tid, n_bytes = numbers
+        return ReceivedMessage(
+            _KINDS[kind], _FLAGS[flags], to, uid, gid, pid, tid, OFFSET_INVALID, n_bytes, handles, NO_FDS,
+            secctx, size, memoryview(payload), None, serial, None, at, last,
+        )
 
     def message(self, answer: Answer) -> ReceivedMessage:
         """The message in an answer whose segment is there."""
@@ -407,37 +431,3 @@ def _copies(fds: Sequence[int]) -> Fds | None:
     if len(fds) > FD_MAX:
         raise TooLarge(f"{len(fds)} descriptors")
     return duplicate(fds) if fds else None
-
-
-def _whole(answer: Answer) -> Answer:
-    return answer
-
-
-def _check_fd(answer: Answer, what: str) -> None:
-    if len(answer.fds) != 1:
-        raise TooManyDescriptors(f"{what} did not fit into this process")
-
-
-def _opened(answer: Answer) -> tuple[int, tuple[int, ...]]:
-    _check_fd(answer, "the peer's descriptor")
-    granted = words(answer.tail, 0, answer.values[0])
-    return answer.fds.take(), granted
-
-
-def _document(answer: Answer) -> bytes:
-    with answer.fds:
-        _check_fd(answer, "the document")
-        try:
-            with mmap.mmap(answer.fds[0], answer.values[0], prot=mmap.PROT_READ) as memory:
-                return bytes(memory)
-        except (OSError, ValueError, OverflowError) as error:
-            raise OutOfMemory(f"cannot map the document: {error}") from error
-
-
-def _slots(answer: Answer, n_slots: int) -> list[int]:
-    n = answer.values[0]
-    if not n:
-        return [0] * n_slots
-    if len(answer.tail) != 8 * n or n != n_slots:
-        raise RemoteProtocolError("an answer to SEND with the wrong number of slots")
-    return list(struct.unpack(f"<{n}q", answer.tail))

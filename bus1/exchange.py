@@ -13,17 +13,23 @@ Invariants. 1. Every request has exactly one outcome: an answer (or several, if 
 before the answer to a later one, or the failure of the whole channel.
 2. Descriptors of answers that nobody takes are closed. 3. After a failure every request fails with it.
 
-Not here: what requests contain (client), sockets (links, aio).
+The native body (``rust/src/client``) has the same methods; ``new_exchange`` makes the one that is in use.
+
+Not here: what requests contain (client), when the socket is read or written (links, aio).
 """
 
 from __future__ import annotations
 
+import socket
+import struct
 from bisect import insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from .core.api import RecvFlag
+from .acceleration import native
+from .core.api import Buffer, RecvFlag
 from .descriptors import Fds
 from .errors import Bus1Error, BusGone, LocalProtocolError, RemoteProtocolError, WouldBlock, from_errno
 from .frames import (
@@ -43,6 +49,7 @@ from .frames import (
     encode,
     fields,
 )
+from .transport import receive, transmit
 
 _FLAGS_AT: dict[int, int] = {Operation.RECV: 0, Operation.CALL: 7, Operation.REPLY: 7}
 """Which of the fixed fields are the flags of the RECV."""
@@ -129,6 +136,17 @@ class Exchange:
         self._quiet[self._last_tag] = (operation, failed)
         self.writer.push(encode(operation | QUIET, self._last_tag, body))
 
+    def post_message(
+        self, handle: int, parts: Sequence[Buffer], handles: Sequence[int], failed: Failed | None,
+        is_last: bool,
+    ) -> None:
+        """``post`` of SEND through one handle, or of RESPOND; a small payload. struct.error for no u64."""
+        operation, release = (Operation.RESPOND, (handle,)) if is_last else (Operation.SEND, ())
+        layout = f"<QIIIIQQ{1 + len(release) + len(handles)}Q"
+        counts = 1, 0, len(handles), sum(map(len, parts))
+        head = struct.pack(layout, 0, *counts, 0, 0, *release, handle, *handles)
+        self.post(operation, b"".join((head, *parts)), failed)
+
     def forget(self, operation: int, body: bytes) -> None:
         """Queue a request whose outcome does not matter."""
         if self._failure is not None:
@@ -180,6 +198,38 @@ class Exchange:
             return self._first_of(answer)
         return answer
 
+    def take_message(self, tag: int) -> tuple[Any, ...] | None:
+        """The fields of an everyday message, if it is next, where there is a short way to them; else None."""
+        return None
+
+    @property
+    def has_stray(self) -> bool:
+        """A cancelled RECV has brought a message along."""
+        return bool(self.stray)
+
+    def next_stray(self) -> Answer | None:
+        """The first of them, if there is any."""
+        return self.stray.pop(0) if self.stray else None
+
+    def keep(self, answer: Answer) -> None:
+        """A message that was taken is the outcome of the next RECV."""
+        self.stray.insert(0, answer)
+
+    def take_unwanted(self) -> list[Answer]:
+        """Messages that cancelled RECVs have looked at, once."""
+        unwanted, self.unwanted = self.unwanted, []
+        return unwanted
+
+    def take_retired(self) -> list[int]:
+        """Segments that the bus wants back, once."""
+        retired, self.retired = self.retired, []
+        return retired
+
+    def take_drained(self) -> int:
+        """How many bytes to take from the peer's descriptor, once."""
+        n_drained, self.n_drained = self.n_drained, 0
+        return n_drained
+
     def _first_of(self, answer: Answer) -> Answer:
         """The message that arrived first: this one, or one that was kept."""
         if answer.error is None:
@@ -202,6 +252,23 @@ class Exchange:
     def failure(self) -> Bus1Error | None:
         """Why this channel is of no use any more."""
         return self._failure
+
+    @property
+    def pending(self) -> int:
+        """Bytes that have not been sent."""
+        return self.writer.pending
+
+    def receive(self, sock: socket.socket, flags: int = 0) -> int:
+        """Read once; 0 at the end of input. OSError as recvmsg."""
+        return receive(sock, self.reader, flags).size
+
+    def transmit(self, sock: socket.socket, flags: int = 0) -> None:
+        """Send what is queued; OSError as sendmsg, with the rest still queued."""
+        transmit(sock, self.writer, flags)
+
+    def drop_output(self) -> None:
+        """Nothing can be sent any more: reading finds out why."""
+        self.writer.close()
 
     def process(self) -> None:
         """Look at every frame that has arrived."""
@@ -332,6 +399,10 @@ class Exchange:
             insort(self.stray, answer, key=lambda kept: kept.arrival)
         else:
             _close(answer)
+
+
+new_exchange: Callable[[], Exchange] = Exchange if native is None else native.Exchange
+"""A new one, in the body that is in use."""
 
 
 def _close(answer: Answer) -> None:

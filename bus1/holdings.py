@@ -124,23 +124,31 @@ class Holdings:
         """How much to read from a client, ``size`` or less. OSError.
 
         QuotaExceeded if it brings descriptors, and what waits to be closed is all that the user may have."""
-        self._note_closed()
-        n = self._closing.get(uid, 0)
-        if not n or n < self._part(uid):
+        if not self._closes_too_many(uid):
             return size
         n_bytes, has_fds = foreseen(sock, size)
         if has_fds:
             self.check_closing(uid)
         return n_bytes or size
 
+    @property
+    def are_closing(self) -> bool:
+        """Somebody's descriptors take their time."""
+        self._note_closed()
+        return bool(self._closing)
+
     def check_closing(self, uid: int) -> None:
-        """QuotaExceeded if what waits to be closed is all that the user may have."""
-        n = self._closing.get(uid, 0)
-        if n and n >= (most := self._part(uid)):
+        """QuotaExceeded if what waits to be closed is all that the user may have open."""
+        if self._closes_too_many(uid):
             raise QuotaExceeded(
-                f"{n} descriptors that user {uid} has sent take their time to close, "
-                f"and it may have {most} on this bus"
+                f"{self._closing[uid]} descriptors that user {uid} has sent take their time to close, "
+                f"and it may have {self._part(uid)} on this bus"
             )
+
+    def _closes_too_many(self, uid: int) -> bool:
+        self._note_closed()
+        n = self._closing.get(uid, 0)
+        return n > 0 and n >= self._part(uid)
 
     def own(self, fds: Sequence[int], uid: int) -> None:
         """Book descriptors for their sender until ``Reactor.close_fd`` closes them."""

@@ -33,7 +33,6 @@ from .frames import RecvOption
 from .inprocess import InProcessLink
 from .nesting import Nesting
 from .received import ReceivedMessage
-from .transport import receive, transmit
 from .waiting import time_left
 
 __all__ = ["InProcessLink", "Link", "SocketLink", "default_address", "native_address"]
@@ -144,6 +143,7 @@ class SocketLink:
         self._is_read = False
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            sock.settimeout(None)  # whatever the program's default is
             sock.connect(socket_name(self._address))
             self._sock, self._client = sock, Client(self._give_back)
             self._exchange(self._client.hello())
@@ -221,7 +221,7 @@ class SocketLink:
 
     def _wait_for_reader(self, timeout: float | None) -> None:
         """Another thread reads for this one, which has the lock; it may not know of what is left to send."""
-        if not self._client.exchange.writer.pending:
+        if not self._client.exchange.pending:
             self._state.wait(timeout)
             return
         self._state.release()
@@ -235,16 +235,16 @@ class SocketLink:
 
     def _read(self, timeout: float | None) -> None:
         exchange = self._client.exchange
-        polls = exchange.writer.pending or timeout is not None
+        polls = exchange.pending or timeout is not None
         if polls:
             poll = select.poll()
-            poll.register(self._sock, select.POLLIN | (select.POLLOUT if exchange.writer.pending else 0))
+            poll.register(self._sock, select.POLLIN | (select.POLLOUT if exchange.pending else 0))
             poll.poll(None if timeout is None else math.ceil(1000 * timeout))
         flags = socket.MSG_DONTWAIT if polls else 0
         try:
-            arrival = receive(self._sock, exchange.reader, flags)
+            size = exchange.receive(self._sock, flags)
         except BlockingIOError:
-            arrival = None
+            size = -1
         except OSError as error:
             if error.errno is None:
                 raise  # not the kernel's: a signal handler's own, TimeoutError for example
@@ -252,11 +252,11 @@ class SocketLink:
                 exchange.fail()
             return
         with self._state:
-            if arrival is not None and not arrival.size:
+            if not size:
                 exchange.fail()
             exchange.process()
             self._flush()
-            n_drained, exchange.n_drained = exchange.n_drained, 0
+            n_drained = exchange.take_drained()
         if n_drained:
             with suppress(BlockingIOError):
                 self._descriptor.recv(n_drained, socket.MSG_DONTWAIT)
@@ -264,12 +264,12 @@ class SocketLink:
     def _flush(self) -> None:
         exchange = self._client.exchange
         try:
-            transmit(self._sock, exchange.writer, socket.MSG_DONTWAIT)
+            exchange.transmit(self._sock, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return  # goes on as soon as somebody waits for an answer
         except (BrokenPipeError, ConnectionResetError):
             # What the bus said before it closed is still to be read; without it, reading finds the end.
-            exchange.writer.close()
+            exchange.drop_output()
         except BaseException as error:
             # If it is a signal handler's, some may have been sent, and must not be sent twice.
             exchange.fail(BusGone(f"the request could not be sent: {error}"))
@@ -296,7 +296,7 @@ class SocketLink:
         self._mind_fork()
         if not flags & RecvFlag.SEED:
             with self._state:
-                stray = self._client.exchange.stray.pop(0) if self._client.exchange.stray else None
+                stray = self._client.exchange.next_stray()
             if stray is not None:
                 return self._message(stray)
         if not timeout:
@@ -413,7 +413,7 @@ class SocketLink:
                 self._exchange(first)
             except BaseException:
                 with self._state:
-                    client.exchange.stray.insert(0, answer)
+                    client.exchange.keep(answer)
                 raise
         with self._state:
             return client.message(answer)

@@ -108,6 +108,16 @@ class Reactor:
         del self._sources[fd]
         self._removed.add(fd)
 
+    def lend(self, source: Source) -> None:
+        """A lane of ``poller`` watches the descriptor from now on; what it reports comes to the source."""
+        self._sources[source.fileno()] = source
+
+    def take_back(self, source: Source) -> None:
+        """No lane watches it any more, and nobody does."""
+        fd = source.fileno()
+        del self._sources[fd]
+        self._removed.add(fd)
+
     # ---- stations --------------------------------------------------------------------------------
 
     def station(self, peer: int, station: Station | None) -> None:

@@ -13,7 +13,6 @@ Not here: mapping the pool (mapping), what the payload means (services).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -56,14 +55,15 @@ class ReceivedMessage:
     arrival: int = field(default=0, repr=False)
     """Its place among all answers to this holder; requests answered before had happened (``n_arrived``)."""
     is_released: bool = field(default=False, repr=False)
-    """From ``aio.Peer.messages``: a NODE_RELEASE of ``destination`` followed, and came along."""
+    """From ``aio.Peer.attend``: a NODE_RELEASE of ``destination`` followed, and came along."""
 
     def release(self) -> None:
         """Give the slice back to the bus (L-7) and close descriptors that were not taken; once.
 
         A slice that is gone already (given back by its offset, peer reset or disconnected, bus gone) is no
         error; what lies in its place by now stays."""
-        self.fds.close()
+        if self.fds:
+            self.fds.close()
         if self._give_back is not None:
             self._give_back(self)
             self._give_back = None
@@ -80,9 +80,11 @@ class ReceivedMessage:
         self._give_back = None
 
     def _end_view(self) -> None:
-        with suppress(BufferError):
-            # Somebody still reads through it: the segment stays mapped until that ends.
+        try:
             self.payload.release()
+        except BufferError:
+            # Somebody still reads through it: the segment stays mapped until that ends.
+            return
 
     def __enter__(self) -> Self:
         return self

@@ -36,7 +36,8 @@ class Shell:
 
     def environment(self, **changes: str) -> dict[str, str]:
         unwanted = (
-            "BUS1_", "DBUS_", "PYTHONUNBUFFERED", "SYSTEMD_", "LISTEN_", "NOTIFY_", "NO_COLOR", "PAGER",
+            "BUS1_ADDRESS", "DBUS_", "PYTHONUNBUFFERED", "SYSTEMD_", "LISTEN_", "NOTIFY_", "NO_COLOR",
+            "PAGER",
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         found = {"XDG_RUNTIME_DIR": str(self.folder), "LC_ALL": "C.UTF-8"}

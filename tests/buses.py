@@ -19,6 +19,8 @@ from typing import Any
 from dbus_client import BUS, PATIENCE, Client, Wire
 from witness import look
 
+import bus1
+
 BRIDGE = Path(sys.executable).parent / "bus1-bridge"
 COMMANDS = {"dbus-daemon": "dbus-daemon", "bus1-bridge": str(BRIDGE)}
 
@@ -141,6 +143,13 @@ def check_who_listens(bus: Bus) -> None:
     command = str(shutil.which("dbus-daemon")) if bus.is_reference else sys.executable
     assert (process.pid, process.uid, process.executable) == (bus.pid, os.getuid(), os.path.realpath(command))
     assert COMMANDS[bus.kind] in process.arguments
+    if not bus.is_reference:
+        assert has_native_body(bus.pid) == bus1.__accelerated__
+
+
+def has_native_body(pid: int) -> bool:
+    """What a process uses: the body that was meant for the tests, or the other one."""
+    return "/bus1/_native." in Path(f"/proc/{pid}/maps").read_text()
 
 
 def stop_bus(bus: Bus) -> None:

@@ -7,11 +7,12 @@ a command of that Core, after which whoever turned readable is woken. Descriptor
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 import anyio
+from anyio.lowlevel import checkpoint
 from bus1_services.connection import Connection, attach
 from bus1_services.handle import Handle
 from core_bus import Core
@@ -56,6 +57,7 @@ class CorePeer:
     """One peer; every method is one command."""
 
     has_unsent = False
+    exchange = None
 
     def __init__(self, bus: CoreBus) -> None:
         self.bus = bus
@@ -165,9 +167,13 @@ class CorePeer:
                 await self.hold.wait()
             return received
 
-    async def messages(self) -> AsyncGenerator[ReceivedMessage, None]:
+    async def attend(
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], swift: None
+    ) -> None:
         while True:
-            yield await self.recv()
+            if hear(await self.recv()):
+                await checkpoint()
+            rest()
 
     def release_soon(self, handle: int) -> None:
         if not self.is_gone:

@@ -175,7 +175,8 @@ def run_desktop(kind: str, folder: Path) -> Iterator[Desktop]:
 
 def _environment(folder: Path, screen: Screen) -> dict[str, str]:
     home = f"{folder}/home"
-    kept = {name: os.environ[name] for name in ("PATH", "USER", "LOGNAME") if name in os.environ}
+    names = ("PATH", "USER", "LOGNAME", "BUS1_ACCEL")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return kept | {
         _MARKER: str(folder), "DISPLAY": screen.display, "HOME": home, "LC_ALL": "C.UTF-8", "TZ": "UTC",
         "XDG_CONFIG_HOME": f"{home}/.config", "XDG_CACHE_HOME": f"{home}/.cache",

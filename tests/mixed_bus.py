@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
-from bus1_bridge import wire
+from bus1_bridge import codec, wire
 from bus1_bridge.capabilities import GrantedPaths
 from bus1_bridge.gateway import Gateway
-from bus1_bridge.match import MatchIndex, parse
+from bus1_bridge.match import parse
 from bus1_bridge.names import Change, NameTable
+from bus1_bridge.switch.choice import MatchIndex, ReplyTable
 from bus1_bridge.switch.connection import Incoming
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.effects import CloseDescriptors
 from bus1_bridge.switch.flow import OVERHEAD, hosted_limits, user_limits
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.switch.replies import ReplyTable
 from bus1_bridge.switch.tables import LegacyParty, NativeParty, Tables
-from bus1_bridge.walk import ANY_FD, BodyCheck
+from bus1_bridge.walk import ANY_FD
 from bus1_services import call, seed
 from bus1_services.call import Envelope, Kind
 from bus1_services.seed import SeedDocument
@@ -331,11 +331,11 @@ class Legacy:
         self._serial += 1
         serial = serial or self._serial
         body = wire.marshal(signature, *values) if body is None else body
-        message = wire.build(
+        message = codec.build(
             type, serial=serial, body_length=len(body), signature=signature, sender=self.unique,
             unix_fds=len(fds), **fields,
         ) + body
-        header = wire.parse(message)
+        header = codec.parse(message)
         if header.destination is None:
             self._broadcast(header, message, fds)
         else:
@@ -347,7 +347,7 @@ class Legacy:
         """As the connection hands it on."""
         granted = GrantedPaths(self.party)
         incoming = Incoming(message, header, tuple(fds), None, granted)
-        check = BodyCheck(header.signature, incoming.body, header.endian, ANY_FD, granted)
+        check = codec.BodyCheck(header.signature, incoming.body, header.endian, ANY_FD, granted)
         assert check.step(1 << 62)
         return incoming
 
@@ -404,9 +404,9 @@ class Legacy:
 
 
 def read_legacy(data: bytes, fds: tuple[int, ...] = ()) -> LegacyMessage:
-    header = wire.parse(data)
+    header = codec.parse(data)
     assert header.unix_fds == len(fds)
-    assert wire.frame_length(data) == len(data)
+    assert codec.frame_length(data) == len(data)
     return LegacyMessage(header, data[header.header_length :], fds)
 
 

@@ -71,7 +71,7 @@ class Shell:
         home.mkdir()
         work.mkdir()
         (home / "bus1").symlink_to(ROOT)
-        unwanted = ("BUS1_", "DBUS_", "LISTEN_", "NOTIFY_", "PYTEST_", "SYSTEMD_", "XDG_")
+        unwanted = ("BUS1_ADDRESS", "DBUS_", "LISTEN_", "NOTIFY_", "PYTEST_", "SYSTEMD_", "XDG_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         environment = {
             **kept, "HOME": str(home), "LC_ALL": "C.UTF-8", "NO_COLOR": "1", "COLUMNS": "120",

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bus1_bridge import wire
+from bus1_bridge import codec, wire
 from bus1_bridge.gateway import Gateway
-from bus1_bridge.match import MatchIndex
 from bus1_bridge.names import NameTable
 from bus1_bridge.switch.api import Answer
+from bus1_bridge.switch.choice import MatchIndex, ReplyTable
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.effects import (
     Close,
@@ -25,7 +25,6 @@ from bus1_bridge.switch.effects import (
 )
 from bus1_bridge.switch.flow import user_limits
 from bus1_bridge.switch.limits import BusLimits
-from bus1_bridge.switch.replies import ReplyTable
 from bus1_bridge.switch.router import Router
 from bus1_bridge.switch.tables import Tables
 from core_bus import Core
@@ -48,7 +47,7 @@ def message(
 ) -> bytes:
     """One whole message; ``body`` instead of values is taken as it is."""
     content = wire.marshal(signature, *values) if body is None else body
-    return wire.build(type, serial=serial, signature=signature, body_length=len(content), **fields) + content
+    return codec.build(type, serial=serial, signature=signature, body_length=len(content), **fields) + content
 
 
 @dataclass(slots=True)
@@ -77,7 +76,7 @@ class Got:
 
 
 def read_message(data: Buffer, fds: tuple[int, ...] = ()) -> Got:
-    header = wire.parse(data)
+    header = codec.parse(data)
     return Got(
         header.type, header.serial, header.sender, header.destination, header.path, header.interface,
         header.member, header.error_name, header.reply_serial, header.flags, header.signature, len(data), fds,

@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,15 @@ from bus1.errors import (
 from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
+from bus1.received import ReceivedMessage
 
 MIB = 1 << 20
 Test = Callable[[aio.Peer, aio.Peer, int], Coroutine[Any, Any, None]]
 Run = Callable[[Test], None]
+
+
+class EnoughError(Exception):
+    """Ends what would go on for ever."""
 
 
 @pytest.fixture(scope="module")
@@ -357,14 +361,18 @@ def test_what_a_corked_peer_posts_leaves_with_its_next_request(run: Run) -> None
 def test_all_messages_are_received_in_order_and_none_is_lost_when_that_ends(run: Run) -> None:
     async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
         found = list[bytes]()
-        async with aclosing(q.messages(ahead=4)) as messages:
-            for number in range(10):
-                await p.send([to_q], b"%d" % number)
-            async for message in messages:
-                with message:
-                    found.append(bytes(message.payload))
-                if len(found) == 6:
-                    break
+
+        def hear(message: ReceivedMessage) -> bool:
+            with message:
+                found.append(bytes(message.payload))
+            if len(found) == 6:
+                raise EnoughError
+            return False
+
+        for number in range(10):
+            await p.send([to_q], b"%d" % number)
+        with pytest.raises(EnoughError):
+            await q.attend(hear, lambda: None, ahead=4)
         await p.send([to_q], b"10")
         while len(found) < 11:
             found.append(await payload_of(q))
@@ -379,19 +387,21 @@ def test_what_is_left_behind_by_the_last_message_to_a_node_comes_along(run: Run)
     async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
         seen = list[tuple[object, ...]]()
         again = await q.transfer(0x20, p)
-        async with aclosing(q.messages()) as messages:
-            assert p.post_last(to_q, [b"reply"], (), lambda error: None)
-            assert p.post([again], [b"other"], (), lambda error: None)
-            p.release_soon(again)
-            async for message in messages:
-                seen.append((message.type, message.destination, bytes(message.payload), message.is_released))
-                if message.type is MessageType.NODE_RELEASE or len(seen) == 2:
-                    break
-            last = await anext(messages) if not seen[-1][3] else None
+
+        def hear(message: ReceivedMessage) -> bool:
+            seen.append((message.type, message.destination, bytes(message.payload), message.is_released))
+            if (message.is_released and message.destination == 0x20) or len(seen) == 3:
+                raise EnoughError
+            return False
+
+        assert p.post_last(to_q, [b"reply"], (), lambda error: None)
+        assert p.post([again], [b"other"], (), lambda error: None)
+        p.release_soon(again)
+        with pytest.raises(EnoughError):
+            await q.attend(hear, lambda: None)
         assert seen[0] == (MessageType.DATA, 0x10, b"reply", True)
         assert seen[1][:3] == (MessageType.DATA, 0x20, b"other")
-        if last is not None:
-            assert (last.type, last.destination) == (MessageType.NODE_RELEASE, 0x20)
+        assert seen[1][3] or seen[2][:2] == (MessageType.NODE_RELEASE, 0x20)
 
     run(test)
 
@@ -400,11 +410,13 @@ def test_a_task_that_receives_all_messages_is_cancelled_without_loss(run: Run) -
     async def test(p: aio.Peer, q: aio.Peer, to_q: int) -> None:
         found = list[bytes]()
 
+        def hear(message: ReceivedMessage) -> bool:
+            with message:
+                found.append(bytes(message.payload))
+            return False
+
         async def take() -> None:
-            async with aclosing(q.messages()) as messages:
-                async for message in messages:
-                    with message:
-                        found.append(bytes(message.payload))
+            await q.attend(hear, lambda: None)
 
         for start in (0, 40, 80):
             async with anyio.create_task_group() as tasks:

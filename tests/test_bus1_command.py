@@ -38,7 +38,10 @@ from bus1.verbs.records import Document, quota
 from bus1.verbs.verb import GROUP, Failure
 
 PAGE = Path(__file__).parent.parent / "docs" / "bus1.1.rst"
-VERBS = ["broker", "compare", "install", "migrate", "new", "peers", "quota", "sandbox", "tree", "uninstall"]
+VERBS = [
+    "broker", "compare", "doctor", "install", "migrate", "new", "peers", "quota", "sandbox", "tree",
+    "uninstall",
+]
 LOOKING = ["peers", "quota", "tree"]
 ME = pwd.getpwuid(os.getuid()).pw_name
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bus1_bridge.walk import ANY_FD, check_body
-from bus1_bridge.wire import frame_length, parse
+from bus1_bridge.codec import check_body, frame_length, parse
+from bus1_bridge.walk import ANY_FD
 from buses import Bus
 
 from bus1.errors import RemoteProtocolError

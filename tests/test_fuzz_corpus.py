@@ -6,7 +6,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,23 @@ from bus1.frames import MAX_FRAME, REQUESTS, RESULTS, VERSION, Event, Operation,
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # fuzz is not installed
 
-from fuzz import frames_target, seeds, server_target  # noqa: E402
+from fuzz import codec_target, frames_target, seeds, server_target, twins_target  # noqa: E402
 from fuzz.program import Program  # noqa: E402
 
-TARGETS = {"frames": frames_target.one_input, "server": server_target.one_input}
+TARGETS = {
+    "frames": frames_target.one_input, "server": server_target.one_input, "codec": codec_target.one_input,
+    "twins": twins_target.one_input,
+}
 CORPUS = ROOT / "fuzz" / "corpus"
 CHUNKS = 8
 """Inputs are run by the chunk: hundreds of tests would say no more."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def twin_buses() -> Iterator[None]:
+    """Those that ``twins`` leaves running for the next input."""
+    yield
+    twins_target.close()
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

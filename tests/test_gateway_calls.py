@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bus1_bridge import wire
+from bus1_bridge import codec, wire
 from bus1_bridge.gateway import CALLEE_SILENT
 from bus1_bridge.switch.departure import GONE
 from bus1_bridge.switch.limits import BusLimits
@@ -621,7 +621,7 @@ def oracle_body(endian: str) -> bytes:
         destination="a.b", path="/", interface="a.b", member="C", signature=EVERY_TYPE, body=VALUES, serial=1
     )
     data = bytes(message._marshall(False))
-    body = data[wire.parse(data).header_length :]
+    body = data[codec.parse(data).header_length :]
     return body if endian == "l" else swapped(EVERY_TYPE, body)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from bus1_bridge import wire
+from bus1_bridge import codec, wire
 from bus1_bridge.switch.tables import LegacyParty, NativeParty
 from bus1_services import seed
 from bus1_services.call import Kind
@@ -188,8 +188,8 @@ def check(bus: MixedBus) -> None:
         for entry in bus.core.ahead(party.peer, 1000):
             if entry.type is MessageType.DATA:
                 data = b"".join(entry.parts)
-                header = wire.parse(data)
-                assert entry.destination == 0 and wire.frame_length(data) == len(data)
+                header = codec.parse(data)
+                assert entry.destination == 0 and codec.frame_length(data) == len(data)
                 assert header.serial and (header.destination in (None, party.unique))
         bus.check_references(party)
         pending = sum(len(note.grants) for note in party.notes.values())

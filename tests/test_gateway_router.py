@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from bus1_bridge import wire
+from bus1_bridge import codec, wire
 from bus1_bridge.switch.limits import BYTES_PER_TURN
 from bus1_bridge.switch.router import Router
 from bus1_bridge.switch.tables import LegacyParty
-from bus1_bridge.walk import BodyCheck
 from bus1_services.call import Kind
 from mixed_bus import DRIVER, ERROR, UID, LegacyMessage, MixedBus, Native, pack, read_legacy
 from pure_switch import resume
@@ -42,7 +42,7 @@ class Wire:
     ) -> bytes:
         self.serial += 1
         body = wire.marshal(signature, *values) if body is None else body
-        header = wire.build(
+        header = codec.build(
             type, serial=self.serial, body_length=len(body), signature=signature, **fields  # type: ignore[arg-type]
         )
         return header + body
@@ -77,7 +77,7 @@ class Wire:
         while piece := self.take(37):
             self.input += piece
         found = []
-        while (length := wire.frame_length(self.input)) is not None and length <= len(self.input):
+        while (length := codec.frame_length(self.input)) is not None and length <= len(self.input):
             found.append(read_legacy(self.input[:length]))
             self.input = self.input[length:]
         return found
@@ -246,13 +246,16 @@ def hold(service: Native, client: Wire) -> None:
 def budgets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What each step of a check of a body may cost."""
     found: list[int] = []
-    step = BodyCheck.step
 
-    def recorded(check: BodyCheck, budget: int) -> bool:
-        found.append(budget)
-        return step(check, budget)
+    class Recorded:
+        def __init__(self, *of: Any) -> None:
+            self._check = codec.BodyCheck(*of)
 
-    monkeypatch.setattr(BodyCheck, "step", recorded)
+        def step(self, budget: int) -> bool:
+            found.append(budget)
+            return self._check.step(budget)
+
+    monkeypatch.setattr("bus1_bridge.switch.connection.BodyCheck", Recorded)
     return found
 
 

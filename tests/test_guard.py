@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from bus1_bridge import wire
+from bus1_bridge import codec
 from bus1_bridge.policy import Policy
 from bus1_bridge.sasl import ANONYMOUS, AuthRules
 from bus1_bridge.switch.effects import Refusal, Start
@@ -218,7 +218,7 @@ def test_a_flood_of_refusals_is_one_record_with_a_count(bus: PureSwitch) -> None
     configure(bus, OPEN, '<deny send_path="/x"/>')
     sender, reader = bus.client(), bus.client()
     data = b"".join(
-        wire.build(CALL, serial=1000 + n, path="/x", member=f"M{n}", destination=reader.name)
+        codec.build(CALL, serial=1000 + n, path="/x", member=f"M{n}", destination=reader.name)
         for n in range(20)
     )
     sender.say(data)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from bus1_bridge.match import (
     ArgumentMatch,
-    MatchIndex,
     MatchInput,
     MatchRule,
     MatchRuleInvalid,
     MatchRuleTooLong,
     parse,
 )
+from bus1_bridge.switch.choice import MatchIndex
 from bus1_bridge.walk import arguments
 from bus1_services.types import ObjectPath
 from buses import Bus

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from bus1_bridge import wire
+from bus1_bridge import codec
 from bus1_bridge.policy import Fields
 from bus1_bridge.switch.effects import Refusal
 from bus1_bridge.switch.flow import PAIR_MARK, READER_MARK
@@ -165,7 +165,7 @@ def test_a_flood_of_refusals_makes_few_lines_with_the_right_counts(bridge: Daemo
     n = 3000
     with Client(path_of(address)) as sender, Client(path_of(address)) as reader:
         data = b"".join(
-            wire.build(
+            codec.build(
                 CALL, serial=1000 + i, path="/x", interface="x.Forbidden", member=f"M{i}",
                 destination=reader.name, flags=NO_REPLY_EXPECTED,
             )

@@ -152,7 +152,7 @@ def test_a_body_is_checked_where_a_method_takes_it_and_only_once(
     """A wrong signature is refused unread, and Publish reads its document by itself."""
     walked: list[str] = []
     monkeypatch.setattr(
-        "bus1_bridge.busobject.walk.check_body", lambda signature, *_: walked.append(signature)
+        "bus1_bridge.codec.check_body", lambda signature, *_: walked.append(signature)
     )
     native = bus.native()
     assert error_of(native.ask("Resolve", "as", ["x"] * 1000)) == "InvalidArgs"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bus1_bridge.switch.replies import ReplyTable
+from bus1_bridge.switch.choice import ReplyTable
 from buses import Bus
 from hypothesis import given
 from hypothesis import strategies as st

@@ -47,12 +47,11 @@ def outcome(fault: Fault, directory: Path, timeout: float = 300) -> subprocess.C
     broken = directory / fault.file
     broken.write_text(broken.read_text().replace(fault.old, fault.new))
     plugins = ["-p", "no:cacheprovider", "-p", "the_copy_is_imported"]
+    changes = {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "BUS1_ACCEL": "python"}
     tests = [str(clauses.ROOT / test) for test in killers(fault)]
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", *plugins, *tests], cwd=directory,
-        env=os.environ | {
-            "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1", "BUS1_ACCEL": "python",
-        },
+        env=os.environ | changes,
         capture_output=True, text=True, timeout=timeout,
     )
 

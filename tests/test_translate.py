@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from bus1_bridge import wire
+from bus1_bridge import codec, wire
 from bus1_bridge.translate import Address, NativeCheck, NativeMessage, checked_message, to_envelope, to_header
 from bus1_services import call
 from bus1_services.call import Kind
@@ -60,13 +60,13 @@ def test_there_and_back_keeps_kind_flags_byte_order_names_and_signature(
     body = b"\0\0\0\0\0"
     named = type in (wire.CALL, wire.SIGNAL)
     interface = "org.example.Thing" if type == wire.SIGNAL or (named and has_interface) else None
-    original = wire.build(
+    original = codec.build(
         type, endian=endian, flags=flags, serial=serial, body_length=len(body), signature="s",
         path="/a" if named else None, interface=interface, member="Frob" if named else None,
         error_name="a.b" if type == wire.ERROR else None, reply_serial=0 if named else 3, sender=":1.1",
         destination=":1.2",
     )
-    envelope = to_envelope(wire.parse(original), serial=serial)
+    envelope = to_envelope(codec.parse(original), serial=serial)
     message = read_native([envelope, body], 0)
     assert message.envelope.serial == serial
     again = to_header(message, Address(
@@ -136,8 +136,8 @@ def test_a_message_whose_body_was_checked_is_read_as_one_that_is_checked() -> No
 
 
 def test_an_envelope_of_an_answer_drops_what_dbus_allows_beside_it() -> None:
-    odd = wire.build(
+    odd = codec.build(
         wire.RETURN, serial=1, reply_serial=2, interface="a.b", member="C", path="/x", sender=":1.1"
     )
-    envelope, _ = call.decode(to_envelope(wire.parse(odd)))
+    envelope, _ = call.decode(to_envelope(codec.parse(odd)))
     assert (envelope.kind, envelope.interface, envelope.member) == (Kind.RETURN, "", "")

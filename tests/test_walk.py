@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import vectors
-from bus1_bridge.walk import ANY_FD, CHUNK, VALUE_COST, BodyCheck, arguments, check_body
+from bus1_bridge.codec import BodyCheck, arguments, check_body
+from bus1_bridge.walk import ANY_FD, CHUNK, VALUE_COST
 from bus1_services.types import ObjectPath, Type, parse
 from dbus_client import marshal
 from dbus_fast import Message, MessageType

@@ -29,7 +29,7 @@ from bus1_services.types import is_bus_name, is_error_name
 
 from bus1.core.api import Parcel
 
-from . import hosted, wire
+from . import codec, hosted, wire
 from .driver.errors import DriverError
 from .driver.method import Ticket, refuse, reply
 from .driver.services import ACTIVATOR
@@ -403,7 +403,7 @@ class Activation:
 
 
 def _written(said: Said, destination: str, serial: int = 1) -> bytes:
-    return wire.build(
+    return codec.build(
         said.type, flags=NO_REPLY_EXPECTED, serial=serial, path=said.path, interface=said.interface,
         member=said.member, destination=destination, sender=DRIVER_NAME, signature=said.signature,
         body_length=len(said.body),

@@ -21,7 +21,7 @@ from bus1_services.call import Envelope, Kind
 from bus1.core.api import HANDLE_INVALID, Buffer
 from bus1.errors import Overloaded, RemoteProtocolError
 
-from . import walk, wire
+from . import codec, wire
 from .switch.tables import LegacyParty, NativeParty
 
 BODY_MAX = 4 << 20
@@ -153,7 +153,7 @@ def _carry_out(
         return Failure("InvalidArgs", f"{envelope.member} takes {method.n_handles} handles"), ""
     values: tuple[Any, ...] = ()
     if not method.reads_body:
-        walk.check_body(envelope.signature, body, envelope.endian, 0)
+        codec.check_body(envelope.signature, body, envelope.endian, 0)
         values = wire.unmarshal(envelope.signature, body, envelope.endian)
     try:
         called = Call(caller, envelope, body, values, handles, subject, reply)

@@ -217,6 +217,7 @@ def _run(arguments: Arguments) -> int:
         return _answer(question)
     options = _options(arguments)
     # only now: what has nothing to serve should be quick
+    from bus1.acceleration import NoSuchBody, settle
     from bus1.listening import AddressError
 
     from .busconfig import ConfigError
@@ -224,8 +225,9 @@ def _run(arguments: Arguments) -> int:
     from .process import run
 
     try:
+        settle()
         return run(options)
-    except (StartError, AddressError, ConfigError, OSError) as error:
+    except (NoSuchBody, StartError, AddressError, ConfigError, OSError) as error:
         raise UsageError(f"Failed to start message bus: {error}") from error
 
 

@@ -12,6 +12,7 @@ Not here: flags (cli), addresses (listening), the process around it (process), e
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
@@ -29,7 +30,6 @@ from bus1.systemd import notify, notify_reload
 from .activator import Activator
 from .busconfig import ConfigError
 from .gateway import Gateway
-from .match import MatchIndex
 from .names import NameTable
 from .process import PROGRAM, Launch
 from .sasl import COOKIE, EXTERNAL_ONLY, MECHANISMS, AuthRules
@@ -48,13 +48,13 @@ from .switch.api import (
     Watch,
     WatchSignals,
 )
+from .switch.choice import MatchIndex, ReplyTable
 from .switch.delivery import Delivery
 from .switch.effects import Line, Refusal, Reload
 from .switch.flow import user_limits
 from .switch.headroom import shortage
 from .switch.limits import BusLimits
 from .switch.loop import PythonSwitch
-from .switch.replies import ReplyTable
 from .switch.router import Router
 from .switch.tables import Tables
 
@@ -129,6 +129,8 @@ class Daemon:
         """Serve until told to stop."""
         notify("READY=1")
         self._switch.apply(self._activator.settings())
+        # what is there now stays: the garbage collector need not look at it while clients wait
+        gc.freeze()
         while self._turn():
             pass
         notify("STOPPING=1")

@@ -39,7 +39,7 @@ from bus1.errors import Disconnected, NodeDestroyed, Overloaded, QuotaExceeded, 
 from bus1.label import Label
 from bus1.unfinished import Unfinished
 
-from . import capabilities, hosted, subscriptions, wire
+from . import capabilities, codec, hosted, subscriptions, wire
 from .arrival import arrive
 from .driver.errors import DriverError
 from .entrance import Entrance
@@ -440,7 +440,7 @@ class Gateway:
     def _no_reply(self, reader: LegacyParty, reply: Reply) -> bytes:
         text = CALLEE_SILENT if reply.callee in self._tables.unique else GONE
         body = wire.marshal("s", text)
-        message = wire.build(
+        message = codec.build(
             wire.ERROR, flags=CallFlag.NO_REPLY_EXPECTED, serial=hosted.next_serial(reader),
             body_length=len(body), error_name=NO_REPLY, reply_serial=reply.serial,
             destination=reader.unique, sender=wire.DRIVER_NAME, signature="s",

@@ -37,7 +37,7 @@ from bus1.errors import (
     Rejected,
 )
 
-from . import capabilities, hosted, wire
+from . import capabilities, codec, hosted, wire
 from .policy import Fields
 from .registry import SIGNALS_INTERFACE, Registry
 from .switch import flow
@@ -276,7 +276,7 @@ class Outbound:
         serial, sender.next_serial = sender.next_serial, hosted.following(sender.next_serial)
         plain = to_header(self._message, Address(sender.unique, serial, path=path), with_fds=True)
         self._speaks = True
-        header, guard = wire.parse(plain), self._delivery.guard
+        header, guard = codec.parse(plain), self._delivery.guard
         for reader in self._delivery.receivers(sender, header, self._message.body):
             if self._message.n_fds and not reader.takes_fds:
                 continue
@@ -348,7 +348,7 @@ class Outbound:
             return
         sender = self._sender.unique if self._sender else wire.DRIVER_NAME
         address = Address(sender, 1, reader.unique, path, reply_serial)
-        header = wire.parse(to_header(self._message, address, with_fds=True))
+        header = codec.parse(to_header(self._message, address, with_fds=True))
         refusal = guard.refusal(self._sender, reader, header, requested=bool(reply_serial))
         if refusal is not None:
             raise Denied(refusal)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bus1.core.api import Parcel
 
-from . import hosted, published, wire
+from . import codec, hosted, published, wire
 from .policy import Fields
 from .switch.connection import Incoming
 from .switch.delivery import Delivery
@@ -66,7 +66,7 @@ class StandardInterfaces:
         ):
             return
         body = wire.marshal(signature, *values)
-        head = wire.build(
+        head = codec.build(
             wire.RETURN, flags=NO_REPLY_EXPECTED, serial=hosted.next_serial(to), body_length=len(body),
             reply_serial=header.serial, destination=to.unique, sender=callee.unique, signature=signature,
         )

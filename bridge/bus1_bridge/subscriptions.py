@@ -36,6 +36,8 @@ def subscribe(party: LegacyParty, topic: Topic, handle: int, node: NodeRef) -> b
     if sum(map(len, party.subscriptions.values())) >= SUBSCRIBERS_MAX:
         raise QuotaExceeded(f"{party.unique} has {SUBSCRIBERS_MAX} subscribers")
     party.subscriptions.setdefault(topic, {})[handle] = node
+    if party.express is not None:
+        party.express.lane.set_followers(party.peer, True)
     hosted.hold(party, handle, topic)
     return True
 
@@ -46,6 +48,8 @@ def ended(core: CoreApi, party: LegacyParty, topic: Topic, handle: int) -> None:
     del subscribers[handle]
     if not subscribers:
         del party.subscriptions[topic]
+        if party.express is not None:
+            party.express.lane.set_followers(party.peer, bool(party.subscriptions))
     node = party.derived.get(topic[0])
     if node is not None and not has_any(party, topic[0]):
         hosted.touch(core, party, node)

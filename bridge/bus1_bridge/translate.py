@@ -24,8 +24,8 @@ from bus1_services.call import Envelope, Kind
 from bus1.core.api import Buffer
 from bus1.errors import InvalidArgument, RemoteProtocolError, TooLarge
 
-from . import wire
-from .walk import BodyCheck
+from . import codec, wire
+from .codec import BodyCheck
 
 
 class Address(NamedTuple):
@@ -107,7 +107,7 @@ def to_header(message: NativeMessage, address: Address, *, with_fds: bool) -> by
     """The D-Bus header for a native message; TooLarge beyond 128 MiB."""
     envelope = message.envelope
     is_error = envelope.kind is Kind.ERROR
-    header = wire.build(
+    header = codec.build(
         int(envelope.kind),
         endian=envelope.endian,
         flags=envelope.flags,

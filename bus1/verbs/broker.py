@@ -71,6 +71,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
 
 
 def _run(arguments: Namespace) -> int:
+    from ..acceleration import settle
     from ..listening import AddressError
     from ..process import Printing, live, prepare, printing_descriptor
 
@@ -81,6 +82,7 @@ def _run(arguments: Namespace) -> int:
         ))
     except ValueError as error:
         raise UsageError(str(error)) from error
+    settle()
     prepare()
     try:
         sockets = _sockets(arguments.address)

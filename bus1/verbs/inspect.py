@@ -17,6 +17,7 @@ from .verb import Command, Failure, add_bus_arguments, address_of
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from collections.abc import Callable
 
     from ..client import Client, Request
     from .records import Document
@@ -28,47 +29,67 @@ PATIENCE = 25.0
 def fetch(address: str) -> Document:
     """The document of the bus at ``address``."""
     import json
-    import socket
 
-    from ..addresses import socket_name
     from ..client import Client
-    from ..errors import BusGone
     from ..frames import SNAPSHOT_FORMAT
     from .records import Document
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(PATIENCE)
-        try:
-            sock.connect(socket_name(address))
-        except (OSError, ValueError) as error:
-            raise BusGone(f"no bus at {address}: {getattr(error, 'strerror', None) or error}") from error
-        client = Client(lambda message: None)
-        try:
-            _ask(sock, client, client.hello())
-            data = json.loads(_ask(sock, client, client.snapshot()))
-        except TimeoutError as error:
-            raise Failure(f"the bus at {address} does not answer") from error
-        except ValueError as error:
-            raise Failure(f"the bus at {address} sent no JSON: {error}") from error
-        finally:
-            client.close()
+    text = _converse(address, Client.hello, Client.snapshot)
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise Failure(f"the bus at {address} sent no JSON: {error}") from error
     if not isinstance(data, dict) or data.get("format") != SNAPSHOT_FORMAT:
         raise Failure(f"the bus at {address} sent a document of another format")
     return Document(data)
 
 
-def _ask(sock: Any, client: Client, request: Request[Any]) -> Any:
-    from contextlib import suppress
+def greet(address: str, patience: float) -> None:
+    """Say hello to the bus at ``address``: Failure or Bus1Error if it does not answer so."""
+    from ..client import Client
 
-    from ..transport import receive, transmit
+    _converse(address, Client.hello, patience=patience)
+
+
+def _converse(
+    address: str, *operations: Callable[[Client], Request[Any]], patience: float | None = None
+) -> Any:
+    import socket
+
+    from ..addresses import socket_name
+    from ..client import Client
+    from ..errors import BusGone
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE if patience is None else patience)
+        try:
+            sock.connect(socket_name(address))
+        except (OSError, ValueError) as error:
+            raise BusGone(f"no bus at {address}: {getattr(error, 'strerror', None) or error}") from error
+        client, answer = Client(lambda message: None), None
+        try:
+            for operation in operations:
+                answer = _ask(sock, client, operation(client))
+        except TimeoutError as error:
+            raise Failure(f"the bus at {address} does not answer") from error
+        finally:
+            client.close()
+    return answer
+
+
+def _ask(sock: Any, client: Client, request: Request[Any]) -> Any:
+    import select
+    from contextlib import suppress
 
     exchange, tag = client.exchange, client.start(request)
     # what the bus said before it closed is still to be read
     with suppress(BrokenPipeError, ConnectionResetError):
-        transmit(sock, exchange.writer)
+        exchange.transmit(sock)
     while (answer := exchange.take(tag)) is None:
+        if not select.select([sock], [], [], PATIENCE)[0]:
+            raise TimeoutError
         try:
-            size = receive(sock, exchange.reader).size
+            size = exchange.receive(sock)
         except ConnectionResetError:
             size = 0
         if not size:

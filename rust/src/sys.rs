@@ -41,6 +41,34 @@ pub fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
+/// Nobody can make closing this descriptor wait: it is a pipe, a memory file, or stands for a path alone.
+pub fn closes_at_once(fd: RawFd) -> bool {
+    // SAFETY: these commands take no pointers; for a number that is no descriptor they fail.
+    unsafe {
+        let flags = libc::fcntl(fd, libc::F_GETFL);
+        (flags >= 0 && flags & libc::O_PATH != 0)
+            || libc::fcntl(fd, libc::F_GETPIPE_SZ) >= 0
+            || libc::fcntl(fd, libc::F_GET_SEALS) >= 0
+    }
+}
+
+/// How many descriptors this process may have; None: no limit.
+pub fn descriptors_max() -> Option<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid rlimit for the kernel to fill.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Makes the owner of a descriptor that nobody else closes.
+pub fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller says that the number is an open descriptor, and gives it up.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// One epoll instance.
 pub struct Epoll {
     fd: OwnedFd,
@@ -130,6 +158,17 @@ pub fn receive(
     most: usize,
     fds: &mut Vec<RawFd>,
 ) -> io::Result<Received> {
+    receive_with(fd, buffer, most, fds, libc::MSG_DONTWAIT)
+}
+
+/// The same with other flags: with 0 it waits, if the socket does.
+pub fn receive_with(
+    fd: RawFd,
+    buffer: &mut Vec<u8>,
+    most: usize,
+    fds: &mut Vec<RawFd>,
+    flags: c_int,
+) -> io::Result<Received> {
     let spare = buffer.spare_capacity_mut();
     let most = most.min(spare.len());
     let mut part = libc::iovec {
@@ -145,13 +184,7 @@ pub fn receive(
     message.msg_controllen = mem::size_of_val(&control);
     // SAFETY: the vector covers `most` writable bytes of `buffer`, the control buffer is aligned and of the length
     // that is told; both live through the call.
-    let n = unsafe {
-        libc::recvmsg(
-            fd,
-            &mut message,
-            libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC,
-        )
-    };
+    let n = unsafe { libc::recvmsg(fd, &mut message, flags | libc::MSG_CMSG_CLOEXEC) };
     let n_bytes = checked(n)?;
     // SAFETY: the kernel has written `n_bytes` <= `most` bytes behind the length of `buffer`.
     unsafe { buffer.set_len(buffer.len() + n_bytes) };
@@ -355,4 +388,25 @@ impl Drop for SealedFile {
         // SAFETY: the mapping is ours, of this size, and nothing refers to it any more.
         unsafe { libc::munmap(self.start.cast(), self.size) };
     }
+}
+
+/// Does something with the bytes of a Python buffer, which must not run Python code; None if they do not lie
+/// in a row.
+#[cfg(feature = "python")]
+pub(crate) fn with_buffer<R>(
+    _attached: pyo3::Python<'_>,
+    buffer: &pyo3::buffer::PyBuffer<u8>,
+    action: impl FnOnce(&[u8]) -> R,
+) -> Option<R> {
+    if !buffer.is_c_contiguous() {
+        return None;
+    }
+    if buffer.len_bytes() == 0 {
+        return Some(action(&[]));
+    }
+    // SAFETY: the buffer is held, contiguous and not empty, so pointer and length describe memory that lives as
+    // long as `buffer`. It is written by Python code alone; this thread is attached and `action` runs none.
+    Some(action(unsafe {
+        std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
+    }))
 }

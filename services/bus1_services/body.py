@@ -9,6 +9,9 @@ Reading: own code. A native sender's body has been checked by nobody, and dbus_f
 bodies that a bus has checked: a wrong length makes it read outside the buffer. Here every step stays
 inside, and all that D-Bus asks of a body is checked on the way, in both byte orders.
 
+What the native body has a codec for it does: everyday values, and bodies that are right. Everything else, and
+every complaint, is the business of what is here.
+
 Python's types: ``y n q i u x t`` int, ``b`` bool, ``d`` float, ``s g`` str, ``o`` ObjectPath or Reference,
 ``h`` a descriptor's owner, ``ay`` bytes, other arrays list, ``a{..}`` dict, structs tuple, ``v`` Variant.
 
@@ -31,6 +34,7 @@ from dbus_fast import Variant as _WireVariant
 from dbus_fast._private.marshaller import Marshaller
 from dbus_fast.errors import DBusFastError, InternalError
 
+from bus1.acceleration import native
 from bus1.core.api import Buffer
 from bus1.errors import InvalidArgument, RemoteProtocolError
 
@@ -64,7 +68,7 @@ class Reference(ObjectPath):
         return str.__str__(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Encoded:
     """A body; ``grants`` are (ordinal of the path, what ``grant`` gave), ``fds`` the descriptors."""
 
@@ -75,6 +79,8 @@ class Encoded:
 
 def encode(signature: str, values: Sequence[Any], grant: Grant = lambda _: None) -> Encoded:
     """The body of ``values``, little-endian; InvalidArgument if they do not fit ``signature``."""
+    if _native is not None and (quick := _native.encode(signature, values)) is not None:
+        return Encoded(quick)
     try:
         types = parse(signature)
         if len(types) != len(values):
@@ -96,6 +102,10 @@ def decode(
     handles: Sequence[Any] = (), fds: Sequence[Any] = (),
 ) -> list[Any]:
     """The values of a whole body; RemoteProtocolError. ``caps`` is the envelope's."""
+    if _native is not None and not caps and (len(body) <= _SMALL or not _is_bulk(signature)):
+        quick: list[Any] | None = _native.decode(signature, body, endian == "l")
+        if quick is not None:
+            return quick
     reader = _Reader(body, endian, caps, handles, fds)
     try:
         values = [_READ[type_.code](reader, type_) for type_ in parse(signature)]
@@ -106,6 +116,23 @@ def decode(
     if reader.caps:
         raise RemoteProtocolError("a capability for an object path that the body does not have")
     return values
+
+
+_native = None if native is None else native.Bodies(ObjectPath, Variant)
+
+
+def short_way(exchange: Any) -> Any:
+    """The native way of everyday calls through this exchange (``swift``), None without one."""
+    return None if _native is None or native is None else native.Swift(exchange, _native)
+
+
+_SMALL = 1 << 16
+
+
+@lru_cache(maxsize=1024)
+def _is_bulk(signature: str) -> bool:
+    """Long bodies of this are arrays of numbers, which are not copied once more."""
+    return all(type_.code == "a" and type_.inside[0].fixed for type_ in parse(signature))
 
 
 @lru_cache(maxsize=1024)

@@ -52,6 +52,10 @@ MAX_CAPS = 0xFFFF
 _U32 = 0xFFFF_FFFF
 _HEADER = Struct("<BBBBBBHIIHHHH")
 _CAP = Struct("<II")
+_EXTENT, _EXTENT_AT = Struct("<H4xI"), 6
+"""n_caps and the length of the body."""
+_MAX_KEPT = 1024
+"""Bytes of an envelope without capabilities, and more than any has."""
 
 
 class Kind(IntEnum):
@@ -111,11 +115,36 @@ def encode(envelope: Envelope) -> bytes:
     return message + bytes(-len(message) % 8)
 
 
+@lru_cache(1024)
+def header(
+    kind: Kind, flags: int, serial: int, interface: str, member: str, signature: str, body_length: int
+) -> bytes:
+    """``encode`` of an envelope without capabilities: most are as one before them."""
+    return encode(Envelope(kind, flags, "l", serial, interface, member, signature, (), body_length))
+
+
 def decode(buffer: Buffer) -> tuple[Envelope, int]:
     """The envelope of a whole message, and the offset of its body; RemoteProtocolError."""
     view = memoryview(buffer)
-    if len(view) < _HEADER.size:
-        raise RemoteProtocolError(f"a message of {len(view)} bytes has no room for an envelope")
+    size = len(view)
+    if size >= _HEADER.size:
+        n_caps, body_length = _EXTENT.unpack_from(view, _EXTENT_AT)
+        offset = size - body_length
+        if not n_caps and _HEADER.size <= offset <= _MAX_KEPT:
+            return _known(bytes(view[:offset]), size), offset
+    return _decode(view, size)
+
+
+@lru_cache(1024)
+def _known(header: bytes, size: int) -> Envelope:
+    """Most messages begin with the same bytes as one before them."""
+    return _decode(memoryview(header), size)[0]
+
+
+def _decode(view: memoryview, size: int) -> tuple[Envelope, int]:
+    """``view`` is a message of ``size`` bytes, or what it has in front of its body."""
+    if size < _HEADER.size:
+        raise RemoteProtocolError(f"a message of {size} bytes has no room for an envelope")
     magic, version, kind, flags, endian, zero, n_caps, serial, body_length, *lengths = (
         _HEADER.unpack_from(view)
     )
@@ -132,8 +161,8 @@ def decode(buffer: Buffer) -> tuple[Envelope, int]:
     start = _HEADER.size + _CAP.size * n_caps
     end = start + sum(lengths)
     offset = end + -end % 8
-    if len(view) - offset != body_length:
-        raise RemoteProtocolError(f"{len(view)} bytes, the envelope says {offset} + {body_length}")
+    if size - offset != body_length:
+        raise RemoteProtocolError(f"{size} bytes, the envelope says {offset} + {body_length}")
     if any(view[end:offset]):
         raise RemoteProtocolError("padding of the envelope is not zero")
     interface, member, signature = _texts(bytes(view[start:end]), lengths)

@@ -22,10 +22,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -42,6 +42,7 @@ from .letter import Letter
 from .line import Line
 from .members import MethodSpec, Options
 from .places import Places
+from .scope import Scope
 from .types import is_error_name
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Call:
     """One call on its way; ``refusal`` is what its caller is told in place of a result."""
 
     __slots__ = (
-        "caller", "calls", "envelope", "is_given_up", "line", "options", "refusal", "reply", "scope", "work",
+        "caller", "calls", "envelope", "is_given_up", "line", "member", "options", "refusal", "reply",
+        "scope", "work",
     )
 
     def __init__(
@@ -74,9 +76,11 @@ class Call:
         self.caller = caller
         self.work = work
         self.refusal = refusal
-        self.options = _NO_OPTIONS if work is None else _options(*work[:2])
+        self.member = None if work is None else getattr(type(work[0]), work[1].attribute)
+        self.options = self.member.options if isinstance(self.member, Member) else _NO_OPTIONS
+        """How the service wants this method to be run."""
         self.line: Line[Call] | None = None
-        self.scope: anyio.CancelScope | None = None
+        self.scope: Scope | None = None
         """Around the method, while it runs."""
         self.is_given_up = False
 
@@ -199,13 +203,13 @@ class Calls:
     def _runs_at_once(self, call: Call) -> bool:
         """Whether it needs no task: its method does not wait, and the answer can be posted."""
         work = call.work
-        if work is None or call.refusal is not None or not _is_plain(*work[:2]):
+        if work is None or call.refusal is not None or not _is_plain(call, work[0]):
             return False
         begun = self._begun()
         answer: Letter | None = None
         try:
-            result = _begin(*work, call.caller)
-            if inspect.isawaitable(result):
+            result = _begin(call, *work)
+            if is_awaited(result):
                 self._connection.start(self._finish, call, begun, result)
                 return True
             answer = self._answer(call, work[1], result)
@@ -227,8 +231,8 @@ class Calls:
             if call.work is None or call.refusal is not None:
                 answer = self._refusal_of(call, call.refusal or DBusError())
             elif not call.is_given_up:
-                result = _begin(*call.work, call.caller)
-                if not inspect.isawaitable(result):
+                result = _begin(call, *call.work)
+                if not is_awaited(result):
                     answer, result = self._answer(call, call.work[1], result), None
         except BaseException as error:
             if not is_bug(error):
@@ -252,9 +256,8 @@ class Calls:
     async def _awaited(self, call: Call, result: Awaitable[Any]) -> Letter | None:
         deadline, work = call.options.deadline, call.work
         assert work is not None
-        until = math.inf if deadline is None else anyio.current_time() + deadline
         try:
-            with anyio.CancelScope(deadline=until) as call.scope:
+            with self._connection.within(deadline) as call.scope:
                 value = await result
             if call.scope.cancelled_caught:
                 late = f"{work[1].name} was cancelled: it has {deadline} s"
@@ -388,26 +391,27 @@ class Calls:
 _NO_OPTIONS = Options()
 
 
-def _options(interface: Interface, spec: MethodSpec) -> Options:
-    """How the service wants this method to be run."""
-    member = getattr(type(interface), spec.attribute)
-    return member.options if isinstance(member, Member) else _NO_OPTIONS
+_VALUES = frozenset({NoneType, bool, int, float, str, bytes, list, dict, tuple})
+"""Of these nothing is awaited, and most results are of these."""
 
 
-def _is_plain(interface: Interface, spec: MethodSpec) -> bool:
+def is_awaited(result: Any) -> bool:
+    """The result has to be waited for."""
+    return type(result) not in _VALUES and inspect.isawaitable(result)
+
+
+def _is_plain(call: Call, interface: Interface) -> bool:
     """The method of an object here, and no coroutine."""
-    member = getattr(type(interface), spec.attribute)
-    return interface.__far__ is None and isinstance(member, Method) and member.is_plain
+    return interface.__far__ is None and isinstance(call.member, Method) and call.member.is_plain
 
 
-def _begin(interface: Interface, spec: MethodSpec, args: Sequence[Any], caller: Caller) -> Any:
+def _begin(call: Call, interface: Interface, spec: MethodSpec, args: Sequence[Any]) -> Any:
     """Call the method; its result, or what to await for it."""
     if isinstance(gate := interface.__far__, Gate):
-        return gate.perform(spec.attribute, tuple(args), caller)
-    extra = {} if spec.caller is None else {spec.caller: caller}
-    member = getattr(type(interface), spec.attribute)
-    if isinstance(member, Method):
-        return member.function(interface, *args, **extra)
+        return gate.perform(spec.attribute, tuple(args), call.caller)
+    extra = {} if spec.caller is None else {spec.caller: call.caller}
+    if isinstance(call.member, Method):
+        return call.member.function(interface, *args, **extra)
     return getattr(interface, spec.attribute)(*args, **extra)
 
 

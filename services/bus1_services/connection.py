@@ -20,21 +20,15 @@ Not here: what messages mean (``export``, ``proxy``), names (``registry``).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, TypeVar, Unpack
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from bus1 import aio
-from bus1.core.api import HANDLE_INVALID, MessageType, PeerFlag
-from bus1.errors import (
-    Bus1Error,
-    BusGone,
-    PeerShutdown,
-    RemoteProtocolError,
-    TooManyDescriptors,
-)
+from bus1.core.api import MessageType, PeerFlag
+from bus1.errors import Bus1Error, BusGone, PeerShutdown, RemoteProtocolError, TooManyDescriptors
+from bus1.loops import Pause, asyncio_loop
 from bus1.received import ReceivedMessage
 
 from . import letter
@@ -42,15 +36,16 @@ from .body import Reference
 from .call import Envelope, Kind
 from .call import decode as decode_envelope
 from .caps.gate import Gate
-from .descriptor import UnixFd
 from .export import Export
-from .handle import CAPABILITY_PREFIX, Arrival, Handle
+from .handle import Arrival, Handle, brought, held_by
 from .interface import Interface
 from .letter import Heading, Letter
 from .places import Places
 from .proxy import Remote
 from .receiver import Mourner, Receiver
 from .registry import Publication, Registry
+from .scope import Scope
+from .short import short
 from .sweeper import Sweeper
 
 MAX_CALLS = 16384
@@ -84,6 +79,8 @@ class Connection:
         """Held while a publication takes the place of another."""
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
+        self.short = short(peer, lambda node: self._receivers.get(node), self._sweeper)
+        """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
         self._receivers: dict[int, Receiver] = {}
         self._mourners: dict[int, set[Mourner]] = {}
@@ -91,6 +88,7 @@ class Connection:
         self._handed_out: dict[int, int] = {}
         self._sending: dict[int, int] = {}
         self._is_yielding = False
+        self._loop = asyncio_loop()
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
         self._eased: anyio.Event | None = None
@@ -123,7 +121,7 @@ class Connection:
 
         Its calls are given up after ``timeout`` seconds, if any, with the error Timeout. TypeError for a
         path without a capability, or one that is gone."""
-        held = _held(handle)
+        held = held_by(handle)
         if held is None:
             raise TypeError(f"{handle!r} carries no live handle")
         own = self._receivers.get(held.id)
@@ -140,7 +138,7 @@ class Connection:
             if far is None or isinstance(far, Gate):
                 return self.export(value).capability()
             value = far.handle if isinstance(far, Remote) else None
-        held = _held(value)
+        held = held_by(value)
         return None if held is None else held.capability()
 
     def exports(self) -> list[Export]:
@@ -303,30 +301,36 @@ class Connection:
         raise self._error or BusGone("the connection has been closed")
 
     def yields(self) -> None:
-        """For a receiver: the task that it has woken should run before the next message is asked for."""
+        """For a receiver: the task that it has woken should run before what was posted is sent."""
         self._is_yielding = True
+
+    def pause(self) -> Pause:
+        """For a task of this connection, to wait for one thing."""
+        return Pause(self._loop)
+
+    def within(self, seconds: float | None) -> AbstractContextManager[Scope]:
+        """A scope whose tasks can be cancelled, and are after so many seconds, if any."""
+        return anyio.CancelScope() if seconds is None else anyio.move_on_after(seconds)
 
     async def run_pump(self) -> None:
         """Take messages until the bus is gone; the task that ``connect`` starts."""
         try:
             while True:
                 try:
-                    async with aclosing(self.peer.messages()) as messages:
-                        async for message in messages:
-                            await self._take(message)
+                    swift = None if self.short is None else self.short.take
+                    await self.peer.attend(self._take, self._sweeper.collect, swift=swift)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
-                    await self._take(await self.peer.recv(install_fds=False))
+                    self._take(await self.peer.recv(install_fds=False))
+                    self._sweeper.collect()
         except Bus1Error as error:
             self._end(error)
 
-    async def _take(self, message: ReceivedMessage) -> None:
+    def _take(self, message: ReceivedMessage) -> bool:
         self._sweeper.hold()
         self._dispatch(message)
-        if self._is_yielding:
-            self._is_yielding = False
-            await checkpoint()
-        self._sweeper.collect()
+        is_yielding, self._is_yielding = self._is_yielding, False
+        return is_yielding
 
     async def run_sweeper(self) -> None:
         """Give back what was given up; the task that ``connect`` starts."""
@@ -368,13 +372,16 @@ class Connection:
                 self._unreferenced(message.destination, message.arrival)
 
     def _arrive(self, message: ReceivedMessage) -> None:
-        handles = tuple(None if h == HANDLE_INVALID else self.handle(h) for h in message.handles)
-        fds = tuple(map(UnixFd, message.fds.take_all()))
         receiver = self._receivers.get(message.destination)
         try:
             envelope, offset = decode_envelope(message.payload)
         except RemoteProtocolError:
             receiver = None
+        if type(receiver) is Export and not message.fds:
+            with message.payload[offset:] as body:
+                if receiver.is_answered(message, envelope, body):
+                    return
+        handles, fds = brought(message, self.release)
         if receiver is None:
             for owner in (*handles, *fds):
                 if isinstance(owner, Handle):
@@ -391,16 +398,6 @@ class Connection:
             self.doubt(node)
         else:
             receiver.released()
-
-
-def _held(value: object) -> Handle | None:
-    """The handle of a Handle or a Reference; it remembers a capability's path."""
-    held = value.handle if isinstance(value, Reference) else value
-    if not isinstance(held, Handle):
-        return None
-    if isinstance(value, Reference) and value.startswith(CAPABILITY_PREFIX):
-        held.path = value.path
-    return held
 
 
 @asynccontextmanager

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from bus1.core.api import HANDLE_INVALID
 from bus1.errors import Bus1Error, RemoteProtocolError
+from bus1.received import ReceivedMessage
 
-from .body import Reference, Variant
+from .body import Reference, Variant, decode
 from .call import Envelope, Kind
 from .caller import Caller
-from .calls import Calls, Resolved
+from .calls import Resolved
 from .caps.gate import Gate
 from .conversion import Misfit
 from .errors import (
@@ -46,6 +48,7 @@ from .introspection import interfaces_xml, node_xml
 from .members import InterfaceSpec, MethodSpec, PropertySpec, SignalSpec
 from .standard import Introspectable, Peer, Properties, Signals
 from .stream import Stream
+from .swift import Origin, Swift, SwiftCalls, swift
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -83,7 +86,7 @@ class Export:
         self.is_published = False
         self._path = capability_path()
         self._subscribers: list[Subscriber] = []
-        self._calls = Calls(connection, target.__max_calls__, type(target).__qualname__)
+        self._calls = SwiftCalls(connection, target.__max_calls__, type(target).__qualname__)
         self._specs = interfaces_of(type(target)) if self._gate is None else self._gate.specs
         served: list[Interface] = [Introspectable(self), Peer(), Properties(self), Signals(self)]
         tables = [(target, spec) for spec in self._specs]
@@ -91,6 +94,8 @@ class Export:
         self._interfaces: dict[str, tuple[Interface, InterfaceSpec]] = {
             spec.name: (interface, spec) for interface, spec in reversed(tables)
         }
+        self._swift: dict[tuple[str, str, str], Swift | None] = {}
+        """What has been called already, by interface, name and signature; None if that may take its time."""
         target.__near__.append(self)
 
     def capability(self) -> tuple[str, int]:
@@ -151,6 +156,46 @@ class Export:
                 self.bereaved(handle)
 
     # ---- what the connection tells -----------------------------------------------------------
+
+    def is_answered(self, message: ReceivedMessage, envelope: Envelope, body: memoryview) -> bool:
+        """A call that is over at once has been run; if not, nothing has happened."""
+        if len(message.handles) != 1 or envelope.kind is not Kind.CALL or envelope.flags or envelope.caps:
+            return False
+        names = envelope.interface, envelope.member, envelope.signature
+        work = self.swift(names)
+        if work is None or message.handles[0] == HANDLE_INVALID:
+            return False
+        try:
+            values = decode(envelope.signature, body, envelope.endian)
+        except RemoteProtocolError:
+            return False
+        sender = message.uid, message.gid, message.pid
+        origin = Origin(self.target, self.connection, names, envelope.serial, sender, message.secctx)
+        self._calls.run(origin, message.handles[0], work, values)
+        return True
+
+    def run(self, work: Swift, call: tuple[Any, ...]) -> None:
+        """Run what ``swift`` gave: a call as the native way has it."""
+        _, names, reply, serial, values, sender, context = call
+        origin = Origin(self.target, self.connection, names, serial, sender, context)
+        self._calls.run(origin, reply, work, values)
+
+    def swift(self, names: tuple[str, str, str]) -> Swift | None:
+        """The method of this interface, name and signature, if a call of it may be over at once now."""
+        if self._gate is not None or not self._calls.is_free:
+            return None
+        try:
+            return self._swift[names]
+        except KeyError:
+            pass
+        try:
+            interface, spec = self._method(Envelope(Kind.CALL, interface=names[0], member=names[1]))
+        except DBusError:
+            return None
+        if spec.signature != names[2]:
+            return None
+        work = self._swift[names] = swift(interface, spec)
+        return work
 
     def arrived(self, arrival: Arrival) -> None:
         """A message for the object: a call is run, anything else is not for objects."""

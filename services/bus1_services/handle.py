@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from bus1.context import endpoint_of, label_of
+from bus1.core.api import HANDLE_INVALID
+from bus1.received import ReceivedMessage
 
-from .body import decode
+from .body import Reference, decode
 from .call import Envelope
 from .descriptor import UnixFd
 
@@ -69,7 +71,27 @@ class Handle:
         return f"Handle({self.id:#x})"
 
 
-@dataclass(frozen=True, slots=True)
+def held_by(value: object) -> Handle | None:
+    """The handle of a Handle or a Reference; it remembers a capability's path."""
+    held = value.handle if isinstance(value, Reference) else value
+    if not isinstance(held, Handle):
+        return None
+    if isinstance(value, Reference) and value.startswith(CAPABILITY_PREFIX):
+        held.path = value.path
+    return held
+
+
+def brought(
+    message: ReceivedMessage, release: Callable[[int], None]
+) -> tuple[tuple[Handle | None, ...], tuple[UnixFd, ...]]:
+    """Owners of the handles (None for dead ones) and of the descriptors that came with a message."""
+    handles: tuple[Handle | None, ...] = ()
+    if message.handles:
+        handles = tuple([None if h == HANDLE_INVALID else Handle(h, release) for h in message.handles])
+    return handles, tuple(map(UnixFd, message.fds.take_all())) if message.fds else ()
+
+
+@dataclass(slots=True)
 class Arrival:
     """A message on its way to the receiver of its node; ``body`` is valid until the receiver returns."""
 

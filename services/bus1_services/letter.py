@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 from bus1.errors import InvalidArgument
 
 from .body import Grant, encode
-from .call import Envelope, Kind
+from .call import Envelope, Kind, header
 from .call import encode as encode_envelope
 
 
@@ -55,12 +55,14 @@ def write(
         start = len(first) + len(handles)
         caps = tuple((ordinal, start + i) for i, (ordinal, _) in enumerate(encoded.grants))
         handles = (*handles, *(number for _, number in encoded.grants))
-    envelope = Envelope(
-        kind, heading.get("flags", 0), "l", heading.get("serial", 0), heading.get("interface", ""),
-        heading.get("member", ""), signature, caps, len(encoded.data),
-    )
+    names = heading.get("interface", ""), heading.get("member", ""), signature
+    flags, serial, length = heading.get("flags", 0), heading.get("serial", 0), len(encoded.data)
+    if caps:
+        head = encode_envelope(Envelope(kind, flags, "l", serial, *names, caps, length))
+    else:
+        head = header(kind, flags, serial, *names, length)
     fds = tuple(map(_descriptor_of, encoded.fds)) if encoded.fds else ()
-    return Letter((encode_envelope(envelope), encoded.data), (*first, *handles), fds, handles, encoded.fds)
+    return Letter((head, encoded.data), (*first, *handles), fds, handles, encoded.fds)
 
 
 def forward(

@@ -12,8 +12,6 @@ Not here: in which order calls run (``line``).
 
 from __future__ import annotations
 
-from collections import Counter
-
 from .caller import Caller
 from .errors import LimitsExceeded
 
@@ -29,20 +27,19 @@ class Places:
         self.taken = 0
         self.n_given = 0
         """Places that were ever taken."""
-        self._held: Counter[tuple[int, ...]] = Counter()
+        self._held: dict[int | tuple[int, int], int] = {}
         """By user, and by user and process."""
 
     def take(self, caller: Caller) -> None:
         """One place more for this caller; LimitsExceeded."""
-        user, process = (caller.uid,), (caller.uid, caller.pid)
-        users, processes = self._held[user], self._held[process]
+        user, process, held_by = caller.uid, (caller.uid, caller.pid), self._held
+        users, processes = held_by.get(user, 0), held_by.get(process, 0)
         of_user = _share(self.limit - self.taken + users)
         of_process = _share(of_user - users + processes)
         if users < of_user and processes < of_process:
             self.taken += 1
             self.n_given += 1
-            self._held[user] += 1
-            self._held[process] += 1
+            held_by[user], held_by[process] = users + 1, processes + 1
             return
         if users >= of_user:
             who, held = f"user {caller.uid}", users
@@ -55,10 +52,11 @@ class Places:
     def leave(self, caller: Caller) -> None:
         """Give one back."""
         self.taken -= 1
-        for key in ((caller.uid,), (caller.uid, caller.pid)):
-            self._held[key] -= 1
-            if not self._held[key]:
-                del self._held[key]
+        held_by, keys = self._held, (caller.uid, (caller.uid, caller.pid))
+        for key in keys:
+            held_by[key] -= 1
+            if not held_by[key]:
+                del held_by[key]
 
 
 def _share(free: int) -> int:

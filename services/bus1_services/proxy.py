@@ -22,9 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-import anyio
-
 from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
+from bus1.loops import Pause
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
@@ -45,7 +44,7 @@ STREAM_CAPACITY = 65536
 """Signals that may wait in one stream."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What came back: the values, the handles beside them (None for dead ones), and who owns descriptors."""
 
@@ -68,7 +67,7 @@ class PendingCall:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._done: anyio.Event | None = None
+        self._done: Pause | None = None
         self._outcome: Answer | Exception | None = None
 
     def arrived(self, arrival: Arrival) -> None:
@@ -88,9 +87,14 @@ class PendingCall:
         else:
             self._settle(RemoteProtocolError(f"a {kind.name} in place of an answer"))
 
+    def given(self, signature: str, values: list[Any]) -> None:
+        """A result that brought nothing but values."""
+        self._settle(Answer(signature, values, ()))
+
     def released(self) -> None:
         """Nobody can answer any more."""
-        self._settle(NoReply("the callee is gone, or dropped the call"))
+        if self._outcome is None:
+            self._settle(NoReply("the callee is gone, or dropped the call"))
 
     def failed(self, error: Bus1Error) -> None:
         """The call could not be sent."""
@@ -103,8 +107,8 @@ class PendingCall:
     async def outcome(self) -> Answer:
         """Wait for the answer, or raise what came in its place."""
         if self._outcome is None:
-            self._done = anyio.Event()
-            await self._done.wait()
+            self._done = self._connection.pause()
+            await self._done
         if isinstance(self._outcome, Answer):
             return self._outcome
         raise self._outcome or NoReply()
@@ -113,7 +117,7 @@ class PendingCall:
         if self._outcome is None:
             self._outcome = outcome
             if self._done is not None:
-                self._done.set()
+                self._done.end()
                 self._connection.yields()
 
 
@@ -143,7 +147,7 @@ class Remote:
         If the task is cancelled, the callee hears that nobody waits any more, and cancels the call, too."""
         if self.timeout is None:
             return await self._call(interface, member, signature, values, handles, flags)
-        with anyio.move_on_after(self.timeout):
+        with self.connection.within(self.timeout):
             return await self._call(interface, member, signature, values, handles, flags)
         raise Timeout(f"{member} was not answered within {self.timeout} s")
 
@@ -174,6 +178,26 @@ class Remote:
         finally:
             self.connection.retire(node)
 
+    async def _declared(self, interface: str, spec: MethodSpec, values: Sequence[Any]) -> Answer:
+        """``call`` of a method that has been declared, by the short way if there is one."""
+        connection = self.connection
+        if self.timeout is None and connection.short is not None:
+            pending = PendingCall(connection)
+            node = connection.node(pending)
+            names = interface, spec.name, spec.signature, spec.result
+            try:
+                is_sent = connection.short.post_call(self.handle.id, node, names, values, pending.failed)
+            except Exception:
+                connection.forget(node)
+                raise
+            if is_sent:
+                try:
+                    return await pending.outcome()
+                finally:
+                    connection.retire(node)
+            connection.forget(node)
+        return await self.call(interface, spec.name, spec.signature, values)
+
     async def send(
         self, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
     ) -> None:
@@ -191,7 +215,10 @@ class Remote:
         if spec.no_reply:
             await self.send(interface, spec.name, spec.signature, values)
             return None
-        answer = await self.call(interface, spec.name, spec.signature, values)
+        return self.result(spec, await self._declared(interface, spec, values))
+
+    def result(self, spec: MethodSpec, answer: Answer) -> Any:
+        """What a method gave, of its answer; InvalidArgs, and what came is given back."""
         try:
             if answer.signature != spec.result:
                 raise InvalidArgs(f"{spec.name} gives {spec.result!r}, the answer has {answer.signature!r}")
@@ -248,7 +275,7 @@ class SignalStream:
         self._connection = connection
         self._capacity = capacity
         self._waiting: deque[ReceivedSignal] = deque()
-        self._arrival = anyio.Event()
+        self._arrival: Pause | None = None
         self._failure: Exception | None = None
         self._node = connection.node(self)
         self._is_known = False
@@ -282,7 +309,7 @@ class SignalStream:
             self._waiting.append(
                 ReceivedSignal(source, envelope.interface, envelope.member, envelope.signature, values)
             )
-            self._arrival.set()
+            self._wake()
 
     def released(self) -> None:
         """Nobody holds the stream's node: no signal can come."""
@@ -299,8 +326,8 @@ class SignalStream:
         while not self._waiting:
             if self._failure is not None:
                 raise self._failure
-            self._arrival = anyio.Event()
-            await self._arrival.wait()
+            self._arrival = self._connection.pause()
+            await self._arrival
         return self._waiting.popleft()
 
     async def __aenter__(self) -> Self:
@@ -315,7 +342,11 @@ class SignalStream:
     def _fail(self, error: Exception) -> None:
         if self._failure is None:
             self._failure = error
-            self._arrival.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._arrival is not None:
+            self._arrival.end()
 
 
 class SignalValues:

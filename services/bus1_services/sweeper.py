@@ -86,11 +86,15 @@ class Sweeper:
             self._peer.cork()
             self.collect()
             await self._peer.flush()
-            while self._doubted:
-                if self._is_own(node := self._doubted.pop()):
-                    # Raised and lowered once: if it is still true, NODE_RELEASE comes again (N-10, N-15).
-                    self._peer.release_soon(await self._peer.transfer(node))
-                await self._peer.flush()
+            await self.settle()
+            await self._peer.flush()
+
+    async def settle(self) -> None:
+        """Ask the bus about nodes that are doubted."""
+        while self._doubted:
+            if self._is_own(node := self._doubted.pop()):
+                # Raised and lowered once: if it is still true, NODE_RELEASE comes again (N-10, N-15).
+                self._peer.release_soon(await self._peer.transfer(node))
 
     def wake(self) -> None:
         """Something waits to be sent that nobody is going to send."""

@@ -126,5 +126,6 @@ def _ask(call: Call, incoming: Incoming) -> Values | None:
 def _answer(call: Call, values: Values | None) -> None:
     if values is not LATER:
         reply(call.delivery, call.ticket(), values, call.fds)
-        for action in call.afterwards:
-            action()
+        # an action knows its call: left there, both would be for the garbage collector
+        while call.afterwards:
+            call.afterwards.pop(0)()

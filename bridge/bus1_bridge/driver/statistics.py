@@ -114,13 +114,21 @@ def _traffic(call: Call, party: Party) -> dict[str, int]:
         if party.stream is not None:
             incoming, peak_in = party.stream.unhandled(), party.stream.peak
         peak = payload(party.peak)
-        peak_out = Usage(max(outgoing.bytes, peak.bytes), 0, max(outgoing.fds, peak.fds))
+        if party.express is not None:
+            here, most_in, most_out = party.express.usage(party.peer)
+            incoming = Usage(*map(sum, zip(incoming, here, strict=True)))
+            peak_in, peak = _largest(peak_in, most_in), _largest(peak, payload(most_out))
+        peak_out = _largest(outgoing, peak)
     return {
         "IncomingMessages": incoming.messages, "IncomingBytes": incoming.bytes, "IncomingFDs": incoming.fds,
         "PeakIncomingBytes": peak_in.bytes, "PeakIncomingFDs": peak_in.fds,
         "OutgoingMessages": outgoing.messages, "OutgoingBytes": outgoing.bytes, "OutgoingFDs": outgoing.fds,
         "PeakOutgoingBytes": peak_out.bytes, "PeakOutgoingFDs": peak_out.fds,
     }
+
+
+def _largest(first: Usage, second: Usage) -> Usage:
+    return Usage(max(first.bytes, second.bytes), 0, max(first.fds, second.fds))
 
 
 def _outgoing(call: Call, party: Party) -> Usage:

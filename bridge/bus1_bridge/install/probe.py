@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bus1.errors import RemoteProtocolError
 
-from .. import wire
+from .. import codec, wire
 
 _PATIENCE = 5.0
 _MOST = 1 << 20
@@ -53,11 +53,11 @@ def _ask(sock: socket.socket) -> int:
         raise RemoteProtocolError("the bus does not let us in")
     del data[: data.index(b"\r\n") + 2]
     while True:
-        length = wire.frame_length(data)
+        length = codec.frame_length(data)
         while length is None or len(data) < length:
             data += _more(sock, data)
-            length = wire.frame_length(data)
-        header = wire.parse(data[:length])
+            length = codec.frame_length(data)
+        header = codec.parse(data[:length])
         if header.type == wire.RETURN and header.reply_serial == _QUESTION and header.signature == "u":
             return int(wire.unmarshal("u", bytes(data[header.header_length : length]), header.endian)[0])
         if header.type == wire.ERROR:
@@ -75,7 +75,7 @@ def _more(sock: socket.socket, so_far: bytearray) -> bytes:
 def _call(serial: int, member: str, *arguments: str) -> bytes:
     signature = "s" * len(arguments)
     body = wire.marshal(signature, *arguments)
-    return wire.build(
+    return codec.build(
         wire.CALL, serial=serial, body_length=len(body), path=wire.DRIVER_PATH, interface=wire.DRIVER_NAME,
         member=member, destination=wire.DRIVER_NAME, signature=signature,
     ) + body

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from bus1.core.api import Buffer, Usage
 from bus1.errors import RemoteProtocolError
 
-from .. import wire
+from .. import codec, wire
 from ..capabilities import GrantedPaths
+from ..codec import BodyCheck
 from ..sasl import MAX_BUFFER, ServerAuth
-from ..walk import ANY_FD, BodyCheck
+from ..walk import ANY_FD
 from .limits import BusLimits
 from .tables import LegacyParty
 
@@ -84,8 +85,6 @@ class Connection:
         """The client sends nothing more."""
         self.is_deaf = False
         """The client receives nothing more."""
-        self.is_over_mark = False
-        """Its messages wait until it has read more of the bus's answers."""
         self.ending = ""
         """Why the bus closes it as soon as the output is written."""
         self.peak = Usage()
@@ -127,6 +126,11 @@ class Connection:
             return Usage(n_bytes, 0, n_fds)
         return Usage(n_bytes + len(self.incoming.message), 1, n_fds + len(self.incoming.fds))
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing has come that is not handled."""
+        return self.incoming is None and not (self._whole or self.fds or len(self._buffer) > self._start)
+
     def advance(self, budget: int) -> tuple[Incoming | None, int]:
         """The next complete and checked message, and the bytes of the budget that were used.
 
@@ -156,7 +160,7 @@ class Connection:
         if self.auth is not None:
             return AUTH_CHUNK
         available = len(self._buffer) - self._start
-        length = wire.frame_length(bytes(self._buffer[self._start : self._start + _FIXED_HEADER]))
+        length = codec.frame_length(bytes(self._buffer[self._start : self._start + _FIXED_HEADER]))
         if length is None or length <= max(CHUNK, available):
             return CHUNK
         return min(length - available, LARGE_CHUNK)
@@ -182,11 +186,11 @@ class Connection:
     def _next_frame(self) -> Incoming | None:
         whole, self._whole = self._whole, b""
         if whole:
-            if wire.frame_length(whole) == len(whole) <= self.limits.max_message_size:
+            if codec.frame_length(whole) == len(whole) <= self.limits.max_message_size:
                 return self._check(whole)
             self._buffer += whole
         start = self._start
-        length = wire.frame_length(bytes(self._buffer[start : start + _FIXED_HEADER]))
+        length = codec.frame_length(bytes(self._buffer[start : start + _FIXED_HEADER]))
         if length is None:
             self._compact()
             return None
@@ -209,7 +213,7 @@ class Connection:
         return self._check(message)
 
     def _check(self, message: Buffer) -> Incoming:
-        header = wire.parse(message)
+        header = codec.parse(message)
         n_fds = header.unix_fds
         if n_fds > self.limits.max_message_unix_fds:
             raise RemoteProtocolError(f"{n_fds} descriptors in one message ({self._fds_limit()})")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from bus1.core.api import Buffer, Parcel
 from bus1.errors import TooLarge
 
-from .. import walk, wire
+from .. import codec
 from ..match import MatchInput
 from ..policy import Message
 from .connection import Incoming
@@ -36,7 +36,7 @@ _SMALL_BODY = 4096
 
 def stamped(sender: LegacyParty, incoming: Incoming) -> tuple[Buffer, ...]:
     """The message as it is forwarded; TooLarge if it has grown too large for that."""
-    header = wire.stamp(incoming.message, incoming.header, sender.unique or NOT_REGISTERED)
+    header = codec.stamp(incoming.message, incoming.header, sender.unique or NOT_REGISTERED)
     if incoming.header.body_length <= _SMALL_BODY:
         return (header + incoming.body,)
     return (header, incoming.body)
@@ -67,7 +67,7 @@ class Copies:
         if not self._tables.monitors:
             return []
         tables = self._tables
-        header = wire.parse(parts[0])
+        header = codec.parse(parts[0])
         body = parts[1] if len(parts) > 1 else memoryview(parts[0])[header.header_length :]
         speaker = tables.unique.get(header.sender or "")
         receiver = tables.party_of(header.destination) if header.destination else None
@@ -80,7 +80,7 @@ class Copies:
             member=header.member,
             destination=receiver.unique if receiver else header.destination,
             destination_names=tables.names.primary(receiver.peer) if receiver else (),
-            arguments=lambda: walk.arguments(header.signature, body, header.endian),
+            arguments=lambda: codec.arguments(header.signature, body, header.endian),
         )
         size = allocated(sum(map(len, parts)), n_fds)
         return [

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Protocol
 from bus1.core.api import Buffer, Credentials, Parcel
 from bus1.errors import Bus1Error
 
-from .. import hosted, walk, wire
+from .. import codec, hosted, wire
 from ..match import MatchInput
 from ..names import Change
 from ..policy import Fields, Message
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..activation import Activation
     from ..busobject import Served
     from ..entrances import Entrances
+    from .express import Express
 
 NO_REPLY = ERROR_PREFIX + "NoReply"
 
@@ -77,6 +78,8 @@ class Delivery:
         self.late: deque[Served] = deque()
         """Answers of the bus to native peers that had to wait for them."""
         self.entrances: Entrances | None = None
+        self.express: Express | None = None
+        """The lane that knows the names, too."""
         self.eavesdroppers: Counter[int] = Counter()
         """How many rules with eavesdrop='true' a peer has; only peers that have one."""
         self.work = 0
@@ -212,7 +215,7 @@ class Delivery:
             interface=header.interface,
             member=header.member,
             destination=header.destination,
-            arguments=lambda: walk.arguments(header.signature, body, header.endian),
+            arguments=lambda: codec.arguments(header.signature, body, header.endian),
         )
         return self._matching(message)
 
@@ -238,7 +241,7 @@ class Delivery:
             self.discard(fds)
             return
         serial = hosted.next_serial(to)
-        message = wire.build(
+        message = codec.build(
             type, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body), path=path,
             interface=interface, member=member, error_name=error_name, reply_serial=reply_serial,
             destination=None if anonymous else to.unique or NOT_REGISTERED,
@@ -259,7 +262,7 @@ class Delivery:
     def _refused_to_bus(self, serial: int, text: str) -> list[Parcel]:
         """As in the reference, monitors see the bus tell itself why its message was not delivered."""
         body = wire.error_body(text)
-        return self.copies.of(None, (wire.build(
+        return self.copies.of(None, (codec.build(
             ERROR, flags=NO_REPLY_EXPECTED, serial=serial, body_length=len(body),
             error_name=ERROR_PREFIX + "AccessDenied", reply_serial=serial, destination=DRIVER_NAME,
             sender=DRIVER_NAME, signature="s",
@@ -308,6 +311,8 @@ class Delivery:
 
         ``leaving`` is a party that hears nothing any more."""
         for change in changes:
+            if self.express is not None and not change.name.startswith(":"):
+                self.express.lane.own(change.name, change.new)
             old, new = self._party(change.old), self._party(change.new)
             for sight in self.tables.sights.values():
                 for owner in (old, new):
@@ -363,7 +368,7 @@ class Delivery:
             return []
         signature = "s" * len(arguments)
         body = wire.marshal(signature, *arguments)
-        message = wire.build(
+        message = codec.build(
             SIGNAL, flags=NO_REPLY_EXPECTED, serial=1, body_length=len(body), path=DRIVER_PATH,
             interface=DRIVER_NAME, member=member, sender=DRIVER_NAME, signature=signature,
         ) + body

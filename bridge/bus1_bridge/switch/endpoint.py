@@ -14,6 +14,8 @@ Invariants. 1. Descriptors that come in are close-on-exec, and owned by the rout
 2. One call of ``flush`` writes a bounded amount. 3. While the kernel lacks something, an endpoint waits
 for a timer, not for epoll.
 
+In the express lane (``express``) the lane reads and writes the socket, and here comes what it hands over.
+
 Not here: accepting, the order in which endpoints have their turn (loop).
 """
 
@@ -32,7 +34,9 @@ from bus1.listener import SHORTAGE, SHORTAGE_PAUSE
 from bus1.reactor import Reactor
 from bus1.transport import pidfd_of, rights
 
-from .router import Outgoing, Router
+from .express import Express
+from .router import Router
+from .writing import Outgoing
 
 FLUSH_BYTES = 256 << 10
 """What one endpoint writes per turn, about."""
@@ -48,6 +52,7 @@ class Turns(Protocol):
     router: Router
     reactor: Reactor
     broker: Broker
+    express: Express | None
 
     def has_output(self, endpoint: Endpoint) -> None:
         """There may be something to write."""
@@ -78,6 +83,8 @@ class Endpoint:
         self._is_short = False
         """The kernel lacks something; a timer ends that."""
         self._watched = 0
+        self._express: Express | None = None
+        """The lane, while it serves this socket."""
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -100,7 +107,11 @@ class Endpoint:
         """Its turn: go on with what has been read, or read."""
         router = self._turns.router
         try:
-            if not router.go_on(self.connection, now) and router.wants_input(self.connection):
+            if router.go_on(self.connection, now):
+                if self._express is not None:
+                    # what the lane has handed over comes in the next turn
+                    self._turns.has_input(self)
+            elif not self._take_over(now) and router.wants_input(self.connection):
                 self._read(now)
         except Exception:
             self._turns.broke(self)
@@ -108,14 +119,27 @@ class Endpoint:
 
     def woken(self) -> None:
         """The hosted queue has become non-empty."""
-        self._turns.has_output(self)
+        if self._express is not None:
+            self._express.lane.wake(self.connection)
+        else:
+            self._turns.has_output(self)
 
     def retired(self, generation: int) -> None:
         """Hosted peers have no mapped segments."""
 
     def flush(self, now: float) -> None:
         """Write what there is, as far as the socket takes it and the turn allows."""
-        router, left = self._turns.router, FLUSH_BYTES
+        router, express = self._turns.router, self._express
+        if express is None:
+            self._flush(router, now)
+        elif express.lane.flush(self.connection):
+            # what comes next in the queue is not for the lane
+            express.take_output(self.connection)
+            self._flush(router, now)
+            express.return_output(self.connection)
+
+    def _flush(self, router: Router, now: float) -> None:
+        left = FLUSH_BYTES
         while not (self._is_full or self._is_short) and left > 0:
             items = router.outgoing(self.connection, FLUSH_BYTES)
             if not items:
@@ -134,7 +158,12 @@ class Endpoint:
         """Ask epoll for what is wanted now, and for nothing if that is nothing.
 
         ``waits``: that there is input is known, and its turn will come."""
+        if self._turns.express is not None:
+            self._mind_lane(self._turns.express)
         wants = self._wants(waits)
+        if self._express is not None:
+            self._express.lane.want(self.connection, wants)
+            return
         if wants == self._watched:
             return
         reactor = self._turns.reactor
@@ -151,10 +180,40 @@ class Endpoint:
         else:
             self._watched = wants
 
+    def _mind_lane(self, express: Express) -> None:
+        """Join the lane, leave it, or let it go on, as the connection is now."""
+        if self._express is None:
+            if not self._is_short and express.may_join(self.connection):
+                self._join(express)
+        elif self._is_short or not express.may_stay(self.connection):
+            self._leave(express)
+        else:
+            express.give_back(self.connection)
+
+    def _join(self, express: Express) -> None:
+        if self._watched:
+            self._turns.reactor.remove(self)
+            self._watched = 0
+        self._turns.reactor.lend(self)
+        express.join(self)
+        self._express = express
+        self._is_full = False
+
+    def _leave(self, express: Express) -> None:
+        self._express = None
+        self._turns.reactor.take_back(self)
+        data, fds = express.leave(self.connection)
+        now = self._turns.router.delivery.now
+        if data or fds:
+            self._receive(data, fds, "", now)
+        self._turns.has_output(self)
+
     def _wants(self, waits: bool) -> int:
         if self._is_short:
             return 0
         router, wants = self._turns.router, 0
+        if self._express is not None:
+            waits = waits or self._express.lane.has_input(self.connection)
         if not waits and router.wants_input(self.connection):
             wants |= select.EPOLLIN
         if self._is_full and router.has_output(self.connection):
@@ -166,6 +225,11 @@ class Endpoint:
         reactor = self._turns.reactor
         reactor.cancel(self)
         reactor.station(self.connection, None)
+        if self._express is not None:
+            reactor.take_back(self)
+            _, fds = self._express.leave(self.connection)
+            self._turns.broker.holdings.discard(None, fds)
+            self._express = None
         if self._watched:
             reactor.remove(self)
             self._watched = 0
@@ -185,20 +249,50 @@ class Endpoint:
             if error.errno in SHORTAGE:
                 self._wait(now)
                 return
-            router.end_of_input(self.connection, now)
-            router.hang_up(self.connection, now)
+            self._receive(b"", [], "failed", now)
             return
-        fds = rights(ancillary)
-        holdings.own(fds, self.uid)
-        if flags & socket.MSG_CTRUNC:
+        ended = "truncated" if flags & socket.MSG_CTRUNC else "" if data else "ended"
+        self._receive(data, rights(ancillary), ended, now)
+
+    def _take_over(self, now: float) -> bool:
+        """Carry out what the lane has handed over; False if that is nothing."""
+        if self._express is None:
+            return False
+        handed = self._express.lane.take(self.connection)
+        if handed is None:
+            # while the lane reads, nobody else does
+            return bool(self._express.lane.has_input(self.connection))
+        data, fds, ended = handed
+        try:
+            if fds:
+                self._turns.broker.holdings.check_closing(self.uid)
+        except QuotaExceeded as error:
+            self._turns.router.lose(self.connection, str(error), now)
+            self._turns.broker.holdings.discard(None, fds)
+            return True
+        self._receive(data, fds, ended, now)
+        return True
+
+    def _receive(self, data: bytes, fds: list[int], ended: str, now: float) -> None:
+        """What a socket has brought, and how it ended, if it did."""
+        router = self._turns.router
+        self._turns.broker.holdings.own(fds, self.uid)
+        if ended == "truncated":
             # some descriptors of this message are lost, so the stream is of no use any more
             router.delivery.discard(fds)
             router.lose(self.connection, "descriptors were lost on the way", now)
-        elif data:
+            return
+        if ended == "exhausted":
+            router.delivery.discard(fds)
+            raise MemoryError
+        if data or not ended:
             router.receive(self.connection, data, fds, now)
         else:
             router.delivery.discard(fds)
+        if ended:
             router.end_of_input(self.connection, now)
+        if ended == "failed":
+            router.hang_up(self.connection, now)
 
     def _write(self, buffers: list[Buffer], fds: tuple[int, ...], now: float) -> int:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []

@@ -19,6 +19,7 @@ Not here: the delivery itself, and what the refused sender is told (delivery, ro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
@@ -196,6 +197,10 @@ class Flow:
             until = None
         return until is not None
 
+    def wasteful(self, now: float) -> Iterable[int]:
+        """Senders whose broadcasts are being dropped."""
+        return [sender for sender in list(self._wasteful) if self.comes_last(sender, now)]
+
     def delivering(self, reader: int, size: int, now: float) -> None:
         """A message of ``size`` is about to be queued at ``reader``."""
         pace = self._readers.get(reader)
@@ -210,6 +215,15 @@ class Flow:
         pace = self._readers.get(reader)
         if pace is not None:
             pace.expected -= size
+
+    def moved(self, reader: int, when: float) -> None:
+        """Its queue became non-empty, or bytes of it entered the socket: that was at ``when``."""
+        self._readers.setdefault(reader, _Reader(when))
+        self.progressed(reader, when)
+
+    def awaited(self) -> Iterable[int]:
+        """Readers that paused senders wait for."""
+        return self._awaited
 
     def progressed(self, reader: int, now: float) -> None:
         """Bytes entered the reader's socket."""

@@ -53,6 +53,7 @@ from .api import (
 from .doors import Doors
 from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
+from .express import express_for
 from .headroom import check_room, shortage
 from .router import Router
 from .schedule import Schedule
@@ -68,6 +69,8 @@ class PythonSwitch:
         self._clock = clock
         self.reactor = Reactor(gateway, self._now)
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
+        self.express = router.delivery.express = express_for(self.reactor, self.broker.holdings, router)
+        """The lane of everyday messages, if there is one."""
         self._endpoints: dict[int, Endpoint] = {}
         self._listeners: list[Listener] = []
         self._entrances = gateway.registry.entrances
@@ -95,11 +98,21 @@ class PythonSwitch:
             deadline = due if deadline is None else min(due, deadline)
         if self._writing or self._readable or self._punts:
             deadline = self.router.delivery.now
+        if self.express is not None:
+            self.express.before_wait()
         n_ready = self.reactor.run_once(deadline)
         now = self._now()
+        if self.express is not None:
+            for connection in self.express.after_wait():
+                if (endpoint := self._endpoints.get(connection)) is not None:
+                    self.was_used(endpoint)
         self.router.tend(now)
         self._serve(n_ready, now)
         self._settle()
+        if self.express is not None:
+            for connection in self.express.lane.flush_all():
+                if (endpoint := self._endpoints.get(connection)) is not None:
+                    self.has_output(endpoint)
         if self._writing:
             self._flush(now)
             self._settle()

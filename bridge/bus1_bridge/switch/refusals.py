@@ -20,7 +20,7 @@ from collections.abc import Callable
 from bus1.context import label_of
 from bus1.core.api import Credentials, Parcel
 
-from .. import wire
+from .. import codec
 from ..policy import Message
 from ..policyrules import TYPES
 from ..wire import DRIVER_NAME
@@ -103,7 +103,7 @@ class Refusals:
         )
 
         def text() -> str:
-            message = wire.parse(parcel.parts[0]) if is_legacy else None
+            message = codec.parse(parcel.parts[0]) if is_legacy else None
             return self.full(sender, receiver, message, None)
 
         self.not_queued(kind, sender, receiver, text)

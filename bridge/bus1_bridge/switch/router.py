@@ -22,41 +22,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from bus1.core.api import Ahead, Buffer, Credentials, Message, MessageType
+from bus1.core.api import Credentials
 from bus1.errors import RemoteProtocolError
 
 from ..activation import Activation
 from ..driver import Driver
 from ..policy import Policy
 from ..sasl import ServerAuth
-from .connection import Connection, Incoming, behind
+from .connection import Connection, Incoming
 from .deadlines import Deadlines
 from .delivery import Delivery
 from .effects import Close, Effect
-from .flow import BUS_MARK, OVERHEAD, hosted_limits, user_limits
+from .flow import OVERHEAD, hosted_limits, user_limits
 from .limits import BYTES_PER_TURN, BusLimits, Excess
 from .planner import NativeEnds, Planner
 from .tables import LegacyParty
+from .writing import Outgoing, Told, Writing
 
 WORK_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
-_AHEAD = 64
-"""Queue entries that are looked at for one call of ``outgoing``."""
-_DROPPED_AT_ONCE = 1024
-"""Messages that a deaf client does not get, beside the budget of what it sends."""
-
-Outgoing = tuple[tuple[Buffer, ...], tuple[int, ...]]
-"""Buffers that are to be written, and the descriptors that go with their first byte."""
 
 
-class Natives(NativeEnds, Protocol):
+class Natives(NativeEnds, Told, Protocol):
     """What the router needs of the gateway."""
-
-    def delivered(self, reader: LegacyParty, note: int, message: Message) -> None:
-        """A message with a note or handles has entered the reader's socket."""
-
-    def notified(self, reader: LegacyParty, entry: Ahead, message: Message) -> bytes | None:
-        """A notification was dequeued: the message to write in its place, if any."""
 
 
 class Router:
@@ -77,6 +65,7 @@ class Router:
         """Who has limits in Core."""
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
+        self.writing = Writing(delivery, natives)
         self._incomplete: set[int] = set()
         """Connections without a name yet."""
         self._deadlines = Deadlines(self._connections)
@@ -111,6 +100,8 @@ class Router:
             self._core.set_user_limits(uid, user_limits(limits.of_user(uid)))
         for c in self._connections.values():
             self._set_limits(c)
+            if c.party.express is not None:
+                c.party.express.renew(c.party.peer)
 
     def party(self, connection: int) -> LegacyParty:
         """Who speaks on the connection."""
@@ -174,8 +165,8 @@ class Router:
             self.delivery.eavesdroppers.pop(connection, None)
             c.lines.clear()
             c.notice, c.offset = b"", 0
-            if c.is_over_mark:
-                c.is_over_mark = False
+            if connection in self.writing.over_mark:
+                self.writing.over_mark.discard(connection)
                 self._busy.setdefault(connection)
             self._drop_output(c)
             self._close_if_done(c)
@@ -207,6 +198,25 @@ class Router:
         if c is None or c.is_deaf:
             return False
         return bool(c.lines or c.notice) or self._core.is_readable(connection)
+
+    # ---- for the express lane --------------------------------------------------------------------
+
+    def connection(self, connection: int) -> Connection | None:
+        """The state of a connection that exists."""
+        return self._connections.get(connection)
+
+    def is_idle(self, c: Connection) -> bool:
+        """Nothing that it has sent is in hand."""
+        return c.is_empty and not self._is_held(c)
+
+    def awaited(self) -> frozenset[int]:
+        """Connections whose queue somebody waits for to move."""
+        return frozenset((*self.delivery.flow.awaited(), *self.writing.over_mark))
+
+    def moved(self, connection: int, when: float) -> None:
+        """Others have written messages of its queue, or put the first one there."""
+        self.delivery.flow.moved(connection, when)
+        self._look_at_mark(connection)
 
     # ---- turns -----------------------------------------------------------------------------------
 
@@ -262,23 +272,7 @@ class Router:
             return []
         if c.lines:
             return [((bytes(c.lines),), ())]
-        entries = [] if c.notice else self._core.ahead(connection, _AHEAD)
-        while entries and entries[0].type is not MessageType.DATA and not c.notice:
-            message = self._core.recv(connection)
-            c.notice = self._natives.notified(c.party, entries[0], message) or b""
-            entries = self._core.ahead(connection, _AHEAD)
-        if entries:
-            c.party.note_waiting(self._core.waiting(connection))
-        if c.notice:
-            return [((memoryview(c.notice)[c.offset :],), ())]
-        items: list[Outgoing] = []
-        skip = c.offset
-        for entry in entries:
-            if entry.type is not MessageType.DATA or limit <= 0:
-                break
-            items.append((entry.parts, entry.fds) if not skip else (behind(entry.parts, skip), ()))
-            limit -= entry.n_bytes - skip
-            skip = 0
+        items = self.writing.next_items(c, limit)
         if not items and (c.has_ended or c.ending):
             # notifications without a message were all that was left
             self._close_if_done(c)
@@ -290,51 +284,22 @@ class Router:
         c = self._connections.get(connection)
         if c is None or n <= 0:
             return
-        if c.lines:
-            del c.lines[:n]
-        elif c.notice:
-            c.offset += n
-            if c.offset == len(c.notice):
-                c.notice, c.offset = b"", 0
-        else:
-            self.delivery.flow.progressed(connection, now)
-            self._dequeue(c, n)
+        self.writing.written(c, n, now)
+        self._look_at_mark(connection)
         if c.has_ended or c.ending:
             self._close_if_done(c)
 
-    def _dequeue(self, c: Connection, n: int) -> None:
-        peer = c.party.peer
-        c.offset += n
-        while c.offset:
-            entry = self._core.ahead(peer)[0]
-            if c.offset < entry.n_bytes:
-                break
-            c.offset -= entry.n_bytes
-            self._take(c, entry)
-        if c.is_over_mark and not self._is_over_bus_mark(peer):
-            c.is_over_mark = False
-            self._busy.setdefault(peer)
-
-    def _take(self, c: Connection, entry: Ahead) -> None:
-        """The message at the front of the queue is the client's."""
-        message = self._core.recv(c.party.peer)
-        if entry.note or message.handles:
-            self._natives.delivered(c.party, entry.note, message)
-        self._core.slice_release(c.party.peer, message.offset)
+    def _look_at_mark(self, connection: int) -> None:
+        """Its messages go on once it has read enough of the bus's answers."""
+        if connection in self.writing.over_mark and not self.writing.is_over_bus_mark(connection):
+            self.writing.over_mark.discard(connection)
+            self._busy.setdefault(connection)
 
     def _drop_output(self, c: Connection) -> bool:
         """What is queued for a deaf client is taken as if it had read it; False if more is left."""
-        peer = c.party.peer
-        for _ in range(_DROPPED_AT_ONCE):
-            entries = self._core.ahead(peer)
-            if not entries:
-                return True
-            if entries[0].type is MessageType.DATA:
-                self._take(c, entries[0])
-            else:
-                self._natives.notified(c.party, entries[0], self._core.recv(peer))
-            self.delivery.flow.progressed(peer, self.delivery.now)
-        self._busy.setdefault(peer)
+        if self.writing.drop(c):
+            return True
+        self._busy.setdefault(c.party.peer)
         return False
 
     # ---- one connection --------------------------------------------------------------------------
@@ -352,8 +317,8 @@ class Router:
                 if c.is_deaf:
                     if not self._drop_output(c):
                         return
-                elif self._is_over_bus_mark(peer):
-                    c.is_over_mark = True
+                elif self.writing.is_over_bus_mark(peer):
+                    self.writing.over_mark.add(peer)
                     return
                 elif self._keeps_too_much(c):
                     return
@@ -402,7 +367,7 @@ class Router:
         peer = c.party.peer
         if c.incoming is not None or peer in self._busy or self._keeps_too_much(c):
             return True
-        return not c.is_deaf and self._is_over_bus_mark(peer)
+        return not c.is_deaf and self.writing.is_over_bus_mark(peer)
 
     def _keeps_too_much(self, c: Connection) -> bool:
         """What it has sent, and nobody has taken yet."""
@@ -423,9 +388,6 @@ class Router:
         c.limits = self.limits.of_user(c.party.uid)
         self.delivery.flow.meet(c.party.peer, c.limits)
 
-    def _is_over_bus_mark(self, peer: int) -> bool:
-        return self._core.queued(self.tables.bus_peer, peer).bytes > BUS_MARK
-
     def _close_if_done(self, c: Connection) -> None:
         """After the client's last byte, or the bus's last line: close once the output is written."""
         if self.has_output(c.party.peer):
@@ -444,6 +406,7 @@ class Router:
         peer = c.party.peer
         del self._connections[peer]
         self._busy.pop(peer, None)
+        self.writing.over_mark.discard(peer)
         self._incomplete.discard(peer)
         self.delivery.discard(c.take_descriptors())
         self.delivery.forget(c.party)

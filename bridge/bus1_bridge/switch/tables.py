@@ -29,6 +29,7 @@ from .replies import ReplyTable
 
 if TYPE_CHECKING:
     from ..entrance import Entrance
+    from .express import Express
     from .sight import Sight
 
 NOTHING_YET = Usage()
@@ -140,6 +141,8 @@ class LegacyParty(Party):
     """What comes from it."""
     peak: Usage = NOTHING_YET
     """The most that ever waited for it when it took something."""
+    express: Express | None = None
+    """The lane that its everyday messages pass on."""
     is_monitor: bool = False
     """It sees everything, has no name any more, and says nothing."""
     nodes: dict[int, Derived | Reply] = field(default_factory=dict)
@@ -244,7 +247,7 @@ class Tables:
     """What each capability path stands for (gateway's own)."""
 
     def __post_init__(self) -> None:
-        self.monitors = MatchIndex(self.matches.tally)
+        self.monitors = type(self.matches)(self.matches.tally)
         self.bindings = Bindings(self.core)
 
     def enter(self, party: Party) -> None:

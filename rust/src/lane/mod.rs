@@ -7,7 +7,14 @@
 //!
 //! Not here: what is everyday for a kind of client (the lanes themselves).
 
+pub mod connection;
+pub mod dbus;
+pub mod express;
+pub mod output;
+pub mod parties;
 pub mod poller;
+mod reading;
+pub mod world;
 
 use std::io;
 use std::os::fd::RawFd;

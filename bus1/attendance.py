@@ -1,0 +1,120 @@
+"""attendance: the task that receives for a peer, and is called back for what comes.
+
+Theory. One RECV is answered many times. Its answers are handed over as soon as they are read, to a function
+that does not wait, so a message costs no switch of tasks. What that function posts is kept until the tasks
+that it has woken have run, and leaves in one write. What does have to wait, the task does: for the memory
+that a message lies in, and for room in the socket.
+
+Invariants. 1. Messages are handed over in the order in which they came. 2. When the task ends, for whatever
+reason, what came and was not handed over is the outcome of the next RECV.
+
+Not here: reading for other tasks (aiolink), loops (loops), what is done with messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from .aiolink import AsyncLink
+from .blocklink import BlockLink
+from .client import Request
+from .exchange import Answer
+from .received import ReceivedMessage
+
+
+class Attendance:
+    """Repeats ``request``, a RECV that is answered several times; see ``aio.Peer.attend``."""
+
+    def __init__(
+        self, link: AsyncLink | BlockLink, request: Request[Answer],
+        hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None],
+        swift: Callable[[int], bool | None] | None = None,
+    ) -> None:
+        self._link = link
+        self._client = link.client
+        self._request = request
+        self._hear = hear
+        self._rest = rest
+        self._swift = swift
+        self._tag = 0
+        self._missing: tuple[Answer, Request[None]] | None = None
+        """A message whose memory has to be asked for first."""
+        self._has_woken = False
+
+    async def run(self) -> None:
+        """Until the channel fails, or the RECV does, with the error."""
+        link = self._link
+        assert isinstance(link, AsyncLink)
+        await checkpoint_if_cancelled()
+        try:
+            while True:
+                await self.begin()
+                if not (self.look() or self._finish()):
+                    await link.attend(self._tag, self.look, self._finish, self._is_urgent)
+                if self._missing is None and not link.try_flush_all():
+                    with CancelScope(shield=True):
+                        await link.flush()
+        finally:
+            self.end()
+
+    async def begin(self) -> None:
+        """What has to wait: the memory of a message is fetched, and the RECV made again."""
+        if self._missing is not None:
+            answer, first = self._missing
+            await self._link.run(first)
+            self._missing = None
+            self._link.cork()
+            self._has_woken |= self._hear(self._client.message(answer))
+        elif not self._client.exchange.expects(self._tag):
+            self._tag = self._client.start(self._request)
+
+    def look(self) -> bool:
+        """Hand over what has come; whether ``begin`` is needed before there can be more."""
+        client, take = self._client, self._client.exchange.take
+        swift = self._swift
+        if swift is not None:
+            self._link.cork()
+        while True:
+            while swift is not None and (has_woken := swift(self._tag)) is not None:
+                self._has_woken |= has_woken
+            if (message := client.short_message(self._tag)) is None:
+                if (answer := take(self._tag)) is None:
+                    return False
+                client.finish(self._request, answer)
+                if (first := client.missing_segment(answer)) is not None:
+                    self._missing = answer, first
+                    return True
+                message = client.message(answer)
+            self._link.cork()
+            self._has_woken |= self._hear(message)
+
+    @property
+    def is_ready(self) -> bool:
+        """There is nothing to ``begin``."""
+        return self._missing is None and self._client.exchange.expects(self._tag)
+
+    @property
+    def tag(self) -> int:
+        """Of the RECV."""
+        return self._tag
+
+    def end(self) -> None:
+        """What comes from now on is the outcome of the next RECV."""
+        if self._missing is not None:
+            self._client.exchange.keep(self._missing[0])
+        self._client.exchange.cancel(self._tag)
+        self._link.try_flush_all()
+
+    def _is_urgent(self) -> bool:
+        return not self._has_woken
+
+    def _finish(self) -> bool:
+        """Send what was posted; whether the task has to do something."""
+        self._has_woken = False
+        self._rest()
+        if not self._client.exchange.expects(self._tag):
+            self._tag = self._client.start(self._request)
+        return not self._link.try_flush_all()

@@ -1,0 +1,437 @@
+//! Headers: what a message says of itself, found and checked without a copy.
+//!
+//! Theory. A header is 16 fixed bytes (byte order, type, flags, version, length of the body, serial, length
+//! of the fields) and an array of fields, padded to a multiple of 8; the body follows. A `Header` holds the
+//! numbers, and for each text where it lies in the message.
+//!
+//! Invariants. 1. `parse` takes time in proportion to the header: unknown fields may take
+//! `UNKNOWN_FIELDS_BUDGET` to check. 2. A `Header` holds no position outside of the message that it was made
+//! of; asked about another one, it gives texts that mean nothing, or none.
+//!
+//! Not here: whether a body fits its signature (`body`), what is forwarded (`stamp`).
+
+use super::arguments::behind_variant;
+use super::body::BodyCheck;
+use super::signature::validate;
+use super::{
+    CALL, ERROR, Endian, MAX_ARRAY, MAX_MESSAGE, Malformed, RETURN, SIGNAL, clamped, names,
+};
+
+/// Bytes of the part that every header has.
+pub const FIXED: usize = 16;
+/// Header fields from code 10 on are checked and cut out; this is what the check may cost.
+pub const UNKNOWN_FIELDS_BUDGET: usize = 1 << 16;
+// a client library talks to itself under these; no message of the bus has them
+const LOCAL_INTERFACE: &[u8] = b"org.freedesktop.DBus.Local";
+const LOCAL_PATH: &[u8] = b"/org/freedesktop/DBus/Local";
+const VERSION: u8 = 1;
+const CUT_OFF: &str = "the header fields are cut off";
+
+pub(crate) const PATH: u8 = 1;
+pub(crate) const INTERFACE: u8 = 2;
+pub(crate) const MEMBER: u8 = 3;
+pub(crate) const ERROR_NAME: u8 = 4;
+pub(crate) const REPLY_SERIAL: u8 = 5;
+pub(crate) const DESTINATION: u8 = 6;
+pub(crate) const SENDER: u8 = 7;
+pub(crate) const SIGNATURE: u8 = 8;
+pub(crate) const UNIX_FDS: u8 = 9;
+/// The path of the sender's container: checked like a known field, and cut out like an unknown one.
+const CONTAINER: u8 = 10;
+
+/// The type of each known field, by its code.
+pub(crate) const TYPES: [u8; 10] = *b"\0osssussgu";
+const NAMES: [&str; 10] = [
+    "",
+    "path",
+    "interface",
+    "member",
+    "error_name",
+    "reply_serial",
+    "destination",
+    "sender",
+    "signature",
+    "unix_fds",
+];
+
+/// Where a text lies in its message; at 0 there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    length: u32,
+}
+
+impl Span {
+    /// Whether there is a text.
+    pub fn is_some(self) -> bool {
+        self.start != 0
+    }
+
+    /// The text as bytes; none if there is none.
+    #[inline]
+    pub fn bytes(self, message: &[u8]) -> &[u8] {
+        let start = self.start as usize;
+        clamped(message, start, start + self.length as usize)
+    }
+
+    #[inline]
+    fn text(self, message: &[u8]) -> Option<&str> {
+        if self.start == 0 {
+            None
+        } else {
+            std::str::from_utf8(self.bytes(message)).ok()
+        }
+    }
+}
+
+/// A header that was found valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The byte order.
+    pub endian: Endian,
+    /// The type of the message.
+    pub kind: u8,
+    /// Its flags.
+    pub flags: u8,
+    /// Whether there are fields that the bus cuts out.
+    pub has_unknown_fields: bool,
+    /// The sender's number for it.
+    pub serial: u32,
+    /// Bytes of the body.
+    pub body_length: u32,
+    /// Bytes of the array of fields.
+    pub fields_length: u32,
+    /// Bytes in front of the body, padding included.
+    pub header_length: usize,
+    /// The number of the call that is answered; 0 for none.
+    pub reply_serial: u32,
+    /// How many descriptors come along.
+    pub unix_fds: u32,
+    /// PATH.
+    pub path_span: Span,
+    /// INTERFACE.
+    pub interface_span: Span,
+    /// MEMBER.
+    pub member_span: Span,
+    /// ERROR_NAME.
+    pub error_name_span: Span,
+    /// DESTINATION.
+    pub destination_span: Span,
+    /// SENDER.
+    pub sender_span: Span,
+    /// SIGNATURE.
+    pub signature_span: Span,
+}
+
+impl Header {
+    /// The object.
+    pub fn path<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        self.path_span.text(message)
+    }
+
+    /// The interface.
+    pub fn interface<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        self.interface_span.text(message)
+    }
+
+    /// The method or signal.
+    pub fn member<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        self.member_span.text(message)
+    }
+
+    /// The name of an error.
+    pub fn error_name<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        self.error_name_span.text(message)
+    }
+
+    /// The bus name that it is sent to.
+    pub fn destination<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        self.destination_span.text(message)
+    }
+
+    /// The sender, by its own words.
+    pub fn sender<'m>(&self, message: &'m [u8]) -> Option<&'m str> {
+        self.sender_span.text(message)
+    }
+
+    /// The signature of the body; empty if there is none.
+    pub fn signature<'m>(&self, message: &'m [u8]) -> &'m str {
+        self.signature_span.text(message).unwrap_or_default()
+    }
+
+    /// Bytes of the whole message.
+    pub fn message_length(&self) -> usize {
+        self.header_length + self.body_length as usize
+    }
+}
+
+/// Length of the message that starts here; None for fewer than 16 bytes.
+#[inline]
+pub fn frame_length(data: &[u8]) -> Result<Option<usize>, Malformed> {
+    let Some(fixed) = data.first_chunk::<FIXED>() else {
+        return Ok(None);
+    };
+    let Some(endian) = Endian::of(fixed[0]) else {
+        return Err(Malformed::new(format!("byte order {:#04x}", fixed[0])));
+    };
+    if fixed[3] != VERSION {
+        return Err(Malformed::new(format!("protocol version {}", fixed[3])));
+    }
+    let body_length = endian.u32_at(fixed, 4).unwrap_or(0);
+    let fields_length = endian.u32_at(fixed, 12).unwrap_or(0);
+    let length =
+        FIXED as u64 + u64::from(fields_length).next_multiple_of(8) + u64::from(body_length);
+    if fields_length > MAX_ARRAY || length > MAX_MESSAGE {
+        return Err(Malformed::new(format!(
+            "a message of {length} bytes with {fields_length} bytes of fields"
+        )));
+    }
+    Ok(Some(length as usize))
+}
+
+/// The header of a message, of which at least the header is there.
+pub fn parse(message: &[u8]) -> Result<Header, Malformed> {
+    let Some(length) = frame_length(message)? else {
+        return Err(Malformed::new("the message ends within its header"));
+    };
+    let endian = Endian::of(message[0]).unwrap_or(Endian::Little);
+    let number = |at| endian.u32_at(message, at).unwrap_or(0);
+    let (body_length, serial, fields_length) = (number(4), number(8), number(12));
+    let kind = message[1];
+    let header_length = length - body_length as usize;
+    let Some(header) = message
+        .get(..header_length)
+        .filter(|_| kind != 0 && serial != 0)
+    else {
+        return Err(Malformed::new(
+            "type 0, serial 0, or the message ends within its header",
+        ));
+    };
+    let mut fields = Fields {
+        endian,
+        header,
+        end: FIXED + fields_length as usize,
+        found: 0,
+        spans: [Span::default(); 10],
+        numbers: [0; 10],
+        has_unknown: false,
+        has_container: false,
+    };
+    fields.read()?;
+    let required: &[u8] = match kind {
+        CALL => &[PATH, MEMBER],
+        RETURN => &[REPLY_SERIAL],
+        ERROR => &[ERROR_NAME, REPLY_SERIAL],
+        SIGNAL => &[PATH, INTERFACE, MEMBER],
+        _ => &[],
+    };
+    for &code in required {
+        if fields.found & 1 << code == 0 {
+            return Err(missing(kind, code));
+        }
+    }
+    let span = |code: u8| fields.spans[code as usize];
+    Ok(Header {
+        endian,
+        kind,
+        flags: message[2],
+        has_unknown_fields: fields.has_unknown,
+        serial,
+        body_length,
+        fields_length,
+        header_length,
+        reply_serial: fields.numbers[REPLY_SERIAL as usize],
+        unix_fds: fields.numbers[UNIX_FDS as usize],
+        path_span: span(PATH),
+        interface_span: span(INTERFACE),
+        member_span: span(MEMBER),
+        error_name_span: span(ERROR_NAME),
+        destination_span: span(DESTINATION),
+        sender_span: span(SENDER),
+        signature_span: span(SIGNATURE),
+    })
+}
+
+/// The fields of one header, as far as they are read.
+struct Fields<'m> {
+    endian: Endian,
+    /// The whole header with its padding; every position counts from its start.
+    header: &'m [u8],
+    /// Where the array of fields ends.
+    end: usize,
+    /// A bit for each code.
+    found: u16,
+    spans: [Span; 10],
+    numbers: [u32; 10],
+    has_unknown: bool,
+    has_container: bool,
+}
+
+impl Fields<'_> {
+    fn read(&mut self) -> Result<(), Malformed> {
+        let mut at = FIXED;
+        while at < self.end {
+            at = self.skip_padding(at)?;
+            // a code and the rest of the start of a variant of one basic type
+            let start = self.header.get(at..).ok_or_else(cut_off)?;
+            let code = *start.first().ok_or_else(cut_off)?;
+            if !(PATH..=UNIX_FDS).contains(&code) {
+                at = self.unknown(code, at)?;
+                continue;
+            }
+            let type_ = TYPES[code as usize];
+            if start.first_chunk() != Some(&[code, 1, type_, 0]) || self.found & 1 << code != 0 {
+                return Err(wrong_type(NAMES[code as usize]));
+            }
+            self.found |= 1 << code;
+            at = match type_ {
+                b'u' => self.number(code, at + 4)?,
+                b'g' => self.signature(code, at + 4)?,
+                _ => self.text(code, at + 4)?,
+            };
+        }
+        if at != self.end
+            || clamped(self.header, at, usize::MAX)
+                .iter()
+                .any(|byte| *byte != 0)
+        {
+            return Err(Malformed::new(
+                "the header fields end within a field, or their padding is not zero",
+            ));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn skip_padding(&self, at: usize) -> Result<usize, Malformed> {
+        if at & 7 == 0 {
+            return Ok(at);
+        }
+        let stop = (at | 7) + 1;
+        match self.header.get(at..stop) {
+            Some(zeros) if zeros.iter().all(|byte| *byte == 0) => Ok(stop),
+            _ => Err(Malformed::new(
+                "padding between header fields is missing or not zero",
+            )),
+        }
+    }
+
+    #[inline]
+    fn text(&mut self, code: u8, at: usize) -> Result<usize, Malformed> {
+        let length = self.endian.u32_at(self.header, at).ok_or_else(cut_off)?;
+        let start = at + 4;
+        let stop = start.saturating_add(length as usize);
+        // a valid value has no NUL inside
+        match self.header.get(start..=stop) {
+            Some([text @ .., 0]) if is_value(code, text) => {
+                self.spans[code as usize] = Span {
+                    start: start as u32,
+                    length,
+                };
+                Ok(stop + 1)
+            }
+            Some([text @ .., 0]) if !text.contains(&0) => Err(no_value(code)),
+            _ => Err(Malformed::new(
+                "a header field is cut off, or has a NUL inside or none behind",
+            )),
+        }
+    }
+
+    #[inline]
+    fn signature(&mut self, code: u8, at: usize) -> Result<usize, Malformed> {
+        let length = *self.header.get(at).ok_or_else(cut_off)?;
+        let start = at + 1;
+        let stop = start + usize::from(length);
+        match self.header.get(start..=stop) {
+            Some([text @ .., 0]) if !text.contains(&0) => validate(text)?,
+            _ => {
+                return Err(Malformed::new(
+                    "the signature is cut off, or has a NUL inside or none behind",
+                ));
+            }
+        }
+        self.spans[code as usize] = Span {
+            start: start as u32,
+            length: u32::from(length),
+        };
+        Ok(stop + 1)
+    }
+
+    #[inline]
+    fn number(&mut self, code: u8, at: usize) -> Result<usize, Malformed> {
+        let number = self.endian.u32_at(self.header, at).ok_or_else(cut_off)?;
+        if code == REPLY_SERIAL && number == 0 {
+            return Err(no_value(code));
+        }
+        self.numbers[code as usize] = number;
+        Ok(at + 4)
+    }
+
+    #[cold]
+    fn unknown(&mut self, code: u8, at: usize) -> Result<usize, Malformed> {
+        if code == 0 {
+            return Err(Malformed::new("header field 0"));
+        }
+        if code == CONTAINER {
+            if clamped(self.header, at + 1, at + 4) != b"\x01o\0" || self.has_container {
+                return Err(wrong_type("10"));
+            }
+            self.has_container = true;
+        }
+        if !self.has_unknown {
+            self.check_all()?;
+            self.has_unknown = true;
+        }
+        behind_variant(self.header, at + 1, self.endian).ok_or_else(cut_off)
+    }
+
+    /// All fields as the array of variants they are: a number, the length of the array, its elements.
+    fn check_all(&self) -> Result<(), Malformed> {
+        let array = clamped(self.header, FIXED - 8, self.end);
+        if BodyCheck::new("ua(yv)", self.endian, None)?.step(array, UNKNOWN_FIELDS_BUDGET)? {
+            return Ok(());
+        }
+        Err(Malformed::new(
+            "the unknown header fields are too many to check",
+        ))
+    }
+}
+
+#[inline]
+fn is_value(code: u8, text: &[u8]) -> bool {
+    match code {
+        PATH => names::is_object_path(text) && text != LOCAL_PATH,
+        INTERFACE => names::is_interface_name(text) && text != LOCAL_INTERFACE,
+        MEMBER => names::is_member_name(text),
+        ERROR_NAME => names::is_error_name(text),
+        _ => names::is_bus_name(text),
+    }
+}
+
+#[cold]
+fn cut_off() -> Malformed {
+    Malformed::new(CUT_OFF)
+}
+
+#[cold]
+fn wrong_type(name: &str) -> Malformed {
+    Malformed::new(format!(
+        "header field {name} is of a wrong type, or given twice"
+    ))
+}
+
+#[cold]
+fn no_value(code: u8) -> Malformed {
+    Malformed::new(format!(
+        "header field {} has no valid value",
+        NAMES[code as usize]
+    ))
+}
+
+#[cold]
+fn missing(kind: u8, code: u8) -> Malformed {
+    Malformed::new(format!(
+        "a message of type {kind} without {}",
+        NAMES[code as usize]
+    ))
+}

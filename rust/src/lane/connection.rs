@@ -1,0 +1,204 @@
+//! One D-Bus connection that has joined the lane.
+//!
+//! Theory. What it sends lies in `Input` until it is carried out or handed over, in the order in which it came; what
+//! waits for it lies in Core's queue, and `Output` knows how much of the first message is written. Buffers grow with what
+//! really arrived, never with what a header announces.
+//!
+//! Invariants. 1. While `Input::is_ours` is false, Python reads the socket. 2. Every descriptor that came is in `fds`, in
+//! what is handed over, or has been closed.
+//!
+//! Not here: what messages do (`express`), writing (`output`).
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::core::{Credentials, Usage};
+use crate::dbus::body::BodyCheck;
+use crate::sys;
+
+/// What a client may do, and what it has, as far as the lane asks.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// It may send everything to everybody.
+    pub sends_all: bool,
+    /// It may receive everything from everybody.
+    pub receives_all: bool,
+    /// Descriptors may be passed to it, and by it.
+    pub takes_fds: bool,
+    pub max_message_size: usize,
+    pub max_message_unix_fds: usize,
+    pub max_incoming_bytes: u64,
+    pub max_outgoing_bytes: u64,
+    pub max_replies: usize,
+}
+
+/// How a stream of bytes ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// It goes on.
+    #[default]
+    Open,
+    /// The client sends nothing more.
+    Ended,
+    /// Reading failed.
+    Failed,
+    /// Descriptors were lost on the way.
+    Truncated,
+    /// There is no memory for what it sends.
+    Exhausted,
+}
+
+/// What Python carries out instead of the lane.
+#[derive(Debug, Default)]
+pub struct Handed {
+    pub data: Vec<u8>,
+    pub fds: Vec<RawFd>,
+    pub end: End,
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        self.fds.drain(..).for_each(sys::close);
+    }
+}
+
+/// What has come, and is not carried out yet.
+#[derive(Default)]
+pub struct Input {
+    /// The lane reads the socket, and carries out what is everyday.
+    pub is_ours: bool,
+    pub buffer: Vec<u8>,
+    /// Where in `buffer` the first message begins.
+    pub start: usize,
+    pub fds: VecDeque<RawFd>,
+    /// The check of the body of the first message, as far as it has come.
+    pub check: Option<BodyCheck>,
+    /// The length of the first message, if that is known and it is not there yet; else 0.
+    pub expected: usize,
+    pub handed: Option<Handed>,
+    /// It stands in the line of those that can go on.
+    pub is_busy: bool,
+    pub peak_bytes: u64,
+    pub peak_fds: u64,
+}
+
+impl Input {
+    /// How many bytes are not carried out.
+    pub fn pending(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    /// Nothing is here.
+    pub fn is_empty(&self) -> bool {
+        self.pending() == 0 && self.fds.is_empty()
+    }
+
+    /// There is no memory for more: what has come is dropped, and Python ends the connection.
+    pub fn give_up(&mut self) {
+        self.buffer = Vec::new();
+        self.start = 0;
+        self.hand_over_all(End::Exhausted);
+    }
+
+    /// From now on Python carries out everything that has come.
+    pub fn hand_over_all(&mut self, end: End) {
+        let mut data = std::mem::take(&mut self.buffer);
+        data.drain(..self.start);
+        self.start = 0;
+        self.expected = 0;
+        self.check = None;
+        let fds = self.fds.drain(..).collect();
+        self.handed = Some(Handed { data, fds, end });
+        self.is_ours = false;
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.fds.drain(..).for_each(sys::close);
+    }
+}
+
+/// What is known of the writing.
+#[derive(Default)]
+pub struct Output {
+    /// Bytes of the first queued message that are written.
+    pub offset: usize,
+    /// The socket takes nothing until epoll says so.
+    pub is_blocked: bool,
+    /// Python writes something that goes before the queue.
+    pub is_held: bool,
+    /// It stands in the line of those that may have something to write.
+    pub is_dirty: bool,
+    /// The most that ever waited when something was written.
+    pub peak: Usage,
+}
+
+/// Whether its queue moves.
+#[derive(Default)]
+pub struct Pace {
+    /// When bytes last entered its socket, or its queue became non-empty.
+    pub moved: f64,
+    /// Python has not been told of that.
+    pub is_noted: bool,
+    /// Somebody waits for it to move: Python is told at once.
+    pub is_awaited: bool,
+}
+
+/// One client.
+pub struct Connection {
+    pub fd: RawFd,
+    pub peer: u64,
+    pub unique: Box<str>,
+    pub credentials: Arc<Credentials>,
+    pub standing: Standing,
+    /// Answers that it awaits of native services, at most.
+    pub native_calls: usize,
+    /// Native peers follow its signals.
+    pub has_followers: bool,
+    /// What it says is being dropped: it is read when nobody else has anything.
+    pub comes_last: bool,
+    /// Well-known names that it is primary owner of, in order of acquisition.
+    pub names: Vec<Box<str>>,
+    pub input: Input,
+    pub output: Output,
+    pub pace: Pace,
+    /// What Python waits for while the input is its own, and for its own output.
+    pub wanted: u32,
+    /// What epoll has been asked for.
+    pub watched: u32,
+    /// It stands in the line of those whose wants may have changed.
+    pub is_stale: bool,
+}
+
+impl Connection {
+    /// One whose input is the lane's, and of which nothing is written yet.
+    pub fn new(
+        fd: RawFd,
+        peer: u64,
+        unique: &str,
+        credentials: Arc<Credentials>,
+        standing: Standing,
+    ) -> Self {
+        let mut input = Input::default();
+        input.is_ours = true;
+        Self {
+            fd,
+            peer,
+            unique: unique.into(),
+            credentials,
+            standing,
+            native_calls: 0,
+            has_followers: false,
+            comes_last: false,
+            names: Vec::new(),
+            input,
+            output: Output::default(),
+            pace: Pace::default(),
+            wanted: 0,
+            watched: 0,
+            is_stale: false,
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! The lane of D-Bus connections.
+//!
+//! Theory. A connection joins when it has its name. While its input is the lane's, what it sends is read, framed and
+//! checked here, and what is everyday is carried out (`express`). The first message that is not is handed over, alone,
+//! with nothing of it done, and the turn of everybody ends: Python decides it before the next message of any client.
+//! When Python has nothing of the connection in hand it gives the input back, and the lane goes on with what has come
+//! meanwhile. Whatever else happens on a socket (its end, failures, malformed bytes, descriptors whose message is not
+//! complete) is handed over with all that has come, and Python reads the socket until it gives it back.
+//!
+//! Invariants. 1. A connection has a budget of bytes and of deliveries per turn. 2. Messages of one connection take effect
+//! in their order. 3. A client's bytes make the lane do nothing but what `express` allows.
+//!
+//! Not here: the tables (`world`), what is everyday (`express`).
+
+use std::io;
+use std::os::fd::RawFd;
+
+use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
+
+use super::connection::{Connection, End, Handed};
+use super::express::Climate;
+use super::output::{self, Flushed};
+use super::parties::Parties;
+use super::world::{Tables, World};
+use super::{Lane, Report};
+use crate::core::Usage;
+use crate::sys::{self, Epoll};
+
+pub(super) const IN: u32 = EPOLLIN as u32;
+const OUT: u32 = EPOLLOUT as u32;
+const GONE: u32 = (EPOLLHUP | EPOLLERR) as u32;
+
+/// All D-Bus connections that have joined.
+pub struct DbusLane {
+    world: World,
+    pub(super) bus_peer: u64,
+    pub parties: Parties,
+    pub climate: Climate,
+    /// Those that come last, and have something.
+    late: Vec<usize>,
+    /// Others have had something in this turn.
+    has_served: bool,
+    /// Core has let descriptors go that are Python's to close.
+    has_freed: bool,
+    /// An empty buffer for whoever reads next.
+    pub(super) spare: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl DbusLane {
+    /// Nobody has joined yet.
+    pub fn new(world: World, bus_peer: u64) -> Self {
+        Self {
+            world,
+            bus_peer,
+            parties: Parties::default(),
+            climate: Climate::default(),
+            late: Vec::new(),
+            has_served: false,
+            has_freed: false,
+            spare: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    // ---- for Python ----------------------------------------------------------------------------------
+
+    /// The connection is served here from now on.
+    pub fn join(&mut self, connection: Box<Connection>) {
+        let slot = self.parties.enter(connection);
+        self.parties.mark_dirty(slot);
+    }
+
+    /// It is Python's again: with what has come, and how much of its first message is written.
+    pub fn leave(&mut self, epoll: Option<&Epoll>, peer: u64) -> Option<(Handed, usize)> {
+        let mut c = self.parties.remove(peer)?;
+        if let Some(epoll) = epoll
+            && c.watched != 0
+        {
+            // a descriptor that is gone is not watched any more
+            let _ = epoll.remove(c.fd);
+        }
+        if c.input.handed.is_none() {
+            c.input.hand_over_all(End::Open);
+        }
+        Some((c.input.handed.take().unwrap_or_default(), c.output.offset))
+    }
+
+    /// What Python is to carry out for the connection, if there is something.
+    pub fn take(&mut self, peer: u64) -> Option<Handed> {
+        let slot = self.parties.slot(peer)?;
+        self.parties.get_mut(slot)?.input.handed.take()
+    }
+
+    /// Python has nothing of the connection in hand any more.
+    pub fn give_back(&mut self, peer: u64, native_calls: usize) {
+        let Some(slot) = self.parties.slot(peer) else {
+            return;
+        };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
+        if c.input.is_ours || c.input.handed.is_some() {
+            return;
+        }
+        c.input.is_ours = true;
+        c.native_calls = native_calls;
+        let has_more = c.input.pending() > 0;
+        self.parties.mark_stale(slot);
+        if has_more {
+            self.parties.mark_busy(slot);
+        }
+    }
+
+    /// Write what there is; true if Python has to go on.
+    pub fn flush(&mut self, peer: u64, now: f64) -> bool {
+        let Some(slot) = self.parties.slot(peer) else {
+            return true;
+        };
+        let world = self.world.clone();
+        let mut tables = world.tables();
+        matches!(self.write(slot, &mut tables, now), Flushed::Python)
+    }
+
+    /// Write everything that there is; the peers for which Python has to go on.
+    pub fn flush_all(&mut self, now: f64) -> Vec<u64> {
+        let mut report = Report::default();
+        self.write_all(now, &mut report);
+        let slots = report
+            .events
+            .iter()
+            .filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
+        slots.map(|slot| self.peer(slot)).collect()
+    }
+
+    // ---- output --------------------------------------------------------------------------------------
+
+    fn write(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64) -> Flushed {
+        let Some(c) = self.parties.get_mut(slot) else {
+            return Flushed::Done;
+        };
+        if c.output.is_blocked {
+            return Flushed::Blocked;
+        }
+        let before = c.pace.moved;
+        let flushed = output::flush(c, &mut tables.core, now, &mut self.scratch);
+        c.output.is_blocked = flushed == Flushed::Blocked;
+        let has_moved = c.pace.moved != before;
+        self.close_freed(tables);
+        if has_moved {
+            self.parties.moved(slot, now);
+        }
+        match flushed {
+            Flushed::Blocked => self.parties.mark_stale(slot),
+            Flushed::More => self.parties.mark_dirty(slot),
+            _ => {}
+        }
+        flushed
+    }
+
+    /// Descriptors that are written: those that only the lane knows are closed, the others are Python's business.
+    fn close_freed(&mut self, tables: &mut Tables<'_>) {
+        let freed = tables.core.freed_fds();
+        freed.retain(|fd| match self.parties.fds.remove(fd) {
+            Some(_) => {
+                sys::close(*fd);
+                false
+            }
+            None => true,
+        });
+        self.has_freed |= !freed.is_empty();
+    }
+
+    fn write_all(&mut self, now: f64, report: &mut Report) {
+        if !self.parties.dirty.is_empty() {
+            let world = self.world.clone();
+            let mut tables = world.tables();
+            for slot in std::mem::take(&mut self.parties.dirty) {
+                let Some(c) = self.parties.get_mut(slot) else {
+                    continue;
+                };
+                c.output.is_dirty = false;
+                let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
+                if self.write(slot, &mut tables, now) == Flushed::Python {
+                    report.events.push((fd, OUT));
+                }
+                report.is_due |=
+                    is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
+            }
+        }
+    }
+}
+
+impl Lane for DbusLane {
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<()> {
+        while let Some(slot) = self.parties.stale.pop() {
+            let Some(c) = self.parties.get_mut(slot) else {
+                continue;
+            };
+            c.is_stale = false;
+            let mut wants = c.wanted & OUT;
+            wants |= if c.input.is_ours { IN } else { c.wanted & IN };
+            if c.output.is_blocked {
+                wants |= OUT;
+            }
+            if wants == c.watched {
+                continue;
+            }
+            let result = match (c.watched, wants) {
+                (_, 0) => epoll.remove(c.fd),
+                (0, _) => epoll.add(c.fd, wants),
+                _ => epoll.modify(c.fd, wants),
+            };
+            result?;
+            c.watched = wants;
+        }
+        Ok(())
+    }
+
+    fn is_busy(&self) -> bool {
+        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty())
+    }
+
+    fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
+        let Some(slot) = self.parties.slot_of_fd(fd) else {
+            return;
+        };
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
+        if events & (OUT | GONE) != 0 {
+            c.output.is_blocked = false;
+            self.parties.mark_dirty(slot);
+            self.parties.mark_stale(slot);
+        }
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
+        if !c.input.is_ours {
+            if events & (c.wanted | GONE) != 0 {
+                report.events.push((fd, events));
+            }
+            return;
+        }
+        if c.wanted & OUT & events != 0 {
+            report.events.push((fd, OUT));
+        }
+        if events & (IN | GONE) != 0 && !c.input.is_busy {
+            if c.comes_last {
+                self.late.push(slot);
+                return;
+            }
+            self.has_served = true;
+            let world = self.world.clone();
+            let mut tables = world.tables();
+            self.read(slot, &mut tables, now, report);
+        }
+    }
+
+    fn go_on(&mut self, now: f64, report: &mut Report) {
+        let world = self.world.clone();
+        let mut tables = world.tables();
+        for _ in 0..self.parties.busy.len() {
+            let Some(slot) = self.parties.busy.pop_front() else {
+                return;
+            };
+            let Some(c) = self.parties.get_mut(slot) else {
+                continue;
+            };
+            c.input.is_busy = false;
+            self.has_served |= !c.comes_last;
+            if c.input.is_ours {
+                self.serve(slot, &mut tables, now, report);
+                self.tidy(slot);
+            }
+            if report.stops {
+                return;
+            }
+        }
+    }
+
+    fn finish(&mut self, now: f64, report: &mut Report) {
+        let late = std::mem::take(&mut self.late);
+        if !self.has_served && report.events.is_empty() {
+            let world = self.world.clone();
+            let mut tables = world.tables();
+            for slot in late {
+                if !report.stops {
+                    self.read(slot, &mut tables, now, report);
+                }
+            }
+        }
+        self.has_served = false;
+        self.write_all(now, report);
+        report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
+        report.is_due |= std::mem::take(&mut self.has_freed);
+    }
+}
+
+/// What waits to be carried out of one connection, for statistics: bytes, descriptors, and the most that ever waited.
+pub fn usage(c: &Connection) -> (Usage, Usage) {
+    let now = Usage {
+        bytes: c.input.pending() as u64,
+        messages: 0,
+        fds: c.input.fds.len() as u64,
+    };
+    let peak = Usage {
+        bytes: c.input.peak_bytes,
+        messages: 0,
+        fds: c.input.peak_fds,
+    };
+    (now, peak)
+}

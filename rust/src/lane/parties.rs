@@ -1,0 +1,179 @@
+//! Who has joined the lane, and who owns which name.
+//!
+//! Theory. Connections lie in slots. A slot is found by Core peer, by descriptor, or by a name: unique names are those of
+//! the connections, the owners of well-known ones are said by Python at each change, and may be anybody.
+//!
+//! Invariants. 1. A slot is in each line (`dirty`, `stale`, `busy`) at most once while its mark says so.
+//!
+//! Not here: what is done with them (`dbus`, `express`).
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+
+use super::connection::Connection;
+
+/// All connections of the lane.
+#[derive(Default)]
+pub struct Parties {
+    slots: Vec<Option<Box<Connection>>>,
+    free: Vec<usize>,
+    by_peer: AHashMap<u64, usize>,
+    by_fd: AHashMap<RawFd, usize>,
+    by_unique: AHashMap<Box<str>, usize>,
+    owners: AHashMap<Box<str>, u64>,
+    /// Those that may have something to write.
+    pub dirty: Vec<usize>,
+    /// Those for which epoll may have to be asked for something else.
+    pub stale: Vec<usize>,
+    /// Those that can go on with what has come.
+    pub busy: VecDeque<usize>,
+    /// Peers whose queues have moved since Python was told.
+    pub moved: Vec<u64>,
+    /// Optional messages that found no room: sender, reader, header.
+    pub lost: Vec<(u64, u64, Bytes)>,
+    /// Descriptors in Core's queues of which nobody but the lane knows, with who has sent them.
+    pub fds: AHashMap<RawFd, u64>,
+    /// Room for receivers.
+    pub peers: Vec<u64>,
+}
+
+impl Parties {
+    /// The connection in a slot.
+    pub fn get(&self, slot: usize) -> Option<&Connection> {
+        self.slots.get(slot)?.as_deref()
+    }
+
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, slot: usize) -> Option<&mut Connection> {
+        self.slots.get_mut(slot)?.as_deref_mut()
+    }
+
+    /// Where the connection of a peer is.
+    pub fn slot(&self, peer: u64) -> Option<usize> {
+        self.by_peer.get(&peer).copied()
+    }
+
+    /// Where the connection with a descriptor is.
+    pub fn slot_of_fd(&self, fd: RawFd) -> Option<usize> {
+        self.by_fd.get(&fd).copied()
+    }
+
+    /// The connection behind a name, if it is one of the lane.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        if name.starts_with(':') {
+            self.by_unique.get(name).copied()
+        } else {
+            self.slot(*self.owners.get(name)?)
+        }
+    }
+
+    /// All slots that are in use.
+    pub fn all(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, c)| Some((slot, c.as_deref()?)))
+    }
+
+    /// A new connection; its slot.
+    pub fn enter(&mut self, mut connection: Box<Connection>) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.by_peer.insert(connection.peer, slot);
+        self.by_fd.insert(connection.fd, slot);
+        self.by_unique.insert(connection.unique.clone(), slot);
+        connection.is_stale = false;
+        self.slots[slot] = Some(connection);
+        self.mark_stale(slot);
+        slot
+    }
+
+    /// It is none of the lane any more.
+    pub fn remove(&mut self, peer: u64) -> Option<Box<Connection>> {
+        let slot = self.by_peer.remove(&peer)?;
+        let connection = self.slots[slot].take()?;
+        self.by_fd.remove(&connection.fd);
+        self.by_unique.remove(&connection.unique);
+        self.dirty.retain(|&other| other != slot);
+        self.stale.retain(|&other| other != slot);
+        self.busy.retain(|&other| other != slot);
+        self.free.push(slot);
+        Some(connection)
+    }
+
+    /// The name is the peer's from now on, or nobody's.
+    pub fn own(&mut self, name: &str, peer: Option<u64>) {
+        let old = match peer {
+            Some(peer) => self.owners.insert(name.into(), peer),
+            None => self.owners.remove(name),
+        };
+        if let Some(c) = old
+            .and_then(|old| self.slot(old))
+            .and_then(|slot| self.get_mut(slot))
+        {
+            c.names.retain(|other| **other != *name);
+        }
+        if let Some(c) = peer
+            .and_then(|peer| self.slot(peer))
+            .and_then(|slot| self.get_mut(slot))
+        {
+            c.names.push(name.into());
+        }
+    }
+
+    /// There may be something to write.
+    pub fn mark_dirty(&mut self, slot: usize) {
+        if let Some(Some(c)) = self.slots.get_mut(slot)
+            && !c.output.is_dirty
+        {
+            c.output.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// Epoll may have to be asked for something else.
+    pub fn mark_stale(&mut self, slot: usize) {
+        if let Some(Some(c)) = self.slots.get_mut(slot)
+            && !c.is_stale
+        {
+            c.is_stale = true;
+            self.stale.push(slot);
+        }
+    }
+
+    /// It can go on with what has come.
+    pub fn mark_busy(&mut self, slot: usize) {
+        if let Some(Some(c)) = self.slots.get_mut(slot)
+            && !c.input.is_busy
+        {
+            c.input.is_busy = true;
+            self.busy.push_back(slot);
+        }
+    }
+
+    /// A message was queued for it.
+    pub fn delivered(&mut self, slot: usize, was_empty: bool, now: f64) {
+        if was_empty {
+            self.moved(slot, now);
+        }
+        self.mark_dirty(slot);
+    }
+
+    /// Its queue moves; true if somebody waits for that.
+    pub fn moved(&mut self, slot: usize, now: f64) -> bool {
+        let Some(Some(c)) = self.slots.get_mut(slot) else {
+            return false;
+        };
+        c.pace.moved = now;
+        if !c.pace.is_noted {
+            c.pace.is_noted = true;
+            self.moved.push(c.peer);
+        }
+        c.pace.is_awaited
+    }
+}

@@ -1,0 +1,421 @@
+//! Reading a connection of the lane: from bytes to messages that are carried out, or handed over.
+//!
+//! Theory. A turn reads once, and looks at one message after the other, in the order in which they came. Each is checked
+//! before it is carried out; a large one in steps, over many turns. What Python has to carry out ends the turn of everybody,
+//! and the input of this connection is Python's until it is given back.
+//!
+//! Not here: what is everyday (`express`), the table of connections (`dbus`).
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::Report;
+use super::connection::{Connection, End, Handed};
+use super::dbus::{DbusLane, IN};
+use super::express::{self, Message, NotEveryday, Post};
+use super::world::Tables;
+use crate::dbus::body::{BodyCheck, check_body};
+use crate::dbus::header::{self, Header, frame_length};
+use crate::sys;
+
+/// Bytes to ask a socket for.
+const CHUNK: usize = 128 << 10;
+/// Longer bodies are not copied if they have a buffer for themselves.
+const LARGE_BODY: usize = 16 << 10;
+/// The most to ask for within a large message.
+const LARGE_CHUNK: usize = 1 << 20;
+/// Of the bodies of one client, as many are checked in one turn.
+const BYTES_PER_TURN: usize = 256 << 10;
+/// Messages of one client, and their receivers, in one turn.
+const WORK_PER_TURN: usize = 256;
+/// Answers of the bus that a connection may leave unread before it is not read any more.
+const BUS_MARK: u64 = 16 << 20;
+
+/// What a look at the first message has found.
+enum Found {
+    /// It is carried out; so long was it, and so much work.
+    Done(usize, usize),
+    /// It is not there yet; its length, if that is known.
+    Incomplete(usize),
+    /// Its check goes on in the next turn.
+    Unchecked,
+    /// Python has to carry it out; its length.
+    NotEveryday(usize),
+    /// Python has to carry everything out: it is malformed, or too large a thing to wait for here.
+    Strange,
+}
+
+impl DbusLane {
+    // ---- input ---------------------------------------------------------------------------------------
+
+    /// Read once, and carry out what is there.
+    pub(super) fn read(
+        &mut self,
+        slot: usize,
+        tables: &mut Tables<'_>,
+        now: f64,
+        report: &mut Report,
+    ) {
+        let bus = tables
+            .core
+            .queued(self.bus_peer, self.peer(slot))
+            .map_or(0, |usage| usage.bytes);
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
+        if bus > BUS_MARK {
+            hand_over_all(c, End::Open, report);
+            return;
+        }
+        let pending = c.input.pending();
+        let missing = c.input.expected.saturating_sub(pending);
+        let most = if missing > CHUNK {
+            missing.min(LARGE_CHUNK)
+        } else {
+            CHUNK
+        };
+        if pending == 0 {
+            c.input.start = 0;
+            c.input.buffer.clear();
+            if c.input.buffer.capacity() < most {
+                c.input.buffer = std::mem::take(&mut self.spare);
+                c.input.buffer.clear();
+            }
+        } else if c.input.start > 0 {
+            c.input.buffer.drain(..c.input.start);
+            c.input.start = 0;
+        }
+        if c.input.buffer.try_reserve(most).is_err() {
+            c.input.give_up();
+            report.hand_over(c.fd, IN);
+            return;
+        }
+        let mut fds = Vec::new();
+        match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
+            Ok(received) => {
+                c.input.fds.extend(fds);
+                if received.is_truncated {
+                    hand_over_all(c, End::Truncated, report);
+                } else if received.n_bytes == 0 {
+                    hand_over_all(c, End::Ended, report);
+                } else {
+                    self.serve(slot, tables, now, report);
+                }
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
+            Err(_) => hand_over_all(c, End::Failed, report),
+        }
+        self.tidy(slot);
+    }
+
+    /// Carry out what is there, within the budget.
+    pub(super) fn serve(
+        &mut self,
+        slot: usize,
+        tables: &mut Tables<'_>,
+        now: f64,
+        report: &mut Report,
+    ) {
+        let mut work = 0;
+        let mut checked = 0;
+        loop {
+            let Some(c) = self.parties.get_mut(slot) else {
+                return;
+            };
+            note_peaks(c);
+            if c.input.pending() == 0 {
+                break;
+            }
+            let most_fds = if c.standing.takes_fds {
+                c.standing.max_message_unix_fds
+            } else {
+                0
+            };
+            if c.input.fds.len() > most_fds {
+                // before anything of what came with them is carried out: it ends the connection
+                hand_over_all(c, End::Open, report);
+                return;
+            }
+            if work >= WORK_PER_TURN || checked >= BYTES_PER_TURN {
+                self.parties.mark_busy(slot);
+                return;
+            }
+            match self.first(slot, tables, BYTES_PER_TURN - checked, now) {
+                Found::Done(length, cost) => {
+                    work += cost;
+                    checked += length;
+                }
+                Found::Unchecked => {
+                    self.parties.mark_busy(slot);
+                    return;
+                }
+                found => {
+                    self.leave_rest(slot, &found, report);
+                    return;
+                }
+            }
+        }
+        if let Some(c) = self.parties.get_mut(slot)
+            && !c.input.fds.is_empty()
+        {
+            // whose message is to come: Python watches how long that takes
+            hand_over_all(c, End::Open, report);
+        }
+    }
+
+    fn leave_rest(&mut self, slot: usize, found: &Found, report: &mut Report) {
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
+        match *found {
+            Found::NotEveryday(length) => hand_over_first(c, length, report),
+            Found::Incomplete(length) if c.input.fds.is_empty() => c.input.expected = length,
+            _ => hand_over_all(c, End::Open, report),
+        }
+    }
+
+    /// The first message of a connection.
+    fn first(&mut self, slot: usize, tables: &mut Tables<'_>, budget: usize, now: f64) -> Found {
+        let Some(c) = self.parties.get_mut(slot) else {
+            return Found::Strange;
+        };
+        let mut buffer = std::mem::take(&mut c.input.buffer);
+        let start = c.input.start;
+        let max_message_size = c.standing.max_message_size;
+        let found = match frame_length(&buffer[start..]) {
+            Err(_) => Found::Strange,
+            Ok(None) => Found::Incomplete(0),
+            Ok(Some(length)) if length > max_message_size => Found::Strange,
+            Ok(Some(length)) if length > buffer.len() - start => {
+                if length > CHUNK && !self.is_worth_waiting(slot, &buffer[start..]) {
+                    Found::Strange
+                } else {
+                    Found::Incomplete(length)
+                }
+            }
+            Ok(Some(length)) => self.whole(slot, &mut buffer, start, length, tables, budget, now),
+        };
+        if let Some(c) = self.parties.get_mut(slot) {
+            c.input.buffer = buffer;
+            if c.input.start >= c.input.buffer.len() {
+                c.input.buffer.clear();
+                c.input.start = 0;
+            }
+        }
+        found
+    }
+
+    /// A large message that is not there yet: whether its header tells that it may be everyday.
+    fn is_worth_waiting(&self, slot: usize, so_far: &[u8]) -> bool {
+        match header::parse(so_far) {
+            Ok(header) => {
+                express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header)
+            }
+            Err(_) => so_far.len() < 16,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn whole(
+        &mut self,
+        slot: usize,
+        buffer: &mut Vec<u8>,
+        start: usize,
+        length: usize,
+        tables: &mut Tables<'_>,
+        budget: usize,
+        now: f64,
+    ) -> Found {
+        let bytes = &buffer[start..start + length];
+        let Ok(header) = header::parse(bytes) else {
+            return Found::Strange;
+        };
+        if !express::may_be_everyday(self.climate, &self.parties, slot, bytes, &header) {
+            return Found::NotEveryday(length);
+        }
+        match self.check(slot, bytes, &header, budget) {
+            Ok(true) => {}
+            Ok(false) => return Found::Unchecked,
+            Err(()) => return Found::Strange,
+        }
+        // a message that has most of a large buffer for itself keeps that: its body is not copied
+        if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
+            return self.large(slot, buffer, start, length, &header, tables, now);
+        }
+        let carried = self.pass(slot, &Message::Borrowed(bytes), &header, tables, now);
+        self.found(slot, carried, start, length)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn large(
+        &mut self,
+        slot: usize,
+        buffer: &mut Vec<u8>,
+        start: usize,
+        length: usize,
+        header: &Header,
+        tables: &mut Tables<'_>,
+        now: f64,
+    ) -> Found {
+        let whole = Bytes::from(std::mem::take(buffer));
+        let message = Message::Shared(whole.slice(start..start + length));
+        let carried = self.pass(slot, &message, header, tables, now);
+        if carried.is_ok() {
+            *buffer = whole[start + length..].to_vec();
+            return self.found(slot, carried, 0, 0);
+        }
+        drop(message);
+        *buffer = Vec::from(whole);
+        self.found(slot, carried, start, length)
+    }
+
+    /// Carry one message out, with the descriptors that have come for it.
+    fn pass(
+        &mut self,
+        slot: usize,
+        message: &Message<'_>,
+        header: &Header,
+        tables: &mut Tables<'_>,
+        now: f64,
+    ) -> Result<usize, NotEveryday> {
+        let n_fds = header.unix_fds as usize;
+        let mut fds = Vec::new();
+        if n_fds > 0 {
+            let c = self.parties.get(slot).ok_or(NotEveryday)?;
+            let has_them = c.standing.takes_fds
+                && n_fds <= c.input.fds.len()
+                && n_fds <= c.standing.max_message_unix_fds;
+            if !has_them {
+                return Err(NotEveryday);
+            }
+            fds.extend(c.input.fds.iter().take(n_fds));
+        }
+        let post = Post {
+            climate: self.climate,
+            from: slot,
+            message,
+            header,
+            fds: &fds,
+            now,
+        };
+        let work = express::carry_out(&post, &mut self.parties, tables)?;
+        if n_fds > 0
+            && let Some(c) = self.parties.get_mut(slot)
+        {
+            c.input.fds.drain(..n_fds);
+        }
+        Ok(work)
+    }
+
+    /// The message ended at `start + length` of what is left in the buffer.
+    fn found(
+        &mut self,
+        slot: usize,
+        carried: Result<usize, NotEveryday>,
+        start: usize,
+        length: usize,
+    ) -> Found {
+        match (carried, self.parties.get_mut(slot)) {
+            (Ok(cost), Some(c)) => {
+                c.input.start = start + length;
+                c.input.expected = 0;
+                Found::Done(length, cost.max(1))
+            }
+            _ => Found::NotEveryday(length),
+        }
+    }
+
+    /// Whether the body fits its signature, as far as the budget goes.
+    fn check(
+        &mut self,
+        slot: usize,
+        message: &[u8],
+        header: &Header,
+        budget: usize,
+    ) -> Result<bool, ()> {
+        let body = &message[header.header_length..];
+        let signature = header.signature(message);
+        if body.len() <= budget {
+            return check_body(signature, body, header.endian)
+                .map(|()| true)
+                .map_err(|_| ());
+        }
+        let c = self.parties.get_mut(slot).ok_or(())?;
+        let mut check = match c.input.check.take() {
+            Some(check) => check,
+            None => BodyCheck::new(signature, header.endian, None).map_err(|_| ())?,
+        };
+        let is_done = check.step(body, budget).map_err(|_| ())?;
+        if !is_done {
+            c.input.check = Some(check);
+        }
+        Ok(is_done)
+    }
+
+    /// A buffer that nothing lies in serves the next client.
+    pub(super) fn tidy(&mut self, slot: usize) {
+        let Some(c) = self.parties.get_mut(slot) else {
+            return;
+        };
+        if c.input.pending() == 0 {
+            let mut buffer = std::mem::take(&mut c.input.buffer);
+            c.input.start = 0;
+            if buffer.capacity() > self.spare.capacity() && buffer.capacity() <= 2 * CHUNK {
+                buffer.clear();
+                self.spare = buffer;
+            }
+        } else if self.spare.capacity() == 0 && c.input.pending() * 2 < c.input.buffer.capacity() {
+            // little is left: it lies in a buffer of its own size, and the large one is free
+            let rest = c.input.buffer[c.input.start..].to_vec();
+            self.spare = std::mem::replace(&mut c.input.buffer, rest);
+            c.input.start = 0;
+        }
+    }
+
+    pub(super) fn peer(&self, slot: usize) -> u64 {
+        self.parties.get(slot).map_or(0, |c| c.peer)
+    }
+}
+
+/// The first message, which lies at the front of what has come, is Python's, with its descriptors.
+fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
+    let start = c.input.start;
+    let message = &c.input.buffer[start..start + length];
+    let n_fds = header::parse(message).map_or(0, |header| header.unix_fds as usize);
+    if n_fds > c.input.fds.len() {
+        hand_over_all(c, End::Open, report);
+        return;
+    }
+    let fds = c.input.fds.drain(..n_fds).collect();
+    let data = if start == 0 && length == c.input.buffer.len() {
+        std::mem::take(&mut c.input.buffer)
+    } else {
+        let data = message.to_vec();
+        c.input.start += length;
+        data
+    };
+    c.input.expected = 0;
+    c.input.check = None;
+    c.input.handed = Some(Handed {
+        data,
+        fds,
+        end: End::Open,
+    });
+    c.input.is_ours = false;
+    report.hand_over(c.fd, IN);
+}
+
+fn hand_over_all(c: &mut Connection, end: End, report: &mut Report) {
+    c.input.hand_over_all(end);
+    report.hand_over(c.fd, IN);
+}
+
+fn note_peaks(c: &mut Connection) {
+    c.input.peak_bytes = c.input.peak_bytes.max(c.input.pending() as u64);
+    c.input.peak_fds = c.input.peak_fds.max(c.input.fds.len() as u64);
+}

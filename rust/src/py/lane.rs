@@ -1,0 +1,309 @@
+//! `DBusLane`: the express lane of D-Bus connections, as the Switch in Python sees it.
+
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, Weak};
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::arguments::credentials_of;
+use super::core::Core;
+use super::poller::Poller;
+use super::tables::{MatchIndex, ReplyTable};
+use crate::core::Usage;
+use crate::lane;
+use crate::lane::connection::{Connection, End, Standing};
+use crate::lane::dbus::{self, DbusLane};
+use crate::lane::express::Climate;
+use crate::lane::poller::locked;
+use crate::lane::world::World;
+use crate::sys::monotonic;
+
+/// Serves connections within the wait of a `Poller`.
+#[pyclass(frozen, name = "DBusLane", module = "bus1._native")]
+pub struct PyDbusLane {
+    poller: Weak<lane::Poller>,
+    number: usize,
+    inner: Arc<Mutex<DbusLane>>,
+}
+
+/// Bytes, descriptors, and how the stream ended.
+type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
+type Counts = (u64, u64, u64);
+
+fn counts(usage: Usage) -> Counts {
+    (usage.bytes, usage.messages, usage.fds)
+}
+
+/// (sends_all, receives_all, takes_fds, max_message_size, max_message_unix_fds, max_incoming_bytes, max_outgoing_bytes, max_replies)
+type StandingTuple = (bool, bool, bool, usize, usize, u64, u64, usize);
+
+fn standing(given: StandingTuple) -> Standing {
+    let (
+        sends_all,
+        receives_all,
+        takes_fds,
+        max_message_size,
+        max_message_unix_fds,
+        incoming,
+        outgoing,
+        replies,
+    ) = given;
+    Standing {
+        sends_all,
+        receives_all,
+        takes_fds,
+        max_message_size,
+        max_message_unix_fds,
+        max_incoming_bytes: incoming,
+        max_outgoing_bytes: outgoing,
+        max_replies: replies,
+    }
+}
+
+impl PyDbusLane {
+    fn with<T>(&self, peer: u64, action: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        let mut lane = locked(&self.inner);
+        let slot = lane.parties.slot(peer)?;
+        lane.parties.get_mut(slot).map(action)
+    }
+}
+
+#[pymethods]
+impl PyDbusLane {
+    /// A lane in `poller`, on these tables; nobody has joined yet.
+    #[new]
+    fn new(
+        poller: &Poller,
+        core: &Core,
+        matches: &MatchIndex,
+        replies: &ReplyTable,
+        bus_peer: u64,
+    ) -> PyResult<Self> {
+        let world = World {
+            core: core.shared(),
+            matches: matches.shared(),
+            replies: replies.shared(),
+        };
+        let inner = Arc::new(Mutex::new(DbusLane::new(world, bus_peer)));
+        let poller = poller.shared()?;
+        let number = poller.add_lane(Arc::clone(&inner) as Arc<Mutex<dyn lane::Lane>>);
+        Ok(Self {
+            poller: Arc::downgrade(&poller),
+            number,
+            inner,
+        })
+    }
+
+    /// The connection is served here from now on; nothing of it may be registered with the poller.
+    #[allow(clippy::too_many_arguments)]
+    fn join(
+        &self,
+        fd: RawFd,
+        peer: u64,
+        unique: &str,
+        credentials: &Bound<'_, PyAny>,
+        given: StandingTuple,
+        names: Vec<String>,
+        native_calls: usize,
+        has_followers: bool,
+        offset: usize,
+    ) -> PyResult<()> {
+        let mut connection = Connection::new(
+            fd,
+            peer,
+            unique,
+            Arc::new(credentials_of(credentials)?),
+            standing(given),
+        );
+        connection.native_calls = native_calls;
+        connection.has_followers = has_followers;
+        connection.names = names.into_iter().map(Into::into).collect();
+        connection.output.offset = offset;
+        locked(&self.inner).join(Box::new(connection));
+        if let Some(poller) = self.poller.upgrade() {
+            poller.join(fd, self.number);
+        }
+        Ok(())
+    }
+
+    /// It is Python's again; (bytes, descriptors, bytes of the first queued message that are written).
+    fn leave<'py>(
+        &self,
+        py: Python<'py>,
+        peer: u64,
+    ) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, usize)> {
+        let mut lane = locked(&self.inner);
+        let fd = lane
+            .parties
+            .slot(peer)
+            .and_then(|slot| lane.parties.get(slot))
+            .map(|c| c.fd)?;
+        let poller = self.poller.upgrade();
+        if let Some(poller) = &poller {
+            poller.leave(fd);
+        }
+        let (mut handed, offset) =
+            lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
+        Some((
+            PyBytes::new(py, &handed.data),
+            std::mem::take(&mut handed.fds),
+            offset,
+        ))
+    }
+
+    /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
+    /// nothing is.
+    fn take<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<Taken<'py>>> {
+        let Some(mut handed) = locked(&self.inner).take(peer) else {
+            return Ok(None);
+        };
+        let end = match handed.end {
+            End::Open => "",
+            End::Ended => "ended",
+            End::Failed => "failed",
+            End::Truncated => "truncated",
+            End::Exhausted => "exhausted",
+        };
+        let data = PyBytes::new_with(py, handed.data.len(), |room| {
+            room.copy_from_slice(&handed.data);
+            Ok(())
+        })?;
+        Ok(Some((data, std::mem::take(&mut handed.fds), end)))
+    }
+
+    /// The input is the lane's again: Python has nothing of it in hand.
+    fn give_back(&self, peer: u64, native_calls: usize) {
+        locked(&self.inner).give_back(peer, native_calls);
+    }
+
+    /// Whether the lane reads the socket.
+    fn has_input(&self, peer: u64) -> bool {
+        self.with(peer, |c| c.input.is_ours).unwrap_or(false)
+    }
+
+    /// What Python waits for at this socket.
+    fn want(&self, peer: u64, events: u32) {
+        let mut lane = locked(&self.inner);
+        let Some(slot) = lane.parties.slot(peer) else {
+            return;
+        };
+        if let Some(c) = lane.parties.get_mut(slot)
+            && c.wanted != events
+        {
+            c.wanted = events;
+            lane.parties.mark_stale(slot);
+        }
+    }
+
+    /// What the client says is being dropped: it is read when nobody else has anything.
+    fn set_late(&self, peer: u64, comes_last: bool) {
+        self.with(peer, |c| c.comes_last = comes_last);
+    }
+
+    /// Write now what is queued for anybody; the peers for which Python has to go on.
+    fn flush_all(&self) -> Vec<u64> {
+        locked(&self.inner).flush_all(monotonic())
+    }
+
+    /// Something was queued for it, or may be written again: it is written in the next wait.
+    fn wake(&self, peer: u64) {
+        let mut lane = locked(&self.inner);
+        if let Some(slot) = lane.parties.slot(peer) {
+            lane.parties.mark_dirty(slot);
+        }
+    }
+
+    /// Write now what is queued; True if Python has to go on.
+    fn flush(&self, peer: u64) -> bool {
+        locked(&self.inner).flush(peer, monotonic())
+    }
+
+    /// How much of the first queued message is written.
+    fn offset(&self, peer: u64) -> usize {
+        self.with(peer, |c| c.output.offset).unwrap_or(0)
+    }
+
+    /// Python has written: so much of the first queued message; `is_held` while something else goes before the queue.
+    fn set_offset(&self, peer: u64, offset: usize, is_held: bool) {
+        self.with(peer, |c| {
+            c.output.offset = offset;
+            c.output.is_held = is_held;
+        });
+    }
+
+    /// Other rights and limits from now on.
+    fn set_standing(&self, peer: u64, given: StandingTuple) {
+        self.with(peer, |c| c.standing = standing(given));
+    }
+
+    /// Native peers follow its signals, or do no longer.
+    fn set_followers(&self, peer: u64, has_followers: bool) {
+        self.with(peer, |c| c.has_followers = has_followers);
+    }
+
+    /// Somebody waits for its queue to move, or does no longer.
+    fn set_awaited(&self, peer: u64, is_awaited: bool) {
+        self.with(peer, |c| c.pace.is_awaited = is_awaited);
+    }
+
+    /// The well-known name is this peer's, or nobody's.
+    fn own(&self, name: &str, peer: Option<u64>) {
+        locked(&self.inner).parties.own(name, peer);
+    }
+
+    /// What holds for everybody until the next wait.
+    fn set_climate(
+        &self,
+        is_unwatched: bool,
+        has_eavesdroppers: bool,
+        limits_replies: bool,
+        is_closing: bool,
+    ) {
+        locked(&self.inner).climate = Climate {
+            is_unwatched,
+            has_eavesdroppers,
+            limits_replies,
+            is_closing,
+        };
+    }
+
+    /// Descriptors that are still in queues, and who has sent them: from now on Python closes them.
+    fn take_fds(&self) -> Vec<(RawFd, u64)> {
+        locked(&self.inner).parties.fds.drain().collect()
+    }
+
+    /// Peers whose queues have moved, and when last: each once since it was last asked.
+    fn take_moved(&self) -> Vec<(u64, f64)> {
+        let mut lane = locked(&self.inner);
+        let moved = std::mem::take(&mut lane.parties.moved);
+        let mut told = Vec::with_capacity(moved.len());
+        for peer in moved {
+            if let Some(c) = lane
+                .parties
+                .slot(peer)
+                .and_then(|slot| lane.parties.get_mut(slot))
+            {
+                c.pace.is_noted = false;
+                told.push((peer, c.pace.moved));
+            }
+        }
+        told
+    }
+
+    /// Optional messages that found no room: sender, reader, header.
+    fn take_lost<'py>(&self, py: Python<'py>) -> Vec<(u64, u64, Bound<'py, PyBytes>)> {
+        let lost = std::mem::take(&mut locked(&self.inner).parties.lost);
+        lost.into_iter()
+            .map(|(sender, reader, header)| (sender, reader, PyBytes::new(py, &header)))
+            .collect()
+    }
+
+    /// For statistics: what has come and is not carried out, the most that ever waited so, and for it; None if unknown.
+    fn usage(&self, peer: u64) -> Option<(Counts, Counts, Counts)> {
+        self.with(peer, |c| {
+            let (now, peak) = dbus::usage(c);
+            (counts(now), counts(peak), counts(c.output.peak))
+        })
+    }
+}

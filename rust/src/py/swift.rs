@@ -1,0 +1,349 @@
+//! Calls that are over at once: from values to values, with nothing of Python's in between.
+//!
+//! Theory. Between the values of an everyday call and the bytes in the socket lie the body, the envelope and the
+//! frame, and as much on the way back. Where all of it is everyday, it is done in one go. Whatever is not is left
+//! as it was: nothing has been sent, or the answer is still to be taken. `bus1_services/swift.py` goes on then.
+//!
+//! Invariants. 1. Messages are taken in the order in which they came. 2. A message that is not everyday is not taken.
+//!
+//! Not here: which calls may be over at once.
+
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use super::answer::{Message, is_everyday};
+use super::body::Bodies;
+use super::client::{Listener, PyExchange, post_to};
+use crate::client::answer::Answer;
+use crate::client::envelope::{self, CALL, RETURN};
+use crate::client::protocol as wire;
+
+/// Bytes of a payload that are surely taken in a frame.
+const MAX_INLINE: usize = 1 << 15;
+const DATA: u64 = 1;
+
+/// The short way through one exchange.
+#[pyclass(module = "bus1._native", frozen)]
+pub struct Swift {
+    exchange: Py<PyExchange>,
+    bodies: Py<Bodies>,
+    taken: Mutex<Option<(u64, Answer)>>,
+}
+
+/// A message of everyday: its payload, and its handles.
+fn parts(answer: &Answer) -> Option<(Message, &[u8], &[u8])> {
+    let message = Message::of(answer)?;
+    let tail = answer.tail();
+    let (n_bytes, n_handles) = (message.words[8] as usize, message.words[9] as usize);
+    let at = n_bytes.checked_next_multiple_of(8)?;
+    let handles = match n_handles {
+        0 => &[],
+        _ => tail.get(at..at.checked_add(8 * n_handles)?)?,
+    };
+    Some((message, tail.get(..n_bytes)?, handles))
+}
+
+fn is_of_kernel(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyOSError>(py)
+        && error
+            .value(py)
+            .getattr("errno")
+            .is_ok_and(|code| !code.is_none())
+}
+
+fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyString>> {
+    std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| text.is_ascii())
+        .map(|text| PyString::new(py, text))
+}
+
+#[pymethods]
+impl Swift {
+    #[new]
+    fn new(exchange: Py<PyExchange>, bodies: Py<Bodies>) -> Self {
+        Self {
+            exchange,
+            bodies,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Call and wait: the values; None: it was sent, and the answer is to be waited for; False: nothing was done.
+    #[allow(clippy::too_many_arguments)]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        sock: &Bound<'py, PyAny>,
+        tag: u64,
+        handle: u64,
+        node: u64,
+        names: (&str, &str, &str, &str),
+        values: &Bound<'py, PyAny>,
+        failed: Listener,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let channel = self.exchange.get();
+        if !channel.lock().is_waiting(tag)
+            || !self.post_call(py, handle, node, names, values, failed)?
+        {
+            return Ok(false.into_pyobject(py)?.to_owned().into_any());
+        }
+        let later = py.None().into_bound(py);
+        let found = channel
+            .transmit(py, sock, 0)
+            .and_then(|()| channel.receive(py, sock, 0));
+        match found {
+            Ok(0) => channel.fail(py, None)?,
+            Ok(_) => channel.process(py)?,
+            // Whoever waits next finds out what it is. What a signal's handler raises is no such error.
+            Err(error) if is_of_kernel(py, &error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(match self.answer(py, tag, node, names.3) {
+            Some(values) => values.into_any(),
+            None => later,
+        })
+    }
+
+    /// Queue a call whose answer goes to `node`; False: nothing was done.
+    fn post_call(
+        &self,
+        py: Python<'_>,
+        handle: u64,
+        node: u64,
+        names: (&str, &str, &str, &str),
+        values: &Bound<'_, PyAny>,
+        failed: Listener,
+    ) -> PyResult<bool> {
+        let (interface, member, signature, _) = names;
+        let channel = self.exchange.get();
+        channel.check(py)?;
+        let Some(body) = self.bodies.get().written(py, signature, values) else {
+            return Ok(false);
+        };
+        let all = [
+            interface.as_bytes(),
+            member.as_bytes(),
+            signature.as_bytes(),
+        ];
+        let Some(head) = envelope::write(CALL, 0, all, body.len()) else {
+            return Ok(false);
+        };
+        let mut exchange = channel.lock();
+        if !exchange.may_be_quiet() || head.len() + body.len() > MAX_INLINE {
+            return Ok(false);
+        }
+        post_to(
+            &mut exchange,
+            handle,
+            &[&head, &body],
+            &[node],
+            failed,
+            false,
+        );
+        Ok(true)
+    }
+
+    /// The next message, if it is a result without capabilities: for which node, its signature, the values; else None.
+    fn take_return<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let channel = self.exchange.get();
+        let answer = channel.lock().take_if(tag, |answer| {
+            is_everyday(answer)
+                && parts(answer).is_some_and(|(message, payload, handles)| {
+                    message.words[0] == DATA
+                        && handles.is_empty()
+                        && payload.get(2) == Some(&RETURN)
+                })
+        });
+        let Some(answer) = answer else {
+            return Ok(None);
+        };
+        let fields = self.return_fields(py, &answer)?;
+        self.hold(tag, answer, fields.is_some());
+        Ok(fields)
+    }
+
+    /// The next message, if it is a call that wants an answer: of whom to what, names, serial, values; else None.
+    fn take_call<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let channel = self.exchange.get();
+        let answer = channel.lock().take_if(tag, |answer| {
+            is_everyday(answer)
+                && !answer.is_released
+                && parts(answer).is_some_and(|(message, payload, handles)| {
+                    message.words[0] == DATA
+                        && handles.len() == 8
+                        && handles != u64::MAX.to_le_bytes()
+                        && payload.get(2..4) == Some(&[CALL, 0])
+                })
+        });
+        let Some(answer) = answer else {
+            return Ok(None);
+        };
+        let fields = self.call_fields(py, &answer)?;
+        self.hold(tag, answer, fields.is_some());
+        Ok(fields)
+    }
+
+    /// What was taken last is the next message again.
+    fn put_back(&self) {
+        let taken = self
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some((tag, answer)) = taken {
+            self.exchange.get().lock().put_back(tag, answer);
+        }
+    }
+
+    /// Queue the answer, and give its handle back with it; False: nothing was done.
+    #[allow(clippy::too_many_arguments)]
+    fn respond(
+        &self,
+        py: Python<'_>,
+        handle: u64,
+        serial: u32,
+        signature: &str,
+        values: &Bound<'_, PyAny>,
+        failed: Listener,
+    ) -> PyResult<bool> {
+        let channel = self.exchange.get();
+        channel.check(py)?;
+        let Some(body) = self.bodies.get().written(py, signature, values) else {
+            return Ok(false);
+        };
+        let Some(head) =
+            envelope::write(RETURN, serial, [b"", b"", signature.as_bytes()], body.len())
+        else {
+            return Ok(false);
+        };
+        let mut exchange = channel.lock();
+        if !exchange.may_be_quiet() || head.len() + body.len() > MAX_INLINE {
+            return Ok(false);
+        }
+        post_to(&mut exchange, handle, &[&head, &body], &[], failed, true);
+        Ok(true)
+    }
+}
+
+impl Swift {
+    /// Remembers what is taken, for who finds that it is not for this way; or gives it back.
+    fn hold(&self, tag: u64, answer: Answer, is_taken: bool) {
+        if is_taken {
+            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            *taken = Some((tag, answer));
+        } else {
+            self.exchange.get().lock().put_back(tag, answer);
+        }
+    }
+
+    fn return_fields<'py>(
+        &self,
+        py: Python<'py>,
+        answer: &Answer,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let found = parts(answer).and_then(|(message, payload, _)| {
+            let (envelope, body) = envelope::read(payload)?;
+            if !envelope.interface.is_empty() || !envelope.member.is_empty() {
+                return None;
+            }
+            let signature = text(py, envelope.signature)?;
+            let (bodies, is_little) = (self.bodies.get(), envelope.is_little);
+            let values = bodies.read(py, envelope.signature, body, is_little)?;
+            Some((message.words[2], signature, values))
+        });
+        found.map(|fields| fields.into_pyobject(py)).transpose()
+    }
+
+    /// The values of the answer at a node, if it is the next message; the node is given up with it.
+    fn answer<'py>(
+        &self,
+        py: Python<'py>,
+        tag: u64,
+        node: u64,
+        result: &str,
+    ) -> Option<Bound<'py, PyList>> {
+        let channel = self.exchange.get();
+        let answer = channel.lock().take_if(tag, |answer| {
+            is_everyday(answer)
+                && parts(answer).is_some_and(|(message, _, handles)| {
+                    message.words[0] == DATA && message.words[2] == node && handles.is_empty()
+                })
+        })?;
+        let values = parts(&answer)
+            .and_then(|(_, payload, _)| envelope::read(payload))
+            .filter(|(envelope, _)| {
+                envelope.kind == RETURN
+                    && envelope.interface.is_empty()
+                    && envelope.member.is_empty()
+                    && envelope.signature == result.as_bytes()
+            })
+            .and_then(|(envelope, body)| {
+                self.bodies
+                    .get()
+                    .read(py, envelope.signature, body, envelope.is_little)
+            });
+        let mut exchange = channel.lock();
+        if values.is_none() {
+            exchange.put_back(tag, answer);
+            return None;
+        }
+        let mut body = Vec::with_capacity(24);
+        for word in [wire::RELEASE_HANDLES, 1, node] {
+            body.extend(word.to_le_bytes());
+        }
+        exchange.forget(wire::DESTROY, &body, None);
+        values
+    }
+
+    fn call_fields<'py>(
+        &self,
+        py: Python<'py>,
+        answer: &Answer,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let Some((message, payload, handles)) = parts(answer) else {
+            return Ok(None);
+        };
+        let Some((envelope, body)) = envelope::read(payload) else {
+            return Ok(None);
+        };
+        let names = [envelope.interface, envelope.member, envelope.signature];
+        let [Some(interface), Some(member), Some(signature)] = names.map(|name| text(py, name))
+        else {
+            return Ok(None);
+        };
+        let values = self
+            .bodies
+            .get()
+            .read(py, envelope.signature, body, envelope.is_little);
+        let Some(values) = values else {
+            return Ok(None);
+        };
+        let [_, flags, destination, uid, gid, pid, ..] = message.words;
+        let context = match flags & 1 {
+            0 => None,
+            _ => {
+                let at = payload.len().next_multiple_of(8) + 8;
+                let end = at + message.words[11] as usize;
+                answer
+                    .tail()
+                    .get(at..end)
+                    .map(|context| PyBytes::new(py, context))
+            }
+        };
+        let reply = wire::u64_at(handles, 0).unwrap_or(u64::MAX);
+        let fields = (
+            destination,
+            (interface, member, signature),
+            reply,
+            envelope.serial,
+            values,
+            (uid, gid, pid),
+            context,
+        );
+        Ok(Some(fields.into_pyobject(py)?))
+    }
+}

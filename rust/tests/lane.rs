@@ -1,0 +1,323 @@
+//! The lane of D-Bus connections, driven through socket pairs.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use bus1_native::core::{Core, Credentials, Limits, Memory, Payload, Request, Setup};
+use bus1_native::dbus::{Outgoing, build, text_body};
+use bus1_native::lane::connection::{Connection, End, Standing};
+use bus1_native::lane::dbus::DbusLane;
+use bus1_native::lane::express::Climate;
+use bus1_native::lane::world::World;
+use bus1_native::lane::{Lane, Poller};
+use bus1_native::tables::{MatchIndex, MatchRule, ReplyTable, Tally};
+
+const BUS: u64 = 1;
+
+/// A bus of clients that are all in the lane.
+struct Bus {
+    poller: Poller,
+    lane: Arc<Mutex<DbusLane>>,
+    number: usize,
+    world: World,
+    ends: Vec<UnixStream>,
+}
+
+/// One client: its end of the socket, its Core peer, and its descriptor at the bus.
+struct Client {
+    socket: UnixStream,
+    peer: u64,
+    fd: RawFd,
+}
+
+impl Bus {
+    fn new() -> Self {
+        let limits = Limits([1 << 31, 1 << 31, 1 << 40, 1 << 31]);
+        let mut core = Core::new(limits);
+        core.peer_new(0, Memory::Heap(None), Setup::default());
+        let world = World {
+            core: Arc::new(Mutex::new(core)),
+            matches: Arc::new(Mutex::new(MatchIndex::new(Arc::new(Mutex::new(
+                Tally::default(),
+            ))))),
+            replies: Arc::new(Mutex::new(ReplyTable::default())),
+        };
+        let mut lane = DbusLane::new(world.clone(), BUS);
+        lane.climate = Climate {
+            is_unwatched: true,
+            ..Climate::default()
+        };
+        let lane = Arc::new(Mutex::new(lane));
+        let poller = Poller::new().unwrap();
+        let number = poller.add_lane(Arc::clone(&lane) as Arc<Mutex<dyn Lane>>);
+        Self {
+            poller,
+            lane,
+            number,
+            world,
+            ends: Vec::new(),
+        }
+    }
+
+    fn client(&mut self, unique: &str) -> Client {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let credentials = Arc::new(Credentials::default());
+        let mut core = self.world.core.lock().unwrap();
+        let setup = Setup {
+            overhead: 512,
+            ..Setup::default()
+        };
+        let peer = core.peer_new(0, Memory::Heap(None), setup);
+        let root = Request {
+            handles: &[0],
+            ..Request::default()
+        };
+        core.send(peer, &root, &Payload::default(), &credentials)
+            .unwrap();
+        drop(core);
+        let fd = ours.as_raw_fd();
+        let standing = Standing {
+            sends_all: true,
+            receives_all: true,
+            takes_fds: true,
+            max_message_size: 1 << 27,
+            max_message_unix_fds: 16,
+            max_incoming_bytes: 1 << 30,
+            max_outgoing_bytes: 1 << 30,
+            max_replies: 1000,
+        };
+        let connection = Connection::new(fd, peer, unique, credentials, standing);
+        self.lane.lock().unwrap().join(Box::new(connection));
+        self.poller.join(fd, self.number);
+        self.ends.push(ours);
+        Client {
+            socket: theirs,
+            peer,
+            fd,
+        }
+    }
+
+    fn turn(&self) -> Vec<(RawFd, u32)> {
+        self.poller.poll(Some(0.0)).unwrap()
+    }
+}
+
+fn call(serial: u32, to: &str) -> Vec<u8> {
+    build(&Outgoing {
+        kind: 1,
+        serial,
+        path: Some("/a"),
+        member: Some("M"),
+        interface: Some("a.b"),
+        destination: Some(to),
+        ..Outgoing::default()
+    })
+}
+
+fn with_sender(message: &Outgoing<'_>, sender: &str, body: &[u8]) -> Vec<u8> {
+    let mut whole = build(&Outgoing {
+        sender: Some(sender),
+        body_length: body.len() as u32,
+        ..*message
+    });
+    whole.extend_from_slice(body);
+    whole
+}
+
+fn read(socket: &mut UnixStream, n: usize) -> Vec<u8> {
+    let mut buffer = vec![0; n];
+    socket.read_exact(&mut buffer).unwrap();
+    buffer
+}
+
+#[test]
+fn a_call_and_its_answer_pass_without_python() {
+    let mut bus = Bus::new();
+    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    a.socket.write_all(&call(7, ":1.2")).unwrap();
+    assert_eq!(bus.turn(), []);
+    let expected = Outgoing {
+        kind: 1,
+        serial: 7,
+        path: Some("/a"),
+        member: Some("M"),
+        interface: Some("a.b"),
+        destination: Some(":1.2"),
+        ..Outgoing::default()
+    };
+    let expected = with_sender(&expected, ":1.1", b"");
+    assert_eq!(read(&mut b.socket, expected.len()), expected);
+    assert!(bus.world.replies.lock().unwrap().awaits(a.peer, b.peer, 7));
+    let answer = Outgoing {
+        kind: 2,
+        serial: 1,
+        reply_serial: 7,
+        destination: Some(":1.1"),
+        signature: "s",
+        ..Outgoing::default()
+    };
+    let body = text_body("yes");
+    let sent = with_sender(&answer, ":9.9", &body);
+    b.socket.write_all(&sent).unwrap();
+    assert_eq!(bus.turn(), []);
+    let expected = with_sender(&answer, ":1.2", &body);
+    assert_eq!(read(&mut a.socket, expected.len()), expected);
+    assert_eq!(bus.world.replies.lock().unwrap().outstanding(a.peer), 0);
+    assert_eq!(
+        bus.world
+            .core
+            .lock()
+            .unwrap()
+            .waiting(a.peer)
+            .unwrap()
+            .messages,
+        0
+    );
+}
+
+#[test]
+fn what_is_not_everyday_is_handed_over_alone_and_ends_the_turn() {
+    let mut bus = Bus::new();
+    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let strange = call(2, "org.freedesktop.DBus");
+    let mut sent = call(1, ":1.2");
+    let first = sent.len();
+    sent.extend_from_slice(&strange);
+    sent.extend_from_slice(&call(3, ":1.2"));
+    a.socket.write_all(&sent).unwrap();
+    assert_eq!(bus.turn(), [(a.fd, 1)]);
+    let handed = bus.lane.lock().unwrap().take(a.peer).unwrap();
+    assert_eq!((handed.data.clone(), handed.end), (strange, End::Open));
+    read(&mut b.socket, first + 8);
+    assert_eq!(
+        bus.turn(),
+        [],
+        "the rest waits until the input is given back"
+    );
+    bus.lane.lock().unwrap().give_back(a.peer, 0);
+    assert_eq!(bus.turn(), []);
+    assert!(bus.world.replies.lock().unwrap().awaits(a.peer, b.peer, 3));
+}
+
+#[test]
+fn the_end_of_a_stream_is_handed_over_with_what_is_incomplete() {
+    let mut bus = Bus::new();
+    let mut a = bus.client(":1.1");
+    a.socket.write_all(&call(1, ":1.2")[..20]).unwrap();
+    assert_eq!(bus.turn(), []);
+    a.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(bus.turn(), [(a.fd, 1)]);
+    let handed = bus.lane.lock().unwrap().take(a.peer).unwrap();
+    assert_eq!((handed.data.len(), handed.end), (20, End::Ended));
+}
+
+#[test]
+fn a_large_message_arrives_as_it_was_sent() {
+    let mut bus = Bus::new();
+    let (a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let mut body = (3_000_000u32).to_le_bytes().to_vec();
+    body.extend((0..3_000_000u32).map(|i| (i * 7) as u8));
+    let header = Outgoing {
+        kind: 1,
+        flags: 1,
+        serial: 9,
+        path: Some("/a"),
+        member: Some("M"),
+        destination: Some(":1.2"),
+        signature: "ay",
+        ..Outgoing::default()
+    };
+    let mut sent = build(&Outgoing {
+        body_length: body.len() as u32,
+        ..header
+    });
+    sent.extend_from_slice(&body);
+    let expected = with_sender(&header, ":1.1", &body);
+    let mut socket = a.socket.try_clone().unwrap();
+    let writer = std::thread::spawn(move || socket.write_all(&sent).unwrap());
+    b.socket.set_nonblocking(true).unwrap();
+    let mut got = Vec::new();
+    let mut buffer = vec![0; 1 << 20];
+    while got.len() < expected.len() {
+        bus.poller.poll(Some(0.001)).unwrap();
+        while let Ok(n) = b.socket.read(&mut buffer) {
+            got.extend_from_slice(&buffer[..n]);
+        }
+    }
+    writer.join().unwrap();
+    assert!(got == expected);
+}
+
+#[test]
+fn a_signal_reaches_those_whose_rules_match_in_the_order_of_their_first_rules() {
+    let mut bus = Bus::new();
+    let mut a = bus.client(":1.1");
+    let mut readers: VecDeque<Client> = (2..5).map(|i| bus.client(&format!(":1.{i}"))).collect();
+    for (reader, rule) in readers
+        .iter()
+        .zip(["member='S'", "arg0='x',path='/a'", "arg0='y'"])
+    {
+        bus.world
+            .matches
+            .lock()
+            .unwrap()
+            .add(reader.peer, &MatchRule::parse(rule).unwrap());
+    }
+    let signal = Outgoing {
+        kind: 4,
+        serial: 5,
+        path: Some("/a"),
+        interface: Some("a.b"),
+        member: Some("S"),
+        signature: "s",
+        ..Outgoing::default()
+    };
+    let body = text_body("x");
+    let mut sent = build(&Outgoing {
+        body_length: body.len() as u32,
+        ..signal
+    });
+    sent.extend_from_slice(&body);
+    a.socket.write_all(&sent).unwrap();
+    assert_eq!(bus.turn(), []);
+    let last = readers.pop_back().unwrap();
+    for reader in &mut readers {
+        let got = read(&mut reader.socket, sent.len() + 16);
+        assert!(got.windows(4).any(|four| four == b":1.1"));
+    }
+    last.socket.set_nonblocking(true).unwrap();
+    assert!((&last.socket).read(&mut [0; 8]).is_err());
+}
+
+/// `cargo test --release --no-default-features --test lane -- --ignored --nocapture`: what a message costs.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_message_costs() {
+    let mut bus = Bus::new();
+    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let one = {
+        let mut one = call(7, ":1.2");
+        one[2] = 1;
+        one
+    };
+    let batch: Vec<u8> = one.iter().copied().cycle().take(one.len() * 200).collect();
+    let mut buffer = vec![0; 1 << 20];
+    let mut spent = std::time::Duration::ZERO;
+    for _ in 0..5_000 {
+        a.socket.write_all(&batch).unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(bus.turn(), []);
+        spent += start.elapsed();
+        let mut left = (one.len() + 16) * 200;
+        while left > 0 {
+            left = left.saturating_sub(b.socket.read(&mut buffer).unwrap());
+            if left > 0 {
+                bus.turn();
+            }
+        }
+    }
+    println!("{:?} per message, in batches of 200", spent / 1_000_000);
+}
