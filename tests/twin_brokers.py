@@ -259,7 +259,11 @@ def _frame(chance: random.Random, tag: int, asks_for_more: bool) -> bytes:
         flags = 0 if asks_for_more else chance.choice((0, 0, 0, 1))
         fields += [chance.choice((0, 8, 16, 112, OFFSET_INVALID)), flags, 0]
     if name in ("REPLY", "RESPOND", "RELEASE"):
-        fields += [chance.choice(_IDS[3:] if chance.random() < 0.2 else (*_IDS[6:11], HANDLE_INVALID))]
+        handle = chance.choice(_IDS[3:] if chance.random() < 0.2 else (*_IDS[6:11], HANDLE_INVALID))
+        if name == "RESPOND" and chance.random() < 0.5:
+            handle = chance.choice(_IDS[6:11])  # as who answers a call
+            tail = struct.pack("<Q", handle) + tail[8:]
+        fields += [handle]
     if name == "DESTROY":
         known = _IDS[:5] if chance.random() < 0.05 else _IDS[1:3]
         nodes = [chance.choice(known) for _ in range(chance.choice((1, 1, 2)))]
