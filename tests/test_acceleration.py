@@ -369,6 +369,7 @@ def test_what_the_module_has_is_what_its_stub_says() -> None:
     assert declared.keys() == {name for name in dir(module) if not name.startswith("_")} - {"PARTS"}
     for name, node in declared.items():
         for member in node.body if isinstance(node, ast.ClassDef) else ():
-            if isinstance(member, ast.FunctionDef):
+            # what the buffer protocol is called in stubs has this name from Python 3.12 on
+            if isinstance(member, ast.FunctionDef) and member.name != "__buffer__":
                 assert hasattr(getattr(module, name), member.name), f"{name}.{member.name}"
     assert module.PARTS and all(isinstance(part, str) for part in module.PARTS)

@@ -18,7 +18,7 @@ from core_bus import FlatMemory
 from bus1 import memory
 from bus1.acceleration import native
 from bus1.core import bus
-from bus1.core.api import KEEP, NO_LIMIT, Credentials, Limits, Parcel
+from bus1.core.api import KEEP, NO_LIMIT, Credentials, Limits, Message, Parcel
 from bus1.core.view import View
 
 Choice = TypeVar("Choice")
@@ -72,7 +72,7 @@ class TwinCores:
             self.route, self.route, self.handle_transfer, self.handle_transfer, self.handle_release,
             self.node_destroy, self.slice_release, self.slice_release, self.slice_release, self.look,
             self.rehearse, self.drain, self.peer_reset, self.odd, self.send_seed, self.peer_disconnect,
-            self.forget_segments, self.limits,
+            self.forget_segments, self.limits, self.talk, self.talk, self.let_go_on_the_way,
         )
         for number in range(3):
             self.peer_new((number, number, 0, 0, 0, 0))
@@ -247,6 +247,33 @@ class TwinCores:
                 row[2] % 3 == 0, row[4],
             ))
         self.run("route", peer, parcels, self.fds(row[4]), credentials=self.who(peer, row[2]))
+
+    def talk(self, row: Row) -> None:
+        """Small messages of several sizes are received, and some of them given back: that leaves gaps."""
+        reader = self.peer_with(row[0], lambda peer: peer["pool"]["shares_buffers"])
+        sender = self.peer(row[1])
+        to = self.run("handle_transfer", reader, 0, sender)
+        if not isinstance(to, int):
+            return
+        for i in range(1 + row[2] % 6):
+            parts = [bytes((row[3] + 5 * i) % 9 * 8)]
+            self.run("send", sender, [to], parts, credentials=self.who(sender, row[4]))
+        for i in range(1 + row[3] % 6):
+            message = self.run("recv", reader, 4)
+            if isinstance(message, Message) and message.size and (row[4] >> i) & 1:
+                self.run("slice_release", reader, message.offset)
+
+    def let_go_on_the_way(self, row: Row) -> None:
+        """A node dies, and its owner lets it go, while a message brings its handle back."""
+        owner, friend = self.peer(row[0]), self.peer(row[1])
+        node = 0x400 + 8 * (row[2] % 8)
+        handle = self.run("handle_transfer", owner, node, friend)
+        back = self.run("handle_transfer", owner, 0, friend)
+        if isinstance(handle, int) and isinstance(back, int):
+            self.run("send", friend, [back], (), [handle, handle], credentials=self.who(friend, row[3]))
+            self.run("node_destroy", owner, [node], row[3] % 4 != 0)
+            for _ in range(row[4] % 8):
+                self.run("recv", owner)
 
     def rehearse(self, row: Row) -> None:
         peer = self.peer(row[0])

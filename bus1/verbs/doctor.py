@@ -21,7 +21,7 @@ from .verb import Command
 if TYPE_CHECKING:
     from argparse import Namespace
 
-RUST = "1.88"
+RUST = "1.91"
 """The oldest Rust that builds the native module."""
 MANY_FILES = 4096
 PATIENCE = 5.0

@@ -76,11 +76,7 @@ fn main() {
     let umlauts = texts(&[&"äxyz".repeat(1 << 18)]);
     let mut notify = texts(&["program"]);
     notify.resize(notify.len().next_multiple_of(4) + 4, 0);
-    notify.extend(texts(&[
-        "icon",
-        "a summary of it",
-        "and the text that says it all",
-    ]));
+    notify.extend(texts(&["icon", "a summary of it", "and the text that says it all"]));
     notify.resize(notify.len().next_multiple_of(4) + 4, 0);
     notify.extend_from_slice(&28_u32.to_le_bytes());
     notify.resize(notify.len().next_multiple_of(8), 0);
@@ -95,11 +91,7 @@ fn main() {
         ("as of 64 KiB, 13 bytes each", "as", &strings),
         ("no body", "", &Vec::new()),
         ("s", "s", &texts(&["org.freedesktop.Notifications"])),
-        (
-            "su",
-            "su",
-            &[&texts(&["hello w"])[..], &[0, 0, 0, 0]].concat(),
-        ),
+        ("su", "su", &[&texts(&["hello w"])[..], &[0, 0, 0, 0]].concat()),
         ("notification", "susssasa{sv}i", &notify),
     ] {
         if let Err(error) = check_body(signature, body, Endian::Little) {

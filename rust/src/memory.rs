@@ -25,9 +25,7 @@ struct Pages {
 
 impl Pages {
     fn new(n: usize) -> Self {
-        Pages {
-            words: vec![0; n.div_ceil(64)],
-        }
+        Pages { words: vec![0; n.div_ceil(64)] }
     }
 
     /// The first page of [start, end) that is not known to exist.
@@ -79,8 +77,7 @@ impl Segment {
             return Ok(());
         };
         let until = (last * PAGE).min(self.size as usize);
-        self.file
-            .allocate(first * PAGE, until.saturating_sub(first * PAGE))?;
+        self.file.allocate(first * PAGE, until.saturating_sub(first * PAGE))?;
         self.resident.note(first, last);
         Ok(())
     }
@@ -100,20 +97,11 @@ impl Sealed {
     pub fn open_segment(&mut self, generation: u64, base: u32, size: u32) -> Result<()> {
         let file = sys::SealedFile::new(size as usize)
             .map_err(|error| short(format!("no pool segment of {size} bytes"), &error))?;
-        let segment = Segment {
-            generation,
-            base,
-            size,
-            file,
-            resident: Pages::new((size as usize).div_ceil(PAGE)),
-        };
-        let at = self
-            .segments
-            .partition_point(|other| other.generation < generation);
+        let segment =
+            Segment { generation, base, size, file, resident: Pages::new((size as usize).div_ceil(PAGE)) };
+        let at = self.segments.partition_point(|other| other.generation < generation);
         self.segments.insert(at, segment);
-        let at = self
-            .bases
-            .partition_point(|other| *other < (base, generation));
+        let at = self.bases.partition_point(|other| *other < (base, generation));
         self.bases.insert(at, (base, generation));
         Ok(())
     }
@@ -122,8 +110,7 @@ impl Sealed {
     pub fn close_segment(&mut self, generation: u64) -> Result<()> {
         let at = self.at(generation)?;
         let segment = self.segments.remove(at);
-        self.bases
-            .retain(|entry| *entry != (segment.base, generation));
+        self.bases.retain(|entry| *entry != (segment.base, generation));
         Ok(())
     }
 
@@ -138,23 +125,14 @@ impl Sealed {
     }
 
     /// Copy the parts into the segment, one behind the other, then `padding` zeros (8 at most).
-    pub fn write(
-        &mut self,
-        generation: u64,
-        offset: u32,
-        parts: &[Bytes],
-        padding: usize,
-    ) -> Result<()> {
+    pub fn write(&mut self, generation: u64, offset: u32, parts: &[Bytes], padding: usize) -> Result<()> {
         let at = self.at(generation)?;
         let segment = &mut self.segments[at];
         let mut start = offset.saturating_sub(segment.base) as usize;
         let padding = &ZEROS[..padding.min(ZEROS.len())];
         for part in parts.iter().map(|part| &part[..]).chain([padding]) {
             if !segment.file.write(start, part) {
-                return Err(Error::new(
-                    Kind::Internal,
-                    "a slice does not fit its segment",
-                ));
+                return Err(Error::new(Kind::Internal, "a slice does not fit its segment"));
             }
             start += part.len();
         }
@@ -163,12 +141,9 @@ impl Sealed {
 
     /// The segment in which `offset` lies.
     pub fn segment_at(&self, offset: u64) -> Option<&Segment> {
-        let after = self
-            .bases
-            .partition_point(|(base, _)| u64::from(*base) <= offset);
+        let after = self.bases.partition_point(|(base, _)| u64::from(*base) <= offset);
         let (_, generation) = *self.bases.get(after.checked_sub(1)?)?;
-        self.segment(generation)
-            .filter(|segment| segment.contains(offset))
+        self.segment(generation).filter(|segment| segment.contains(offset))
     }
 
     /// The segment with this generation number, while it exists.
@@ -190,9 +165,7 @@ impl Sealed {
         let Some(segment) = self.segment_at(offset) else {
             return false;
         };
-        segment
-            .file
-            .read((offset - u64::from(segment.base)) as usize, size, into);
+        segment.file.read((offset - u64::from(segment.base)) as usize, size, into);
         true
     }
 
@@ -220,10 +193,7 @@ mod tests {
         sealed.reserve(2, (1 << 22) + 4096, 100).unwrap();
         let parts = [Bytes::from_static(b"abc"), Bytes::from_static(b"de")];
         sealed.write(2, (1 << 22) + 4096, &parts, 3).unwrap();
-        assert_eq!(
-            sealed.contents((1 << 22) + 4096, 8).unwrap(),
-            b"abcde\0\0\0"
-        );
+        assert_eq!(sealed.contents((1 << 22) + 4096, 8).unwrap(), b"abcde\0\0\0");
         assert!(sealed.write(1, (1 << 20) - 1, &parts, 0).is_err());
         assert!(sealed.contents(1 << 20, 1).is_none());
         sealed.close_segment(2).unwrap();

@@ -27,10 +27,7 @@ fn checked(result: isize) -> io::Result<usize> {
 
 /// Seconds of the monotonic clock: the one of Python's `time.monotonic`.
 pub fn monotonic() -> f64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a valid timespec for the kernel to fill; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
@@ -55,10 +52,7 @@ pub fn closes_at_once(fd: RawFd) -> bool {
 
 /// How many descriptors this process may have; None: no limit.
 pub fn descriptors_max() -> Option<u64> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit for the kernel to fill.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
     (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
@@ -81,16 +75,11 @@ impl Epoll {
         // SAFETY: takes no pointers; the result is checked before it is owned.
         let fd = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) } as isize)? as RawFd;
         // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-        Ok(Self {
-            fd: unsafe { OwnedFd::from_raw_fd(fd) },
-        })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
     fn control(&self, operation: c_int, fd: RawFd, events: u32) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events,
-            u64: fd as u64,
-        };
+        let mut event = libc::epoll_event { events, u64: fd as u64 };
         // SAFETY: `event` lives through the call, and the kernel copies it.
         let result = unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd, &mut event) };
         checked(result as isize).map(|_| ())
@@ -116,20 +105,9 @@ impl Epoll {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
         let most = most.clamp(1, events.len());
         // SAFETY: the array has room for `most` entries, and lives through the call.
-        let n = unsafe {
-            libc::epoll_wait(
-                self.fd.as_raw_fd(),
-                events.as_mut_ptr(),
-                most as c_int,
-                timeout,
-            )
-        };
+        let n = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), most as c_int, timeout) };
         let n = checked(n as isize)?;
-        out.extend(
-            events[..n]
-                .iter()
-                .map(|event| (event.u64 as RawFd, event.events)),
-        );
+        out.extend(events[..n].iter().map(|event| (event.u64 as RawFd, event.events)));
         Ok(())
     }
 
@@ -153,12 +131,7 @@ pub struct Received {
 /// Reads into the spare capacity of `buffer`, at most `most` bytes; descriptors, close-on-exec, go into `fds`.
 ///
 /// Never waits. The caller owns the descriptors.
-pub fn receive(
-    fd: RawFd,
-    buffer: &mut Vec<u8>,
-    most: usize,
-    fds: &mut Vec<RawFd>,
-) -> io::Result<Received> {
+pub fn receive(fd: RawFd, buffer: &mut Vec<u8>, most: usize, fds: &mut Vec<RawFd>) -> io::Result<Received> {
     receive_with(fd, buffer, most, fds, libc::MSG_DONTWAIT)
 }
 
@@ -172,10 +145,7 @@ pub fn receive_with(
 ) -> io::Result<Received> {
     let spare = buffer.spare_capacity_mut();
     let most = most.min(spare.len());
-    let mut part = libc::iovec {
-        iov_base: spare.as_mut_ptr().cast::<c_void>(),
-        iov_len: most,
-    };
+    let mut part = libc::iovec { iov_base: spare.as_mut_ptr().cast::<c_void>(), iov_len: most };
     let mut control = [0u64; CONTROL_WORDS];
     // SAFETY: msghdr is plain data for which zeros are valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -190,11 +160,7 @@ pub fn receive_with(
     // SAFETY: the kernel has written `n_bytes` <= `most` bytes behind the length of `buffer`.
     unsafe { buffer.set_len(buffer.len() + n_bytes) };
     let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
-    let mut received = Received {
-        n_bytes,
-        is_truncated,
-        credentials: None,
-    };
+    let mut received = Received { n_bytes, is_truncated, credentials: None };
     if message.msg_controllen > 0 {
         read_control(&message, &mut received, fds);
     }
@@ -215,9 +181,7 @@ fn read_control(message: &libc::msghdr, received: &mut Received, fds: &mut Vec<R
                         fds.push(data.cast::<RawFd>().add(at).read_unaligned());
                     }
                 }
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS)
-                    if length >= mem::size_of::<libc::ucred>() =>
-                {
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= mem::size_of::<libc::ucred>() => {
                     let who = data.cast::<libc::ucred>().read_unaligned();
                     received.credentials = Some((who.pid as u32, who.uid, who.gid));
                 }
@@ -237,16 +201,10 @@ pub fn send(fd: RawFd, buffers: &[&[u8]], fds: &[RawFd]) -> io::Result<usize> {
         // SAFETY: the pointer and the length are those of a live slice.
         return checked(unsafe { libc::send(fd, buffer.as_ptr().cast(), buffer.len(), flags) });
     }
-    let mut parts = [libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    }; 1024];
+    let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 1024];
     let n_parts = buffers.len().min(parts.len());
     for (part, buffer) in parts.iter_mut().zip(buffers) {
-        *part = libc::iovec {
-            iov_base: buffer.as_ptr().cast_mut().cast(),
-            iov_len: buffer.len(),
-        };
+        *part = libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: buffer.len() };
     }
     let mut control = [0u64; CONTROL_WORDS];
     // SAFETY: msghdr is plain data for which zeros are valid.
@@ -266,11 +224,7 @@ pub fn send(fd: RawFd, buffers: &[&[u8]], fds: &[RawFd]) -> io::Result<usize> {
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
-            std::ptr::copy_nonoverlapping(
-                fds.as_ptr().cast::<u8>(),
-                libc::CMSG_DATA(header),
-                size as usize,
-            );
+            std::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), libc::CMSG_DATA(header), size as usize);
         }
     }
     // SAFETY: every vector is that of a live slice, which the kernel only reads; `message` is as made above.
@@ -282,10 +236,7 @@ pub fn error_text(code: i32) -> String {
     let mut text = [0u8; 128];
     // SAFETY: the buffer is as long as told, and zero-terminated by the call (and from the start).
     unsafe { libc::strerror_r(code, text.as_mut_ptr().cast(), text.len()) };
-    let end = text
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(text.len());
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
     String::from_utf8_lossy(&text[..end]).into_owned()
 }
 
@@ -309,8 +260,7 @@ impl SealedFile {
     pub fn new(size: usize) -> io::Result<Self> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name is a constant with its terminating zero.
-        let fd =
-            checked(unsafe { libc::memfd_create(c"bus1-pool".as_ptr(), flags) } as isize)? as RawFd;
+        let fd = checked(unsafe { libc::memfd_create(c"bus1-pool".as_ptr(), flags) } as isize)? as RawFd;
         // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: takes no pointers.
@@ -329,12 +279,7 @@ impl SealedFile {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let file = SealedFile {
-            fd,
-            start: start.cast(),
-            size,
-            is_sealed: Cell::new(false),
-        };
+        let file = SealedFile { fd, start: start.cast(), size, is_sealed: Cell::new(false) };
         file.seal(libc::F_SEAL_GROW | libc::F_SEAL_SHRINK)?;
         Ok(file)
     }
@@ -347,8 +292,7 @@ impl SealedFile {
 
     /// The descriptor, sealed; it stays the file's.
     pub fn fd(&self) -> RawFd {
-        if !self.is_sealed.replace(true)
-            && self.seal(libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL).is_err()
+        if !self.is_sealed.replace(true) && self.seal(libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL).is_err()
         {
             self.is_sealed.set(false);
             return -1; // a file that could be written is nobody's
@@ -361,11 +305,7 @@ impl SealedFile {
         loop {
             // SAFETY: takes no pointers.
             let code = unsafe {
-                libc::posix_fallocate(
-                    self.fd.as_raw_fd(),
-                    start as libc::off_t,
-                    size as libc::off_t,
-                )
+                libc::posix_fallocate(self.fd.as_raw_fd(), start as libc::off_t, size as libc::off_t)
             };
             match code {
                 0 => return Ok(()),
@@ -380,11 +320,8 @@ impl SealedFile {
         if start > self.size || data.len() > self.size - start {
             return false;
         }
-        let done = if data.len() < LARGE || self.is_sealed.get() {
-            0
-        } else {
-            self.write_through(start, data)
-        };
+        let done =
+            if data.len() < LARGE || self.is_sealed.get() { 0 } else { self.write_through(start, data) };
         let (start, data) = (start + done, &data[done..]);
         // SAFETY: [start, start + len) lies in the mapping, as just checked; the pages were allocated, and the file
         // cannot shrink, so there is no SIGBUS. Other processes only read there.
@@ -454,7 +391,5 @@ pub(crate) fn with_buffer<R>(
     }
     // SAFETY: the buffer is held, contiguous and not empty, so pointer and length describe memory that lives as
     // long as `buffer`. It is written by Python code alone; this thread is attached and `action` runs none.
-    Some(action(unsafe {
-        std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
-    }))
+    Some(action(unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes()) }))
 }

@@ -1,8 +1,8 @@
 //! The codec: what is forwarded, what is refused, and at which budget.
 
 use bus1_native::dbus::{
-    Argument, BodyCheck, CALL, ERROR, Endian, MAX_MESSAGE, Malformed, Outgoing, RETURN, SIGNAL,
-    arguments, build, check_body, error_body, frame_length, parse, stamp, text_body,
+    Argument, BodyCheck, CALL, ERROR, Endian, MAX_MESSAGE, Malformed, Outgoing, RETURN, SIGNAL, arguments,
+    build, check_body, error_body, frame_length, parse, stamp, text_body,
 };
 
 fn call() -> Outgoing<'static> {
@@ -34,27 +34,16 @@ fn with_unknown(mut message: Vec<u8>, field: &[u8]) -> Vec<u8> {
 #[test]
 fn what_is_built_is_parsed_again() {
     for endian in [Endian::Little, Endian::Big] {
-        let given = Outgoing {
-            endian,
-            reply_serial: 0x0102_0304,
-            unix_fds: 2,
-            ..call()
-        };
+        let given = Outgoing { endian, reply_serial: 0x0102_0304, unix_fds: 2, ..call() };
         let message = build(&given);
         let header = parse(&message).unwrap();
-        assert_eq!(
-            (header.endian, header.kind, header.serial),
-            (endian, CALL, 7)
-        );
+        assert_eq!((header.endian, header.kind, header.serial), (endian, CALL, 7));
         assert_eq!((header.reply_serial, header.unix_fds), (0x0102_0304, 2));
         assert_eq!(header.path(&message), Some("/a/b"));
         assert_eq!(header.interface(&message), Some("a.b"));
         assert_eq!(header.member(&message), Some("M"));
         assert_eq!(header.destination(&message), Some(":1.7"));
-        assert_eq!(
-            (header.sender(&message), header.error_name(&message)),
-            (None, None)
-        );
+        assert_eq!((header.sender(&message), header.error_name(&message)), (None, None));
         assert_eq!(header.signature(&message), "sa{sv}");
         assert_eq!(header.header_length, message.len());
         assert_eq!(frame_length(&message), Ok(Some(message.len())));
@@ -63,27 +52,12 @@ fn what_is_built_is_parsed_again() {
 
 #[test]
 fn a_message_says_what_it_must() {
-    for (kind, missing) in [
-        (CALL, "path"),
-        (RETURN, "reply_serial"),
-        (ERROR, "error_name"),
-        (SIGNAL, "path"),
-    ] {
-        let message = build(&Outgoing {
-            kind,
-            serial: 1,
-            ..Outgoing::default()
-        });
-        assert_eq!(
-            text_of(parse(&message)),
-            format!("a message of type {kind} without {missing}")
-        );
+    for (kind, missing) in [(CALL, "path"), (RETURN, "reply_serial"), (ERROR, "error_name"), (SIGNAL, "path")]
+    {
+        let message = build(&Outgoing { kind, serial: 1, ..Outgoing::default() });
+        assert_eq!(text_of(parse(&message)), format!("a message of type {kind} without {missing}"));
     }
-    let message = build(&Outgoing {
-        kind: 5,
-        serial: 1,
-        ..Outgoing::default()
-    });
+    let message = build(&Outgoing { kind: 5, serial: 1, ..Outgoing::default() });
     assert!(parse(&message).is_ok());
 }
 
@@ -92,10 +66,7 @@ fn what_is_cut_off_is_refused_at_every_length() {
     let message = build(&call());
     for length in 0..message.len() {
         assert!(parse(&message[..length]).is_err(), "{length}");
-        assert_eq!(
-            frame_length(&message[..length]),
-            Ok((length >= 16).then_some(message.len()))
-        );
+        assert_eq!(frame_length(&message[..length]), Ok((length >= 16).then_some(message.len())));
     }
 }
 
@@ -111,11 +82,7 @@ fn a_wrong_byte_never_makes_a_panic() {
             if let Ok(header) = parse(&message) {
                 out.clear();
                 stamp(&message, &header, ":1.1", &mut out).unwrap();
-                assert_eq!(
-                    out.len(),
-                    parse(&out).unwrap().header_length,
-                    "{byte} at {at}"
-                );
+                assert_eq!(out.len(), parse(&out).unwrap().header_length, "{byte} at {at}");
             }
         }
     }
@@ -127,30 +94,17 @@ fn a_stamp_is_the_header_with_the_sender() {
     let header = parse(&message).unwrap();
     let mut out = b"before".to_vec();
     stamp(&message, &header, ":1.42", &mut out).unwrap();
-    let expected = build(&Outgoing {
-        sender: Some(":1.42"),
-        ..call()
-    });
+    let expected = build(&Outgoing { sender: Some(":1.42"), ..call() });
     assert_eq!(out, [b"before", &expected[..]].concat());
     out.clear();
     let header = parse(&expected).unwrap();
     stamp(&expected, &header, ":1.9", &mut out).unwrap();
-    assert_eq!(
-        out,
-        build(&Outgoing {
-            sender: Some(":1.9"),
-            ..call()
-        })
-    );
+    assert_eq!(out, build(&Outgoing { sender: Some(":1.9"), ..call() }));
 }
 
 #[test]
 fn unknown_fields_are_cut_out() {
-    let plain = build(&Outgoing {
-        signature: "",
-        destination: Some("a.bcdefgh"),
-        ..call()
-    });
+    let plain = build(&Outgoing { signature: "", destination: Some("a.bcdefgh"), ..call() });
     let padded = plain.len();
     let message = with_unknown(plain.clone(), b"\x3c\x01s\0\x02\0\0\0zz\0");
     let header = parse(&message).unwrap();
@@ -170,10 +124,7 @@ fn a_message_without_room_for_the_sender_is_not_stamped() {
     stamp(&message, &parse(&message).unwrap(), ":1.42", &mut stamped).unwrap();
     let room = MAX_MESSAGE as u32 - stamped.len() as u32;
     for (body_length, fits) in [(room, true), (room + 1, false)] {
-        let message = build(&Outgoing {
-            body_length,
-            ..call()
-        });
+        let message = build(&Outgoing { body_length, ..call() });
         let mut out = b"kept".to_vec();
         let result = stamp(&message, &parse(&message).unwrap(), ":1.42", &mut out);
         assert_eq!(result.is_ok(), fits);
@@ -185,24 +136,12 @@ fn a_message_without_room_for_the_sender_is_not_stamped() {
 fn bodies_are_judged_the_same_at_any_budget() {
     let bodies: [(&str, &[u8], Result<(), &str>); 9] = [
         ("s", b"\x02\0\0\0hi\0", Ok(())),
-        (
-            "s",
-            b"\x02\0\0\0h\0\0",
-            Err("a string is cut off, or has a NUL inside or none behind"),
-        ),
+        ("s", b"\x02\0\0\0h\0\0", Err("a string is cut off, or has a NUL inside or none behind")),
         ("s", b"\x01\0\0\0\xff\0", Err("a string is not UTF-8")),
         ("yu", b"\x01\0\0\0\x05\0\0\0", Ok(())),
-        (
-            "yu",
-            b"\x01\0\x01\0\x05\0\0\0",
-            Err("padding is missing or not zero"),
-        ),
+        ("yu", b"\x01\0\x01\0\x05\0\0\0", Err("padding is missing or not zero")),
         ("v", b"\x01u\0\0\x07\0\0\0", Ok(())),
-        (
-            "a{sv}",
-            b"\x0a\0\0\0\0\0\0\0\x01\0\0\0k\0\x01y\0\x07",
-            Ok(()),
-        ),
+        ("a{sv}", b"\x0a\0\0\0\0\0\0\0\x01\0\0\0k\0\x01y\0\x07", Ok(())),
         (
             "a{sv}",
             b"\x0a\0\0\0\0\0\0\0\x01\0\0\0k\0\x01y\0\x07\0",
@@ -223,11 +162,7 @@ fn bodies_are_judged_the_same_at_any_budget() {
             };
             assert_eq!(stepped, verdict, "{signature} {body:?}");
         }
-        assert_eq!(
-            verdict,
-            expected.map_err(str::to_owned),
-            "{signature} {body:?}"
-        );
+        assert_eq!(verdict, expected.map_err(str::to_owned), "{signature} {body:?}");
     }
 }
 
@@ -255,14 +190,7 @@ fn arguments_are_texts_and_paths() {
     body.extend_from_slice(b"\x02\0\0\0/a\0\x01y\0\x07\0\0\0\0\0\0\x03\0\0\0end\0");
     let mut found = Vec::new();
     arguments("sovs", &body, Endian::Little, &mut found);
-    assert_eq!(
-        found[..3],
-        [
-            Argument::Text("hello"),
-            Argument::Path("/a"),
-            Argument::Other
-        ]
-    );
+    assert_eq!(found[..3], [Argument::Text("hello"), Argument::Path("/a"), Argument::Other]);
     assert_eq!(found.len(), 4);
     found.clear();
     arguments("y".repeat(100), &[0; 100], Endian::Little, &mut found);

@@ -40,43 +40,25 @@ impl Bus {
         core.peer_new(0, Memory::Heap(None), Setup::default());
         let world = World {
             core: Arc::new(Mutex::new(core)),
-            matches: Arc::new(Mutex::new(MatchIndex::new(Arc::new(Mutex::new(
-                Tally::default(),
-            ))))),
+            matches: Arc::new(Mutex::new(MatchIndex::new(Arc::new(Mutex::new(Tally::default()))))),
             replies: Arc::new(Mutex::new(ReplyTable::default())),
         };
         let mut lane = DbusLane::new(world.clone(), BUS);
-        lane.climate = Climate {
-            is_unwatched: true,
-            ..Climate::default()
-        };
+        lane.climate = Climate { is_unwatched: true, ..Climate::default() };
         let lane = Arc::new(Mutex::new(lane));
         let poller = Poller::new().unwrap();
         let number = poller.add_lane(Arc::clone(&lane) as Arc<Mutex<dyn Lane>>);
-        Self {
-            poller,
-            lane,
-            number,
-            world,
-            ends: Vec::new(),
-        }
+        Self { poller, lane, number, world, ends: Vec::new() }
     }
 
     fn client(&mut self, unique: &str) -> Client {
         let (theirs, ours) = UnixStream::pair().unwrap();
         let credentials = Arc::new(Credentials::default());
         let mut core = self.world.core.lock().unwrap();
-        let setup = Setup {
-            overhead: 512,
-            ..Setup::default()
-        };
+        let setup = Setup { overhead: 512, ..Setup::default() };
         let peer = core.peer_new(0, Memory::Heap(None), setup);
-        let root = Request {
-            handles: &[0],
-            ..Request::default()
-        };
-        core.send(peer, &root, &Payload::default(), &credentials)
-            .unwrap();
+        let root = Request { handles: &[0], ..Request::default() };
+        core.send(peer, &root, &Payload::default(), &credentials).unwrap();
         drop(core);
         let fd = ours.as_raw_fd();
         let standing = Standing {
@@ -93,11 +75,7 @@ impl Bus {
         self.lane.lock().unwrap().join(Box::new(connection));
         self.poller.join(fd, self.number);
         self.ends.push(ours);
-        Client {
-            socket: theirs,
-            peer,
-            fd,
-        }
+        Client { socket: theirs, peer, fd }
     }
 
     fn turn(&self) -> Vec<(RawFd, u32)> {
@@ -118,11 +96,7 @@ fn call(serial: u32, to: &str) -> Vec<u8> {
 }
 
 fn with_sender(message: &Outgoing<'_>, sender: &str, body: &[u8]) -> Vec<u8> {
-    let mut whole = build(&Outgoing {
-        sender: Some(sender),
-        body_length: body.len() as u32,
-        ..*message
-    });
+    let mut whole = build(&Outgoing { sender: Some(sender), body_length: body.len() as u32, ..*message });
     whole.extend_from_slice(body);
     whole
 }
@@ -166,16 +140,7 @@ fn a_call_and_its_answer_pass_without_python() {
     let expected = with_sender(&answer, ":1.2", &body);
     assert_eq!(read(&mut a.socket, expected.len()), expected);
     assert_eq!(bus.world.replies.lock().unwrap().outstanding(a.peer), 0);
-    assert_eq!(
-        bus.world
-            .core
-            .lock()
-            .unwrap()
-            .waiting(a.peer)
-            .unwrap()
-            .messages,
-        0
-    );
+    assert_eq!(bus.world.core.lock().unwrap().waiting(a.peer).unwrap().messages, 0);
 }
 
 #[test]
@@ -192,11 +157,7 @@ fn what_is_not_everyday_is_handed_over_alone_and_ends_the_turn() {
     let handed = bus.lane.lock().unwrap().take(a.peer).unwrap();
     assert_eq!((handed.data.clone(), handed.end), (strange, End::Open));
     read(&mut b.socket, first + 8);
-    assert_eq!(
-        bus.turn(),
-        [],
-        "the rest waits until the input is given back"
-    );
+    assert_eq!(bus.turn(), [], "the rest waits until the input is given back");
     bus.lane.lock().unwrap().give_back(a.peer, 0);
     assert_eq!(bus.turn(), []);
     assert!(bus.world.replies.lock().unwrap().awaits(a.peer, b.peer, 3));
@@ -230,10 +191,7 @@ fn a_large_message_arrives_as_it_was_sent() {
         signature: "ay",
         ..Outgoing::default()
     };
-    let mut sent = build(&Outgoing {
-        body_length: body.len() as u32,
-        ..header
-    });
+    let mut sent = build(&Outgoing { body_length: body.len() as u32, ..header });
     sent.extend_from_slice(&body);
     let expected = with_sender(&header, ":1.1", &body);
     let mut socket = a.socket.try_clone().unwrap();
@@ -256,15 +214,8 @@ fn a_signal_reaches_those_whose_rules_match_in_the_order_of_their_first_rules() 
     let mut bus = Bus::new();
     let mut a = bus.client(":1.1");
     let mut readers: VecDeque<Client> = (2..5).map(|i| bus.client(&format!(":1.{i}"))).collect();
-    for (reader, rule) in readers
-        .iter()
-        .zip(["member='S'", "arg0='x',path='/a'", "arg0='y'"])
-    {
-        bus.world
-            .matches
-            .lock()
-            .unwrap()
-            .add(reader.peer, &MatchRule::parse(rule).unwrap());
+    for (reader, rule) in readers.iter().zip(["member='S'", "arg0='x',path='/a'", "arg0='y'"]) {
+        bus.world.matches.lock().unwrap().add(reader.peer, &MatchRule::parse(rule).unwrap());
     }
     let signal = Outgoing {
         kind: 4,
@@ -276,10 +227,7 @@ fn a_signal_reaches_those_whose_rules_match_in_the_order_of_their_first_rules() 
         ..Outgoing::default()
     };
     let body = text_body("x");
-    let mut sent = build(&Outgoing {
-        body_length: body.len() as u32,
-        ..signal
-    });
+    let mut sent = build(&Outgoing { body_length: body.len() as u32, ..signal });
     sent.extend_from_slice(&body);
     a.socket.write_all(&sent).unwrap();
     assert_eq!(bus.turn(), []);

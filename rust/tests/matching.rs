@@ -34,11 +34,7 @@ fn a_rule_matches_what_it_says() {
     use Argument::{Other, Path, Text};
     for (text, arguments, expected) in [
         ("", vec![], true),
-        (
-            "type='signal',interface='x.Y',member='M',path='/a/b'",
-            vec![],
-            true,
-        ),
+        ("type='signal',interface='x.Y',member='M',path='/a/b'", vec![], true),
         ("type='error'", vec![], false),
         ("path_namespace='/a'", vec![], true),
         ("path_namespace='/'", vec![], true),
@@ -60,33 +56,17 @@ fn a_rule_matches_what_it_says() {
     ] {
         let mut index = MatchIndex::default();
         index.add(1, &rule(text));
-        assert_eq!(
-            receivers(&index, &arguments) == [1],
-            expected,
-            "{text} alone"
-        );
+        assert_eq!(receivers(&index, &arguments) == [1], expected, "{text} alone");
         // so that the way goes through nodes
         for more in ["", "member='N'", "arg62='y'"] {
-            let comma = if text.is_empty() || more.is_empty() {
-                ""
-            } else {
-                ","
-            };
+            let comma = if text.is_empty() || more.is_empty() { "" } else { "," };
             if !text.contains("member") || more != "member='N'" {
                 index.add(2, &rule(&format!("{text}{comma}{more}")));
             }
         }
-        assert_eq!(
-            receivers(&index, &arguments).contains(&1),
-            expected,
-            "{text}"
-        );
+        assert_eq!(receivers(&index, &arguments).contains(&1), expected, "{text}");
         index.drop_owner(2);
-        assert_eq!(
-            receivers(&index, &arguments) == [1],
-            expected,
-            "{text} again"
-        );
+        assert_eq!(receivers(&index, &arguments) == [1], expected, "{text} again");
         assert_eq!(index.rules_of(1), [(rule(text), 1)]);
         assert!(index.remove(1, &rule(text)) && index.is_empty());
     }
@@ -95,13 +75,7 @@ fn a_rule_matches_what_it_says() {
 #[test]
 fn owners_come_once_in_the_order_of_their_first_rules() {
     let mut index = MatchIndex::default();
-    for (owner, text) in [
-        (5, "member='M'"),
-        (3, ""),
-        (9, "path='/a/b'"),
-        (3, "member='M'"),
-        (5, ""),
-    ] {
+    for (owner, text) in [(5, "member='M'"), (3, ""), (9, "path='/a/b'"), (3, "member='M'"), (5, "")] {
         index.add(owner, &rule(text));
     }
     assert_eq!(receivers(&index, &[]), [5, 3, 9]);
@@ -129,10 +103,7 @@ fn rules_that_name_a_unique_name_go_with_it_but_those_of_the_spared() {
 fn arguments_are_not_read_for_rules_that_cannot_match_anyway() {
     let mut index = MatchIndex::default();
     for i in 0..100 {
-        for text in [
-            format!("member='N{i}',arg0='x'"),
-            format!("type='error',arg2='x{i}'"),
-        ] {
+        for text in [format!("member='N{i}',arg0='x'"), format!("type='error',arg2='x{i}'")] {
             index.add(i, &rule(&text));
         }
     }
@@ -155,10 +126,7 @@ fn arguments_are_not_read_for_rules_that_cannot_match_anyway() {
 
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = status
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<usize>().ok());
+    let pages = status.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
     pages.unwrap_or(0) * 4096
 }
 
@@ -191,9 +159,7 @@ fn what_rules_cost() {
         let mut found = Vec::new();
         let mut look = |index: &MatchIndex| {
             found.clear();
-            broadcast(&arguments, |input| {
-                index.receivers(black_box(input), &mut found)
-            });
+            broadcast(&arguments, |input| index.receivers(black_box(input), &mut found));
             assert_eq!(found, [7]);
         };
         let add = |index: &mut MatchIndex, numbers: std::ops::Range<u64>| {
@@ -224,17 +190,11 @@ fn what_many_receivers_cost() {
         broadcast(&[], |input| index.receivers(black_box(input), &mut found));
         found.len()
     };
-    println!(
-        "100 by one rule: {} ns",
-        nanoseconds(20_000, || assert_eq!(look(&index), 100))
-    );
+    println!("100 by one rule: {} ns", nanoseconds(20_000, || assert_eq!(look(&index), 100)));
     for owner in 0..100 {
         index.add(owner, &rule("type='signal',member='M'"));
     }
-    println!(
-        "100 by two rules: {} ns",
-        nanoseconds(20_000, || assert_eq!(look(&index), 100))
-    );
+    println!("100 by two rules: {} ns", nanoseconds(20_000, || assert_eq!(look(&index), 100)));
 }
 
 #[test]
@@ -261,16 +221,9 @@ fn what_a_verdict_costs() {
         ..Facts::default()
     };
     let held = ["org.example.Service7", "org.example.Other"];
-    let receiver = Listed {
-        unique: ":1.7",
-        held: &held,
-    };
+    let receiver = Listed { unique: ":1.7", held: &held };
     let cost = nanoseconds(1_000_000, || {
-        assert!(
-            policy
-                .may_send(black_box(&message), black_box(&receiver), false)
-                .allowed
-        );
+        assert!(policy.may_send(black_box(&message), black_box(&receiver), false).allowed);
     });
     println!("a verdict of 500 rules: {cost} ns");
 }

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .router import Router
 
 Standing = tuple[bool, bool, bool, int, int, int, int, int]
-"""May send everything, may receive everything, takes descriptors; the limits that the lane minds, in its order."""
+"""May send everything, may receive everything, takes descriptors; the limits that the lane minds."""
 
 
 class Joining(Protocol):

@@ -66,10 +66,7 @@ impl Answer {
             Some(_) => b"",
         };
         let end = wire::PREFIX_SIZE + wire::size_of(fields);
-        (
-            fields,
-            self.body.get(wire::PREFIX_SIZE..end).unwrap_or_default(),
-        )
+        (fields, self.body.get(wire::PREFIX_SIZE..end).unwrap_or_default())
     }
 
     /// What is behind the fixed fields; nothing in an error.
@@ -78,8 +75,6 @@ impl Answer {
             return &[];
         }
         let fields = wire::result_fields(self.operation).unwrap_or_default();
-        self.body
-            .get(wire::PREFIX_SIZE + wire::size_of(fields)..)
-            .unwrap_or_default()
+        self.body.get(wire::PREFIX_SIZE + wire::size_of(fields)..).unwrap_or_default()
     }
 }

@@ -69,12 +69,7 @@ pub fn read(message: &[u8]) -> Option<(Envelope<'_>, &[u8])> {
     };
     let serial = u32_at(message, 8)?;
     let body_length = u32_at(message, 12)? as usize;
-    let lengths = [
-        u16_at(message, 16)?,
-        u16_at(message, 18)?,
-        u16_at(message, 20)?,
-    ]
-    .map(usize::from);
+    let lengths = [u16_at(message, 16)?, u16_at(message, 18)?, u16_at(message, 20)?].map(usize::from);
     if u16_at(message, 22)? != 0 || lengths.iter().any(|length| *length > MAX_NAME) {
         return None;
     }
@@ -89,15 +84,7 @@ pub fn read(message: &[u8]) -> Option<(Envelope<'_>, &[u8])> {
     if signature.is_empty() != body.is_empty() {
         return None;
     }
-    let envelope = Envelope {
-        kind,
-        flags,
-        is_little,
-        serial,
-        interface,
-        member,
-        signature,
-    };
+    let envelope = Envelope { kind, flags, is_little, serial, interface, member, signature };
     Some((envelope, body))
 }
 
@@ -113,10 +100,7 @@ mod tests {
         message.extend([3, 0, 0, 0, b'a', b'b', b'c', 0]);
         let (envelope, body) = read(&message).unwrap();
         assert_eq!((envelope.kind, envelope.serial, body.len()), (CALL, 7, 8));
-        assert_eq!(
-            [envelope.interface, envelope.member, envelope.signature],
-            names
-        );
+        assert_eq!([envelope.interface, envelope.member, envelope.signature], names);
         for cut in 0..message.len() {
             assert!(read(&message[..cut]).is_none());
         }

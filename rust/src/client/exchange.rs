@@ -90,12 +90,7 @@ impl<L> Exchange<L> {
     }
 
     /// Queue a request; takes the descriptors; returns its tag. A complaint if it is too short for what it is.
-    pub fn request(
-        &mut self,
-        operation: u16,
-        body: &[u8],
-        fds: Vec<OwnedFd>,
-    ) -> Result<u64, String> {
+    pub fn request(&mut self, operation: u16, body: &[u8], fds: Vec<OwnedFd>) -> Result<u64, String> {
         let flags = match wire::flags_at(operation) {
             Some(at) => Some(wire::u64_at(body, at).ok_or_else(|| short(operation, body))?),
             None => None,
@@ -119,8 +114,7 @@ impl<L> Exchange<L> {
     pub fn post(&mut self, operation: u16, parts: &[&[u8]], listener: L) {
         self.last_tag += 1;
         self.quiet.push_back((self.last_tag, operation, listener));
-        self.writer
-            .push(operation | wire::QUIET, self.last_tag, parts, Vec::new());
+        self.writer.push(operation | wire::QUIET, self.last_tag, parts, Vec::new());
     }
 
     /// Ask the bus to give a RECV up.
@@ -142,9 +136,7 @@ impl<L> Exchange<L> {
 
     /// The request has an answer that was not taken, or will have one, or the channel has failed.
     pub fn expects(&self, tag: u64) -> bool {
-        self.failure.is_some()
-            || self.answers.contains_key(&tag)
-            || self.outstanding.contains_key(&tag)
+        self.failure.is_some() || self.answers.contains_key(&tag) || self.outstanding.contains_key(&tag)
     }
 
     fn next_answer(&mut self, tag: u64) -> Option<Answer> {
@@ -181,10 +173,7 @@ impl<L> Exchange<L> {
     fn takes_any(&self, tag: u64) -> bool {
         self.outstanding.get(&tag) == Some(&wire::RECV)
             && !self.abandoned.contains(&tag)
-            && self
-                .flags
-                .get(&tag)
-                .is_some_and(|flags| flags & wire::SEED == 0)
+            && self.flags.get(&tag).is_some_and(|flags| flags & wire::SEED == 0)
     }
 
     /// The next answer, if it is one that `is_wanted`, and nothing comes before it.
@@ -223,11 +212,8 @@ impl<L> Exchange<L> {
 
     /// Tags for which there is something to be taken, those of answers first, in order of arrival.
     pub fn answered(&self) -> Vec<u64> {
-        let mut found: Vec<(u64, u64)> = self
-            .answers
-            .iter()
-            .filter_map(|(tag, waiting)| Some((waiting.front()?.arrival, *tag)))
-            .collect();
+        let mut found: Vec<(u64, u64)> =
+            self.answers.iter().filter_map(|(tag, waiting)| Some((waiting.front()?.arrival, *tag))).collect();
         found.sort_unstable();
         let mut tags: Vec<u64> = found.into_iter().map(|(_, tag)| tag).collect();
         if !self.stray.is_empty() {
@@ -267,8 +253,7 @@ impl<L> Exchange<L> {
         self.outstanding.clear();
         self.abandoned.clear();
         let told = std::mem::take(&mut self.quiet);
-        self.silent
-            .extend(told.into_iter().map(|(_, _, listener)| listener));
+        self.silent.extend(told.into_iter().map(|(_, _, listener)| listener));
         self.flags.clear();
         self.offers.clear();
         self.unwanted.clear();
@@ -288,12 +273,10 @@ impl<L> Exchange<L> {
             wire::OFFER => self.offer(frame)?,
             wire::RETIRED => {
                 let generation = wire::u64_at(&frame.body, 0);
-                self.retired
-                    .push(generation.ok_or_else(|| short(operation, &frame.body))?);
+                self.retired.push(generation.ok_or_else(|| short(operation, &frame.body))?);
             }
             wire::REFUSED => {
-                let code =
-                    wire::u32_at(&frame.body, 0).ok_or_else(|| short(operation, &frame.body))?;
+                let code = wire::u32_at(&frame.body, 0).ok_or_else(|| short(operation, &frame.body))?;
                 let text = frame.body.get(4..).unwrap_or_default().to_vec();
                 self.fail(Failure::Refused(Refusal { code, text }));
             }
@@ -306,9 +289,7 @@ impl<L> Exchange<L> {
         let operation = self.outstanding.get(&frame.tag).copied();
         if operation.is_none_or(|operation| wire::flags_at(operation).is_none()) {
             let tag = frame.tag;
-            return Err(format!(
-                "descriptors offered for tag {tag}, which receives nothing"
-            ));
+            return Err(format!("descriptors offered for tag {tag}, which receives nothing"));
         }
         self.offers.remove(&frame.tag);
         let is_complete = frame.fds.len() == frame.n_fds;
@@ -316,8 +297,7 @@ impl<L> Exchange<L> {
             self.offers.insert(frame.tag, frame.fds);
         }
         let body = u64::from(is_complete).to_le_bytes();
-        self.writer
-            .push(wire::INSTALLED, frame.tag, &[&body], Vec::new());
+        self.writer.push(wire::INSTALLED, frame.tag, &[&body], Vec::new());
         Ok(())
     }
 
@@ -338,11 +318,8 @@ impl<L> Exchange<L> {
 
     fn answer(&mut self, frame: Frame) -> Result<Step<L>, String> {
         let (answer, tag) = (frame.operation, frame.tag);
-        let prefix = (
-            wire::u32_at(&frame.body, 0),
-            wire::u16_at(&frame.body, 4),
-            wire::u16_at(&frame.body, 6),
-        );
+        let prefix =
+            (wire::u32_at(&frame.body, 0), wire::u16_at(&frame.body, 4), wire::u16_at(&frame.body, 6));
         if let Some((operation, listener)) = self.settle_quiet(tag) {
             return match prefix {
                 (Some(0), _, Some(_)) if operation | wire::ANSWER == answer => {
@@ -354,9 +331,7 @@ impl<L> Exchange<L> {
                 }
                 _ => {
                     self.silent.push(listener);
-                    Err(format!(
-                        "an answer {answer:#x} to a quiet request, tag {tag}"
-                    ))
+                    Err(format!("an answer {answer:#x} to a quiet request, tag {tag}"))
                 }
             };
         }
@@ -413,9 +388,7 @@ impl<L> Exchange<L> {
         if answer.is_peek && answer.error.is_none() && self.failure.is_none() {
             self.unwanted.push(answer);
         } else if answer.is_message() {
-            let at = self
-                .stray
-                .partition_point(|kept| kept.arrival <= answer.arrival);
+            let at = self.stray.partition_point(|kept| kept.arrival <= answer.arrival);
             self.stray.insert(at, answer);
         }
     }

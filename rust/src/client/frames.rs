@@ -47,12 +47,7 @@ pub struct Reader {
 
 impl Reader {
     /// What one recvmsg gave. `is_truncated`: some descriptors could not be installed.
-    pub fn feed(
-        &mut self,
-        data: &[u8],
-        fds: impl IntoIterator<Item = OwnedFd>,
-        is_truncated: bool,
-    ) {
+    pub fn feed(&mut self, data: &[u8], fds: impl IntoIterator<Item = OwnedFd>, is_truncated: bool) {
         if self.begun > 0 {
             self.buffer.drain(..self.begun);
             self.begun = 0;
@@ -68,20 +63,13 @@ impl Reader {
         if rest.is_empty() && self.fds.is_empty() {
             return Ok(None);
         }
-        let header = (
-            u32_at(rest, 0),
-            u16_at(rest, 4),
-            u16_at(rest, 6),
-            u64_at(rest, 8),
-        );
+        let header = (u32_at(rest, 0), u16_at(rest, 4), u16_at(rest, 6), u64_at(rest, 8));
         let (Some(length), Some(operation), Some(n_fds), Some(tag)) = header else {
             return self.check_fds(0, !rest.is_empty()).map(|()| None);
         };
         let (length, n_fds) = (length as usize, n_fds as usize);
         if !(HEADER_SIZE..=MAX_FRAME).contains(&length) || n_fds > FD_MAX {
-            return Err(format!(
-                "a frame of {length} bytes with {n_fds} descriptors"
-            ));
+            return Err(format!("a frame of {length} bytes with {n_fds} descriptors"));
         }
         let Some(body) = rest.get(HEADER_SIZE..length) else {
             return self.check_fds(n_fds, true).map(|()| None);
@@ -164,9 +152,10 @@ impl Writer {
     pub fn push(&mut self, operation: u16, tag: u64, parts: &[&[u8]], fds: Vec<OwnedFd>) {
         let length = HEADER_SIZE + parts.iter().map(|part| part.len()).sum::<usize>();
         self.pending += length;
-        let is_gathered = self.queue.back().is_some_and(|last| {
-            last.fds.is_empty() && fds.is_empty() && last.bytes.len() < GATHERED
-        });
+        let is_gathered = self
+            .queue
+            .back()
+            .is_some_and(|last| last.fds.is_empty() && fds.is_empty() && last.bytes.len() < GATHERED);
         if !is_gathered {
             self.queue.push_back(Outgoing {
                 bytes: Vec::with_capacity(length),

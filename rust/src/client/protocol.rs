@@ -79,10 +79,7 @@ pub fn result_fields(operation: u16) -> Option<&'static [u8]> {
 
 /// How many bytes fields take.
 pub fn size_of(fields: &[u8]) -> usize {
-    fields
-        .iter()
-        .map(|code| if *code == b'Q' { 8 } else { 4 })
-        .sum()
+    fields.iter().map(|code| if *code == b'Q' { 8 } else { 4 }).sum()
 }
 
 /// Where in a request the flags of its RECV are; None if it receives nothing.

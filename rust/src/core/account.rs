@@ -42,10 +42,7 @@ fn add(totals: &mut [u64; 3], amounts: [u64; 3]) {
 }
 
 fn share_of(shares: &[Share], uid: i64) -> Counts {
-    shares
-        .iter()
-        .find(|share| share.uid == uid)
-        .map_or([0; 4], |share| share.counts)
+    shares.iter().find(|share| share.uid == uid).map_or([0; 4], |share| share.counts)
 }
 
 fn book_share(shares: &mut Shares, uid: i64, charge: &Counts) {
@@ -54,10 +51,7 @@ fn book_share(shares: &mut Shares, uid: i64, charge: &Counts) {
             *count += amount;
         }
     } else {
-        shares.push(Share {
-            uid,
-            counts: *charge,
-        });
+        shares.push(Share { uid, counts: *charge });
     }
 }
 
@@ -119,9 +113,7 @@ impl Charge {
 impl Account {
     /// What `sender` has undelivered here.
     pub fn queued(&self, sender: u64) -> Usage {
-        self.flows
-            .get(sender)
-            .map_or(Usage::default(), |flow| usage(flow.undelivered))
+        self.flows.get(sender).map_or(Usage::default(), |flow| usage(flow.undelivered))
     }
 
     /// What everybody has undelivered here, the seed apart.
@@ -137,11 +129,7 @@ impl Account {
 }
 
 fn usage([bytes, messages, fds]: [u64; 3]) -> Usage {
-    Usage {
-        bytes,
-        messages,
-        fds,
-    }
+    Usage { bytes, messages, fds }
 }
 
 /// An account with its user: what may be charged.
@@ -188,14 +176,7 @@ impl Purse<'_> {
     }
 
     /// Charge a message of peer `sender`, user `uid`; QuotaExceeded names what is exceeded.
-    pub fn charge(
-        &mut self,
-        sender: u64,
-        uid: i64,
-        handles: usize,
-        size: u64,
-        fds: usize,
-    ) -> Result<Charge> {
+    pub fn charge(&mut self, sender: u64, uid: i64, handles: usize, size: u64, fds: usize) -> Result<Charge> {
         let charge = Charge {
             sender,
             size: size.saturating_add(self.account.overhead),
@@ -207,13 +188,7 @@ impl Purse<'_> {
         let peer_share = share_of(&self.account.shares, uid);
         for resource in [SLICES, HANDLES, BYTES, FDS] {
             if counts[resource] != 0 {
-                self.admit(
-                    resource,
-                    counts[resource],
-                    uid,
-                    user_share[resource],
-                    peer_share[resource],
-                )?;
+                self.admit(resource, counts[resource], uid, user_share[resource], peer_share[resource])?;
             }
         }
         book_share(&mut self.user.shares, uid, &counts);
@@ -238,21 +213,14 @@ impl Purse<'_> {
         if self.account.used[resource].saturating_add(amount) > self.account.limits[resource] {
             return Err(Error::new(
                 Kind::QuotaExceeded,
-                format!(
-                    "{} of the receiving peer: {amount} more",
-                    RESOURCES[resource]
-                ),
+                format!("{} of the receiving peer: {amount} more", RESOURCES[resource]),
             ));
         }
         let left = i128::from(self.user.limits[resource]) - i128::from(self.user.used[resource]);
         if !exceeds_peer_quota(left, share, here, amount) {
             return Ok(());
         }
-        let which = if exceeds_user_quota(left, share, amount) {
-            "user"
-        } else {
-            "peer"
-        };
+        let which = if exceeds_user_quota(left, share, amount) { "user" } else { "peer" };
         Err(Error::new(
             Kind::QuotaExceeded,
             format!(
@@ -321,12 +289,7 @@ pub struct Ledger {
 impl Ledger {
     /// Nobody yet.
     pub fn new(defaults: Limits) -> Self {
-        Ledger {
-            defaults,
-            configured: Vec::new(),
-            users: Slab::new(),
-            by_uid: HashMap::default(),
-        }
+        Ledger { defaults, configured: Vec::new(), users: Slab::new(), by_uid: HashMap::default() }
     }
 
     /// An account for a new peer of `uid`; its maxima default to the user's (P-22, Q-3).
@@ -363,10 +326,7 @@ impl Ledger {
     pub fn close(&mut self, account: &Account, sequencer: &mut Sequencer) {
         let user = &mut self.users[account.user];
         if account.used != [0; 4] || !account.flows.is_empty() || !account.shares.is_empty() {
-            sequencer.fail(format!(
-                "an account of uid {} was closed in use: {:?}",
-                user.uid, account.used
-            ));
+            sequencer.fail(format!("an account of uid {} was closed in use: {:?}", user.uid, account.used));
         }
         user.accounts -= 1;
         if user.accounts == 0 {
@@ -401,15 +361,8 @@ impl Ledger {
         let of = |user: &User| UserUsage {
             used: user.used,
             limits: user.limits,
-            shares: user
-                .shares
-                .iter()
-                .map(|share| (share.uid, share.counts))
-                .collect(),
+            shares: user.shares.iter().map(|share| (share.uid, share.counts)).collect(),
         };
-        self.in_order()
-            .iter()
-            .map(|user| (user.uid, of(user)))
-            .collect()
+        self.in_order().iter().map(|user| (user.uid, of(user))).collect()
     }
 }

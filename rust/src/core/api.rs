@@ -66,10 +66,7 @@ impl Payload {
 
 impl From<Parts> for Payload {
     fn from(parts: Parts) -> Self {
-        Payload {
-            parts,
-            origin: None,
-        }
+        Payload { parts, origin: None }
     }
 }
 

@@ -28,13 +28,7 @@ pub trait Foreign: Send {
     /// Make sure that writing cannot fail.
     fn reserve(&mut self, generation: u64, offset: u32, size: u32) -> Result<()>;
     /// Put the payload, and `padding` zeros, at `offset`.
-    fn write(
-        &mut self,
-        generation: u64,
-        offset: u32,
-        payload: &Payload,
-        padding: usize,
-    ) -> Result<()>;
+    fn write(&mut self, generation: u64, offset: u32, payload: &Payload, padding: usize) -> Result<()>;
     /// The slice is free.
     fn release(&mut self, generation: u64, offset: u32, size: u32) -> Result<()>;
     /// The payload of the slice at `offset`, for a look.
@@ -133,9 +127,7 @@ impl Memory {
                 }
                 return Ok(payload);
             }
-            Memory::Sealed(sealed) => {
-                locked(sealed).write(generation, offset, &payload.parts, padding)?
-            }
+            Memory::Sealed(sealed) => locked(sealed).write(generation, offset, &payload.parts, padding)?,
             Memory::Foreign(memory) => memory.write(generation, offset, &payload, padding)?,
         }
         Ok(Payload::default())

@@ -64,8 +64,7 @@ impl Core {
         if let Some(gone) = self.peers.remove(&peer) {
             self.ledger.close(&gone.account, &mut self.sequencer);
             if gone.queue.n != 0 {
-                self.sequencer
-                    .fail(format!("peer {peer} left with a queue"));
+                self.sequencer.fail(format!("peer {peer} left with a queue"));
             }
         }
         self.sequencer.retired.retain(|entry| entry.0 != peer);
@@ -75,37 +74,19 @@ impl Core {
     /// Flags and limits (P-20 … P-22).
     pub fn peer_query(&self, peer: u64) -> Result<PeerState> {
         let found = self.peer(peer)?;
-        Ok(PeerState {
-            flags: found.flags,
-            limits: Limits(found.account.limits),
-        })
+        Ok(PeerState { flags: found.flags, limits: Limits(found.account.limits) })
     }
 
     /// Set flags and limits (KEEP: as they are), then flush (P-30 … P-37).
-    pub fn peer_reset(
-        &mut self,
-        peer: u64,
-        flags: u64,
-        peer_flags: u64,
-        maxima: [u64; 4],
-    ) -> Result<()> {
+    pub fn peer_reset(&mut self, peer: u64, flags: u64, peer_flags: u64, maxima: [u64; 4]) -> Result<()> {
         let found = self.peer_mut(peer)?;
         if flags & !(FLUSH | FLUSH_SEED) != 0 {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("reset flags {flags:#x}"),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("reset flags {flags:#x}")));
         }
         if !matches!(peer_flags, KEEP | 0 | WANT_SECCTX) {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("peer flags {peer_flags:#x}"),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("peer flags {peer_flags:#x}")));
         }
-        if !maxima
-            .iter()
-            .all(|limit| *limit == KEEP || *limit <= LIMIT_MAX)
-        {
+        if !maxima.iter().all(|limit| *limit == KEEP || *limit <= LIMIT_MAX) {
             let [slices, handles, bytes, fds] = maxima;
             return Err(Error::new(
                 Kind::InvalidArgument,
@@ -121,11 +102,7 @@ impl Core {
             }
         }
         if flags & FLUSH != 0 {
-            let pinned = if flags & FLUSH_SEED != 0 {
-                NodeSet::default()
-            } else {
-                self.pinned_by_seed(peer)
-            };
+            let pinned = if flags & FLUSH_SEED != 0 { NodeSet::default() } else { self.pinned_by_seed(peer) };
             self.flush(peer, &pinned)?;
         }
         if flags & FLUSH_SEED != 0 {
@@ -136,16 +113,10 @@ impl Core {
 
     /// Own nodes that the seed carries.
     fn pinned_by_seed(&self, peer: u64) -> NodeSet {
-        let seed = self
-            .peers
-            .get(&peer)
-            .and_then(|found| self.entries.get(found.seed));
+        let seed = self.peers.get(&peer).and_then(|found| self.entries.get(found.seed));
         match seed.map(|entry| &entry.body) {
             Some(Body::Data(instance)) => {
-                let nodes = instance
-                    .nodes
-                    .iter()
-                    .filter(|node| self.nodes[**node].owner == peer);
+                let nodes = instance.nodes.iter().filter(|node| self.nodes[**node].owner == peer);
                 nodes.map(|node| *node as u64).collect()
             }
             _ => NodeSet::default(),
@@ -187,23 +158,14 @@ impl Core {
         self.peer(peer)?;
         let Some((key, found)) = self.handle_at(peer, handle) else {
             if may_name_node(handle) {
-                return Err(Error::new(
-                    Kind::Busy,
-                    format!("{handle:#x} would be an own live node"),
-                ));
+                return Err(Error::new(Kind::Busy, format!("{handle:#x} would be an own live node")));
             }
-            return Err(Error::new(
-                Kind::NoSuchHandle,
-                format!("no handle {handle:#x}"),
-            ));
+            return Err(Error::new(Kind::NoSuchHandle, format!("no handle {handle:#x}")));
         };
         let node = found.node;
         let is_own = self.nodes[node].owner == peer;
         if is_own && self.nodes[node].died == NEVER && found.references == 1 {
-            return Err(Error::new(
-                Kind::Busy,
-                format!("the pinned reference of node {handle:#x}"),
-            ));
+            return Err(Error::new(Kind::Busy, format!("the pinned reference of node {handle:#x}")));
         }
         self.nodes[node].named += 1;
         if self.release(peer, key, 1) && is_own {
@@ -217,16 +179,10 @@ impl Core {
     pub fn node_destroy(&mut self, peer: u64, nodes: &[u64], flags: u64) -> Result<()> {
         let owner = self.peer(peer)?;
         if flags & !RELEASE_HANDLES != 0 {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("destroy flags {flags:#x}"),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("destroy flags {flags:#x}")));
         }
         if nodes.len() as u64 > self.ledger.users[owner.account.user].limits[HANDLES] {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("{} nodes", nodes.len()),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("{} nodes", nodes.len())));
         }
         let mut fresh = Fresh::default();
         let doomed = match self.doom(peer, nodes, &mut fresh) {
@@ -289,17 +245,9 @@ impl Core {
     // ---- slices ----------------------------------------------------------------------------------
 
     /// Give a received slice back (L-7 … L-10); serial 0: whichever is published there.
-    pub fn slice_release(
-        &mut self,
-        peer: u64,
-        offset: u64,
-        serial: u64,
-        unmapped: bool,
-    ) -> Result<()> {
+    pub fn slice_release(&mut self, peer: u64, offset: u64, serial: u64, unmapped: bool) -> Result<()> {
         self.peer(peer)?;
-        let released = self.with_pool(peer, |pool, around| {
-            pool.release(offset, serial, unmapped, around)
-        });
+        let released = self.with_pool(peer, |pool, around| pool.release(offset, serial, unmapped, around));
         self.end(released.unwrap_or(Ok(())))
     }
 
@@ -324,9 +272,7 @@ impl Core {
 
     /// Something is queued (P-41, P-42); false for a peer that is gone.
     pub fn is_readable(&self, peer: u64) -> bool {
-        self.peers
-            .get(&peer)
-            .is_some_and(|found| found.queue.n != 0)
+        self.peers.get(&peer).is_some_and(|found| found.queue.n != 0)
     }
 
     /// What `sender` has queued, undelivered, at `reader`; None: the reader is gone.

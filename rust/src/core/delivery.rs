@@ -11,8 +11,7 @@ use bytes::Bytes;
 
 use super::account::HANDLES;
 use super::api::{
-    CONTINUE, HANDLE_INVALID, HAS_SECCTX, INSTALL_FDS, Look, Message, OFFSET_INVALID, PEEK,
-    Payload, SEED,
+    CONTINUE, HANDLE_INVALID, HAS_SECCTX, INSTALL_FDS, Look, Message, OFFSET_INVALID, PEEK, Payload, SEED,
 };
 use super::error::{Error, Kind, Result};
 use super::queue::{Body, Entry, Instance};
@@ -44,26 +43,16 @@ impl Core {
     fn receive(&mut self, number: u64, flags: u64, max_offset: u64) -> Result<Message> {
         let peer = self.peer(number)?;
         if flags & !(PEEK | SEED | INSTALL_FDS) != 0 {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("receive flags {flags:#x}"),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("receive flags {flags:#x}")));
         }
         let is_seed = flags & SEED != 0;
-        let found = if is_seed {
-            Some(peer.seed).filter(|key| *key != NONE)
-        } else {
-            peer.queue.front()
-        };
+        let found = if is_seed { Some(peer.seed).filter(|key| *key != NONE) } else { peer.queue.front() };
         let Some(key) = found else {
             let what = if is_seed { "no seed" } else { "nothing queued" };
             return Err(Error::new(Kind::WouldBlock, what));
         };
         let entry = &self.entries[key];
-        let follows = !is_seed
-            && self
-                .behind(key)
-                .is_some_and(|next| next.stamp == entry.stamp);
+        let follows = !is_seed && self.behind(key).is_some_and(|next| next.stamp == entry.stamp);
         let bits = if follows { CONTINUE } else { 0 };
         match &entry.body {
             Body::Notice(_) => Ok(self.receive_notice(number, key, flags, bits)),
@@ -103,23 +92,16 @@ impl Core {
     ) -> Result<Message> {
         let end = u64::from(front.offset) + u64::from(front.size);
         if end > max_offset {
-            return Err(Error::new(
-                Kind::OutOfRange,
-                format!("the message ends at {end}"),
-            ));
+            return Err(Error::new(Kind::OutOfRange, format!("the message ends at {end}")));
         }
-        let handles = if front.nodes.is_empty() {
-            Vec::new()
-        } else {
-            self.install_handles(number, front, flags)?
-        };
+        let handles =
+            if front.nodes.is_empty() { Vec::new() } else { self.install_handles(number, front, flags)? };
         let fds = match self.descriptors.get(front.fds) {
             Some(descriptors) if flags & INSTALL_FDS != 0 => descriptors.numbers.to_vec(),
             _ => Vec::new(),
         };
         if let Some(peer) = self.peers.get_mut(&number) {
-            peer.pool
-                .publish(front.slice, &mut self.slices[front.slice]);
+            peer.pool.publish(front.slice, &mut self.slices[front.slice]);
             if !peer.pool.shares_buffers {
                 self.write_tail(number, front, &handles, fds.len());
             }
@@ -133,10 +115,7 @@ impl Core {
             bits |= HAS_SECCTX;
         }
         if flags & PEEK == 0 {
-            let kept = handles
-                .iter()
-                .filter(|handle| **handle != HANDLE_INVALID)
-                .count();
+            let kept = handles.iter().filter(|handle| **handle != HANDLE_INVALID).count();
             self.take_message(number, key, kept);
         }
         let (uid, gid, pid, tid) = front.who;
@@ -216,11 +195,7 @@ impl Core {
             }
             front.stamp < node.died && (node.owner != number || node.handle_of(number).is_some())
         };
-        let valid: Vec<bool> = front
-            .nodes
-            .iter()
-            .map(|node| is_valid(self, *node))
-            .collect();
+        let valid: Vec<bool> = front.nodes.iter().map(|node| is_valid(self, *node)).collect();
         if flags & PEEK != 0 {
             let n = valid.iter().filter(|is_valid| **is_valid).count();
             self.purse(number)?.take(HANDLES, n as u64)?;
@@ -239,11 +214,7 @@ impl Core {
                     self.fall(node, 1);
                 }
             }
-            ids.push(if is_valid {
-                self.hold(number, node)
-            } else {
-                HANDLE_INVALID
-            });
+            ids.push(if is_valid { self.hold(number, node) } else { HANDLE_INVALID });
         }
         Ok(ids)
     }
@@ -270,12 +241,7 @@ impl Core {
         payload.parts.push(Bytes::from(tail));
         if let Some(peer) = self.peers.get_mut(&number) {
             let at = front.offset + start as u32;
-            self.mishap.note(
-                peer.pool
-                    .memory
-                    .write(generation, at, payload, 0)
-                    .map(|_| ()),
-            );
+            self.mishap.note(peer.pool.memory.write(generation, at, payload, 0).map(|_| ()));
         }
     }
 
@@ -289,9 +255,7 @@ impl Core {
     /// The seed, without effect.
     pub fn seed_ahead(&self, peer: u64) -> Result<Option<Look<'_>>> {
         let seed = self.peer(peer)?.seed;
-        Ok(Some(seed)
-            .filter(|key| *key != NONE)
-            .map(|key| self.look(peer, key)))
+        Ok(Some(seed).filter(|key| *key != NONE).map(|key| self.look(peer, key)))
     }
 
     fn look(&self, number: u64, key: usize) -> Look<'_> {
@@ -321,10 +285,7 @@ impl Core {
             look.n_bytes = instance.n_bytes as usize;
             look.size = u64::from(slice.size);
             look.n_handles = instance.nodes.len();
-            look.fds = self
-                .descriptors
-                .get(instance.fds)
-                .map_or(&[], |found| &found.numbers);
+            look.fds = self.descriptors.get(instance.fds).map_or(&[], |found| &found.numbers);
             look.parts = &slice.payload.parts;
             look.origin = slice.payload.origin.as_ref();
             look.note = instance.note;

@@ -61,11 +61,7 @@ impl Kind {
     pub fn is_remote(self) -> bool {
         matches!(
             self,
-            Kind::NodeDestroyed
-                | Kind::QuotaExceeded
-                | Kind::PoolFull
-                | Kind::TooLarge
-                | Kind::OutOfMemory
+            Kind::NodeDestroyed | Kind::QuotaExceeded | Kind::PoolFull | Kind::TooLarge | Kind::OutOfMemory
         )
     }
 
@@ -88,11 +84,7 @@ pub struct Error {
 impl Error {
     /// An error of Core's own.
     pub fn new(kind: Kind, text: impl Into<Cow<'static, str>>) -> Self {
-        Error {
-            kind,
-            text: text.into(),
-            cause: None,
-        }
+        Error { kind, text: text.into(), cause: None }
     }
 
     /// The positive errno.

@@ -113,18 +113,10 @@ impl Core {
         Some(root)
     }
 
-    fn place_at_root(
-        &mut self,
-        tx: &Transaction<'_>,
-        reader: u64,
-        what: &Outgoing<'_>,
-    ) -> Result<usize> {
+    fn place_at_root(&mut self, tx: &Transaction<'_>, reader: u64, what: &Outgoing<'_>) -> Result<usize> {
         let node = self.root_of(reader).ok_or_else(|| no_node((reader, 0)))?;
         if self.nodes[node].died != NEVER {
-            return Err(Error::new(
-                Kind::NodeDestroyed,
-                "the destination is destroyed",
-            ));
+            return Err(Error::new(Kind::NodeDestroyed, "the destination is destroyed"));
         }
         self.place(tx, reader, node, tx.sender, what)
     }
@@ -133,9 +125,7 @@ impl Core {
     pub fn take_front(&mut self, peer: u64) -> Result<()> {
         let front = self.peer(peer)?.queue.front();
         let is_plain = front.is_some_and(|key| match &self.entries[key].body {
-            Body::Data(instance) => {
-                instance.nodes.is_empty() && !self.slices[instance.slice].published
-            }
+            Body::Data(instance) => instance.nodes.is_empty() && !self.slices[instance.slice].published,
             Body::Notice(_) => false,
         });
         let shares_buffers = self.peer(peer)?.pool.shares_buffers;
@@ -167,11 +157,5 @@ impl Core {
 }
 
 fn outgoing<'a>(n_bytes: usize, with_fds: bool) -> Outgoing<'a> {
-    Outgoing {
-        n_bytes: n_bytes as u64,
-        nodes: &[],
-        with_fds,
-        note: 0,
-        payload: 0,
-    }
+    Outgoing { n_bytes: n_bytes as u64, nodes: &[], with_fds, note: 0, payload: 0 }
 }

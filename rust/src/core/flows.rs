@@ -32,11 +32,7 @@ impl Flows {
     pub fn get(&self, sender: u64) -> Option<&Flow> {
         match &self.many {
             Some(many) => many.get(&sender),
-            None => self
-                .few
-                .iter()
-                .find(|entry| entry.0 == sender)
-                .map(|entry| &entry.1),
+            None => self.few.iter().find(|entry| entry.0 == sender).map(|entry| &entry.1),
         }
     }
 
@@ -44,11 +40,7 @@ impl Flows {
     pub fn get_mut(&mut self, sender: u64) -> Option<&mut Flow> {
         match &mut self.many {
             Some(many) => many.get_mut(&sender),
-            None => self
-                .few
-                .iter_mut()
-                .find(|entry| entry.0 == sender)
-                .map(|entry| &mut entry.1),
+            None => self.few.iter_mut().find(|entry| entry.0 == sender).map(|entry| &mut entry.1),
         }
     }
 
@@ -59,9 +51,7 @@ impl Flows {
         } else if self.few.len() < FEW {
             self.few.push((sender, flow));
         } else {
-            let all = std::mem::take(&mut self.few)
-                .into_iter()
-                .chain([(sender, flow)]);
+            let all = std::mem::take(&mut self.few).into_iter().chain([(sender, flow)]);
             self.many = Some(Box::new(all.collect()));
         }
     }
@@ -87,9 +77,7 @@ impl Flows {
     pub fn sorted(&self) -> Vec<(u64, &Flow)> {
         let few = self.few.iter().map(|entry| (entry.0, &entry.1));
         let many = self.many.iter().flat_map(|many| many.iter());
-        let mut all: Vec<_> = few
-            .chain(many.map(|(sender, flow)| (*sender, flow)))
-            .collect();
+        let mut all: Vec<_> = few.chain(many.map(|(sender, flow)| (*sender, flow))).collect();
         all.sort_unstable_by_key(|entry| entry.0);
         all
     }
@@ -104,18 +92,11 @@ mod tests {
         let mut flows = Flows::default();
         for sender in 1..40 {
             let undelivered = [sender, 1, 0];
-            flows.insert(
-                sender,
-                Flow {
-                    uid: 7,
-                    undelivered,
-                },
+            flows.insert(sender, Flow { uid: 7, undelivered });
+            assert!(
+                (1..=sender)
+                    .all(|known| { flows.get(known).is_some_and(|flow| flow.undelivered[0] == known) })
             );
-            assert!((1..=sender).all(|known| {
-                flows
-                    .get(known)
-                    .is_some_and(|flow| flow.undelivered[0] == known)
-            }));
         }
         assert!(flows.sorted().iter().map(|entry| entry.0).eq(1..40));
         for sender in 1..40 {

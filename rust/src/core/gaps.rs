@@ -49,11 +49,7 @@ impl Gaps {
     pub fn give(&mut self, start: u32, size: u32, is_fence: impl Fn(u32) -> bool) {
         let end = start + size;
         let at = self.by_start.partition_point(|gap| gap.0 < start);
-        let right = self
-            .by_start
-            .get(at)
-            .copied()
-            .filter(|gap| gap.0 == end && !is_fence(end));
+        let right = self.by_start.get(at).copied().filter(|gap| gap.0 == end && !is_fence(end));
         let left = at
             .checked_sub(1)
             .map(|at| self.by_start[at])

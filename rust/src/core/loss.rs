@@ -40,9 +40,7 @@ impl Core {
 
     /// An undelivered message, already out of the queue, is gone for good.
     pub(super) fn discard(&mut self, peer: u64, key: usize) {
-        let Entry {
-            stamp, node, body, ..
-        } = self.entries.remove(key);
+        let Entry { stamp, node, body, .. } = self.entries.remove(key);
         let Body::Data(instance) = body else {
             self.sequencer.fail("a notification was discarded");
             return;
@@ -68,10 +66,7 @@ impl Core {
 
     /// Drop the seed, if there is one (S-11).
     pub(super) fn discard_seed(&mut self, peer: u64) {
-        let seed = self
-            .peers
-            .get_mut(&peer)
-            .map_or(NONE, |peer| std::mem::replace(&mut peer.seed, NONE));
+        let seed = self.peers.get_mut(&peer).map_or(NONE, |peer| std::mem::replace(&mut peer.seed, NONE));
         if seed == NONE {
             return;
         }
@@ -93,9 +88,7 @@ impl Core {
     /// The message is undelivered no more: its charge, its slice and its descriptors go.
     pub(super) fn settle(&mut self, peer: u64, instance: &Instance, kept: usize) {
         self.with_pool(peer, |pool, around| {
-            around
-                .purse
-                .settle(&instance.charge, kept, around.sequencer);
+            around.purse.settle(&instance.charge, kept, around.sequencer);
             pool.unpin(instance.slice, around);
         });
         self.drop_descriptors(instance.fds);
@@ -120,9 +113,8 @@ impl Core {
             keys.map(|key| (self.handles[key].order, key)).collect()
         };
         handles.sort_unstable();
-        let is_kept = |core: &Core, node: usize| {
-            core.nodes[node].died == NEVER && protected.contains(&(node as u64))
-        };
+        let is_kept =
+            |core: &Core, node: usize| core.nodes[node].died == NEVER && protected.contains(&(node as u64));
         let own: Vec<usize> = handles
             .iter()
             .map(|(_, key)| self.handles[*key].node)

@@ -39,15 +39,8 @@ impl Core {
         credentials: &Arc<Credentials>,
     ) -> Result<Vec<i32>> {
         let size = payload.size();
-        let result = self
-            .collect(
-                peer,
-                request,
-                (payload.parts.len(), size),
-                size,
-                credentials,
-            )
-            .map(|(mut tx, seed, slots)| {
+        let result = self.collect(peer, request, (payload.parts.len(), size), size, credentials).map(
+            |(mut tx, seed, slots)| {
                 self.commit(&mut tx, |_| payload);
                 if seed != NONE {
                     self.discard_seed(peer);
@@ -56,7 +49,8 @@ impl Core {
                     }
                 }
                 slots
-            });
+            },
+        );
         self.end(result)
     }
 
@@ -68,9 +62,8 @@ impl Core {
         n_bytes: u64,
         credentials: &Arc<Credentials>,
     ) -> Result<bool> {
-        let result = self
-            .collect(peer, request, (0, 0), n_bytes, credentials)
-            .map(|(mut tx, seed, slots)| {
+        let result =
+            self.collect(peer, request, (0, 0), n_bytes, credentials).map(|(mut tx, seed, slots)| {
                 let n_fresh = tx.fresh.len() as u64;
                 self.cancel(&mut tx);
                 self.give(peer, HANDLES, n_fresh);
@@ -92,17 +85,11 @@ impl Core {
         let flags = request.flags;
         let n = request.destinations.len() + request.optional.len();
         if flags > SEND_SEED || (flags == SEND_SEED && n != 0) {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("send flags {flags:#x}"),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("send flags {flags:#x}")));
         }
         check_counts(n_parts, request.fds.len())?;
         if n as u64 > self.ledger.users[sender.account.user].limits[HANDLES] {
-            return Err(Error::new(
-                Kind::InvalidArgument,
-                format!("{n} destinations"),
-            ));
+            return Err(Error::new(Kind::InvalidArgument, format!("{n} destinations")));
         }
         check_size(here)?;
         let mut tx = self.begin(peer, request.fds, credentials)?;
@@ -122,13 +109,7 @@ impl Core {
         n_bytes: u64,
     ) -> Result<(usize, Vec<i32>)> {
         let nodes = self.resolve_all(tx.sender, request.handles, &mut tx.fresh)?;
-        let what = Outgoing {
-            n_bytes,
-            nodes: &nodes,
-            with_fds: true,
-            note: 0,
-            payload: 0,
-        };
+        let what = Outgoing { n_bytes, nodes: &nodes, with_fds: true, note: 0, payload: 0 };
         let mut seed = NONE;
         if request.flags == SEND_SEED {
             seed = self.stage_seed(tx, &what)?;
@@ -136,9 +117,7 @@ impl Core {
         let mut slots = Vec::with_capacity(request.destinations.len() + request.optional.len());
         for &number in request.destinations {
             let result = self.collect_one(tx, number, &what);
-            slots.push(tolerated(result, |kind| {
-                request.flags == SEND_CONTINUE && kind.is_remote()
-            })?);
+            slots.push(tolerated(result, |kind| request.flags == SEND_CONTINUE && kind.is_remote())?);
         }
         for &number in request.optional {
             let result = self.collect_one(tx, number, &what);
@@ -148,18 +127,10 @@ impl Core {
         Ok((seed, slots))
     }
 
-    fn collect_one(
-        &mut self,
-        tx: &mut Transaction<'_>,
-        number: u64,
-        what: &Outgoing<'_>,
-    ) -> Result<()> {
+    fn collect_one(&mut self, tx: &mut Transaction<'_>, number: u64, what: &Outgoing<'_>) -> Result<()> {
         let node = self.resolve(tx.sender, number, &mut tx.fresh)?;
         if std::mem::replace(&mut self.nodes[node].mark, tx.mark) == tx.mark {
-            return Err(Error::new(
-                Kind::NotUnique,
-                format!("destination {number:#x} twice"),
-            ));
+            return Err(Error::new(Kind::NotUnique, format!("destination {number:#x} twice")));
         }
         self.stage(tx, node, what)
     }
@@ -213,13 +184,8 @@ impl Core {
         let n_bytes = parcel.payload.size();
         check_size(n_bytes)?;
         let nodes = self.resolve_all(tx.sender, &parcel.handles, &mut tx.fresh)?;
-        let what = Outgoing {
-            n_bytes,
-            nodes: &nodes,
-            with_fds: parcel.with_fds,
-            note: parcel.note,
-            payload: at,
-        };
+        let what =
+            Outgoing { n_bytes, nodes: &nodes, with_fds: parcel.with_fds, note: parcel.note, payload: at };
         let result = match self.node_at(parcel.node) {
             Some(node) => self.stage(tx, node, &what),
             None => Err(no_node(parcel.node)),

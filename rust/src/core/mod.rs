@@ -83,9 +83,7 @@ impl Peer {
 
     /// Keys of all its handles.
     pub fn handle_keys(&self) -> impl Iterator<Item = usize> + '_ {
-        self.handle_key(0)
-            .into_iter()
-            .chain(self.handles.values().copied())
+        self.handle_key(0).into_iter().chain(self.handles.values().copied())
     }
 }
 
@@ -121,27 +119,18 @@ impl Core {
     }
 
     fn peer(&self, number: u64) -> Result<&Peer> {
-        self.peers
-            .get(&number)
-            .map(|peer| &**peer)
-            .ok_or_else(|| gone(number))
+        self.peers.get(&number).map(|peer| &**peer).ok_or_else(|| gone(number))
     }
 
     fn peer_mut(&mut self, number: u64) -> Result<&mut Peer> {
-        self.peers
-            .get_mut(&number)
-            .map(|peer| &mut **peer)
-            .ok_or_else(|| gone(number))
+        self.peers.get_mut(&number).map(|peer| &mut **peer).ok_or_else(|| gone(number))
     }
 
     /// The purse of a peer that exists.
     fn purse(&mut self, number: u64) -> Result<Purse<'_>> {
         let peer = self.peers.get_mut(&number).ok_or_else(|| gone(number))?;
         let user = &mut self.ledger.users[peer.account.user];
-        Ok(Purse {
-            account: &mut peer.account,
-            user,
-        })
+        Ok(Purse { account: &mut peer.account, user })
     }
 
     /// Give handles back that a peer was charged for.
@@ -162,10 +151,7 @@ impl Core {
         let peer = &mut **self.peers.get_mut(&number)?;
         let mut around = Surroundings {
             slices: &mut self.slices,
-            purse: Purse {
-                user: &mut self.ledger.users[peer.account.user],
-                account: &mut peer.account,
-            },
+            purse: Purse { user: &mut self.ledger.users[peer.account.user], account: &mut peer.account },
             sequencer: &mut self.sequencer,
             mishap: &mut self.mishap,
         };

@@ -78,25 +78,18 @@ impl Node {
 
     /// Key of the handle of a peer.
     pub fn handle_of(&self, peer: u64) -> Option<usize> {
-        let at = self
-            .holders
-            .binary_search_by_key(&peer, |holder| holder.0)
-            .ok()?;
+        let at = self.holders.binary_search_by_key(&peer, |holder| holder.0).ok()?;
         Some(self.holders[at].1)
     }
 
     /// Remove the notice to a peer from the list; its key.
     pub fn forget_notice(&mut self, peer: u64) -> Option<usize> {
-        let at = self
-            .notices
-            .binary_search_by_key(&peer, |notice| notice.0)
-            .ok()?;
+        let at = self.notices.binary_search_by_key(&peer, |notice| notice.0).ok()?;
         Some(self.notices.remove(at).1)
     }
 
     fn carrier_of(&self, peer: u64) -> std::result::Result<usize, usize> {
-        self.carriers
-            .binary_search_by_key(&peer, |carrier| carrier.peer)
+        self.carriers.binary_search_by_key(&peer, |carrier| carrier.peer)
     }
 }
 
@@ -124,9 +117,7 @@ impl Core {
 
     /// What `peer` calls a node that it holds.
     pub(super) fn number_of(&self, peer: u64, node: usize) -> Option<u64> {
-        self.nodes[node]
-            .handle_of(peer)
-            .map(|key| self.handles[key].number)
+        self.nodes[node].handle_of(peer).map(|key| self.handles[key].number)
     }
 
     /// The handle of a peer with this number.
@@ -139,12 +130,7 @@ impl Core {
 
     fn add_handle(&mut self, peer: u64, node: usize, number: u64) {
         let order = self.sequencer.next_order();
-        let key = self.handles.insert(Handle {
-            node,
-            number,
-            references: 1,
-            order,
-        });
+        let key = self.handles.insert(Handle { node, number, references: 1, order });
         let holders = &mut self.nodes[node].holders;
         let at = holders.partition_point(|holder| holder.0 < peer);
         holders.insert(at, (peer, key));
@@ -240,8 +226,7 @@ impl Core {
 
     fn notice(&mut self, node: usize, kind: MessageType, stamp: u64) -> usize {
         self.nodes[node].named += 1;
-        self.entries
-            .insert(Entry::new(node, stamp, Body::Notice(kind)))
+        self.entries.insert(Entry::new(node, stamp, Body::Notice(kind)))
     }
 
     /// Take a notification out of a queue, for good. The caller names the node.
@@ -277,14 +262,7 @@ impl Core {
         let found = &mut self.nodes[node];
         match found.carrier_of(receiver) {
             Ok(at) => found.carriers[at].count += 1,
-            Err(at) => found.carriers.insert(
-                at,
-                Carrier {
-                    peer: receiver,
-                    count: 1,
-                    order,
-                },
-            ),
+            Err(at) => found.carriers.insert(at, Carrier { peer: receiver, count: 1, order }),
         }
     }
 
@@ -304,17 +282,11 @@ impl Core {
     fn notify(&mut self, node: usize) {
         let found = &self.nodes[node];
         self.sequencer.effort += (found.holders.len() + found.carriers.len()) as u64;
-        let mut concerned: Vec<(u64, u64)> = found
-            .holders
-            .iter()
-            .map(|(peer, key)| (self.handles[*key].order, *peer))
-            .collect();
+        let mut concerned: Vec<(u64, u64)> =
+            found.holders.iter().map(|(peer, key)| (self.handles[*key].order, *peer)).collect();
         concerned.sort_unstable();
         let n_holders = concerned.len();
-        let others = found
-            .carriers
-            .iter()
-            .filter(|carrier| found.handle_of(carrier.peer).is_none());
+        let others = found.carriers.iter().filter(|carrier| found.handle_of(carrier.peer).is_none());
         concerned.extend(others.map(|carrier| (carrier.order, carrier.peer)));
         concerned[n_holders..].sort_unstable();
         let died = found.died;
@@ -330,8 +302,8 @@ impl Core {
     /// `peer` let the dead node go: NODE_DESTROY has lost its meaning, unless a handle comes.
     pub(super) fn withdraw_notice(&mut self, node: usize, peer: u64) {
         let found = &mut self.nodes[node];
-        let is_concerned = found.handle_of(peer).is_some()
-            || (peer != found.owner && found.carrier_of(peer).is_ok());
+        let is_concerned =
+            found.handle_of(peer).is_some() || (peer != found.owner && found.carrier_of(peer).is_ok());
         if is_concerned {
             return;
         }

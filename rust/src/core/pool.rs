@@ -106,10 +106,7 @@ impl Pool {
     fn at(&self, generation: u64) -> Option<usize> {
         match self.segments.last() {
             Some(last) if last.generation == generation => Some(self.segments.len() - 1),
-            _ => self
-                .segments
-                .binary_search_by_key(&generation, |segment| segment.generation)
-                .ok(),
+            _ => self.segments.binary_search_by_key(&generation, |segment| segment.generation).ok(),
         }
     }
 
@@ -126,10 +123,7 @@ impl Pool {
         mishap: &mut Mishap,
     ) -> Result<usize> {
         if size > u64::from(ADDRESS_SPACE) {
-            return Err(Error::new(
-                Kind::TooLarge,
-                format!("a slice of {size} bytes"),
-            ));
+            return Err(Error::new(Kind::TooLarge, format!("a slice of {size} bytes")));
         }
         let (offset, generation) = if size >= OWN_SEGMENT {
             let rounded = (size + PAGE - 1) & !(PAGE - 1);
@@ -170,10 +164,7 @@ impl Pool {
             }
         };
         let after = self.bases.partition_point(|(base, _)| *base <= offset);
-        let (_, generation) = after
-            .checked_sub(1)
-            .map(|at| self.bases[at])
-            .ok_or_else(|| lost("base"))?;
+        let (_, generation) = after.checked_sub(1).map(|at| self.bases[at]).ok_or_else(|| lost("base"))?;
         Ok((offset, generation))
     }
 
@@ -201,10 +192,7 @@ impl Pool {
             (false, 0) => 8,
             (false, n) => (n.wrapping_neg() % 8) as usize,
         };
-        match self
-            .memory
-            .write(slice.generation, slice.offset, payload, padding)
-        {
+        match self.memory.write(slice.generation, slice.offset, payload, padding) {
             Ok(kept) => slice.payload = kept,
             Err(error) => mishap.note(Err(error)),
         }
@@ -245,23 +233,15 @@ impl Pool {
         unmapped: bool,
         around: &mut Surroundings<'_>,
     ) -> Result<()> {
-        let published = u32::try_from(offset)
-            .ok()
-            .and_then(|at| self.published.get(&at));
+        let published = u32::try_from(offset).ok().and_then(|at| self.published.get(&at));
         let Some(&key) = published else {
-            return Err(Error::new(
-                Kind::NoSuchHandle,
-                format!("no published slice at {offset}"),
-            ));
+            return Err(Error::new(Kind::NoSuchHandle, format!("no published slice at {offset}")));
         };
         let slice = &mut around.slices[key];
         if serial != 0 && serial != slice.serial {
             return Err(Error::new(
                 Kind::NoSuchHandle,
-                format!(
-                    "the slice at {offset} has serial {}, not {serial}",
-                    slice.serial
-                ),
+                format!("the slice at {offset} has serial {}, not {serial}", slice.serial),
             ));
         }
         self.published.remove(&slice.offset);
@@ -298,15 +278,9 @@ impl Pool {
 
     /// The peer has unmapped a retired segment; NoSuchHandle if it is none.
     pub fn unmapped(&mut self, generation: u64, around: &mut Surroundings<'_>) -> Result<()> {
-        let found = self
-            .retired
-            .iter()
-            .position(|(segment, _)| segment.generation == generation);
+        let found = self.retired.iter().position(|(segment, _)| segment.generation == generation);
         let Some(at) = found else {
-            return Err(Error::new(
-                Kind::NoSuchHandle,
-                format!("no retired segment {generation}"),
-            ));
+            return Err(Error::new(Kind::NoSuchHandle, format!("no retired segment {generation}")));
         };
         let (segment, charged) = self.retired.remove(at);
         self.space.give(segment.base, segment.size, |_| false);
@@ -326,10 +300,7 @@ impl Pool {
 
     fn open(&mut self, base: Option<u32>, size: u64, shared: bool) -> Result<u64> {
         let Some(base) = base else {
-            return Err(Error::new(
-                Kind::PoolFull,
-                format!("no gap of {size} bytes"),
-            ));
+            return Err(Error::new(Kind::PoolFull, format!("no gap of {size} bytes")));
         };
         let size = size as u32;
         let generation = self.generation + 1;
@@ -367,10 +338,7 @@ impl Pool {
     }
 
     fn vacate(&mut self, slice: &Slice, mishap: &mut Mishap) {
-        mishap.note(
-            self.memory
-                .release(slice.generation, slice.offset, slice.size),
-        );
+        mishap.note(self.memory.release(slice.generation, slice.offset, slice.size));
         self.n_slices -= 1;
         if let Some(segment) = self.segment(slice.generation) {
             segment.slices -= 1;
@@ -391,19 +359,14 @@ impl Pool {
             }
             _ => around.purse.give(BYTES, slice.charged, around.sequencer),
         }
-        if self.n_slices == 0
-            && (self.bases.len() > 1 || self.bases.first().is_none_or(|b| b.0 != 0))
-        {
+        if self.n_slices == 0 && (self.bases.len() > 1 || self.bases.first().is_none_or(|b| b.0 != 0)) {
             self.retire_idle(around);
         }
     }
 
     fn retire_idle(&mut self, around: &mut Surroundings<'_>) {
         let shared = self.segments.iter().filter(|segment| segment.shared);
-        let idle: Vec<Segment> = shared
-            .filter(|segment| !self.stays(segment))
-            .copied()
-            .collect();
+        let idle: Vec<Segment> = shared.filter(|segment| !self.stays(segment)).copied().collect();
         for segment in idle {
             self.retire(&segment, 0, self.shares_buffers, around);
         }
@@ -413,31 +376,20 @@ impl Pool {
         segment.shared && (segment.base == 0 || (self.bases.len() == 1 && self.n_slices > 0))
     }
 
-    fn retire(
-        &mut self,
-        segment: &Segment,
-        charged: u64,
-        unmapped: bool,
-        around: &mut Surroundings<'_>,
-    ) {
+    fn retire(&mut self, segment: &Segment, charged: u64, unmapped: bool, around: &mut Surroundings<'_>) {
         self.close_segment(segment, around.mishap);
         if unmapped || !segment.exposed {
             self.space.give(segment.base, segment.size, |_| false);
             around.purse.give(BYTES, charged, around.sequencer);
         } else {
             self.retired.push((*segment, charged));
-            around
-                .sequencer
-                .retired
-                .push((self.number, segment.generation));
+            around.sequencer.retired.push((self.number, segment.generation));
         }
     }
 }
 
 fn give_shared(gaps: &mut Gaps, bases: &[(u32, u64)], start: u32, size: u32) {
-    gaps.give(start, size, |at| {
-        bases.binary_search_by_key(&at, |base| base.0).is_ok()
-    });
+    gaps.give(start, size, |at| bases.binary_search_by_key(&at, |base| base.0).is_ok());
 }
 
 fn lost(what: &str) -> Error {

@@ -61,13 +61,7 @@ pub struct Entry {
 impl Entry {
     /// One that is in no queue yet.
     pub fn new(node: usize, stamp: u64, body: Body) -> Self {
-        Entry {
-            stamp,
-            node,
-            body,
-            previous: NONE,
-            next: NONE,
-        }
+        Entry { stamp, node, body, previous: NONE, next: NONE }
     }
 
     /// What will be received.
@@ -90,12 +84,7 @@ pub struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue {
-            first: NONE,
-            last: NONE,
-            n: 0,
-            woken: 0,
-        }
+        Queue { first: NONE, last: NONE, n: 0, woken: 0 }
     }
 }
 
@@ -111,8 +100,7 @@ impl Core {
     pub(super) fn append(&mut self, number: u64, key: usize) {
         self.tidy_woken();
         let Some(peer) = self.peers.get_mut(&number) else {
-            self.sequencer
-                .fail("something was queued for a peer that is gone");
+            self.sequencer.fail("something was queued for a peer that is gone");
             return;
         };
         let queue = &mut peer.queue;
@@ -133,8 +121,7 @@ impl Core {
     /// Take an entry out of the queue, wherever it is; it stays in the table.
     pub(super) fn unlink(&mut self, number: u64, key: usize) {
         let Some(peer) = self.peers.get_mut(&number) else {
-            self.sequencer
-                .fail("something was queued for a peer that is gone");
+            self.sequencer.fail("something was queued for a peer that is gone");
             return;
         };
         let queue = &mut peer.queue;
@@ -165,10 +152,7 @@ impl Core {
 
     /// Keys from the front of the queue; none for a peer that is gone.
     pub(super) fn queued_keys(&self, number: u64) -> impl Iterator<Item = usize> + '_ {
-        let first = self
-            .peers
-            .get(&number)
-            .map_or(NONE, |peer| peer.queue.first);
+        let first = self.peers.get(&number).map_or(NONE, |peer| peer.queue.first);
         std::iter::successors(self.entries.get(first).map(|_| first), |key| {
             Some(self.entries[*key].next).filter(|next| *next != NONE)
         })
@@ -201,29 +185,19 @@ impl Core {
 
     /// The same, looked at.
     pub fn woken(&self) -> Vec<u64> {
-        let is_meant = |number: &u64, order: u64| {
-            self.peers
-                .get(number)
-                .is_some_and(|peer| peer.queue.woken == order)
-        };
+        let is_meant =
+            |number: &u64, order: u64| self.peers.get(number).is_some_and(|peer| peer.queue.woken == order);
         let listed = self.sequencer.woken.iter();
-        listed
-            .filter(|(number, order)| is_meant(number, *order))
-            .map(|entry| entry.0)
-            .collect()
+        listed.filter(|(number, order)| is_meant(number, *order)).map(|entry| entry.0).collect()
     }
 
     /// Take the stale entries out of the list of the woken, if they are many.
     fn tidy_woken(&mut self) {
-        if self.sequencer.woken.len() > 64
-            && self.sequencer.woken.len() > 4 * self.sequencer.n_woken
-        {
+        if self.sequencer.woken.len() > 64 && self.sequencer.woken.len() > 4 * self.sequencer.n_woken {
             let peers = &self.peers;
-            self.sequencer.woken.retain(|(number, order)| {
-                peers
-                    .get(number)
-                    .is_some_and(|peer| peer.queue.woken == *order)
-            });
+            self.sequencer
+                .woken
+                .retain(|(number, order)| peers.get(number).is_some_and(|peer| peer.queue.woken == *order));
         }
     }
 

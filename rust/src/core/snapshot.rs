@@ -19,11 +19,7 @@ fn counts(counts: &Counts) -> Value {
 fn sorted_shares(shares: &[Share]) -> Value {
     let mut shares = shares.to_vec();
     shares.sort_by_key(|share| share.uid);
-    dict(
-        shares
-            .iter()
-            .map(|share| (share.uid, counts(&share.counts))),
-    )
+    dict(shares.iter().map(|share| (share.uid, counts(&share.counts))))
 }
 
 fn user(user: &User) -> Value {
@@ -67,26 +63,12 @@ impl Core {
         dict([
             ("last_peer", self.numbers.into()),
             ("defaults", counts(&self.ledger.defaults.0)),
-            (
-                "configured",
-                dict(configured.map(|(uid, limits)| (*uid, counts(&limits.0)))),
-            ),
+            ("configured", dict(configured.map(|(uid, limits)| (*uid, counts(&limits.0))))),
             ("stamp", sequencer.stamp.into()),
             ("woken", list(self.woken())),
             ("freed", list(sequencer.freed.iter().copied())),
-            (
-                "retired",
-                list(retired.map(|(peer, generation)| list([*peer, *generation]))),
-            ),
-            (
-                "users",
-                dict(
-                    self.ledger
-                        .in_order()
-                        .into_iter()
-                        .map(|who| (who.uid, user(who))),
-                ),
-            ),
+            ("retired", list(retired.map(|(peer, generation)| list([*peer, *generation])))),
+            ("users", dict(self.ledger.in_order().into_iter().map(|who| (who.uid, user(who))))),
             ("peers", dict(written)),
             ("let_go", list(let_go.nodes.iter().map(gone))),
         ])
@@ -106,10 +88,8 @@ impl Core {
     }
 
     fn peer_value(&self, number: u64, peer: &Peer, let_go: &mut LetGo) -> Value {
-        let mut handles: Vec<(u64, usize)> = peer
-            .handle_keys()
-            .map(|key| (self.handles[key].number, key))
-            .collect();
+        let mut handles: Vec<(u64, usize)> =
+            peer.handle_keys().map(|key| (self.handles[key].number, key)).collect();
         handles.sort_unstable();
         let is_own = |key: &usize| self.nodes[self.handles[*key].node].owner == number;
         let own = handles.iter().filter(|(_, key)| is_own(key));
@@ -117,10 +97,7 @@ impl Core {
         let mut named = Vec::with_capacity(handles.len());
         for (id, key) in &handles {
             let handle = &self.handles[*key];
-            let value = Value::List(vec![
-                self.name(handle.node, let_go),
-                handle.references.into(),
-            ]);
+            let value = Value::List(vec![self.name(handle.node, let_go), handle.references.into()]);
             named.push((*id, value));
         }
         handles.sort_unstable_by_key(|(_, key)| self.handles[*key].order);
@@ -128,10 +105,7 @@ impl Core {
         for key in self.queued_keys(number) {
             queue.push(self.entry_value(&self.entries[key], let_go));
         }
-        let seed = self
-            .entries
-            .get(peer.seed)
-            .map(|entry| self.entry_value(entry, let_go));
+        let seed = self.entries.get(peer.seed).map(|entry| self.entry_value(entry, let_go));
         dict([
             ("account", self.account_value(&peer.account)),
             ("flags", peer.flags.into()),
@@ -149,12 +123,7 @@ impl Core {
     fn account_value(&self, account: &Account) -> Value {
         let queued = account.flows.sorted().into_iter().map(|(sender, flow)| {
             let [bytes, messages, fds] = flow.undelivered;
-            let values = [
-                bytes.into(),
-                messages.into(),
-                fds.into(),
-                Value::from(flow.uid),
-            ];
+            let values = [bytes.into(), messages.into(), fds.into(), Value::from(flow.uid)];
             (sender, list(values))
         });
         dict([
@@ -169,11 +138,8 @@ impl Core {
 
     fn node_value(&self, node: usize) -> Value {
         let node = &self.nodes[node];
-        let mut holders: Vec<_> = node
-            .holders
-            .iter()
-            .map(|(peer, key)| (self.handles[*key].order, *peer))
-            .collect();
+        let mut holders: Vec<_> =
+            node.holders.iter().map(|(peer, key)| (self.handles[*key].order, *peer)).collect();
         holders.sort_unstable();
         let mut carriers: Vec<_> = node.carriers.iter().collect();
         carriers.sort_by_key(|carrier| carrier.order);
@@ -181,14 +147,7 @@ impl Core {
             ("uses", node.uses.into()),
             ("died", Some(node.died).filter(|died| *died != NEVER).into()),
             ("holders", list(holders.into_iter().map(|(_, peer)| peer))),
-            (
-                "carriers",
-                dict(
-                    carriers
-                        .into_iter()
-                        .map(|carrier| (carrier.peer, carrier.count)),
-                ),
-            ),
+            ("carriers", dict(carriers.into_iter().map(|carrier| (carrier.peer, carrier.count)))),
             ("addressed", node.addressed.into()),
             ("release_queued", (node.release != NONE).into()),
         ])
@@ -214,22 +173,12 @@ impl Core {
         for node in &instance.nodes {
             handles.push(self.name(*node, let_go));
         }
-        let fds = self
-            .descriptors
-            .get(instance.fds)
-            .map(|found| found.numbers.to_vec());
-        let place = [
-            slice.offset.into(),
-            slice.size.into(),
-            Value::from(slice.charged),
-        ];
+        let fds = self.descriptors.get(instance.fds).map(|found| found.numbers.to_vec());
+        let place = [slice.offset.into(), slice.size.into(), Value::from(slice.charged)];
         let more: [(&'static str, Value); 10] = [
             ("sender", instance.sender.into()),
             ("credentials", list([who.uid, who.gid, who.pid, who.tid])),
-            (
-                "pids",
-                list(who.pids.iter().map(|(space, pid)| list([*space, *pid]))),
-            ),
+            ("pids", list(who.pids.iter().map(|(space, pid)| list([*space, *pid])))),
             ("secctx", secctx.map_or(Value::None, Value::Bytes)),
             ("n_bytes", instance.n_bytes.into()),
             ("slice", list(place)),
@@ -258,19 +207,12 @@ impl Core {
             let values: [Value; 3] = [segment.base.into(), segment.size.into(), (*charged).into()];
             (segment.generation, list(values))
         });
-        let published = pool
-            .published_in_order(&self.slices)
-            .into_iter()
-            .map(|key| {
-                let slice = &self.slices[key];
-                let values: [Value; 4] = [
-                    slice.offset.into(),
-                    slice.size.into(),
-                    slice.charged.into(),
-                    slice.serial.into(),
-                ];
-                list(values)
-            });
+        let published = pool.published_in_order(&self.slices).into_iter().map(|key| {
+            let slice = &self.slices[key];
+            let values: [Value; 4] =
+                [slice.offset.into(), slice.size.into(), slice.charged.into(), slice.serial.into()];
+            list(values)
+        });
         dict([
             ("shares_buffers", pool.shares_buffers.into()),
             ("last_generation", pool.generation.into()),
@@ -285,11 +227,7 @@ impl Core {
 
 fn view_value(view: &super::View) -> Value {
     let extents = |extents: &[super::view::Extent]| {
-        list(
-            extents
-                .iter()
-                .map(|(there, here, count)| list([*there, *here, *count])),
-        )
+        list(extents.iter().map(|(there, here, count)| list([*there, *here, *count])))
     };
     dict([
         ("uids", extents(&view.uids)),

@@ -8,29 +8,17 @@ use bytes::Bytes;
 use super::*;
 
 fn who() -> Arc<Credentials> {
-    Arc::new(Credentials {
-        uid: 1000,
-        gid: 100,
-        pid: 42,
-        ..Credentials::default()
-    })
+    Arc::new(Credentials { uid: 1000, gid: 100, pid: 42, ..Credentials::default() })
 }
 
 /// A Core with two hosted peers, whose roots exist.
 fn hosted() -> (Core, u64, u64) {
     let mut core = Core::new(Limits::default());
     let mut peer = || {
-        let setup = Setup {
-            overhead: 100,
-            ..Setup::default()
-        };
+        let setup = Setup { overhead: 100, ..Setup::default() };
         let number = core.peer_new(1000, Memory::Heap(None), setup);
-        let request = Request {
-            handles: &[0],
-            ..Request::default()
-        };
-        core.send(number, &request, &Payload::default(), &who())
-            .unwrap();
+        let request = Request { handles: &[0], ..Request::default() };
+        core.send(number, &request, &Payload::default(), &who()).unwrap();
         number
     };
     let (one, two) = (peer(), peer());
@@ -57,17 +45,11 @@ fn the_express_way_leaves_what_route_and_recv_leave() {
     let (mut express, one, two) = hosted();
     let (mut plain, ..) = hosted();
     for round in 0..3 {
-        express
-            .deliver(one, two, &parts(b"hello"), 5, &[7], &who())
-            .unwrap();
-        plain
-            .route(one, &[parcel(two, b"hello", true, true)], &[7], &who())
-            .unwrap();
+        express.deliver(one, two, &parts(b"hello"), 5, &[7], &who()).unwrap();
+        plain.route(one, &[parcel(two, b"hello", true, true)], &[7], &who()).unwrap();
         assert_eq!(express.snapshot(), plain.snapshot());
         let mut slots = Vec::new();
-        express
-            .deliver_to_all(one, &[one, two, 99], &parts(b"all"), 3, &who(), &mut slots)
-            .unwrap();
+        express.deliver_to_all(one, &[one, two, 99], &parts(b"all"), 3, &who(), &mut slots).unwrap();
         let parcels = [one, two, 99].map(|reader| parcel(reader, b"all", false, false));
         assert_eq!(slots, plain.route(one, &parcels, &[], &who()).unwrap());
         assert_eq!(slots, [0, 0, -libc::EHOSTUNREACH]);
@@ -75,40 +57,24 @@ fn the_express_way_leaves_what_route_and_recv_leave() {
         for _ in 0..=round % 2 {
             express.take_front(two).unwrap();
             let message = plain.recv(two, 0, NO_LIMIT).unwrap();
-            plain
-                .slice_release(two, message.offset, message.serial, true)
-                .unwrap();
+            plain.slice_release(two, message.offset, message.serial, true).unwrap();
             assert_eq!(express.snapshot(), plain.snapshot());
         }
     }
-    let error = express
-        .deliver(one, 99, &parts(b"x"), 1, &[], &who())
-        .unwrap_err();
-    assert_eq!(
-        (error.kind, &*error.text),
-        (Kind::NodeDestroyed, "no node (99, 0)")
-    );
+    let error = express.deliver(one, 99, &parts(b"x"), 1, &[], &who()).unwrap_err();
+    assert_eq!((error.kind, &*error.text), (Kind::NodeDestroyed, "no node (99, 0)"));
 }
 
 #[test]
 fn when_all_peers_are_gone_nothing_is_left() {
     let (mut core, one, two) = hosted();
-    core.deliver(one, two, &parts(b"hello"), 5, &[7, 8], &who())
-        .unwrap();
+    core.deliver(one, two, &parts(b"hello"), 5, &[7, 8], &who()).unwrap();
     let handle = core.handle_transfer(two, 0, one).unwrap();
-    let request = Request {
-        destinations: &[handle],
-        handles: &[0x10, handle],
-        ..Request::default()
-    };
-    core.send(one, &request, &Payload::default(), &who())
-        .unwrap();
+    let request = Request { destinations: &[handle], handles: &[0x10, handle], ..Request::default() };
+    core.send(one, &request, &Payload::default(), &who()).unwrap();
     assert_eq!(core.take_woken(), [two]);
     core.peer_disconnect(two).unwrap();
-    assert_eq!(
-        core.recv(one, 0, NO_LIMIT).unwrap().kind,
-        MessageType::NodeDestroy
-    );
+    assert_eq!(core.recv(one, 0, NO_LIMIT).unwrap().kind, MessageType::NodeDestroy);
     core.peer_disconnect(one).unwrap();
     assert_eq!(core.take_freed_fds(), [7, 8]);
     assert!(core.nodes.is_empty() && core.handles.is_empty() && core.entries.is_empty());
@@ -120,16 +86,13 @@ fn when_all_peers_are_gone_nothing_is_left() {
 fn a_peer_that_is_not_readable_any_more_is_not_woken() {
     let (mut core, one, two) = hosted();
     for _ in 0..1000 {
-        core.deliver(one, two, &parts(b"x"), 1, &[], &who())
-            .unwrap();
-        core.deliver(two, one, &parts(b"x"), 1, &[], &who())
-            .unwrap();
+        core.deliver(one, two, &parts(b"x"), 1, &[], &who()).unwrap();
+        core.deliver(two, one, &parts(b"x"), 1, &[], &who()).unwrap();
         core.take_front(two).unwrap();
         core.take_front(one).unwrap();
     }
     assert!(!core.has_effects() && core.sequencer.woken.len() <= 64);
-    core.deliver(one, two, &parts(b"x"), 1, &[], &who())
-        .unwrap();
+    core.deliver(one, two, &parts(b"x"), 1, &[], &who()).unwrap();
     core.unwake(two);
     assert!(core.take_woken().is_empty() && core.is_readable(two));
 }
@@ -145,8 +108,7 @@ fn speed() {
         let start = Instant::now();
         for _ in 0..rounds {
             for _ in 0..depth {
-                core.deliver(one, two, &payload, 100, &[], &credentials)
-                    .unwrap();
+                core.deliver(one, two, &payload, 100, &[], &credentials).unwrap();
             }
             for _ in 0..depth {
                 core.take_front(two).unwrap();

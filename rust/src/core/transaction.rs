@@ -67,10 +67,7 @@ pub struct Outgoing<'a> {
 /// TooLarge beyond VEC_MAX parts or FD_MAX descriptors (T-11, T-31).
 pub fn check_counts(n_parts: usize, n_fds: usize) -> Result<()> {
     if n_parts > VEC_MAX || n_fds > FD_MAX {
-        return Err(Error::new(
-            Kind::TooLarge,
-            format!("{n_parts} parts, {n_fds} descriptors"),
-        ));
+        return Err(Error::new(Kind::TooLarge, format!("{n_parts} parts, {n_fds} descriptors")));
     }
     Ok(())
 }
@@ -99,19 +96,13 @@ impl Core {
         let descriptors = if fds.is_empty() {
             NONE
         } else {
-            self.descriptors.insert(Descriptors {
-                numbers: fds.into(),
-                carriers: 0,
-            })
+            self.descriptors.insert(Descriptors { numbers: fds.into(), carriers: 0 })
         };
         Ok(Transaction {
             sender,
             uid,
             credentials,
-            context: credentials
-                .secctx
-                .as_ref()
-                .map_or(0, |label| aligned(label.len() as u64)),
+            context: credentials.secctx.as_ref().map_or(0, |label| aligned(label.len() as u64)),
             descriptors,
             n_fds: fds.len(),
             staged: Vec::new(),
@@ -129,10 +120,7 @@ impl Core {
             return Ok(*node);
         }
         if !may_name_node(number) {
-            return Err(Error::new(
-                Kind::NoSuchHandle,
-                format!("no handle {number:#x}"),
-            ));
+            return Err(Error::new(Kind::NoSuchHandle, format!("no handle {number:#x}")));
         }
         let node = self.make_node(peer);
         fresh.list.push((number, node));
@@ -155,41 +143,21 @@ impl Core {
     }
 
     /// Charge and allocate a message to `node`; an error leaves the other ones staged.
-    pub(super) fn stage(
-        &mut self,
-        tx: &mut Transaction<'_>,
-        node: usize,
-        what: &Outgoing<'_>,
-    ) -> Result<()> {
+    pub(super) fn stage(&mut self, tx: &mut Transaction<'_>, node: usize, what: &Outgoing<'_>) -> Result<()> {
         if self.nodes[node].died != NEVER {
-            return Err(Error::new(
-                Kind::NodeDestroyed,
-                "the destination is destroyed",
-            ));
+            return Err(Error::new(Kind::NodeDestroyed, "the destination is destroyed"));
         }
         let reader = self.nodes[node].owner;
         let entry = self.place(tx, reader, node, tx.sender, what)?;
-        tx.staged.push(Staged {
-            reader,
-            entry,
-            payload: what.payload,
-        });
+        tx.staged.push(Staged { reader, entry, payload: what.payload });
         Ok(())
     }
 
     /// Charge and allocate the sender's seed (S-3); its entry.
-    pub(super) fn stage_seed(
-        &mut self,
-        tx: &mut Transaction<'_>,
-        what: &Outgoing<'_>,
-    ) -> Result<usize> {
+    pub(super) fn stage_seed(&mut self, tx: &mut Transaction<'_>, what: &Outgoing<'_>) -> Result<usize> {
         let reader = tx.sender;
         let entry = self.place(tx, reader, NONE, super::account::SEED_SENDER, what)?;
-        tx.staged.push(Staged {
-            reader,
-            entry,
-            payload: what.payload,
-        });
+        tx.staged.push(Staged { reader, entry, payload: what.payload });
         Ok(entry)
     }
 
@@ -215,19 +183,11 @@ impl Core {
             size = size.saturating_add(aligned(4 * n_fds as u64));
         }
         let size = size.max(8);
-        let peer = &mut **self
-            .peers
-            .get_mut(&reader)
-            .ok_or_else(|| super::gone(reader))?;
-        let mut purse = super::Purse {
-            user: &mut self.ledger.users[peer.account.user],
-            account: &mut peer.account,
-        };
+        let peer = &mut **self.peers.get_mut(&reader).ok_or_else(|| super::gone(reader))?;
+        let mut purse =
+            super::Purse { user: &mut self.ledger.users[peer.account.user], account: &mut peer.account };
         let charge = purse.charge(sender, tx.uid, what.nodes.len(), size, n_fds)?;
-        let slice = match peer
-            .pool
-            .allocate(size, charge.size, &mut self.slices, &mut self.mishap)
-        {
+        let slice = match peer.pool.allocate(size, charge.size, &mut self.slices, &mut self.mishap) {
             Ok(slice) => slice,
             Err(error) => {
                 purse.cancel(&charge, &mut self.sequencer);
@@ -250,9 +210,7 @@ impl Core {
             above: NONE,
             below: NONE,
         };
-        Ok(self
-            .entries
-            .insert(Entry::new(node, 0, Body::Data(instance))))
+        Ok(self.entries.insert(Entry::new(node, 0, Body::Data(instance))))
     }
 
     /// Undo everything that was staged.
@@ -285,20 +243,11 @@ impl Core {
     }
 
     /// Apply; cannot fail.
-    pub(super) fn commit<'b>(
-        &mut self,
-        tx: &mut Transaction<'_>,
-        payload: impl Fn(usize) -> &'b Payload,
-    ) {
+    pub(super) fn commit<'b>(&mut self, tx: &mut Transaction<'_>, payload: impl Fn(usize) -> &'b Payload) {
         let stamp = self.sequencer.draw();
         self.own_all(tx.sender, &mut tx.fresh);
         for staged in std::mem::take(&mut tx.staged) {
-            self.commit_one(
-                staged.reader,
-                staged.entry,
-                stamp,
-                payload(staged.payload).clone(),
-            );
+            self.commit_one(staged.reader, staged.entry, stamp, payload(staged.payload).clone());
         }
         if let Some(descriptors) = self.descriptors.get(tx.descriptors)
             && descriptors.carriers == 0
@@ -317,8 +266,7 @@ impl Core {
         };
         if let Some(peer) = self.peers.get_mut(&reader) {
             let slice = &mut self.slices[instance.slice];
-            peer.pool
-                .fill(slice, payload, instance.n_bytes, &mut self.mishap);
+            peer.pool.fill(slice, payload, instance.n_bytes, &mut self.mishap);
         }
         if !instance.nodes.is_empty() {
             let nodes = instance.nodes.clone();

@@ -73,10 +73,5 @@ pub fn list<T: Into<Value>>(items: impl IntoIterator<Item = T>) -> Value {
 
 /// A dict of what an iterator gives.
 pub fn dict<K: Into<Value>, V: Into<Value>>(items: impl IntoIterator<Item = (K, V)>) -> Value {
-    Value::Dict(
-        items
-            .into_iter()
-            .map(|(key, value)| (key.into(), value.into()))
-            .collect(),
-    )
+    Value::Dict(items.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
 }

@@ -29,19 +29,9 @@ impl View {
         let pid = match self.pid_namespace {
             0 => 0,
             // the last of equals counts, as in a dict
-            wanted => who
-                .pids
-                .iter()
-                .rev()
-                .find(|(space, _)| *space == wanted)
-                .map_or(0, |(_, pid)| *pid),
+            wanted => who.pids.iter().rev().find(|(space, _)| *space == wanted).map_or(0, |(_, pid)| *pid),
         };
-        (
-            mapped(&self.uids, who.uid),
-            mapped(&self.gids, who.gid),
-            pid,
-            0,
-        )
+        (mapped(&self.uids, who.uid), mapped(&self.gids, who.gid), pid, 0)
     }
 }
 

@@ -61,10 +61,7 @@ pub fn arguments_up_to<'m>(
         });
         out.push(argument.unwrap_or(Argument::Other));
         (from, count) = (to, count + 1);
-        if !clamped(signature, from, usize::MAX)
-            .iter()
-            .any(|code| matches!(code, b's' | b'o'))
-        {
+        if !clamped(signature, from, usize::MAX).iter().any(|code| matches!(code, b's' | b'o')) {
             position = None;
         }
     }
@@ -84,9 +81,7 @@ fn behind(type_: &[u8], data: &[u8], at: usize, endian: Endian, depth: u32) -> O
         at += padding(at, alignment(code));
         match code {
             b's' | b'o' => {
-                return at
-                    .checked_add(5)?
-                    .checked_add(endian.u32_at(data, at)? as usize);
+                return at.checked_add(5)?.checked_add(endian.u32_at(data, at)? as usize);
             }
             b'g' => return Some(at + 2 + usize::from(*data.get(at)?)),
             b'a' => {
@@ -107,13 +102,7 @@ fn behind(type_: &[u8], data: &[u8], at: usize, endian: Endian, depth: u32) -> O
     }
 }
 
-fn behind_all(
-    types: &[u8],
-    data: &[u8],
-    mut at: usize,
-    endian: Endian,
-    depth: u32,
-) -> Option<usize> {
+fn behind_all(types: &[u8], data: &[u8], mut at: usize, endian: Endian, depth: u32) -> Option<usize> {
     let mut from = 0;
     while from < types.len() {
         let to = behind_type(types, from)?;

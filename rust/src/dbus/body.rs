@@ -75,11 +75,7 @@ pub struct BodyCheck {
 
 impl BodyCheck {
     /// Malformed for a bad signature. `n_fds` is how many descriptors there are; None: any index will do.
-    pub fn new(
-        signature: impl AsRef<[u8]>,
-        endian: Endian,
-        n_fds: Option<u32>,
-    ) -> Result<Self, Malformed> {
+    pub fn new(signature: impl AsRef<[u8]>, endian: Endian, n_fds: Option<u32>) -> Result<Self, Malformed> {
         let signature = signature.as_ref();
         let mut program = Vec::with_capacity(signature.len() + 1);
         compile(signature, &mut program)?;
@@ -88,12 +84,7 @@ impl BodyCheck {
             n_fds,
             program,
             stack: Vec::new(),
-            frame: Frame {
-                start: 0,
-                next: 0,
-                outside: 0,
-                end: None,
-            },
+            frame: Frame { start: 0, next: 0, outside: 0, end: None },
             at: 0,
             bulk: None,
             stops_at_paths: false,
@@ -103,10 +94,7 @@ impl BodyCheck {
 
     /// The same, and `go_on` stops at each object path.
     pub fn with_paths(self) -> Self {
-        Self {
-            stops_at_paths: true,
-            ..self
-        }
+        Self { stops_at_paths: true, ..self }
     }
 
     /// Go on for about `budget` bytes; true once the body is found valid.
@@ -131,23 +119,11 @@ impl BodyCheck {
 
     fn run<const BIG: bool>(&mut self, data: &[u8], mut left: i64) -> Result<Pause, Malformed> {
         let mut at = self.at;
-        let Frame {
-            mut start,
-            mut next,
-            mut outside,
-            mut end,
-        } = self.frame;
+        let Frame { mut start, mut next, mut outside, mut end } = self.frame;
         let mut pause = Pause::Budget;
         left = self.look_on::<BIG>(data, left)?;
         while left > 0 {
-            let Some(&Op {
-                kind,
-                mask,
-                size,
-                depth,
-                behind,
-            }) = self.program.get(next as usize)
-            else {
+            let Some(&Op { kind, mask, size, depth, behind }) = self.program.get(next as usize) else {
                 return Err(cut_off());
             };
             next += 1;
@@ -185,12 +161,7 @@ impl BodyCheck {
                             if end.is_none() {
                                 self.program.truncate(start as usize);
                             }
-                            Frame {
-                                start,
-                                next,
-                                outside,
-                                end,
-                            } = outer;
+                            Frame { start, next, outside, end } = outer;
                         } else if at == data.len() {
                             pause = Pause::Done;
                             break;
@@ -210,12 +181,7 @@ impl BodyCheck {
                     let (first, stop) = array::<BIG>(data, at, size)?;
                     at = first;
                     if first < stop {
-                        self.stack.push(Frame {
-                            start,
-                            next: behind,
-                            outside,
-                            end,
-                        });
+                        self.stack.push(Frame { start, next: behind, outside, end });
                         (start, end) = (next, Some(stop));
                     } else {
                         next = behind;
@@ -227,12 +193,7 @@ impl BodyCheck {
                     let length = usize::from(*data.get(at).ok_or_else(cut_off)?);
                     at = first + length + 1;
                     left -= VALUE_COST * (length as i64 + 1);
-                    self.stack.push(Frame {
-                        start,
-                        next,
-                        outside,
-                        end,
-                    });
+                    self.stack.push(Frame { start, next, outside, end });
                     start = self.program.len() as u32;
                     compile_single(without_nul(clamped(data, first, at))?, &mut self.program)?;
                     (next, end) = (start, None);
@@ -274,22 +235,13 @@ impl BodyCheck {
                     }
                     at = stop;
                     if kind != Kind::FixedArray && stop > first {
-                        self.bulk = Some(Bulk {
-                            kind,
-                            at: first,
-                            end: stop,
-                        });
+                        self.bulk = Some(Bulk { kind, at: first, end: stop });
                         left = self.look_on::<BIG>(data, left)?;
                     }
                 }
             }
         }
-        self.frame = Frame {
-            start,
-            next,
-            outside,
-            end,
-        };
+        self.frame = Frame { start, next, outside, end };
         self.at = at;
         self.left = left;
         Ok(pause)
@@ -318,39 +270,21 @@ impl BodyCheck {
     }
 
     /// A text from the first position up to the second is looked at chunk by chunk.
-    fn look_at(
-        &mut self,
-        data: &[u8],
-        kind: Kind,
-        first: usize,
-        last: usize,
-    ) -> Result<(), Malformed> {
+    fn look_at(&mut self, data: &[u8], kind: Kind, first: usize, last: usize) -> Result<(), Malformed> {
         if data.get(last) != Some(&0) {
             return Err(Malformed::new("a string is cut off, or has no NUL behind"));
         }
-        self.bulk = Some(Bulk {
-            kind,
-            at: first,
-            end: last,
-        });
+        self.bulk = Some(Bulk { kind, at: first, end: last });
         Ok(())
     }
 
     /// Go on with the bulk, if there is one; what is left of the budget.
     #[inline]
     fn look_on<const BIG: bool>(&mut self, data: &[u8], left: i64) -> Result<i64, Malformed> {
-        if self.bulk.is_none() {
-            Ok(left)
-        } else {
-            self.look_at_chunks::<BIG>(data, left)
-        }
+        if self.bulk.is_none() { Ok(left) } else { self.look_at_chunks::<BIG>(data, left) }
     }
 
-    fn look_at_chunks<const BIG: bool>(
-        &mut self,
-        data: &[u8],
-        mut left: i64,
-    ) -> Result<i64, Malformed> {
+    fn look_at_chunks<const BIG: bool>(&mut self, data: &[u8], mut left: i64) -> Result<i64, Malformed> {
         while let Some(Bulk { kind, at, end }) = self.bulk {
             if left <= 0 {
                 break;
@@ -368,32 +302,21 @@ impl BodyCheck {
                     }
                 }
                 Kind::Path => {
-                    let is_split =
-                        data.get(stop - 1) == Some(&b'/') && data.get(stop) == Some(&b'/');
+                    let is_split = data.get(stop - 1) == Some(&b'/') && data.get(stop) == Some(&b'/');
                     if is_split || !names::is_part_of_path(clamped(data, at, stop)) {
                         return Err(Malformed::new(NO_PATH));
                     }
                 }
                 _ => {
                     let (numbers, _) = clamped(data, at, stop).as_chunks::<4>();
-                    let greatest = numbers
-                        .iter()
-                        .fold(0, |most, bytes| most.max(number::<BIG>(*bytes)));
+                    let greatest = numbers.iter().fold(0, |most, bytes| most.max(number::<BIG>(*bytes)));
                     if self.is_too_great(kind, greatest) {
                         return Err(too_great(kind));
                     }
                 }
             }
             left -= (stop - at) as i64;
-            self.bulk = if stop == end {
-                None
-            } else {
-                Some(Bulk {
-                    kind,
-                    at: stop,
-                    end,
-                })
-            };
+            self.bulk = if stop == end { None } else { Some(Bulk { kind, at: stop, end }) };
         }
         Ok(left)
     }
@@ -405,11 +328,7 @@ thread_local! {
 }
 
 /// The whole check at one go, any index of a descriptor being good.
-pub fn check_body(
-    signature: impl AsRef<[u8]>,
-    body: &[u8],
-    endian: Endian,
-) -> Result<(), Malformed> {
+pub fn check_body(signature: impl AsRef<[u8]>, body: &[u8], endian: Endian) -> Result<(), Malformed> {
     check_body_with(signature.as_ref(), body, endian, None)
 }
 
@@ -427,23 +346,9 @@ pub fn check_body_with(
     program.clear();
     stack.clear();
     compile(signature, &mut program)?;
-    let frame = Frame {
-        start: 0,
-        next: 0,
-        outside: 0,
-        end: None,
-    };
-    let mut check = BodyCheck {
-        endian,
-        n_fds,
-        program,
-        stack,
-        frame,
-        at: 0,
-        bulk: None,
-        stops_at_paths: false,
-        left: 0,
-    };
+    let frame = Frame { start: 0, next: 0, outside: 0, end: None };
+    let mut check =
+        BodyCheck { endian, n_fds, program, stack, frame, at: 0, bulk: None, stops_at_paths: false, left: 0 };
     let verdict = check.go_on(body, UNLIMITED);
     ROOM.set(Some((check.program, check.stack)));
     verdict.map(|_| ())

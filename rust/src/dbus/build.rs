@@ -8,24 +8,14 @@
 //! Not here: checks of what is written; bodies of more than one basic value.
 
 use super::header::{
-    DESTINATION, ERROR_NAME, INTERFACE, MEMBER, PATH, REPLY_SERIAL, SENDER, SIGNATURE, TYPES,
-    UNIX_FDS,
+    DESTINATION, ERROR_NAME, INTERFACE, MEMBER, PATH, REPLY_SERIAL, SENDER, SIGNATURE, TYPES, UNIX_FDS,
 };
 use super::{Endian, SIGNAL, padding};
 
 /// Bytes of the bus's own error texts: room for valid names, not for whatever a caller calls a name.
 pub const ERROR_TEXT_MAX: usize = 1024;
-const ANSWER_ORDER: [u8; 9] = [
-    PATH,
-    INTERFACE,
-    MEMBER,
-    DESTINATION,
-    ERROR_NAME,
-    REPLY_SERIAL,
-    SIGNATURE,
-    UNIX_FDS,
-    SENDER,
-];
+const ANSWER_ORDER: [u8; 9] =
+    [PATH, INTERFACE, MEMBER, DESTINATION, ERROR_NAME, REPLY_SERIAL, SIGNATURE, UNIX_FDS, SENDER];
 const BROADCAST_ORDER: [u8; 6] = [PATH, INTERFACE, MEMBER, SENDER, SIGNATURE, UNIX_FDS];
 
 /// What a header says; fields that are None, 0 or empty are left out.
@@ -91,11 +81,8 @@ pub fn build(given: &Outgoing<'_>) -> Vec<u8> {
     out.extend_from_slice(&endian.put(given.serial));
     out.extend_from_slice(&[0; 4]);
     let start = out.len();
-    let order: &[u8] = if given.kind == SIGNAL && given.destination.is_none() {
-        &BROADCAST_ORDER
-    } else {
-        &ANSWER_ORDER
-    };
+    let order: &[u8] =
+        if given.kind == SIGNAL && given.destination.is_none() { &BROADCAST_ORDER } else { &ANSWER_ORDER };
     for &code in order {
         let text = match code {
             PATH => given.path,

@@ -13,9 +13,7 @@
 use super::arguments::behind_variant;
 use super::body::BodyCheck;
 use super::signature::validate;
-use super::{
-    CALL, ERROR, Endian, MAX_ARRAY, MAX_MESSAGE, Malformed, RETURN, SIGNAL, clamped, names,
-};
+use super::{CALL, ERROR, Endian, MAX_ARRAY, MAX_MESSAGE, Malformed, RETURN, SIGNAL, clamped, names};
 
 /// Bytes of the part that every header has.
 pub const FIXED: usize = 16;
@@ -76,11 +74,7 @@ impl Span {
 
     #[inline]
     fn text(self, message: &[u8]) -> Option<&str> {
-        if self.start == 0 {
-            None
-        } else {
-            std::str::from_utf8(self.bytes(message)).ok()
-        }
+        if self.start == 0 { None } else { std::str::from_utf8(self.bytes(message)).ok() }
     }
 }
 
@@ -179,8 +173,7 @@ pub fn frame_length(data: &[u8]) -> Result<Option<usize>, Malformed> {
     }
     let body_length = endian.u32_at(fixed, 4).unwrap_or(0);
     let fields_length = endian.u32_at(fixed, 12).unwrap_or(0);
-    let length =
-        FIXED as u64 + u64::from(fields_length).next_multiple_of(8) + u64::from(body_length);
+    let length = FIXED as u64 + u64::from(fields_length).next_multiple_of(8) + u64::from(body_length);
     if fields_length > MAX_ARRAY || length > MAX_MESSAGE {
         return Err(Malformed::new(format!(
             "a message of {length} bytes with {fields_length} bytes of fields"
@@ -199,13 +192,8 @@ pub fn parse(message: &[u8]) -> Result<Header, Malformed> {
     let (body_length, serial, fields_length) = (number(4), number(8), number(12));
     let kind = message[1];
     let header_length = length - body_length as usize;
-    let Some(header) = message
-        .get(..header_length)
-        .filter(|_| kind != 0 && serial != 0)
-    else {
-        return Err(Malformed::new(
-            "type 0, serial 0, or the message ends within its header",
-        ));
+    let Some(header) = message.get(..header_length).filter(|_| kind != 0 && serial != 0) else {
+        return Err(Malformed::new("type 0, serial 0, or the message ends within its header"));
     };
     let mut fields = Fields {
         endian,
@@ -290,14 +278,8 @@ impl Fields<'_> {
                 _ => self.text(code, at + 4)?,
             };
         }
-        if at != self.end
-            || clamped(self.header, at, usize::MAX)
-                .iter()
-                .any(|byte| *byte != 0)
-        {
-            return Err(Malformed::new(
-                "the header fields end within a field, or their padding is not zero",
-            ));
+        if at != self.end || clamped(self.header, at, usize::MAX).iter().any(|byte| *byte != 0) {
+            return Err(Malformed::new("the header fields end within a field, or their padding is not zero"));
         }
         Ok(())
     }
@@ -310,9 +292,7 @@ impl Fields<'_> {
         let stop = (at | 7) + 1;
         match self.header.get(at..stop) {
             Some(zeros) if zeros.iter().all(|byte| *byte == 0) => Ok(stop),
-            _ => Err(Malformed::new(
-                "padding between header fields is missing or not zero",
-            )),
+            _ => Err(Malformed::new("padding between header fields is missing or not zero")),
         }
     }
 
@@ -324,16 +304,11 @@ impl Fields<'_> {
         // a valid value has no NUL inside
         match self.header.get(start..=stop) {
             Some([text @ .., 0]) if is_value(code, text) => {
-                self.spans[code as usize] = Span {
-                    start: start as u32,
-                    length,
-                };
+                self.spans[code as usize] = Span { start: start as u32, length };
                 Ok(stop + 1)
             }
             Some([text @ .., 0]) if !text.contains(&0) => Err(no_value(code)),
-            _ => Err(Malformed::new(
-                "a header field is cut off, or has a NUL inside or none behind",
-            )),
+            _ => Err(Malformed::new("a header field is cut off, or has a NUL inside or none behind")),
         }
     }
 
@@ -345,15 +320,10 @@ impl Fields<'_> {
         match self.header.get(start..=stop) {
             Some([text @ .., 0]) if !text.contains(&0) => validate(text)?,
             _ => {
-                return Err(Malformed::new(
-                    "the signature is cut off, or has a NUL inside or none behind",
-                ));
+                return Err(Malformed::new("the signature is cut off, or has a NUL inside or none behind"));
             }
         }
-        self.spans[code as usize] = Span {
-            start: start as u32,
-            length: u32::from(length),
-        };
+        self.spans[code as usize] = Span { start: start as u32, length: u32::from(length) };
         Ok(stop + 1)
     }
 
@@ -391,9 +361,7 @@ impl Fields<'_> {
         if BodyCheck::new("ua(yv)", self.endian, None)?.step(array, UNKNOWN_FIELDS_BUDGET)? {
             return Ok(());
         }
-        Err(Malformed::new(
-            "the unknown header fields are too many to check",
-        ))
+        Err(Malformed::new("the unknown header fields are too many to check"))
     }
 }
 
@@ -415,23 +383,15 @@ fn cut_off() -> Malformed {
 
 #[cold]
 fn wrong_type(name: &str) -> Malformed {
-    Malformed::new(format!(
-        "header field {name} is of a wrong type, or given twice"
-    ))
+    Malformed::new(format!("header field {name} is of a wrong type, or given twice"))
 }
 
 #[cold]
 fn no_value(code: u8) -> Malformed {
-    Malformed::new(format!(
-        "header field {} has no valid value",
-        NAMES[code as usize]
-    ))
+    Malformed::new(format!("header field {} has no valid value", NAMES[code as usize]))
 }
 
 #[cold]
 fn missing(kind: u8, code: u8) -> Malformed {
-    Malformed::new(format!(
-        "a message of type {kind} without {}",
-        NAMES[code as usize]
-    ))
+    Malformed::new(format!("a message of type {kind} without {}", NAMES[code as usize]))
 }

@@ -154,10 +154,7 @@ pub(crate) fn is_plain(text: &[u8]) -> bool {
     };
     let (blocks, rest) = text.as_chunks::<64>();
     for block in blocks {
-        if !block
-            .iter()
-            .fold(true, |plain, byte| plain & (*byte as i8 > 0))
-        {
+        if !block.iter().fold(true, |plain, byte| plain & (*byte as i8 > 0)) {
             return false;
         }
     }

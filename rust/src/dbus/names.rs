@@ -68,12 +68,8 @@ fn is_unique(name: &[u8]) -> bool {
         return false;
     };
     let mut parts = rest.splitn(2, |byte| *byte == b'.');
-    parts
-        .next()
-        .is_none_or(|first| first.iter().all(|byte| is(*byte, GOES_ON_BUS)))
-        && parts
-            .next()
-            .is_none_or(|others| are_elements(others, STARTS_UNIQUE, GOES_ON_BUS, 1))
+    parts.next().is_none_or(|first| first.iter().all(|byte| is(*byte, GOES_ON_BUS)))
+        && parts.next().is_none_or(|others| are_elements(others, STARTS_UNIQUE, GOES_ON_BUS, 1))
 }
 
 /// A unique or a well-known bus name.
@@ -156,22 +152,12 @@ mod tests {
 
     #[test]
     fn bus_names() {
-        for good in [
-            ":1.5",
-            ":1",
-            ":",
-            ":.1",
-            ":a-b.c_d",
-            "a.b",
-            "-.-",
-            "_a.b-c.D1",
-            "org.freedesktop.DBus",
-        ] {
+        for good in [":1.5", ":1", ":", ":.1", ":a-b.c_d", "a.b", "-.-", "_a.b-c.D1", "org.freedesktop.DBus"]
+        {
             assert!(is_bus_name(good), "{good}");
         }
         for bad in [
-            "", "a", "a.", ".a", "a..b", "1.a", "a.1", ":1.", ":1..2", ":1.é", "a.é", "a.b ",
-            "a/b.c", ":1:2",
+            "", "a", "a.", ".a", "a..b", "1.a", "a.1", ":1.", ":1..2", ":1.é", "a.é", "a.b ", "a/b.c", ":1:2",
         ] {
             assert!(!is_bus_name(bad), "{bad}");
         }

@@ -56,10 +56,7 @@ pub struct AuthRules {
 
 impl Default for AuthRules {
     fn default() -> Self {
-        Self {
-            mechanisms: vec![Mechanism::External],
-            allows_anonymous: false,
-        }
+        Self { mechanisms: vec![Mechanism::External], allows_anonymous: false }
     }
 }
 
@@ -189,9 +186,8 @@ impl ServerAuth {
     }
 
     fn line(&mut self, line: &[u8]) -> String {
-        let Some(line) = std::str::from_utf8(line)
-            .ok()
-            .filter(|line| line.is_ascii() && !line.contains('\0'))
+        let Some(line) =
+            std::str::from_utf8(line).ok().filter(|line| line.is_ascii() && !line.contains('\0'))
         else {
             return error("Not ASCII");
         };
@@ -223,12 +219,7 @@ impl ServerAuth {
 
     fn start(&mut self, argument: &str) -> String {
         let (name, response) = cut(argument);
-        let Some(mechanism) = self
-            .rules
-            .mechanisms
-            .iter()
-            .find(|mechanism| mechanism.name() == name)
-        else {
+        let Some(mechanism) = self.rules.mechanisms.iter().find(|mechanism| mechanism.name() == name) else {
             return self.reject();
         };
         self.mechanism = *mechanism;
@@ -253,11 +244,7 @@ impl ServerAuth {
                 }
             }
             (Mechanism::Anonymous, _) if self.rules.allows_anonymous => {
-                if std::str::from_utf8(&content).is_ok() {
-                    self.accept(None)
-                } else {
-                    self.reject()
-                }
+                if std::str::from_utf8(&content).is_ok() { self.accept(None) } else { self.reject() }
             }
             _ => self.reject(),
         }
@@ -311,10 +298,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() {
         return None;
     }
-    pairs
-        .iter()
-        .map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8))
-        .collect()
+    pairs.iter().map(|[high, low]| Some((digit(*high)? << 4 | digit(*low)?) as u8)).collect()
 }
 
 #[cfg(test)]
@@ -322,10 +306,7 @@ mod tests {
     use super::*;
 
     fn auth(mechanisms: &[Mechanism], allows_anonymous: bool) -> ServerAuth {
-        let rules = AuthRules {
-            mechanisms: mechanisms.to_vec(),
-            allows_anonymous,
-        };
+        let rules = AuthRules { mechanisms: mechanisms.to_vec(), allows_anonymous };
         ServerAuth::new(Some(1000), "g1", rules, true)
     }
 
@@ -336,16 +317,10 @@ mod tests {
     #[test]
     fn a_client_is_who_the_kernel_says() {
         let mut client = auth(&[Mechanism::External], false);
-        let answers = said(
-            &mut client,
-            "\0AUTH EXTERNAL 31303030\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\nl\x01",
-        );
+        let answers = said(&mut client, "\0AUTH EXTERNAL 31303030\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\nl\x01");
         assert_eq!(answers, "OK g1\r\nAGREE_UNIX_FD\r\n");
         assert!(client.is_done() && client.takes_fds());
-        assert_eq!(
-            (client.identity(), client.rest()),
-            (Some(1000), &b"l\x01"[..])
-        );
+        assert_eq!((client.identity(), client.rest()), (Some(1000), &b"l\x01"[..]));
         said(&mut client, "more");
         assert_eq!(client.rest(), b"l\x01more");
     }
@@ -354,7 +329,9 @@ mod tests {
     fn one_byte_at_a_time_makes_no_difference() {
         let mut client = auth(&[Mechanism::External], false);
         let mut answers = String::new();
-        for byte in "\0AUTH\r\nAUTH \t EXTERNAL\r\nDATA\r\nCANCEL\r\nAUTH EXTERNAL 30\r\nAUTH EXTERNAL 3\r\n".chars() {
+        for byte in
+            "\0AUTH\r\nAUTH \t EXTERNAL\r\nDATA\r\nCANCEL\r\nAUTH EXTERNAL 30\r\nAUTH EXTERNAL 3\r\n".chars()
+        {
             answers += &said(&mut client, &byte.to_string());
         }
         let expected = "REJECTED EXTERNAL\r\nDATA\r\nOK g1\r\nREJECTED EXTERNAL\r\nREJECTED EXTERNAL\r\n\
@@ -372,10 +349,7 @@ mod tests {
         assert_eq!(said(&mut client, "AUTH DBUS_COOKIE_SHA1 31\r\n"), rejected);
         let mut client = auth(&all, true);
         assert_eq!(
-            said(
-                &mut client,
-                "\0AUTH ANONYMOUS ff\r\nAUTH ANONYMOUS 61\r\nBEGIN\r\n"
-            ),
+            said(&mut client, "\0AUTH ANONYMOUS ff\r\nAUTH ANONYMOUS 61\r\nBEGIN\r\n"),
             rejected.to_owned() + "OK g1\r\n"
         );
         assert!(client.is_done() && client.identity().is_none());
@@ -385,20 +359,11 @@ mod tests {
     fn who_is_rejected_too_often_is_closed_and_who_talks_without_end_too() {
         let mut client = auth(&[Mechanism::External], false);
         let answers = said(&mut client, &("\0".to_owned() + &"AUTH\r\n".repeat(9)));
-        assert_eq!(
-            (answers.matches("REJECTED").count(), client.is_closed()),
-            (6, true)
-        );
+        assert_eq!((answers.matches("REJECTED").count(), client.is_closed()), (6, true));
         assert_eq!(said(&mut client, "AUTH\r\n"), "");
         let mut client = auth(&[Mechanism::External], false);
         let answers = said(&mut client, &("\0".to_owned() + &"WHAT\r\n".repeat(99)));
-        assert_eq!(
-            (
-                answers.matches("Unknown command").count(),
-                client.is_closed()
-            ),
-            (64, true)
-        );
+        assert_eq!((answers.matches("Unknown command").count(), client.is_closed()), (64, true));
         let mut client = auth(&[Mechanism::External], false);
         assert_eq!(
             said(&mut client, "\0NEGOTIATE_UNIX_FD\r\nBEGIN\r\n"),
@@ -410,10 +375,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_lines_are_refused() {
         let mut client = auth(&[Mechanism::External], false);
-        assert_eq!(
-            client.feed(b"A").unwrap_err().0,
-            "the first byte is not NUL"
-        );
+        assert_eq!(client.feed(b"A").unwrap_err().0, "the first byte is not NUL");
         let mut client = auth(&[Mechanism::External], false);
         assert_eq!(
             client.feed(b"\0A\xc3\xa9\r\nA\0\r\n").unwrap().as_slice(),

@@ -69,16 +69,7 @@ impl Reader for Nobody {
 impl Reader for Vec<Op> {
     fn push(&mut self, kind: Kind, mask: u8, size: u8, depth: u32) -> usize {
         let at = self.len();
-        Vec::push(
-            self,
-            Op {
-                kind,
-                mask,
-                size,
-                depth: depth as u8,
-                behind: 0,
-            },
-        );
+        Vec::push(self, Op { kind, mask, size, depth: depth as u8, behind: 0 });
         at
     }
 
@@ -114,10 +105,7 @@ pub fn fixed_size(code: u8) -> usize {
 }
 
 fn is_basic(code: u8) -> bool {
-    matches!(
-        code,
-        b'y' | b'b' | b'n' | b'q' | b'i' | b'u' | b'x' | b't' | b'd' | b'h' | b's' | b'o' | b'g'
-    )
+    matches!(code, b'y' | b'b' | b'n' | b'q' | b'i' | b'u' | b'x' | b't' | b'd' | b'h' | b's' | b'o' | b'g')
 }
 
 /// Whether these bytes are a signature.
@@ -153,10 +141,7 @@ fn must_be_single(signature: &[u8], count: usize) -> Result<(), Malformed> {
     if count == 1 {
         return Ok(());
     }
-    Err(Malformed::signature(format!(
-        "{} is not one complete type",
-        quoted(signature)
-    )))
+    Err(Malformed::signature(format!("{} is not one complete type", quoted(signature))))
 }
 
 /// How many arrays, structs and containers of both kinds are around a type.
@@ -183,12 +168,7 @@ fn read(signature: &[u8], reader: &mut impl Reader) -> Result<usize, Malformed> 
     Ok(count)
 }
 
-fn complete(
-    text: &[u8],
-    at: usize,
-    place: Place,
-    reader: &mut impl Reader,
-) -> Result<usize, Malformed> {
+fn complete(text: &[u8], at: usize, place: Place, reader: &mut impl Reader) -> Result<usize, Malformed> {
     let code = text.get(at).copied().unwrap_or(0);
     let (kind, size) = match code {
         b'y' | b'n' | b'q' | b'i' | b'u' | b'x' | b't' | b'd' => (Kind::Fixed, fixed_size(code)),
@@ -202,26 +182,15 @@ fn complete(
         b'(' => return structure(text, at, place, reader),
         _ => {
             let text = quoted(text);
-            return Err(Malformed::signature(format!(
-                "no type at position {at} of {text}"
-            )));
+            return Err(Malformed::signature(format!("no type at position {at} of {text}")));
         }
     };
     reader.push(kind, alignment(code) as u8 - 1, size as u8, place.depth);
     Ok(at + 1)
 }
 
-fn array(
-    text: &[u8],
-    at: usize,
-    place: Place,
-    reader: &mut impl Reader,
-) -> Result<usize, Malformed> {
-    let inside = Place {
-        arrays: place.arrays + 1,
-        depth: place.depth + 1,
-        ..place
-    };
+fn array(text: &[u8], at: usize, place: Place, reader: &mut impl Reader) -> Result<usize, Malformed> {
+    let inside = Place { arrays: place.arrays + 1, depth: place.depth + 1, ..place };
     if inside.arrays > MAX_NESTING {
         return Err(too_deep("arrays", text));
     }
@@ -247,34 +216,19 @@ fn array(
     Ok(end)
 }
 
-fn structure(
-    text: &[u8],
-    at: usize,
-    place: Place,
-    reader: &mut impl Reader,
-) -> Result<usize, Malformed> {
+fn structure(text: &[u8], at: usize, place: Place, reader: &mut impl Reader) -> Result<usize, Malformed> {
     let (count, end) = until(b')', text, at, place, reader)?;
     if count == 0 {
-        return Err(Malformed::signature(format!(
-            "an empty struct in {}",
-            quoted(text)
-        )));
+        return Err(Malformed::signature(format!("an empty struct in {}", quoted(text))));
     }
     Ok(end)
 }
 
-fn dict_entry(
-    text: &[u8],
-    at: usize,
-    place: Place,
-    reader: &mut impl Reader,
-) -> Result<usize, Malformed> {
+fn dict_entry(text: &[u8], at: usize, place: Place, reader: &mut impl Reader) -> Result<usize, Malformed> {
     let (count, end) = until(b'}', text, at, place, reader)?;
     if count != 2 || !text.get(at + 1).is_some_and(|key| is_basic(*key)) {
         let text = quoted(text);
-        return Err(Malformed::signature(format!(
-            "a dict entry of {text} is not a basic key and one value"
-        )));
+        return Err(Malformed::signature(format!("a dict entry of {text} is not a basic key and one value")));
     }
     Ok(end)
 }
@@ -287,11 +241,7 @@ fn until(
     place: Place,
     reader: &mut impl Reader,
 ) -> Result<(usize, usize), Malformed> {
-    let inside = Place {
-        structs: place.structs + 1,
-        depth: place.depth + 1,
-        ..place
-    };
+    let inside = Place { structs: place.structs + 1, depth: place.depth + 1, ..place };
     if inside.structs > MAX_NESTING {
         return Err(too_deep("structs", text));
     }
@@ -307,19 +257,13 @@ fn until(
 #[cold]
 fn too_deep(what: &str, text: &[u8]) -> Malformed {
     let text = quoted(text);
-    Malformed::signature(format!(
-        "more than {MAX_NESTING} {what} within each other in {text}"
-    ))
+    Malformed::signature(format!("more than {MAX_NESTING} {what} within each other in {text}"))
 }
 
 /// The text as Python quotes it, each byte being one character.
 #[cold]
 fn quoted(text: &[u8]) -> String {
-    let quote = if text.contains(&b'\'') && !text.contains(&b'"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains(&b'\'') && !text.contains(&b'"') { '"' } else { '\'' };
     let mut out = String::from(quote);
     for &byte in text {
         match byte {
@@ -349,15 +293,7 @@ mod tests {
 
     #[test]
     fn every_type_is_valid() {
-        for good in [
-            "",
-            "y",
-            "ybnqiuxtdsogvh",
-            "a{sv}",
-            "(y(xs))aasa(ib)",
-            "aa{s(ii)}",
-            "a{y(a{sv}v)}",
-        ] {
+        for good in ["", "y", "ybnqiuxtdsogvh", "a{sv}", "(y(xs))aasa(ib)", "aa{s(ii)}", "a{y(a{sv}v)}"] {
             assert_eq!(validate(good.as_bytes()), Ok(()), "{good}");
         }
         let deep = |n: usize| "a".repeat(n) + &"(".repeat(n) + "y" + &")".repeat(n);
@@ -369,28 +305,13 @@ mod tests {
     fn what_is_wrong_is_said() {
         assert_eq!(text_of("a"), "no type at position 1 of 'a'");
         assert_eq!(text_of("()"), "an empty struct in '()'");
-        assert_eq!(
-            text_of("a{s}"),
-            "a dict entry of 'a{s}' is not a basic key and one value"
-        );
-        assert_eq!(
-            text_of("a{vs}"),
-            "a dict entry of 'a{vs}' is not a basic key and one value"
-        );
+        assert_eq!(text_of("a{s}"), "a dict entry of 'a{s}' is not a basic key and one value");
+        assert_eq!(text_of("a{vs}"), "a dict entry of 'a{vs}' is not a basic key and one value");
         assert_eq!(text_of("{sv}"), "no type at position 0 of '{sv}'");
         assert_eq!(text_of("'"), "no type at position 0 of \"'\"");
-        assert_eq!(
-            text_of(&"y".repeat(256)),
-            "signature of 256 bytes, 255 are allowed"
-        );
-        assert_eq!(
-            validate_single(b"yy").unwrap_err().0,
-            "'yy' is not one complete type"
-        );
-        assert_eq!(
-            quoted(b"\0\n\\'\"\x7f\xad\xe9"),
-            "'\\x00\\n\\\\\\'\"\\x7f\\xad\u{e9}'"
-        );
+        assert_eq!(text_of(&"y".repeat(256)), "signature of 256 bytes, 255 are allowed");
+        assert_eq!(validate_single(b"yy").unwrap_err().0, "'yy' is not one complete type");
+        assert_eq!(quoted(b"\0\n\\'\"\x7f\xad\xe9"), "'\\x00\\n\\\\\\'\"\\x7f\\xad\u{e9}'");
     }
 
     #[test]

@@ -23,12 +23,7 @@ impl TooLarge {
 }
 
 /// Appends the header to forward, with its padding, to `out`.
-pub fn stamp(
-    message: &[u8],
-    header: &Header,
-    sender: &str,
-    out: &mut Vec<u8>,
-) -> Result<(), TooLarge> {
+pub fn stamp(message: &[u8], header: &Header, sender: &str, out: &mut Vec<u8>) -> Result<(), TooLarge> {
     let start = out.len();
     let has_sender = header.sender_span.is_some();
     out.reserve(header.header_length + sender.len() + 24);

@@ -15,11 +15,7 @@ const NO_UTF8: &str = "a string is not UTF-8";
 
 #[inline]
 pub(super) fn number<const BIG: bool>(bytes: [u8; 4]) -> u32 {
-    if BIG {
-        u32::from_be_bytes(bytes)
-    } else {
-        u32::from_le_bytes(bytes)
-    }
+    if BIG { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
 }
 
 #[inline]
@@ -41,16 +37,10 @@ pub(super) fn skip_padding(data: &[u8], at: usize, mask: u8) -> Result<usize, Ma
 
 /// First and last position of the elements of an array.
 #[inline]
-pub(super) fn array<const BIG: bool>(
-    data: &[u8],
-    at: usize,
-    mask: u8,
-) -> Result<(usize, usize), Malformed> {
+pub(super) fn array<const BIG: bool>(data: &[u8], at: usize, mask: u8) -> Result<(usize, usize), Malformed> {
     let size = u32_at::<BIG>(data, at)?;
     if size > MAX_ARRAY {
-        return Err(Malformed::new(format!(
-            "an array of {size} bytes, {MAX_ARRAY} are allowed"
-        )));
+        return Err(Malformed::new(format!("an array of {size} bytes, {MAX_ARRAY} are allowed")));
     }
     let mut first = at + 4;
     if first & usize::from(mask) != 0 {
@@ -69,16 +59,12 @@ pub(super) fn check_text(data: &[u8], first: usize, last: usize) -> Result<(), M
     match data.get(first..=last) {
         Some([text @ .., 0]) if is_plain(text) => Ok(()),
         Some([text @ .., 0]) if !text.contains(&0) => check_utf8(text),
-        _ => Err(Malformed::new(
-            "a string is cut off, or has a NUL inside or none behind",
-        )),
+        _ => Err(Malformed::new("a string is cut off, or has a NUL inside or none behind")),
     }
 }
 
 pub(super) fn check_utf8(text: &[u8]) -> Result<(), Malformed> {
-    std::str::from_utf8(text)
-        .map(|_| ())
-        .map_err(|_| Malformed::new(NO_UTF8))
+    std::str::from_utf8(text).map(|_| ()).map_err(|_| Malformed::new(NO_UTF8))
 }
 
 /// Where to stop so that no character is cut: it has at most three bytes after its first.
@@ -87,19 +73,14 @@ pub(super) fn whole_characters(data: &[u8], stop: usize, end: usize) -> usize {
         return stop;
     }
     let is_within = |at: &usize| data.get(*at).is_some_and(|byte| byte & 0xC0 == 0x80);
-    (0..4)
-        .map(|back| stop - back)
-        .find(|at| !is_within(at))
-        .unwrap_or(stop)
+    (0..4).map(|back| stop - back).find(|at| !is_within(at)).unwrap_or(stop)
 }
 
 #[inline]
 pub(super) fn without_nul(signature: &[u8]) -> Result<&[u8], Malformed> {
     match signature {
         [signature @ .., 0] => Ok(signature),
-        _ => Err(Malformed::new(
-            "a signature is cut off, or has no NUL behind",
-        )),
+        _ => Err(Malformed::new("a signature is cut off, or has no NUL behind")),
     }
 }
 
@@ -108,9 +89,7 @@ pub(super) fn check_depth(containers: u32) -> Result<(), Malformed> {
     if containers < MAX_DEPTH {
         return Ok(());
     }
-    Err(Malformed::new(format!(
-        "more than {MAX_DEPTH} containers within each other"
-    )))
+    Err(Malformed::new(format!("more than {MAX_DEPTH} containers within each other")))
 }
 
 #[cold]

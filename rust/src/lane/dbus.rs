@@ -126,10 +126,7 @@ impl DbusLane {
     pub fn flush_all(&mut self, now: f64) -> Vec<u64> {
         let mut report = Report::default();
         self.write_all(now, &mut report);
-        let slots = report
-            .events
-            .iter()
-            .filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
+        let slots = report.events.iter().filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
         slots.map(|slot| self.peer(slot)).collect()
     }
 
@@ -184,8 +181,7 @@ impl DbusLane {
                 if self.write(slot, &mut tables, now) == Flushed::Python {
                     report.events.push((fd, OUT));
                 }
-                report.is_due |=
-                    is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
+                report.is_due |= is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
             }
         }
     }
@@ -299,15 +295,7 @@ impl Lane for DbusLane {
 
 /// What waits to be carried out of one connection, for statistics: bytes, descriptors, and the most that ever waited.
 pub fn usage(c: &Connection) -> (Usage, Usage) {
-    let now = Usage {
-        bytes: c.input.pending() as u64,
-        messages: 0,
-        fds: c.input.fds.len() as u64,
-    };
-    let peak = Usage {
-        bytes: c.input.peak_bytes,
-        messages: 0,
-        fds: c.input.peak_fds,
-    };
+    let now = Usage { bytes: c.input.pending() as u64, messages: 0, fds: c.input.fds.len() as u64 };
+    let peak = Usage { bytes: c.input.peak_bytes, messages: 0, fds: c.input.peak_fds };
     (now, peak)
 }

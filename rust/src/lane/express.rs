@@ -136,10 +136,8 @@ pub fn may_be_everyday(
         Some(DRIVER) => false,
         Some(name) => {
             let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
-            let is_capability = header.kind == CALL
-                && header
-                    .path(message)
-                    .is_some_and(|path| path.starts_with(CAPABILITY));
+            let is_capability =
+                header.kind == CALL && header.path(message).is_some_and(|path| path.starts_with(CAPABILITY));
             is_known && !is_capability && !climate.has_eavesdroppers && parties.find(name).is_some()
         }
     }
@@ -176,8 +174,8 @@ fn unicast(
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
         let waiting = tables.replies.outstanding(caller) + sender.native_calls;
-        let is_free = waiting < sender.standing.max_replies
-            && !tables.replies.awaits(caller, callee, header.serial);
+        let is_free =
+            waiting < sender.standing.max_replies && !tables.replies.awaits(caller, callee, header.serial);
         if post.climate.limits_replies || !is_free {
             return Err(NotEveryday);
         }
@@ -191,14 +189,7 @@ fn unicast(
     }
     tables
         .core
-        .deliver(
-            caller,
-            callee,
-            &parts,
-            n_bytes,
-            post.fds,
-            &sender.credentials,
-        )
+        .deliver(caller, callee, &parts, n_bytes, post.fds, &sender.credentials)
         .map_err(|_| NotEveryday)?;
     if awaits {
         // it is free, as was asked above
@@ -215,17 +206,10 @@ fn unicast(
 fn may_pass(fds: &[RawFd], reader: &Connection) -> bool {
     let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
     let ceiling = ceiling - FDS_KEPT.min(ceiling / 8);
-    reader.standing.takes_fds
-        && fds
-            .iter()
-            .all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
+    reader.standing.takes_fds && fds.iter().all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
 }
 
-fn broadcast(
-    post: &Post<'_>,
-    parties: &mut Parties,
-    tables: &mut Tables<'_>,
-) -> Result<usize, NotEveryday> {
+fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<usize, NotEveryday> {
     let mut peers = std::mem::take(&mut parties.peers);
     peers.clear();
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
@@ -272,14 +256,7 @@ fn tell(
     let mut slots = Vec::with_capacity(peers.len());
     tables
         .core
-        .deliver_to_all(
-            sender.peer,
-            peers,
-            &parts,
-            n_bytes,
-            &sender.credentials,
-            &mut slots,
-        )
+        .deliver_to_all(sender.peer, peers, &parts, n_bytes, &sender.credentials, &mut slots)
         .map_err(|_| NotEveryday)?;
     let sender = sender.peer;
     for (((slot, was_empty), peer), result) in readers.into_iter().zip(peers).zip(slots) {
@@ -303,10 +280,7 @@ fn has_room(
     if waiting.messages == 0 {
         return Ok(true);
     }
-    let mine = tables
-        .core
-        .queued(sender.peer, reader.peer)
-        .ok_or(NotEveryday)?;
+    let mine = tables.core.queued(sender.peer, reader.peer).ok_or(NotEveryday)?;
     let fits = mine.bytes + mine.fds * FD_WEIGHT + size <= PAIR_MARK
         && mine.bytes + size <= sender.standing.max_incoming_bytes
         && waiting.bytes + waiting.fds * FD_WEIGHT + size <= READER_MARK

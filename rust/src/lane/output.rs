@@ -52,11 +52,7 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
     loop {
         let (result, size, stops) = write_front(c, core, scratch);
         if size == 0 {
-            return if stops {
-                Flushed::Python
-            } else {
-                Flushed::Done
-            };
+            return if stops { Flushed::Python } else { Flushed::Done };
         }
         let written = match result {
             Ok(written) => written,
@@ -80,11 +76,7 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
 }
 
 /// One call of the kernel for the messages at the front; its result, their size, and whether Python's come next.
-fn write_front(
-    c: &Connection,
-    core: &Core,
-    scratch: &mut Vec<u8>,
-) -> (io::Result<usize>, usize, bool) {
+fn write_front(c: &Connection, core: &Core, scratch: &mut Vec<u8>) -> (io::Result<usize>, usize, bool) {
     let mut skip = c.output.offset;
     let mut stops = false;
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -107,16 +99,9 @@ fn write_front(
         }
         let is_small = entry.n_bytes <= SMALL;
         if n_bytes > 0 {
-            let fits = if is_small {
-                scratch.len() + entry.n_bytes <= CONTIGUOUS_MAX
-            } else {
-                true
-            };
+            let fits = if is_small { scratch.len() + entry.n_bytes <= CONTIGUOUS_MAX } else { true };
             // contiguous pieces and separate ones do not mix: the former are written first
-            if !fits
-                || is_small == scratch.is_empty()
-                || n_bytes >= FLUSH_BYTES
-                || parts.len() >= BUFFERS_MAX
+            if !fits || is_small == scratch.is_empty() || n_bytes >= FLUSH_BYTES || parts.len() >= BUFFERS_MAX
             {
                 break;
             }
@@ -142,11 +127,8 @@ fn write_front(
     if n_bytes == 0 {
         return (Ok(0), 0, stops);
     }
-    let result = if scratch.is_empty() {
-        sys::send(c.fd, &parts, fds)
-    } else {
-        sys::send(c.fd, &[scratch], fds)
-    };
+    let result =
+        if scratch.is_empty() { sys::send(c.fd, &parts, fds) } else { sys::send(c.fd, &[scratch], fds) };
     (result, n_bytes, stops)
 }
 
@@ -155,11 +137,7 @@ fn dequeue(c: &mut Connection, core: &mut Core, n: usize) -> Result<(), ()> {
     c.output.offset += n;
     loop {
         let Some(size) = core.look_ahead(c.peer).next().map(|entry| entry.n_bytes) else {
-            return if c.output.offset == 0 {
-                Ok(())
-            } else {
-                Err(())
-            };
+            return if c.output.offset == 0 { Ok(()) } else { Err(()) };
         };
         if c.output.offset < size {
             return Ok(());

@@ -72,10 +72,7 @@ impl Parties {
 
     /// All slots that are in use.
     pub fn all(&self) -> impl Iterator<Item = (usize, &Connection)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, c)| Some((slot, c.as_deref()?)))
+        self.slots.iter().enumerate().filter_map(|(slot, c)| Some((slot, c.as_deref()?)))
     }
 
     /// A new connection; its slot.
@@ -112,16 +109,10 @@ impl Parties {
             Some(peer) => self.owners.insert(name.into(), peer),
             None => self.owners.remove(name),
         };
-        if let Some(c) = old
-            .and_then(|old| self.slot(old))
-            .and_then(|slot| self.get_mut(slot))
-        {
+        if let Some(c) = old.and_then(|old| self.slot(old)).and_then(|slot| self.get_mut(slot)) {
             c.names.retain(|other| **other != *name);
         }
-        if let Some(c) = peer
-            .and_then(|peer| self.slot(peer))
-            .and_then(|slot| self.get_mut(slot))
-        {
+        if let Some(c) = peer.and_then(|peer| self.slot(peer)).and_then(|slot| self.get_mut(slot)) {
             c.names.push(name.into());
         }
     }

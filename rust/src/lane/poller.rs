@@ -44,10 +44,7 @@ pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Poller {
     /// One that watches nothing yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            epoll: Epoll::new()?,
-            lanes: Mutex::default(),
-        })
+        Ok(Self { epoll: Epoll::new()?, lanes: Mutex::default() })
     }
 
     /// Its epoll instance.
@@ -117,9 +114,7 @@ impl Poller {
         for &(fd, mask) in events {
             match lanes.joined.get(&fd) {
                 None => report.events.push((fd, mask)),
-                Some(&lane) if !report.stops => {
-                    locked(&lanes.all[lane]).ready(fd, mask, now, &mut report)
-                }
+                Some(&lane) if !report.stops => locked(&lanes.all[lane]).ready(fd, mask, now, &mut report),
                 Some(_) => {}
             }
         }

@@ -50,17 +50,8 @@ impl DbusLane {
     // ---- input ---------------------------------------------------------------------------------------
 
     /// Read once, and carry out what is there.
-    pub(super) fn read(
-        &mut self,
-        slot: usize,
-        tables: &mut Tables<'_>,
-        now: f64,
-        report: &mut Report,
-    ) {
-        let bus = tables
-            .core
-            .queued(self.bus_peer, self.peer(slot))
-            .map_or(0, |usage| usage.bytes);
+    pub(super) fn read(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        let bus = tables.core.queued(self.bus_peer, self.peer(slot)).map_or(0, |usage| usage.bytes);
         let Some(c) = self.parties.get_mut(slot) else {
             return;
         };
@@ -70,11 +61,7 @@ impl DbusLane {
         }
         let pending = c.input.pending();
         let missing = c.input.expected.saturating_sub(pending);
-        let most = if missing > CHUNK {
-            missing.min(LARGE_CHUNK)
-        } else {
-            CHUNK
-        };
+        let most = if missing > CHUNK { missing.min(LARGE_CHUNK) } else { CHUNK };
         if pending == 0 {
             c.input.start = 0;
             c.input.buffer.clear();
@@ -103,24 +90,14 @@ impl DbusLane {
                     self.serve(slot, tables, now, report);
                 }
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => hand_over_all(c, End::Failed, report),
         }
         self.tidy(slot);
     }
 
     /// Carry out what is there, within the budget.
-    pub(super) fn serve(
-        &mut self,
-        slot: usize,
-        tables: &mut Tables<'_>,
-        now: f64,
-        report: &mut Report,
-    ) {
+    pub(super) fn serve(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
         let mut work = 0;
         let mut checked = 0;
         loop {
@@ -131,11 +108,7 @@ impl DbusLane {
             if c.input.pending() == 0 {
                 break;
             }
-            let most_fds = if c.standing.takes_fds {
-                c.standing.max_message_unix_fds
-            } else {
-                0
-            };
+            let most_fds = if c.standing.takes_fds { c.standing.max_message_unix_fds } else { 0 };
             if c.input.fds.len() > most_fds {
                 // before anything of what came with them is carried out: it ends the connection
                 hand_over_all(c, End::Open, report);
@@ -213,9 +186,7 @@ impl DbusLane {
     /// A large message that is not there yet: whether its header tells that it may be everyday.
     fn is_worth_waiting(&self, slot: usize, so_far: &[u8]) -> bool {
         match header::parse(so_far) {
-            Ok(header) => {
-                express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header)
-            }
+            Ok(header) => express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header),
             Err(_) => so_far.len() < 16,
         }
     }
@@ -295,14 +266,7 @@ impl DbusLane {
             }
             fds.extend(c.input.fds.iter().take(n_fds));
         }
-        let post = Post {
-            climate: self.climate,
-            from: slot,
-            message,
-            header,
-            fds: &fds,
-            now,
-        };
+        let post = Post { climate: self.climate, from: slot, message, header, fds: &fds, now };
         let work = express::carry_out(&post, &mut self.parties, tables)?;
         if n_fds > 0
             && let Some(c) = self.parties.get_mut(slot)
@@ -331,19 +295,11 @@ impl DbusLane {
     }
 
     /// Whether the body fits its signature, as far as the budget goes.
-    fn check(
-        &mut self,
-        slot: usize,
-        message: &[u8],
-        header: &Header,
-        budget: usize,
-    ) -> Result<bool, ()> {
+    fn check(&mut self, slot: usize, message: &[u8], header: &Header, budget: usize) -> Result<bool, ()> {
         let body = &message[header.header_length..];
         let signature = header.signature(message);
         if body.len() <= budget {
-            return check_body(signature, body, header.endian)
-                .map(|()| true)
-                .map_err(|_| ());
+            return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
         }
         let c = self.parties.get_mut(slot).ok_or(())?;
         let mut check = match c.input.check.take() {
@@ -401,11 +357,7 @@ fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
     };
     c.input.expected = 0;
     c.input.check = None;
-    c.input.handed = Some(Handed {
-        data,
-        fds,
-        end: End::Open,
-    });
+    c.input.handed = Some(Handed { data, fds, end: End::Open });
     c.input.is_ours = false;
     report.hand_over(c.fd, IN);
 }

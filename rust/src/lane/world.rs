@@ -29,10 +29,6 @@ pub struct Tables<'w> {
 impl World {
     /// For one step.
     pub fn tables(&self) -> Tables<'_> {
-        Tables {
-            core: locked(&self.core),
-            matches: locked(&self.matches),
-            replies: locked(&self.replies),
-        }
+        Tables { core: locked(&self.core), matches: locked(&self.matches), replies: locked(&self.replies) }
     }
 }

@@ -54,11 +54,7 @@ pub(super) fn names(py: Python<'_>) -> PyResult<&Names> {
 pub(super) fn os_error(error: &std::io::Error) -> PyErr {
     let code = error.raw_os_error().unwrap_or(libc::EIO);
     let text = std::io::Error::from_raw_os_error(code).to_string();
-    let text = text
-        .split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned();
+    let text = text.split(" (os error").next().unwrap_or_default().to_owned();
     PyOSError::new_err((code, text))
 }
 
@@ -67,9 +63,7 @@ pub(super) fn text_of(text: &[u8]) -> String {
 }
 
 pub(super) fn error_of(py: Python<'_>, refusal: &Refusal) -> PyResult<Py<PyAny>> {
-    names(py)?
-        .from_errno
-        .call1(py, (refusal.code, text_of(&refusal.text)))
+    names(py)?.from_errno.call1(py, (refusal.code, text_of(&refusal.text)))
 }
 
 /// The descriptors of an owner of Python's.
@@ -135,11 +129,7 @@ pub(super) fn from_python(answer: &Bound<'_, PyAny>) -> PyResult<Answer> {
     let values: Vec<u64> = answer.getattr("values")?.extract()?;
     let tail: Vec<u8> = answer.getattr("tail")?.extract()?;
     let mut body = vec![0; wire::PREFIX_SIZE];
-    for (code, value) in wire::result_fields(operation)
-        .unwrap_or_default()
-        .iter()
-        .zip(values)
-    {
+    for (code, value) in wire::result_fields(operation).unwrap_or_default().iter().zip(values) {
         let size = if *code == b'Q' { 8 } else { 4 };
         body.extend(value.to_le_bytes().into_iter().take(size));
     }
@@ -196,34 +186,14 @@ pub(super) fn is_everyday(answer: &Answer) -> bool {
     let Some(message) = Message::of(answer) else {
         return false;
     };
-    let [
-        kind,
-        flags,
-        _,
-        _,
-        _,
-        _,
-        _,
-        offset,
-        n_bytes,
-        n_handles,
-        n_fds,
-        n_secctx,
-        _,
-        note,
-        n_inline,
-        ..,
-    ] = message.words;
+    let [kind, flags, _, _, _, _, _, offset, n_bytes, n_handles, n_fds, n_secctx, _, note, n_inline, ..] =
+        message.words;
     let tail = answer.tail().len() as u64;
     if !(1..=3).contains(&kind) || flags > 3 || n_fds != 0 || note & !DETACHED != 0 {
         return false;
     }
     if offset == OFFSET_INVALID {
-        return n_inline == 0
-            && tail == 0
-            && n_bytes == 0
-            && n_handles == 0
-            && flags & HAS_SECCTX == 0;
+        return n_inline == 0 && tail == 0 && n_bytes == 0 && n_handles == 0 && flags & HAS_SECCTX == 0;
     }
     if note & DETACHED == 0 || n_inline != tail || n_inline == 0 || n_handles > tail / 8 {
         return false;
@@ -242,29 +212,12 @@ pub(super) fn is_everyday(answer: &Answer) -> bool {
     all.is_some_and(|all| all <= tail)
 }
 
-pub(super) fn message_fields<'py>(
-    py: Python<'py>,
-    answer: &Answer,
-) -> PyResult<Option<Bound<'py, PyTuple>>> {
+pub(super) fn message_fields<'py>(py: Python<'py>, answer: &Answer) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let Some(message) = Message::of(answer) else {
         return Ok(None);
     };
-    let [
-        kind,
-        flags,
-        destination,
-        uid,
-        gid,
-        pid,
-        tid,
-        _,
-        n_bytes,
-        n_handles,
-        _,
-        n_secctx,
-        size,
-        ..,
-    ] = message.words;
+    let [kind, flags, destination, uid, gid, pid, tid, _, n_bytes, n_handles, _, n_secctx, size, ..] =
+        message.words;
     let serial = message.words[18];
     let tail = answer.tail();
     let cut = |start: usize, size: usize| tail.get(start..start + size).unwrap_or_default();
@@ -272,18 +225,13 @@ pub(super) fn message_fields<'py>(
     let handles = cut(at, 8 * n_handles as usize);
     let handles = PyTuple::new(
         py,
-        handles
-            .chunks_exact(8)
-            .map(|word| wire::u64_at(word, 0).unwrap_or(0))
-            .collect::<Vec<_>>(),
+        handles.chunks_exact(8).map(|word| wire::u64_at(word, 0).unwrap_or(0)).collect::<Vec<_>>(),
     )?;
     let secctx = match flags & HAS_SECCTX {
         0 => py.None(),
         _ => {
             let start = at + 8 * n_handles as usize;
-            PyBytes::new(py, cut(start, n_secctx as usize))
-                .into_any()
-                .unbind()
+            PyBytes::new(py, cut(start, n_secctx as usize)).into_any().unbind()
         }
     };
     let payload = PyBytes::new(py, cut(0, n_bytes as usize));

@@ -59,15 +59,10 @@ impl Classes {
         let class = |name: &str| api.getattr(name).map(Bound::unbind);
         let members = |name: &str, n: u8| -> PyResult<Vec<Py<PyAny>>> {
             let class = api.getattr(name)?;
-            (0..n)
-                .map(|number| class.call1((number,)).map(Bound::unbind))
-                .collect()
+            (0..n).map(|number| class.call1((number,)).map(Bound::unbind)).collect()
         };
         let error = |(kind, name): &(Kind, &str)| -> PyResult<(Kind, Py<PyType>)> {
-            Ok((
-                *kind,
-                errors.getattr(*name)?.cast_into::<PyType>()?.unbind(),
-            ))
+            Ok((*kind, errors.getattr(*name)?.cast_into::<PyType>()?.unbind()))
         };
         Ok(Classes {
             new_tuple: py.get_type::<PyTuple>().getattr("__new__")?.unbind(),
@@ -110,9 +105,7 @@ impl Classes {
             return *raised;
         }
         match self.errors.iter().find(|(kind, _)| *kind == error.kind) {
-            Some((_, class)) => {
-                PyErr::from_type(class.bind(py).clone(), (error.text.into_owned(),))
-            }
+            Some((_, class)) => PyErr::from_type(class.bind(py).clone(), (error.text.into_owned(),)),
             None => PyErr::new::<PyBaseException, _>(error.text.into_owned()),
         }
     }
@@ -175,33 +168,18 @@ impl Classes {
     }
 
     /// A `UserUsage`.
-    pub fn user_usage<'py>(
-        &self,
-        py: Python<'py>,
-        user: &UserUsage,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    pub fn user_usage<'py>(&self, py: Python<'py>, user: &UserUsage) -> PyResult<Bound<'py, PyAny>> {
         let shares = PyDict::new(py);
         for (uid, counts) in &user.shares {
             shares.set_item(uid, PyTuple::new(py, counts)?)?;
         }
-        let fields = (
-            PyTuple::new(py, user.used)?,
-            PyTuple::new(py, user.limits)?,
-            shares,
-        );
+        let fields = (PyTuple::new(py, user.used)?, PyTuple::new(py, user.limits)?, shares);
         self.tuple(py, &self.user_usage, fields.into_pyobject(py)?)
     }
 
     /// A `PeerState`.
-    pub fn peer_state<'py>(
-        &self,
-        py: Python<'py>,
-        state: PeerState,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let limits = self
-            .limits
-            .bind(py)
-            .call1(PyTuple::new(py, state.limits.0)?)?;
+    pub fn peer_state<'py>(&self, py: Python<'py>, state: PeerState) -> PyResult<Bound<'py, PyAny>> {
+        let limits = self.limits.bind(py).call1(PyTuple::new(py, state.limits.0)?)?;
         self.peer_state.bind(py).call1((state.flags, limits))
     }
 }
@@ -234,14 +212,7 @@ impl From<Look<'_>> for Seen {
             size: look.size,
             n_handles: look.n_handles,
             fds: look.fds.to_vec(),
-            payload: Payload {
-                parts: if is_known {
-                    Default::default()
-                } else {
-                    look.parts.into()
-                },
-                origin,
-            },
+            payload: Payload { parts: if is_known { Default::default() } else { look.parts.into() }, origin },
             note: look.note,
             stamp: look.stamp,
         }
@@ -270,14 +241,7 @@ pub fn objects_of<'py>(py: Python<'py>, payload: &Payload) -> PyResult<Bound<'py
         let buffer = Bound::new(py, Shown::new(part.clone()))?;
         Ok(PyMemoryView::from(buffer.as_any())?.into_any())
     };
-    PyTuple::new(
-        py,
-        payload
-            .parts
-            .iter()
-            .map(shown)
-            .collect::<PyResult<Vec<_>>>()?,
-    )
+    PyTuple::new(py, payload.parts.iter().map(shown).collect::<PyResult<Vec<_>>>()?)
 }
 
 /// Plain data.

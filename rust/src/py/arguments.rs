@@ -17,11 +17,45 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 use smallvec::SmallVec;
 
-use crate::core::{Counts, Credentials, HANDLE_INVALID, Limits, Parcel, Parts, Payload, View};
+use super::memory::raised;
+use crate::core::{Counts, Credentials, Error, HANDLE_INVALID, Kind, Limits, Parcel, Parts, Payload, View};
 use crate::sys::buffers::Held;
 
 /// Buffers of less are copied.
 const COPIED: usize = 4096;
+
+/// A peer as Python names it.
+pub struct Peer(pub u64);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Peer {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let number: Number<'_> = object.extract()?;
+        if number.wild.is_some() {
+            let error = Error::new(Kind::PeerShutdown, format!("peer {} is gone", number.text()));
+            return Err(raised(object.py(), error));
+        }
+        Ok(Peer(number.value))
+    }
+}
+
+/// InvalidArgument.
+pub fn invalid(py: Python<'_>, text: String) -> PyErr {
+    raised(py, Error::new(Kind::InvalidArgument, text))
+}
+
+/// The error about a number that Core was told in place of a wild one.
+pub fn about(error: Error, wild: Option<&String>) -> Error {
+    match wild {
+        Some(wild)
+            if error.kind == Kind::NoSuchHandle && error.text == format!("no handle {HANDLE_INVALID:#x}") =>
+        {
+            Error::new(error.kind, format!("no handle {wild}"))
+        }
+        _ => error,
+    }
+}
 
 /// A number; `wild` is it if it is none of 64 bits.
 pub struct Number<'py> {
@@ -37,10 +71,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Number<'py> {
             Ok(value) => Ok(Number { value, wild: None }),
             Err(error) if error.is_instance_of::<PyOverflowError>(object.py()) => {
                 let index = object.call_method0(intern!(object.py(), "__index__"))?;
-                Ok(Number {
-                    value: HANDLE_INVALID,
-                    wild: Some(index),
-                })
+                Ok(Number { value: HANDLE_INVALID, wild: Some(index) })
             }
             Err(error) => Err(error),
         }
@@ -151,10 +182,7 @@ pub fn payload_of(parts: &Bound<'_, PyAny>) -> PyResult<Payload> {
     for part in objects.iter_borrowed() {
         buffers.push(buffer_of(&part)?);
     }
-    Ok(Payload {
-        parts: buffers,
-        origin: Some(Arc::new(Objects(objects.unbind()))),
-    })
+    Ok(Payload { parts: buffers, origin: Some(Arc::new(Objects(objects.unbind()))) })
 }
 
 fn buffer_of(part: &Bound<'_, PyAny>) -> PyResult<Bytes> {
@@ -212,17 +240,11 @@ pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<(Vec<Parcel>, Aliases)
         let (owner, number): (Number<'_>, Number<'_>) = node.extract()?;
         if owner.wild.is_some() || number.wild.is_some() {
             let said = format!("no node ({}, {})", owner.value, number.value);
-            aliases.push((
-                said,
-                format!("no node ({}, {})", owner.text(), number.text()),
-            ));
+            aliases.push((said, format!("no node ({}, {})", owner.text(), number.text())));
         }
         let handles = handles.extract::<Numbers>()?;
         if let Some(wild) = handles.wild {
-            aliases.push((
-                format!("no handle {HANDLE_INVALID:#x}"),
-                format!("no handle {wild}"),
-            ));
+            aliases.push((format!("no handle {HANDLE_INVALID:#x}"), format!("no handle {wild}")));
         }
         found.push(Parcel {
             node: (owner.value, number.value),
@@ -236,23 +258,12 @@ pub fn parcels_of(parcels: &Bound<'_, PyAny>) -> PyResult<(Vec<Parcel>, Aliases)
     Ok((found, aliases))
 }
 
-type ParcelFields<'py> = (
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    bool,
-    bool,
-    u64,
-);
+type ParcelFields<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, bool, bool, u64);
 
 /// `Limits` of Python.
 pub fn limits_of(limits: &Bound<'_, PyAny>) -> PyResult<Limits> {
     let mut counts: Counts = [0; 4];
-    for (count, name) in
-        counts
-            .iter_mut()
-            .zip(["slices", "handles", "inflight_bytes", "inflight_fds"])
-    {
+    for (count, name) in counts.iter_mut().zip(["slices", "handles", "inflight_bytes", "inflight_fds"]) {
         *count = limits.getattr(name)?.extract()?;
     }
     Ok(Limits(counts))

@@ -25,10 +25,7 @@ pub struct Bodies {
 impl Bodies {
     #[new]
     fn new(object_path: Py<PyAny>, variant: Py<PyAny>) -> Self {
-        Self {
-            object_path,
-            variant,
-        }
+        Self { object_path, variant }
     }
 
     /// The body of these values, little-endian; None if not everything is everyday.
@@ -76,11 +73,7 @@ impl Bodies {
         if signature.len() > d::MAX_SIGNATURE {
             return None;
         }
-        let mut writer = Writer {
-            bodies: self,
-            py,
-            out: Vec::with_capacity(128),
-        };
+        let mut writer = Writer { bodies: self, py, out: Vec::with_capacity(128) };
         writer.row(signature.as_bytes(), values, 0)?;
         Some(writer.out)
     }
@@ -93,13 +86,7 @@ impl Bodies {
         data: &[u8],
         is_little: bool,
     ) -> Option<Bound<'py, PyList>> {
-        let mut reader = Reader {
-            bodies: self,
-            py,
-            data,
-            at: 0,
-            is_little,
-        };
+        let mut reader = Reader { bodies: self, py, data, at: 0, is_little };
         if !d::is_signature(signature) {
             return None;
         }
@@ -117,8 +104,7 @@ struct Writer<'a, 'py> {
 
 impl<'py> Writer<'_, 'py> {
     fn align(&mut self, alignment: usize) {
-        self.out
-            .resize(self.out.len().next_multiple_of(alignment), 0);
+        self.out.resize(self.out.len().next_multiple_of(alignment), 0);
     }
 
     /// Values in a list or a tuple, one for each type.
@@ -210,8 +196,7 @@ impl<'py> Writer<'_, 'py> {
             return None;
         }
         self.align(4);
-        self.out
-            .extend(u32::try_from(text.len()).ok()?.to_le_bytes());
+        self.out.extend(u32::try_from(text.len()).ok()?.to_le_bytes());
         self.out.extend(text);
         self.out.push(0);
         Some(())
@@ -232,9 +217,7 @@ impl<'py> Writer<'_, 'py> {
         self.align(d::alignment(code));
         let start = self.out.len();
         match code {
-            b'y' => self
-                .out
-                .extend(value.cast_exact::<PyBytes>().ok()?.as_bytes()),
+            b'y' => self.out.extend(value.cast_exact::<PyBytes>().ok()?.as_bytes()),
             b'{' => {
                 let inside = element.get(1..element.len().checked_sub(1)?)?;
                 let (key, item) = inside.split_at_checked(1)?;
@@ -364,30 +347,10 @@ impl<'a, 'py> Reader<'a, 'py> {
             b'y' => integer(u8::from_le_bytes(self.number()?).into()),
             b'n' => integer(i16::from_le_bytes(self.number()?).into()),
             b'q' => integer(u16::from_le_bytes(self.number()?).into()),
-            b'i' => Some(
-                i32::from_le_bytes(self.number()?)
-                    .into_pyobject(py)
-                    .ok()?
-                    .into_any(),
-            ),
-            b'u' => Some(
-                u32::from_le_bytes(self.number()?)
-                    .into_pyobject(py)
-                    .ok()?
-                    .into_any(),
-            ),
-            b'x' => Some(
-                i64::from_le_bytes(self.number()?)
-                    .into_pyobject(py)
-                    .ok()?
-                    .into_any(),
-            ),
-            b't' => Some(
-                u64::from_le_bytes(self.number()?)
-                    .into_pyobject(py)
-                    .ok()?
-                    .into_any(),
-            ),
+            b'i' => Some(i32::from_le_bytes(self.number()?).into_pyobject(py).ok()?.into_any()),
+            b'u' => Some(u32::from_le_bytes(self.number()?).into_pyobject(py).ok()?.into_any()),
+            b'x' => Some(i64::from_le_bytes(self.number()?).into_pyobject(py).ok()?.into_any()),
+            b't' => Some(u64::from_le_bytes(self.number()?).into_pyobject(py).ok()?.into_any()),
             b'd' => Some(PyFloat::new(py, f64::from_le_bytes(self.number()?)).into_any()),
             b'b' => {
                 let number = u32::from_le_bytes(self.number()?);

@@ -48,9 +48,7 @@ impl PyExchange {
     pub(super) fn check(&self, py: Python<'_>) -> PyResult<()> {
         match self.known_failure(py) {
             Some(error) => {
-                let error = error
-                    .bind(py)
-                    .call_method1("with_traceback", (py.None(),))?;
+                let error = error.bind(py).call_method1("with_traceback", (py.None(),))?;
                 Err(PyErr::from_value(error))
             }
             None => Ok(()),
@@ -75,20 +73,15 @@ impl PyExchange {
             Failure::Broken(complaint) => names.remote_protocol_error.call1(py, (complaint,))?,
             Failure::Refused(refusal) => {
                 let error = error_of(py, &refusal)?;
-                if error
-                    .bind(py)
-                    .is_instance(names.remote_protocol_error.bind(py))?
-                {
-                    names
-                        .local_protocol_error
-                        .call1(py, (text_of(&refusal.text),))?
+                if error.bind(py).is_instance(names.remote_protocol_error.bind(py))? {
+                    names.local_protocol_error.call1(py, (text_of(&refusal.text),))?
                 } else {
                     error
                 }
             }
-            Failure::Closed | Failure::Own => names
-                .bus_gone
-                .call1(py, ("the bus has closed the connection",))?,
+            Failure::Closed | Failure::Own => {
+                names.bus_gone.call1(py, ("the bus has closed the connection",))?
+            }
         };
         self.set_failure(error);
         Ok(())
@@ -99,11 +92,7 @@ impl PyExchange {
 impl PyExchange {
     #[new]
     fn new() -> Self {
-        Self {
-            inner: Mutex::default(),
-            failure: Mutex::default(),
-            input: Mutex::default(),
-        }
+        Self { inner: Mutex::default(), failure: Mutex::default(), input: Mutex::default() }
     }
 
     #[pyo3(signature = (operation, body, fds=None))]
@@ -188,16 +177,9 @@ impl PyExchange {
     /// The fields of an everyday message, if that is the next answer; None: `take` it.
     ///
     /// It lies in the answer, its slice has been given back, and no descriptor came along.
-    fn take_message<'py>(
-        &self,
-        py: Python<'py>,
-        tag: u64,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    fn take_message<'py>(&self, py: Python<'py>, tag: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let answer = self.lock().take_if(tag, is_everyday);
-        answer
-            .map(|answer| message_fields(py, &answer))
-            .transpose()
-            .map(Option::flatten)
+        answer.map(|answer| message_fields(py, &answer)).transpose().map(Option::flatten)
     }
 
     fn answered(&self) -> Vec<u64> {
@@ -296,15 +278,9 @@ impl PyExchange {
     }
 
     #[pyo3(signature = (sock, flags=0))]
-    pub(super) fn receive(
-        &self,
-        py: Python<'_>,
-        sock: &Bound<'_, PyAny>,
-        flags: i32,
-    ) -> PyResult<usize> {
+    pub(super) fn receive(&self, py: Python<'_>, sock: &Bound<'_, PyAny>, flags: i32) -> PyResult<usize> {
         let fd: RawFd = sock.call_method0("fileno")?.extract()?;
-        let mut input =
-            std::mem::take(&mut *self.input.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut input = std::mem::take(&mut *self.input.lock().unwrap_or_else(PoisonError::into_inner));
         input.clear();
         input.reserve(RECEIVE_SIZE);
         let mut fds = Vec::new();
@@ -326,21 +302,14 @@ impl PyExchange {
             }
         };
         let owned = fds.into_iter().map(sys::own);
-        self.lock()
-            .reader
-            .feed(&input, owned, received.is_truncated);
+        self.lock().reader.feed(&input, owned, received.is_truncated);
         *self.input.lock().unwrap_or_else(PoisonError::into_inner) = input;
         Ok(received.n_bytes)
     }
 
     /// Send what is queued, without waiting; OSError, with the rest still queued.
     #[pyo3(signature = (sock, flags=0))]
-    pub(super) fn transmit(
-        &self,
-        py: Python<'_>,
-        sock: &Bound<'_, PyAny>,
-        flags: i32,
-    ) -> PyResult<()> {
+    pub(super) fn transmit(&self, py: Python<'_>, sock: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
         let _ = flags; // it never waits
         if self.lock().writer.pending() == 0 {
             return Ok(());

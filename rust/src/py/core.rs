@@ -13,55 +13,17 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::answers::{Classes, Seen, plain};
 use super::arguments::{
-    Fds, KnownCredentials, Number, Numbers, limits_of, parcels_of, payload_of, view_of,
+    Fds, KnownCredentials, Number, Numbers, Peer, about, invalid, limits_of, parcels_of, payload_of, view_of,
 };
 use super::locking::{Guard, locked};
 use super::memory::{memory_of, raised};
-use crate::core::{
-    self, Error, HANDLE_INVALID, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX,
-};
+use crate::core::{self, Error, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX};
 
 /// The bus1 state machine; see `bus1.core.api.CoreApi`.
 #[pyclass(frozen, module = "bus1._native")]
 pub struct Core {
     inner: Arc<Mutex<core::Core>>,
     known: KnownCredentials,
-}
-
-/// A peer as Python names it.
-struct Peer(u64);
-
-impl<'a, 'py> FromPyObject<'a, 'py> for Peer {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
-        let number: Number<'_> = object.extract()?;
-        if number.wild.is_some() {
-            let error = Error::new(
-                Kind::PeerShutdown,
-                format!("peer {} is gone", number.text()),
-            );
-            return Err(raised(object.py(), error));
-        }
-        Ok(Peer(number.value))
-    }
-}
-
-fn invalid(py: Python<'_>, text: String) -> PyErr {
-    raised(py, Error::new(Kind::InvalidArgument, text))
-}
-
-/// The error about a number that Core was told in place of a wild one.
-fn about(error: Error, wild: Option<&String>) -> Error {
-    match wild {
-        Some(wild)
-            if error.kind == Kind::NoSuchHandle
-                && error.text == format!("no handle {HANDLE_INVALID:#x}") =>
-        {
-            Error::new(error.kind, format!("no handle {wild}"))
-        }
-        _ => error,
-    }
 }
 
 impl Core {
@@ -75,22 +37,13 @@ impl Core {
     }
 
     /// One command.
-    fn run<T>(
-        &self,
-        py: Python<'_>,
-        command: impl FnOnce(&mut core::Core) -> Result<T>,
-    ) -> PyResult<T> {
+    fn run<T>(&self, py: Python<'_>, command: impl FnOnce(&mut core::Core) -> Result<T>) -> PyResult<T> {
         let result = command(&mut *self.locked(py)?);
         result.map_err(|error| raised(py, error))
     }
 
     /// A look-up of an existing peer.
-    fn look<T>(
-        &self,
-        py: Python<'_>,
-        peer: u64,
-        look: impl FnOnce(&core::Core) -> T,
-    ) -> PyResult<T> {
+    fn look<T>(&self, py: Python<'_>, peer: u64, look: impl FnOnce(&core::Core) -> T) -> PyResult<T> {
         self.run(py, |core| core.check_peer(peer).map(|()| look(core)))
     }
 
@@ -106,10 +59,7 @@ impl Core {
     fn new(py: Python<'_>, limits: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         Classes::get(py)?;
         let limits = limits.map(limits_of).transpose()?.unwrap_or_default();
-        Ok(Core {
-            inner: Arc::new(Mutex::new(core::Core::new(limits))),
-            known: KnownCredentials::new(),
-        })
+        Ok(Core { inner: Arc::new(Mutex::new(core::Core::new(limits))), known: KnownCredentials::new() })
     }
 
     // ---- the page's operations -------------------------------------------------------------------
@@ -159,18 +109,9 @@ impl Core {
         let or = |number: Option<Number<'_>>, value| {
             number.map_or((value, false), |n| (n.value, n.wild.is_some()))
         };
-        let texts: Vec<String> = [
-            &max_slices,
-            &max_handles,
-            &max_inflight_bytes,
-            &max_inflight_fds,
-        ]
-        .map(|limit| {
-            limit
-                .as_ref()
-                .map_or_else(|| KEEP.to_string(), Number::text)
-        })
-        .into();
+        let texts: Vec<String> = [&max_slices, &max_handles, &max_inflight_bytes, &max_inflight_fds]
+            .map(|limit| limit.as_ref().map_or_else(|| KEEP.to_string(), Number::text))
+            .into();
         let flags_text = flags.as_ref().map(Number::hex).unwrap_or_default();
         let peer_flags_text = peer_flags.as_ref().map(Number::hex).unwrap_or_default();
         let (flags, is_wild) = or(flags, 0);
@@ -182,21 +123,13 @@ impl Core {
         if is_wild {
             peer_flags = WANT_SECCTX + 1;
         }
-        let limits = [
-            max_slices,
-            max_handles,
-            max_inflight_bytes,
-            max_inflight_fds,
-        ]
-        .map(|limit| or(limit, KEEP));
+        let limits =
+            [max_slices, max_handles, max_inflight_bytes, max_inflight_fds].map(|limit| or(limit, KEEP));
         // a wild limit is as wrong as this one
         let maxima = limits.map(|(limit, is_wild)| if is_wild { KEEP - 1 } else { limit });
-        let result = self
-            .locked(py)?
-            .peer_reset(peer.0, flags, peer_flags, maxima);
+        let result = self.locked(py)?.peer_reset(peer.0, flags, peer_flags, maxima);
         result.map_err(|error| {
-            let is_about =
-                |what: &str| error.kind == Kind::InvalidArgument && error.text.starts_with(what);
+            let is_about = |what: &str| error.kind == Kind::InvalidArgument && error.text.starts_with(what);
             if is_about("peer flags") {
                 return invalid(py, format!("peer flags {peer_flags_text}"));
             }
@@ -226,8 +159,7 @@ impl Core {
     fn handle_release(&self, py: Python<'_>, peer: Peer, handle: Number<'_>) -> PyResult<()> {
         let wild = handle.wild.as_ref().map(|_| handle.hex());
         self.run(py, |core| {
-            core.handle_release(peer.0, handle.value)
-                .map_err(|error| about(error, wild.as_ref()))
+            core.handle_release(peer.0, handle.value).map_err(|error| about(error, wild.as_ref()))
         })
     }
 
@@ -272,9 +204,7 @@ impl Core {
                 }
                 (Kind::NoSuchHandle, None, Some(text)) => Error::new(
                     error.kind,
-                    error
-                        .text
-                        .replace(&format!("not {value}"), &format!("not {text}")),
+                    error.text.replace(&format!("not {value}"), &format!("not {text}")),
                 ),
                 _ => error,
             })
@@ -324,8 +254,7 @@ impl Core {
         let who = self.known.of(credentials)?;
         self.run(py, |core| {
             let result = core.send(peer.0, &request, &payload, &who);
-            result
-                .map_err(|error| about(error, handles.wild.as_ref().or(destinations.wild.as_ref())))
+            result.map_err(|error| about(error, handles.wild.as_ref().or(destinations.wild.as_ref())))
         })
     }
 
@@ -371,11 +300,9 @@ impl Core {
         let who = self.known.of(credentials)?;
         self.run(py, |core| {
             let result = core.route(sender.value, &parcels, &fds.0, &who);
-            result.map_err(|error| {
-                match aliases.into_iter().find(|(said, _)| *said == error.text) {
-                    Some((_, text)) => Error::new(error.kind, text),
-                    None => error,
-                }
+            result.map_err(|error| match aliases.into_iter().find(|(said, _)| *said == error.text) {
+                Some((_, text)) => Error::new(error.kind, text),
+                None => error,
             })
         })
     }
@@ -383,21 +310,11 @@ impl Core {
     // ---- look-ups --------------------------------------------------------------------------------
 
     #[pyo3(signature = (peer, limit=1))]
-    fn ahead<'py>(
-        &self,
-        py: Python<'py>,
-        peer: Peer,
-        limit: usize,
-    ) -> PyResult<Bound<'py, PyList>> {
+    fn ahead<'py>(&self, py: Python<'py>, peer: Peer, limit: usize) -> PyResult<Bound<'py, PyList>> {
         let seen = self.run(py, |core| {
             core.check_peer(peer.0)?;
-            let mut seen: Vec<Seen> = core
-                .look_ahead(peer.0)
-                .take(limit)
-                .map(Seen::from)
-                .collect();
-            seen.iter_mut()
-                .try_for_each(|seen| complete(core, peer.0, seen))?;
+            let mut seen: Vec<Seen> = core.look_ahead(peer.0).take(limit).map(Seen::from).collect();
+            seen.iter_mut().try_for_each(|seen| complete(core, peer.0, seen))?;
             Ok(seen)
         })?;
         let classes = Classes::get(py)?;
@@ -445,8 +362,7 @@ impl Core {
         let who = self.known.of(credentials)?;
         self.run(py, |core| {
             let result = core.rehearse(peer.0, &request, n_bytes, &who);
-            result
-                .map_err(|error| about(error, handles.wild.as_ref().or(destinations.wild.as_ref())))
+            result.map_err(|error| about(error, handles.wild.as_ref().or(destinations.wild.as_ref())))
         })
     }
 
@@ -454,21 +370,11 @@ impl Core {
         self.look(py, peer.0, |core| core.is_readable(peer.0))
     }
 
-    fn node_of(
-        &self,
-        py: Python<'_>,
-        peer: Peer,
-        handle: Number<'_>,
-    ) -> PyResult<Option<(u64, u64)>> {
+    fn node_of(&self, py: Python<'_>, peer: Peer, handle: Number<'_>) -> PyResult<Option<(u64, u64)>> {
         self.run(py, |core| core.node_of(peer.0, handle.value))
     }
 
-    fn queued<'py>(
-        &self,
-        py: Python<'py>,
-        sender: Number<'_>,
-        reader: Peer,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn queued<'py>(&self, py: Python<'py>, sender: Number<'_>, reader: Peer) -> PyResult<Bound<'py, PyAny>> {
         let usage = self.look(py, reader.0, |core| core.queued(sender.value, reader.0))?;
         Classes::get(py)?.usage(py, usage.unwrap_or_default())
     }

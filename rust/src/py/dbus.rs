@@ -60,13 +60,8 @@ fn with_bytes<R>(data: &Bound<'_, PyAny>, action: impl FnOnce(&[u8]) -> R) -> Py
     in_buffer(data.py(), &PyBuffer::get(data)?, action)
 }
 
-fn in_buffer<R>(
-    py: Python<'_>,
-    buffer: &PyBuffer<u8>,
-    action: impl FnOnce(&[u8]) -> R,
-) -> PyResult<R> {
-    sys::with_buffer(py, buffer, action)
-        .ok_or_else(|| PyBufferError::new_err("the buffer is not contiguous"))
+fn in_buffer<R>(py: Python<'_>, buffer: &PyBuffer<u8>, action: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
+    sys::with_buffer(py, buffer, action).ok_or_else(|| PyBufferError::new_err("the buffer is not contiguous"))
 }
 
 fn endian_of(endian: &str) -> PyResult<Endian> {
@@ -84,9 +79,7 @@ fn signature_of<'a>(signature: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
         _ => {
             static PARSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
             let py = signature.py();
-            PARSE
-                .import(py, "bus1_services.types", "parse")?
-                .call1((signature,))?;
+            PARSE.import(py, "bus1_services.types", "parse")?.call1((signature,))?;
             Err(SignatureInvalid::new_err("a signature is not ASCII"))
         }
     }
@@ -157,11 +150,7 @@ pub struct Header {
 impl Header {
     fn new(py: Python<'_>, message: &[u8], header: dbus::Header) -> Self {
         let text = |span: Span| {
-            if span.is_some() {
-                text_of(py, span.bytes(message)).into_any()
-            } else {
-                py.None()
-            }
+            if span.is_some() { text_of(py, span.bytes(message)).into_any() } else { py.None() }
         };
         let number = |number: u32| PyInt::new(py, number).unbind();
         let endian = match header.endian {
@@ -185,9 +174,7 @@ impl Header {
             sender: text(header.sender_span),
             signature: text_of(py, header.signature_span.bytes(message)),
             unix_fds: number(header.unix_fds),
-            has_unknown_fields: PyBool::new(py, header.has_unknown_fields)
-                .to_owned()
-                .unbind(),
+            has_unknown_fields: PyBool::new(py, header.has_unknown_fields).to_owned().unbind(),
             header,
         }
     }
@@ -203,9 +190,7 @@ fn frame_length(data: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
 #[pyfunction]
 fn parse_header(py: Python<'_>, message: &Bound<'_, PyAny>) -> PyResult<Header> {
     // making strings runs no Python code
-    with_bytes(message, |message| {
-        Ok(Header::new(py, message, dbus::parse(message)?))
-    })?
+    with_bytes(message, |message| Ok(Header::new(py, message, dbus::parse(message)?)))?
 }
 
 /// The header to forward, with padding; TooLarge if the message would exceed the protocol's limit.
@@ -217,9 +202,7 @@ fn stamp_header<'py>(
     sender: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let mut out = Vec::new();
-    with_bytes(message, |message| {
-        dbus::stamp(message, &header.get().header, sender, &mut out)
-    })??;
+    with_bytes(message, |message| dbus::stamp(message, &header.get().header, sender, &mut out))??;
     Ok(PyBytes::new(py, &out))
 }
 
@@ -296,13 +279,8 @@ impl BodyCheck {
         n_fds: i64,
         paths: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
-        let check =
-            dbus::BodyCheck::new(signature_of(signature)?, endian_of(endian)?, fds_of(n_fds))?;
-        let check = if paths.is_some() {
-            check.with_paths()
-        } else {
-            check
-        };
+        let check = dbus::BodyCheck::new(signature_of(signature)?, endian_of(endian)?, fds_of(n_fds))?;
+        let check = if paths.is_some() { check.with_paths() } else { check };
         let body = if let Ok(bytes) = body.cast::<PyBytes>() {
             Body::Whole(bytes.clone().unbind())
         } else {
@@ -313,12 +291,7 @@ impl BodyCheck {
                 Body::View(buffer)
             }
         };
-        Ok(Self {
-            check,
-            body,
-            paths,
-            left: 0,
-        })
+        Ok(Self { check, body, paths, left: 0 })
     }
 
     /// Go on for about `budget` bytes; True once the body is found valid. RemoteProtocolError.
@@ -359,22 +332,12 @@ impl BodyCheck {
 fn latin_1<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
     match std::str::from_utf8(text) {
         Ok(text) if text.is_ascii() => PyString::new(py, text),
-        _ => PyString::new(
-            py,
-            &text
-                .iter()
-                .map(|byte| char::from(*byte))
-                .collect::<String>(),
-        ),
+        _ => PyString::new(py, &text.iter().map(|byte| char::from(*byte)).collect::<String>()),
     }
 }
 
 fn fds_of(n_fds: i64) -> Option<u32> {
-    if n_fds >= ANY_FD {
-        None
-    } else {
-        Some(u32::try_from(n_fds).unwrap_or(0))
-    }
+    if n_fds >= ANY_FD { None } else { Some(u32::try_from(n_fds).unwrap_or(0)) }
 }
 
 /// The whole check at once; RemoteProtocolError.
@@ -386,9 +349,7 @@ fn check_body(
     n_fds: i64,
 ) -> PyResult<()> {
     let (signature, endian) = (signature_of(signature)?.as_bytes(), endian_of(endian)?);
-    Ok(with_bytes(body, |body| {
-        check_body_with(signature, body, endian, fds_of(n_fds))
-    })??)
+    Ok(with_bytes(body, |body| check_body_with(signature, body, endian, fds_of(n_fds)))??)
 }
 
 /// The first arguments of a valid body as match rules see them: strings, object paths, None for others.
@@ -416,9 +377,7 @@ fn arguments<'py>(
     })?;
     for (value, is_path) in &mut values {
         if *is_path {
-            *value = OBJECT_PATH
-                .import(py, "bus1_services.types", "ObjectPath")?
-                .call1((&*value,))?;
+            *value = OBJECT_PATH.import(py, "bus1_services.types", "ObjectPath")?.call1((&*value,))?;
         }
     }
     PyList::new(py, values.into_iter().map(|(value, _)| value))

@@ -80,19 +80,11 @@ impl PyDbusLane {
         replies: &ReplyTable,
         bus_peer: u64,
     ) -> PyResult<Self> {
-        let world = World {
-            core: core.shared(),
-            matches: matches.shared(),
-            replies: replies.shared(),
-        };
+        let world = World { core: core.shared(), matches: matches.shared(), replies: replies.shared() };
         let inner = Arc::new(Mutex::new(DbusLane::new(world, bus_peer)));
         let poller = poller.shared()?;
         let number = poller.add_lane(Arc::clone(&inner) as Arc<Mutex<dyn lane::Lane>>);
-        Ok(Self {
-            poller: Arc::downgrade(&poller),
-            number,
-            inner,
-        })
+        Ok(Self { poller: Arc::downgrade(&poller), number, inner })
     }
 
     /// The connection is served here from now on; nothing of it may be registered with the poller.
@@ -109,13 +101,8 @@ impl PyDbusLane {
         has_followers: bool,
         offset: usize,
     ) -> PyResult<()> {
-        let mut connection = Connection::new(
-            fd,
-            peer,
-            unique,
-            Arc::new(credentials_of(credentials)?),
-            standing(given),
-        );
+        let mut connection =
+            Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
         connection.native_calls = native_calls;
         connection.has_followers = has_followers;
         connection.names = names.into_iter().map(Into::into).collect();
@@ -128,28 +115,15 @@ impl PyDbusLane {
     }
 
     /// It is Python's again; (bytes, descriptors, bytes of the first queued message that are written).
-    fn leave<'py>(
-        &self,
-        py: Python<'py>,
-        peer: u64,
-    ) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, usize)> {
+    fn leave<'py>(&self, py: Python<'py>, peer: u64) -> Option<(Bound<'py, PyBytes>, Vec<RawFd>, usize)> {
         let mut lane = locked(&self.inner);
-        let fd = lane
-            .parties
-            .slot(peer)
-            .and_then(|slot| lane.parties.get(slot))
-            .map(|c| c.fd)?;
+        let fd = lane.parties.slot(peer).and_then(|slot| lane.parties.get(slot)).map(|c| c.fd)?;
         let poller = self.poller.upgrade();
         if let Some(poller) = &poller {
             poller.leave(fd);
         }
-        let (mut handed, offset) =
-            lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
-        Some((
-            PyBytes::new(py, &handed.data),
-            std::mem::take(&mut handed.fds),
-            offset,
-        ))
+        let (mut handed, offset) = lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
+        Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), offset))
     }
 
     /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
@@ -260,12 +234,7 @@ impl PyDbusLane {
         limits_replies: bool,
         is_closing: bool,
     ) {
-        locked(&self.inner).climate = Climate {
-            is_unwatched,
-            has_eavesdroppers,
-            limits_replies,
-            is_closing,
-        };
+        locked(&self.inner).climate = Climate { is_unwatched, has_eavesdroppers, limits_replies, is_closing };
     }
 
     /// Descriptors that are still in queues, and who has sent them: from now on Python closes them.
@@ -279,11 +248,7 @@ impl PyDbusLane {
         let moved = std::mem::take(&mut lane.parties.moved);
         let mut told = Vec::with_capacity(moved.len());
         for peer in moved {
-            if let Some(c) = lane
-                .parties
-                .slot(peer)
-                .and_then(|slot| lane.parties.get_mut(slot))
-            {
+            if let Some(c) = lane.parties.slot(peer).and_then(|slot| lane.parties.get_mut(slot)) {
                 c.pace.is_noted = false;
                 told.push((peer, c.pace.moved));
             }
@@ -294,9 +259,7 @@ impl PyDbusLane {
     /// Optional messages that found no room: sender, reader, header.
     fn take_lost<'py>(&self, py: Python<'py>) -> Vec<(u64, u64, Bound<'py, PyBytes>)> {
         let lost = std::mem::take(&mut locked(&self.inner).parties.lost);
-        lost.into_iter()
-            .map(|(sender, reader, header)| (sender, reader, PyBytes::new(py, &header)))
-            .collect()
+        lost.into_iter().map(|(sender, reader, header)| (sender, reader, PyBytes::new(py, &header))).collect()
     }
 
     /// For statistics: what has come and is not carried out, the most that ever waited so, and for it; None if unknown.

@@ -53,9 +53,7 @@ pub fn locked<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> PyResult<Guar
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) if LOCKED.get() == me => {
-                return Err(PyRuntimeError::new_err(
-                    "Core is in the middle of a command",
-                ));
+                return Err(PyRuntimeError::new_err("Core is in the middle of a command"));
             }
             Err(TryLockError::WouldBlock) => {
                 py.detach(|| drop(mutex.lock().unwrap_or_else(PoisonError::into_inner)));

@@ -28,12 +28,7 @@ pub struct Segment {
 
 impl From<&crate::memory::Segment> for Segment {
     fn from(segment: &crate::memory::Segment) -> Self {
-        Segment {
-            generation: segment.generation,
-            base: segment.base,
-            size: segment.size,
-            fd: segment.fd(),
-        }
+        Segment { generation: segment.generation, base: segment.base, size: segment.size, fd: segment.fd() }
     }
 }
 
@@ -113,12 +108,7 @@ impl SealedMemory {
     }
 
     /// A copy of the bytes [offset, offset+size) of one segment.
-    fn contents<'py>(
-        &self,
-        py: Python<'py>,
-        offset: u64,
-        size: usize,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+    fn contents<'py>(&self, py: Python<'py>, offset: u64, size: usize) -> PyResult<Bound<'py, PyBytes>> {
         let copy = self.locked().contents(offset, size);
         let copy = copy.ok_or_else(|| PyAssertionError::new_err(()))?;
         Ok(PyBytes::new(py, &copy))
@@ -167,13 +157,8 @@ impl HeapMemory {
 
     /// The buffers of the slice at `offset`, as they were written.
     fn read<'py>(&self, py: Python<'py>, offset: u64) -> PyResult<Bound<'py, PyTuple>> {
-        let found = u32::try_from(offset)
-            .ok()
-            .and_then(|offset| self.board.read(offset));
-        found.map_or_else(
-            || Ok(PyTuple::empty(py)),
-            |payload| objects_of(py, &payload),
-        )
+        let found = u32::try_from(offset).ok().and_then(|offset| self.board.read(offset));
+        found.map_or_else(|| Ok(PyTuple::empty(py)), |payload| objects_of(py, &payload))
     }
 
     /// Forget the buffers of the slice at `offset`.
@@ -190,10 +175,7 @@ pub struct PyMemory {
 }
 
 impl PyMemory {
-    fn call(
-        &self,
-        method: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<()>,
-    ) -> crate::core::Result<()> {
+    fn call(&self, method: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<()>) -> crate::core::Result<()> {
         Python::attach(|py| {
             method(self.object.bind(py)).map_err(|error| match Classes::get(py) {
                 Ok(classes) => classes.error(py, error),
@@ -204,10 +186,7 @@ impl PyMemory {
 }
 
 fn foreign(raised: PyErr) -> Error {
-    Error {
-        cause: Some(Box::new(raised)),
-        ..Error::new(crate::core::Kind::Foreign, "")
-    }
+    Error { cause: Some(Box::new(raised)), ..Error::new(crate::core::Kind::Foreign, "") }
 }
 
 impl Foreign for PyMemory {
@@ -218,9 +197,7 @@ impl Foreign for PyMemory {
     fn open_segment(&mut self, generation: u64, base: u32, size: u32) -> crate::core::Result<()> {
         self.call(|memory| {
             let name = intern!(memory.py(), "open_segment");
-            memory
-                .call_method1(name, (generation, base, size))
-                .map(|_| ())
+            memory.call_method1(name, (generation, base, size)).map(|_| ())
         })
     }
 
@@ -234,9 +211,7 @@ impl Foreign for PyMemory {
     fn reserve(&mut self, generation: u64, offset: u32, size: u32) -> crate::core::Result<()> {
         self.call(|memory| {
             let name = intern!(memory.py(), "reserve");
-            memory
-                .call_method1(name, (generation, offset, size))
-                .map(|_| ())
+            memory.call_method1(name, (generation, offset, size)).map(|_| ())
         })
     }
 
@@ -252,24 +227,17 @@ impl Foreign for PyMemory {
             let mut parts = objects_of(py, payload)?;
             if padding != 0 {
                 let zeros = PyBytes::new(py, &[0; 8][..padding.min(8)]);
-                parts = parts
-                    .as_sequence()
-                    .concat((zeros,).into_pyobject(py)?.as_sequence())?
-                    .to_tuple()?;
+                parts = parts.as_sequence().concat((zeros,).into_pyobject(py)?.as_sequence())?.to_tuple()?;
             }
             let name = intern!(py, "write");
-            memory
-                .call_method1(name, (generation, offset, parts))
-                .map(|_| ())
+            memory.call_method1(name, (generation, offset, parts)).map(|_| ())
         })
     }
 
     fn release(&mut self, generation: u64, offset: u32, size: u32) -> crate::core::Result<()> {
         self.call(|memory| {
             let name = intern!(memory.py(), "release");
-            memory
-                .call_method1(name, (generation, offset, size))
-                .map(|_| ())
+            memory.call_method1(name, (generation, offset, size)).map(|_| ())
         })
     }
 
@@ -295,9 +263,7 @@ pub fn memory_of(memory: Option<&Bound<'_, PyAny>>) -> PyResult<Memory> {
         return Ok(Memory::Sealed(sealed.get().shared()));
     }
     Ok(Memory::Foreign(Box::new(PyMemory {
-        shares_buffers: memory
-            .getattr(intern!(memory.py(), "shares_buffers"))?
-            .is_truthy()?,
+        shares_buffers: memory.getattr(intern!(memory.py(), "shares_buffers"))?.is_truthy()?,
         object: memory.clone().unbind(),
     })))
 }

@@ -36,9 +36,7 @@ impl ClientPolicy {
     fn new(sent: Vec<RuleData>, received: Vec<RuleData>) -> Self {
         let rules = |data: Vec<RuleData>| data.into_iter().map(|data| data.0).collect();
         let inner = tables::ClientPolicy::new(rules(sent), rules(received));
-        ClientPolicy {
-            inner: Arc::new(inner),
-        }
+        ClientPolicy { inner: Arc::new(inner) }
     }
 
     /// It may send everything to everybody.
@@ -57,10 +55,7 @@ impl ClientPolicy {
     #[pyo3(signature = (message, receiver, *, requested_reply=false))]
     fn may_send(&self, message: MessageFields, receiver: PeerNames, requested_reply: bool) -> Said {
         let names = receiver.listed();
-        said(
-            self.inner
-                .may_send(&message.facts(), &names, requested_reply),
-        )
+        said(self.inner.may_send(&message.facts(), &names, requested_reply))
     }
 
     /// Whether it may receive this, in the same way.
@@ -73,10 +68,7 @@ impl ClientPolicy {
         eavesdropping: bool,
     ) -> Said {
         let names = sender.listed();
-        said(
-            self.inner
-                .may_receive(&message.facts(), &names, requested_reply, eavesdropping),
-        )
+        said(self.inner.may_receive(&message.facts(), &names, requested_reply, eavesdropping))
     }
 }
 
@@ -94,8 +86,7 @@ impl<'py> FromPyObject<'_, 'py> for RuleData {
     type Error = PyErr;
 
     fn extract(data: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let (texts, name, flags, numbers): (Texts, Option<String>, [bool; 5], Numbers) =
-            data.extract()?;
+        let (texts, name, flags, numbers): (Texts, Option<String>, [bool; 5], Numbers) = data.extract()?;
         let [interface, member, error, path] = texts;
         let [allow, is_prefix, requested_reply, eavesdrop, log] = flags;
         let (kind, broadcast, min_fds, max_fds) = numbers;
@@ -166,9 +157,6 @@ impl<'py> FromPyObject<'_, 'py> for PeerNames {
 
 impl PeerNames {
     fn listed(&self) -> Listed<'_, PyBackedStr> {
-        Listed {
-            unique: &self.unique,
-            held: &self.held,
-        }
+        Listed { unique: &self.unique, held: &self.held }
     }
 }

@@ -19,9 +19,7 @@ pub struct Poller {
 impl Poller {
     /// For lanes, and for one call; ValueError once it is closed.
     pub fn shared(&self) -> PyResult<Arc<lane::Poller>> {
-        locked(&self.inner)
-            .clone()
-            .ok_or_else(|| PyValueError::new_err("the poller is closed"))
+        locked(&self.inner).clone().ok_or_else(|| PyValueError::new_err("the poller is closed"))
     }
 }
 
@@ -29,9 +27,7 @@ impl Poller {
 impl Poller {
     #[new]
     fn new() -> PyResult<Self> {
-        Ok(Self {
-            inner: Mutex::new(Some(Arc::new(lane::Poller::new()?))),
-        })
+        Ok(Self { inner: Mutex::new(Some(Arc::new(lane::Poller::new()?))) })
     }
 
     /// Its epoll descriptor.
@@ -64,10 +60,7 @@ impl Poller {
                 // the caller looks at its clock and comes again
                 Ok(Vec::new())
             }
-            Err(error) => Err(PyOSError::new_err((
-                error.raw_os_error(),
-                error.to_string(),
-            ))),
+            Err(error) => Err(PyOSError::new_err((error.raw_os_error(), error.to_string()))),
             Ok(events) => Ok(events),
         }
     }

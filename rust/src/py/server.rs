@@ -22,13 +22,7 @@ use crate::server::{self, Limits};
 /// A RECV in a line: channel, operation, tag, flags, max_offset, options, more, done.
 type Entry = (RawFd, u16, u64, u64, u64, u64, u8, u16);
 /// Bytes that have arrived, descriptors, whether some are missing, another sender, frames to be sent.
-type Left<'py> = (
-    Bound<'py, PyBytes>,
-    Vec<RawFd>,
-    bool,
-    Option<(u32, u32, u32)>,
-    Vec<Bound<'py, PyBytes>>,
-);
+type Left<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, bool, Option<(u32, u32, u32)>, Vec<Bound<'py, PyBytes>>);
 
 /// The lane of native channels.
 #[pyclass(frozen, module = "bus1._native")]
@@ -48,26 +42,14 @@ impl Server {
 #[pymethods]
 impl Server {
     #[new]
-    fn new(
-        poller: &Poller,
-        core: &Core,
-        requests_per_turn: i64,
-        unsent_bytes: usize,
-    ) -> PyResult<Self> {
+    fn new(poller: &Poller, core: &Core, requests_per_turn: i64, unsent_bytes: usize) -> PyResult<Self> {
         let poller = poller.shared()?;
-        let limits = Limits {
-            requests_per_turn,
-            unsent_bytes,
-        };
+        let limits = Limits { requests_per_turn, unsent_bytes };
         let inner = server::Server::new(core.shared(), Box::new(Sockets), limits);
         let inner = Arc::new(Mutex::new(inner));
         let lane = poller.add_lane(inner.clone());
         let poller = Arc::downgrade(&poller);
-        Ok(Self {
-            inner,
-            poller,
-            lane,
-        })
+        Ok(Self { inner, poller, lane })
     }
 
     // ---- channels ------------------------------------------------------------------------------------
@@ -164,27 +146,13 @@ impl Server {
     }
 
     /// The line belongs to the lane. ValueError for a RECV that it cannot answer.
-    fn give_line(
-        &self,
-        py: Python<'_>,
-        peer: u64,
-        is_signalled: bool,
-        entries: Vec<Entry>,
-    ) -> PyResult<()> {
+    fn give_line(&self, py: Python<'_>, peer: u64, is_signalled: bool, entries: Vec<Entry>) -> PyResult<()> {
         let waiting = entries
             .into_iter()
-            .map(
-                |(fd, operation, tag, flags, max_offset, options, more, done)| {
-                    let receiving = Receiving::of(flags, max_offset, options, more)?;
-                    Some(Waiting {
-                        fd,
-                        operation,
-                        tag,
-                        receiving,
-                        done,
-                    })
-                },
-            )
+            .map(|(fd, operation, tag, flags, max_offset, options, more, done)| {
+                let receiving = Receiving::of(flags, max_offset, options, more)?;
+                Some(Waiting { fd, operation, tag, receiving, done })
+            })
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| PyValueError::new_err("not an everyday RECV"))?;
         self.lock(py)?.give_line(peer, is_signalled, waiting);
@@ -197,13 +165,7 @@ impl Server {
     }
 
     /// Which channels have been sent a segment.
-    fn set_holders(
-        &self,
-        py: Python<'_>,
-        peer: u64,
-        generation: u64,
-        holders: Vec<RawFd>,
-    ) -> PyResult<()> {
+    fn set_holders(&self, py: Python<'_>, peer: u64, generation: u64, holders: Vec<RawFd>) -> PyResult<()> {
         self.lock(py)?.set_holders(peer, generation, &holders);
         Ok(())
     }

@@ -48,28 +48,18 @@ fn parts(answer: &Answer) -> Option<(Message, &[u8], &[u8])> {
 
 fn is_of_kernel(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyOSError>(py)
-        && error
-            .value(py)
-            .getattr("errno")
-            .is_ok_and(|code| !code.is_none())
+        && error.value(py).getattr("errno").is_ok_and(|code| !code.is_none())
 }
 
 fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyString>> {
-    std::str::from_utf8(bytes)
-        .ok()
-        .filter(|text| text.is_ascii())
-        .map(|text| PyString::new(py, text))
+    std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()).map(|text| PyString::new(py, text))
 }
 
 #[pymethods]
 impl Swift {
     #[new]
     fn new(exchange: Py<PyExchange>, bodies: Py<Bodies>) -> Self {
-        Self {
-            exchange,
-            bodies,
-            taken: Mutex::default(),
-        }
+        Self { exchange, bodies, taken: Mutex::default() }
     }
 
     /// Call and wait: the values; None: it was sent, and the answer is to be waited for; False: nothing was done.
@@ -86,15 +76,11 @@ impl Swift {
         failed: Listener,
     ) -> PyResult<Bound<'py, PyAny>> {
         let channel = self.exchange.get();
-        if !channel.lock().is_waiting(tag)
-            || !self.post_call(py, handle, node, names, values, failed)?
-        {
+        if !channel.lock().is_waiting(tag) || !self.post_call(py, handle, node, names, values, failed)? {
             return Ok(false.into_pyobject(py)?.to_owned().into_any());
         }
         let later = py.None().into_bound(py);
-        let found = channel
-            .transmit(py, sock, 0)
-            .and_then(|()| channel.receive(py, sock, 0));
+        let found = channel.transmit(py, sock, 0).and_then(|()| channel.receive(py, sock, 0));
         match found {
             Ok(0) => channel.fail(py, None)?,
             Ok(_) => channel.process(py)?,
@@ -124,11 +110,7 @@ impl Swift {
         let Some(body) = self.bodies.get().written(py, signature, values) else {
             return Ok(false);
         };
-        let all = [
-            interface.as_bytes(),
-            member.as_bytes(),
-            signature.as_bytes(),
-        ];
+        let all = [interface.as_bytes(), member.as_bytes(), signature.as_bytes()];
         let Some(head) = envelope::write(CALL, 0, all, body.len()) else {
             return Ok(false);
         };
@@ -136,14 +118,7 @@ impl Swift {
         if !exchange.may_be_quiet() || head.len() + body.len() > MAX_INLINE {
             return Ok(false);
         }
-        post_to(
-            &mut exchange,
-            handle,
-            &[&head, &body],
-            &[node],
-            failed,
-            false,
-        );
+        post_to(&mut exchange, handle, &[&head, &body], &[node], failed, false);
         Ok(true)
     }
 
@@ -153,9 +128,7 @@ impl Swift {
         let answer = channel.lock().take_if(tag, |answer| {
             is_everyday(answer)
                 && parts(answer).is_some_and(|(message, payload, handles)| {
-                    message.words[0] == DATA
-                        && handles.is_empty()
-                        && payload.get(2) == Some(&RETURN)
+                    message.words[0] == DATA && handles.is_empty() && payload.get(2) == Some(&RETURN)
                 })
         });
         let Some(answer) = answer else {
@@ -189,11 +162,7 @@ impl Swift {
 
     /// What was taken last is the next message again.
     fn put_back(&self) {
-        let taken = self
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((tag, answer)) = taken {
             self.exchange.get().lock().put_back(tag, answer);
         }
@@ -215,9 +184,7 @@ impl Swift {
         let Some(body) = self.bodies.get().written(py, signature, values) else {
             return Ok(false);
         };
-        let Some(head) =
-            envelope::write(RETURN, serial, [b"", b"", signature.as_bytes()], body.len())
-        else {
+        let Some(head) = envelope::write(RETURN, serial, [b"", b"", signature.as_bytes()], body.len()) else {
             return Ok(false);
         };
         let mut exchange = channel.lock();
@@ -240,11 +207,7 @@ impl Swift {
         }
     }
 
-    fn return_fields<'py>(
-        &self,
-        py: Python<'py>,
-        answer: &Answer,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    fn return_fields<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let found = parts(answer).and_then(|(message, payload, _)| {
             let (envelope, body) = envelope::read(payload)?;
             if !envelope.interface.is_empty() || !envelope.member.is_empty() {
@@ -259,13 +222,7 @@ impl Swift {
     }
 
     /// The values of the answer at a node, if it is the next message; the node is given up with it.
-    fn answer<'py>(
-        &self,
-        py: Python<'py>,
-        tag: u64,
-        node: u64,
-        result: &str,
-    ) -> Option<Bound<'py, PyList>> {
+    fn answer<'py>(&self, py: Python<'py>, tag: u64, node: u64, result: &str) -> Option<Bound<'py, PyList>> {
         let channel = self.exchange.get();
         let answer = channel.lock().take_if(tag, |answer| {
             is_everyday(answer)
@@ -282,9 +239,7 @@ impl Swift {
                     && envelope.signature == result.as_bytes()
             })
             .and_then(|(envelope, body)| {
-                self.bodies
-                    .get()
-                    .read(py, envelope.signature, body, envelope.is_little)
+                self.bodies.get().read(py, envelope.signature, body, envelope.is_little)
             });
         let mut exchange = channel.lock();
         if values.is_none() {
@@ -299,11 +254,7 @@ impl Swift {
         values
     }
 
-    fn call_fields<'py>(
-        &self,
-        py: Python<'py>,
-        answer: &Answer,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    fn call_fields<'py>(&self, py: Python<'py>, answer: &Answer) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let Some((message, payload, handles)) = parts(answer) else {
             return Ok(None);
         };
@@ -311,14 +262,10 @@ impl Swift {
             return Ok(None);
         };
         let names = [envelope.interface, envelope.member, envelope.signature];
-        let [Some(interface), Some(member), Some(signature)] = names.map(|name| text(py, name))
-        else {
+        let [Some(interface), Some(member), Some(signature)] = names.map(|name| text(py, name)) else {
             return Ok(None);
         };
-        let values = self
-            .bodies
-            .get()
-            .read(py, envelope.signature, body, envelope.is_little);
+        let values = self.bodies.get().read(py, envelope.signature, body, envelope.is_little);
         let Some(values) = values else {
             return Ok(None);
         };
@@ -328,10 +275,7 @@ impl Swift {
             _ => {
                 let at = payload.len().next_multiple_of(8) + 8;
                 let end = at + message.words[11] as usize;
-                answer
-                    .tail()
-                    .get(at..end)
-                    .map(|context| PyBytes::new(py, context))
+                answer.tail().get(at..end).map(|context| PyBytes::new(py, context))
             }
         };
         let reply = wire::u64_at(handles, 0).unwrap_or(u64::MAX);

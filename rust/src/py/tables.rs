@@ -37,9 +37,7 @@ pub struct Tally {
 impl Tally {
     #[new]
     fn new() -> Self {
-        Tally {
-            inner: Arc::default(),
-        }
+        Tally { inner: Arc::default() }
     }
 
     /// How many all owners have.
@@ -94,10 +92,7 @@ impl MatchIndex {
     fn new(py: Python<'_>, tally: Option<Py<Tally>>) -> PyResult<Self> {
         let tally = tally.map_or_else(|| Py::new(py, Tally::new()), Ok)?;
         let inner = tables::MatchIndex::new(tally.get().inner.clone());
-        Ok(MatchIndex {
-            inner: Arc::new(Mutex::new(inner)),
-            tally,
-        })
+        Ok(MatchIndex { inner: Arc::new(Mutex::new(inner)), tally })
     }
 
     fn __len__(&self, py: Python<'_>) -> usize {
@@ -124,19 +119,11 @@ impl MatchIndex {
 
     /// Everybody's rules with this unique name as sender or destination go, except those of the spared.
     #[pyo3(signature = (unique, spared=None))]
-    fn forget_name(
-        &self,
-        py: Python<'_>,
-        unique: &str,
-        spared: Option<Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
+    fn forget_name(&self, py: Python<'_>, unique: &str, spared: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let spared = spared.map_or_else(
             || Ok(HashSet::new()),
             |owners| {
-                owners
-                    .try_iter()?
-                    .map(|owner| owner?.extract::<u64>())
-                    .collect::<PyResult<HashSet<_>>>()
+                owners.try_iter()?.map(|owner| owner?.extract::<u64>()).collect::<PyResult<HashSet<_>>>()
             },
         )?;
         lock(py, &self.inner).forget_name(unique, |owner| spared.contains(&owner));
@@ -343,9 +330,7 @@ impl ReplyTable {
 impl ReplyTable {
     #[new]
     fn new() -> Self {
-        ReplyTable {
-            inner: Arc::default(),
-        }
+        ReplyTable { inner: Arc::default() }
     }
 
     /// Open a slot; NotUnique if the caller already awaits this serial from the callee.
@@ -353,10 +338,8 @@ impl ReplyTable {
     fn add(&self, py: Python<'_>, caller: u64, callee: u64, serial: u32, now: f64) -> PyResult<()> {
         let added = lock(py, &self.inner).add(caller, callee, serial, now);
         added.map_err(|refused| {
-            let text = format!(
-                "a call with serial {} to the same destination is outstanding",
-                refused.serial
-            );
+            let text =
+                format!("a call with serial {} to the same destination is outstanding", refused.serial);
             match NOT_UNIQUE.import(py, "bus1.errors", "NotUnique") {
                 Ok(class) => PyErr::from_type(class.clone(), text),
                 Err(error) => error,

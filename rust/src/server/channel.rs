@@ -116,9 +116,7 @@ mod tests {
     fn what_was_not_sent_is_left_frame_by_frame() {
         let mut output = Vec::new();
         for tag in 0..3 {
-            Writer::answer(&mut output, 0x140, tag, 0, 0, 0)
-                .u64(tag)
-                .end();
+            Writer::answer(&mut output, 0x140, tag, 0, 0, 0).u64(tag).end();
         }
         for sent in 0..output.len() {
             let mut channel = Channel::new(1, 0, Arc::default());

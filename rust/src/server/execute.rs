@@ -55,10 +55,7 @@ impl Server {
         let Some(station) = self.stations.get(&peer) else {
             return Step::Unusual; // it is over
         };
-        let needs_line = matches!(
-            request,
-            Request::Recv(_) | Request::Cancel | Request::Sequence(..)
-        );
+        let needs_line = matches!(request, Request::Recv(_) | Request::Cancel | Request::Sequence(..));
         if needs_line && !station.is_here {
             return Step::Unusual;
         }
@@ -73,25 +70,13 @@ impl Server {
                     self.settle_and_answer(core, fd, &mut out, report)
                 } else {
                     let waiting = waiting(fd, header, receiving, 1);
-                    self.go_on_with(
-                        core,
-                        Sequence {
-                            waiting,
-                            slice,
-                            handle,
-                        },
-                        report,
-                    )
+                    self.go_on_with(core, Sequence { waiting, slice, handle }, report)
                 }
             }
             Request::Recv(receiving) => {
                 let is_answered = self.receive(core, waiting(fd, header, receiving, 0), report);
                 let step = self.settle_and_answer(core, fd, &mut out, report);
-                if is_answered {
-                    step
-                } else {
-                    self.pause(fd, Owed::Nothing, report)
-                }
+                if is_answered { step } else { self.pause(fd, Owed::Nothing, report) }
             }
             Request::Cancel => {
                 self.cancel(core, fd, peer, header.tag);
@@ -123,27 +108,26 @@ impl Server {
     ) {
         let mut done = 0;
         let outcome = match request {
-            Request::Send(sending) => self
-                .send(core, fd, peer, &sending)
-                .map(|slots| slots_answer(out, header, &slots)),
+            Request::Send(sending) => {
+                self.send(core, fd, peer, &sending).map(|slots| slots_answer(out, header, &slots))
+            }
             Request::Respond(sending, handle) => {
                 let sent = self.send(core, fd, peer, &sending);
                 done = u16::from(sent.is_ok());
-                sent.and_then(|_| core.handle_release(peer, handle))
-                    .map(|()| plain_answer(out, header, &[]))
+                sent.and_then(|_| core.handle_release(peer, handle)).map(|()| plain_answer(out, header, &[]))
             }
-            Request::Release(handle) => core
-                .handle_release(peer, handle)
-                .map(|()| plain_answer(out, header, &[])),
-            Request::Transfer(handle) => core
-                .handle_transfer(peer, handle, peer)
-                .map(|there| plain_answer(out, header, &[there])),
-            Request::Destroy(flags, nodes) => core
-                .node_destroy(peer, &collect(nodes), flags)
-                .map(|()| plain_answer(out, header, &[])),
-            Request::SliceRelease(offset, serial) => self
-                .slice_release(core, peer, offset, serial)
-                .map(|()| plain_answer(out, header, &[])),
+            Request::Release(handle) => {
+                core.handle_release(peer, handle).map(|()| plain_answer(out, header, &[]))
+            }
+            Request::Transfer(handle) => {
+                core.handle_transfer(peer, handle, peer).map(|there| plain_answer(out, header, &[there]))
+            }
+            Request::Destroy(flags, nodes) => {
+                core.node_destroy(peer, &collect(nodes), flags).map(|()| plain_answer(out, header, &[]))
+            }
+            Request::SliceRelease(offset, serial) => {
+                self.slice_release(core, peer, offset, serial).map(|()| plain_answer(out, header, &[]))
+            }
             Request::Sequence(..) | Request::Recv(_) | Request::Cancel => Ok(()),
         };
         if let Err(error) = outcome {
@@ -158,24 +142,16 @@ impl Server {
 
     /// Whether every receiver that exists is a native peer: no D-Bus connection, no object of the bus.
     fn reaches_natives(&self, core: &Core, peer: u64, sending: &Sending<'_>) -> bool {
-        sending
-            .destinations
-            .iter()
-            .chain(sending.optional.iter())
-            .all(|handle| match core.node_of(peer, handle) {
+        sending.destinations.iter().chain(sending.optional.iter()).all(|handle| {
+            match core.node_of(peer, handle) {
                 Ok(Some((owner, _))) => self.stations.contains_key(&owner),
                 Ok(None) => true,
                 Err(_) => false,
-            })
+            }
+        })
     }
 
-    fn send(
-        &mut self,
-        core: &mut Core,
-        fd: RawFd,
-        peer: u64,
-        sending: &Sending<'_>,
-    ) -> Result<Vec<i32>> {
+    fn send(&mut self, core: &mut Core, fd: RawFd, peer: u64, sending: &Sending<'_>) -> Result<Vec<i32>> {
         let mut parts = Parts::new();
         if !sending.payload.is_empty() {
             parts.push(bytes::Bytes::copy_from_slice(sending.payload));
@@ -194,13 +170,7 @@ impl Server {
         core.send(peer, &request, &Payload::from(parts), credentials)
     }
 
-    fn slice_release(
-        &mut self,
-        core: &mut Core,
-        peer: u64,
-        offset: u64,
-        serial: u64,
-    ) -> Result<()> {
+    fn slice_release(&mut self, core: &mut Core, peer: u64, offset: u64, serial: u64) -> Result<()> {
         let unmapped = self.stations.get(&peer).is_none_or(|station| {
             locked(&station.memory)
                 .segment_at(offset)
@@ -213,10 +183,7 @@ impl Server {
         let Some(station) = self.stations.get_mut(&peer) else {
             return;
         };
-        let at = station
-            .line
-            .iter()
-            .position(|waiting| waiting.fd == fd && waiting.tag == tag);
+        let at = station.line.iter().position(|waiting| waiting.fd == fd && waiting.tag == tag);
         if let Some(waiting) = at.and_then(|at| station.line.remove(at)) {
             let words = (libc::EAGAIN as u32, "nothing has come in time");
             self.fail(core, peer, &waiting, words);
@@ -236,12 +203,7 @@ impl Server {
         }
         if sequence.slice.is_some() || sequence.handle.is_some() {
             if let Err(error) = self.give_back(core, peer, &mut sequence) {
-                let Waiting {
-                    operation,
-                    tag,
-                    done,
-                    ..
-                } = sequence.waiting;
+                let Waiting { operation, tag, done, .. } = sequence.waiting;
                 let words = self.words(&error);
                 let mut out = Vec::new();
                 error_answer(&mut out, operation, tag, words, done, 0);
@@ -251,11 +213,7 @@ impl Server {
         }
         let is_answered = self.receive(core, sequence.waiting, report);
         let is_settled = self.settle(core, report);
-        if is_answered && is_settled {
-            Step::Done
-        } else {
-            self.pause(fd, Owed::Nothing, report)
-        }
+        if is_answered && is_settled { Step::Done } else { self.pause(fd, Owed::Nothing, report) }
     }
 
     fn give_back(&mut self, core: &mut Core, peer: u64, sequence: &mut Sequence) -> Result<()> {
@@ -287,11 +245,7 @@ impl Server {
         report: &mut Report,
     ) -> Step {
         if !self.settle(core, report) {
-            let owed = if out.is_empty() {
-                Owed::Nothing
-            } else {
-                Owed::Answer(std::mem::take(out))
-            };
+            let owed = if out.is_empty() { Owed::Nothing } else { Owed::Answer(std::mem::take(out)) };
             return self.pause(fd, owed, report);
         }
         if !out.is_empty() {
@@ -322,11 +276,7 @@ impl Server {
         loop {
             let mut is_over = true;
             for peer in core.woken() {
-                if self
-                    .stations
-                    .get(&peer)
-                    .is_some_and(|station| station.is_here)
-                {
+                if self.stations.get(&peer).is_some_and(|station| station.is_here) {
                     core.unwake(peer);
                     is_over = false;
                     is_settled &= self.serve(core, peer, report);
@@ -356,13 +306,7 @@ impl Server {
 }
 
 fn waiting(fd: RawFd, header: Header, receiving: Receiving, done: u16) -> Waiting {
-    Waiting {
-        fd,
-        operation: header.operation,
-        tag: header.tag,
-        receiving,
-        done,
-    }
+    Waiting { fd, operation: header.operation, tag: header.tag, receiving, done }
 }
 
 fn collect(words: super::frames::Words<'_>) -> SmallVec<[u64; 4]> {
@@ -372,19 +316,12 @@ fn collect(words: super::frames::Words<'_>) -> SmallVec<[u64; 4]> {
 fn plain_answer(out: &mut Vec<u8>, header: Header, values: &[u64]) {
     if !header.is_quiet {
         let writer = Writer::answer(out, header.operation, header.tag, 0, 0, 0);
-        values
-            .iter()
-            .fold(writer, |writer, value| writer.u64(*value))
-            .end();
+        values.iter().fold(writer, |writer, value| writer.u64(*value)).end();
     }
 }
 
 fn slots_answer(out: &mut Vec<u8>, header: Header, slots: &[i32]) {
-    let slots = if slots.iter().any(|slot| *slot != 0) {
-        slots
-    } else {
-        &[]
-    };
+    let slots = if slots.iter().any(|slot| *slot != 0) { slots } else { &[] };
     if header.is_quiet && slots.is_empty() {
         return;
     }

@@ -67,13 +67,7 @@ impl Header {
         let operation = fields.u16()?;
         let n_fds = fields.u16()?;
         let tag = fields.u64()?;
-        Some(Self {
-            length,
-            operation: operation & !QUIET,
-            is_quiet: operation & QUIET != 0,
-            n_fds,
-            tag,
-        })
+        Some(Self { length, operation: operation & !QUIET, is_quiet: operation & QUIET != 0, n_fds, tag })
     }
 }
 
@@ -141,14 +135,7 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Begins an answer; `end` completes it.
-    pub fn answer(
-        out: &'a mut Vec<u8>,
-        operation: u16,
-        tag: u64,
-        code: u32,
-        done: u16,
-        notes: u16,
-    ) -> Self {
+    pub fn answer(out: &'a mut Vec<u8>, operation: u16, tag: u64, code: u32, done: u16, notes: u16) -> Self {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(operation | ANSWER).to_le_bytes());
@@ -201,9 +188,7 @@ pub fn error_answer(
     notes: u16,
 ) {
     let text = text.as_bytes();
-    Writer::answer(out, operation, tag, code, done, notes)
-        .bytes(text.get(..MAX_TEXT).unwrap_or(text))
-        .end();
+    Writer::answer(out, operation, tag, code, done, notes).bytes(text.get(..MAX_TEXT).unwrap_or(text)).end();
 }
 
 #[cfg(test)]
@@ -213,9 +198,7 @@ mod tests {
     #[test]
     fn a_header_is_read_when_it_is_there() {
         let mut out = Vec::new();
-        Writer::answer(&mut out, operation::SEND, 7, 0, 0, 0)
-            .u64(0)
-            .end();
+        Writer::answer(&mut out, operation::SEND, 7, 0, 0, 0).u64(0).end();
         assert_eq!(Header::read(&out[..15]), None);
         let header = Header::read(&out).expect("a header");
         assert_eq!((header.length, header.tag), (32, 7));

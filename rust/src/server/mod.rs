@@ -138,8 +138,7 @@ impl Server {
     /// A channel of `peer`, whose input is Python's.
     pub fn join(&mut self, fd: RawFd, peer: u64, uid: i64, credentials: Arc<Credentials>) {
         self.leave(fd);
-        self.channels
-            .insert(fd, Channel::new(peer, uid, credentials));
+        self.channels.insert(fd, Channel::new(peer, uid, credentials));
         self.users.entry(uid).or_default().n_channels += 1;
     }
 
@@ -257,11 +256,7 @@ impl Server {
 
     /// The peer turned readable, and Python has heard of it: answers who waits. False: Python has to do that.
     pub fn woken(&mut self, peer: u64) -> bool {
-        if !self
-            .stations
-            .get(&peer)
-            .is_some_and(|station| station.is_here)
-        {
+        if !self.stations.get(&peer).is_some_and(|station| station.is_here) {
             return false;
         }
         let core = Arc::clone(&self.core);

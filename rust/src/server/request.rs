@@ -116,23 +116,19 @@ impl<'a> Request<'a> {
             }
             _ => return None,
         };
-        let is_answered = matches!(
-            request,
-            Self::Sequence(..) | Self::Recv(_) | Self::Cancel | Self::Transfer(_)
-        );
+        let is_answered =
+            matches!(request, Self::Sequence(..) | Self::Recv(_) | Self::Cancel | Self::Transfer(_));
         (fields.0.is_empty() && !(header.is_quiet && is_answered)).then_some(request)
     }
 
     fn reply(fields: &mut Fields<'a>) -> Option<Self> {
-        let (sending, (receiving, offset, flags, serial, handle)) =
-            Sending::read(fields, |fields| {
-                let receiving = Receiving::read(fields)?;
-                let (offset, flags) = (fields.u64()?, fields.u64()?);
-                Some((receiving, offset, flags, fields.u64()?, fields.u64()?))
-            })?;
+        let (sending, (receiving, offset, flags, serial, handle)) = Sending::read(fields, |fields| {
+            let receiving = Receiving::read(fields)?;
+            let (offset, flags) = (fields.u64()?, fields.u64()?);
+            Some((receiving, offset, flags, fields.u64()?, fields.u64()?))
+        })?;
         let slice = (offset != INVALID).then_some((offset, serial));
-        let is_everyday =
-            sending.is_plain() && receiving.more == 0 && (slice.is_none() || flags == 0);
+        let is_everyday = sending.is_plain() && receiving.more == 0 && (slice.is_none() || flags == 0);
         let handle = (handle != INVALID).then_some(handle);
         is_everyday.then_some(Self::Sequence(sending, slice, handle, receiving))
     }
@@ -165,13 +161,7 @@ impl<'a> Sending<'a> {
         let optional = fields.words(n_optional)?;
         let handles = fields.words(n_handles)?;
         let payload = fields.bytes(n_inline)?;
-        let sending = Self {
-            flags,
-            destinations,
-            optional,
-            handles,
-            payload,
-        };
+        let sending = Self { flags, destinations, optional, handles, payload };
         let is_everyday = flags & !CONTINUE == 0
             && arena == 0
             && n_inline <= MAX_INLINE_PAYLOAD
@@ -235,9 +225,7 @@ mod tests {
         out.extend_from_slice(&operation.to_le_bytes());
         out.extend_from_slice(&[0, 0]);
         out.extend_from_slice(&5u64.to_le_bytes());
-        words
-            .iter()
-            .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
         out.extend_from_slice(tail);
         out
     }
@@ -249,14 +237,8 @@ mod tests {
     #[test]
     fn a_send_is_taken_apart() {
         let counts = [1, 2 | 3 << 32];
-        let frame = frame(
-            operation::SEND | QUIET,
-            &[0, counts[0], counts[1], 0, 0, 8, 3, 11],
-            b"abc",
-        );
-        let Some(Request::Send(sending)) = read(&frame) else {
-            panic!("not everyday")
-        };
+        let frame = frame(operation::SEND | QUIET, &[0, counts[0], counts[1], 0, 0, 8, 3, 11], b"abc");
+        let Some(Request::Send(sending)) = read(&frame) else { panic!("not everyday") };
         assert_eq!(sending.destinations.iter().collect::<Vec<_>>(), [8]);
         assert_eq!(sending.handles.iter().collect::<Vec<_>>(), [3, 11]);
         assert_eq!(sending.payload, b"abc");
@@ -286,13 +268,8 @@ mod tests {
     #[test]
     fn a_receive_keeps_its_bits() {
         let frame = frame(operation::RECV, &[4, 77, 3 | 31 << 8], b"");
-        let Some(Request::Recv(receiving)) = read(&frame) else {
-            panic!("not everyday")
-        };
+        let Some(Request::Recv(receiving)) = read(&frame) else { panic!("not everyday") };
         let (flags, options) = receiving.bits();
-        assert_eq!(
-            Receiving::of(flags, receiving.max_offset, options, receiving.more),
-            Some(receiving)
-        );
+        assert_eq!(Receiving::of(flags, receiving.max_offset, options, receiving.more), Some(receiving));
     }
 }

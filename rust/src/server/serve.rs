@@ -34,12 +34,7 @@ enum Front {
 
 impl Server {
     /// A RECV has come: answers it now, or when its turn comes. False: it is Python's.
-    pub(super) fn receive(
-        &mut self,
-        core: &mut Core,
-        waiting: Waiting,
-        report: &mut Report,
-    ) -> bool {
+    pub(super) fn receive(&mut self, core: &mut Core, waiting: Waiting, report: &mut Report) -> bool {
         let Some(peer) = self.channels.get(&waiting.fd).map(|channel| channel.peer) else {
             return true;
         };
@@ -93,15 +88,10 @@ impl Server {
 
     /// Nothing about the next message, or who would get it, needs Python.
     fn is_everyday(&self, core: &Core, peer: u64, waiting: &Waiting) -> bool {
-        if !self
-            .channels
-            .get(&waiting.fd)
-            .is_some_and(|channel| channel.is_here)
-        {
+        if !self.channels.get(&waiting.fd).is_some_and(|channel| channel.is_here) {
             return false;
         }
-        let (Some(station), Some(front)) = (self.stations.get(&peer), core.look_ahead(peer).next())
-        else {
+        let (Some(station), Some(front)) = (self.stations.get(&peer), core.look_ahead(peer).next()) else {
             return true;
         };
         if waiting.receiving.installs_fds && !front.fds.is_empty() {
@@ -124,11 +114,7 @@ impl Server {
         mut waiting: Waiting,
         report: &mut Report,
     ) -> Front {
-        let flags = if waiting.receiving.installs_fds {
-            INSTALL_FDS
-        } else {
-            0
-        };
+        let flags = if waiting.receiving.installs_fds { INSTALL_FDS } else { 0 };
         let message = match core.recv(peer, flags, waiting.receiving.max_offset) {
             Ok(message) => message,
             Err(error) if error.kind == Kind::WouldBlock && waiting.receiving.is_parked => {
@@ -150,22 +136,14 @@ impl Server {
         if is_again {
             notes |= note::MORE;
             waiting.receiving.more -= 1;
-            if let Some(place) = self
-                .stations
-                .get_mut(&peer)
-                .and_then(|station| station.line.get_mut(at))
-            {
+            if let Some(place) = self.stations.get_mut(&peer).and_then(|station| station.line.get_mut(at)) {
                 *place = waiting;
             }
         } else {
             self.leave_line(peer, at);
         }
         self.push_message(core, peer, &waiting, &message, notes);
-        if is_again {
-            Front::Again
-        } else {
-            Front::Answered
-        }
+        if is_again { Front::Again } else { Front::Answered }
     }
 
     fn leave_line(&mut self, peer: u64, at: usize) {
@@ -174,16 +152,8 @@ impl Server {
         }
     }
 
-    fn push_message(
-        &mut self,
-        core: &mut Core,
-        peer: u64,
-        waiting: &Waiting,
-        message: &Message,
-        notes: u16,
-    ) {
-        let (Some(station), Some(channel)) =
-            (self.stations.get(&peer), self.channels.get_mut(&waiting.fd))
+    fn push_message(&mut self, core: &mut Core, peer: u64, waiting: &Waiting, message: &Message, notes: u16) {
+        let (Some(station), Some(channel)) = (self.stations.get(&peer), self.channels.get_mut(&waiting.fd))
         else {
             return;
         };
@@ -193,18 +163,10 @@ impl Server {
         if message.offset != INVALID
             && let Some(segment) = memory.segment_at(message.offset)
         {
-            place = (
-                segment.generation,
-                u64::from(segment.base),
-                u64::from(segment.size),
-            );
+            place = (segment.generation, u64::from(segment.base), u64::from(segment.size));
             if message.size <= MAX_INLINE_SLICE {
                 n_inline = message.size as u32;
-                slice_note = if waiting.receiving.is_detached {
-                    DETACHED
-                } else {
-                    0
-                };
+                slice_note = if waiting.receiving.is_detached { DETACHED } else { 0 };
             }
         }
         let out = begin(channel, waiting.fd, &mut self.dirty, &mut self.spare);
@@ -220,12 +182,7 @@ impl Server {
             .u64(message.n_bytes)
             .u64(message.handles.len() as u64)
             .u64(message.fds.len() as u64)
-            .u64(
-                message
-                    .secctx
-                    .as_ref()
-                    .map_or(0, |label| label.len() as u64),
-            )
+            .u64(message.secctx.as_ref().map_or(0, |label| label.len() as u64))
             .u64(message.size)
             .u32(slice_note)
             .u32(n_inline)
@@ -233,9 +190,7 @@ impl Server {
             .u64(place.1)
             .u64(place.2)
             .u64(message.serial);
-        writer
-            .append(|out| memory.read(message.offset, n_inline as usize, out))
-            .end();
+        writer.append(|out| memory.read(message.offset, n_inline as usize, out)).end();
         drop(memory);
         if slice_note == DETACHED {
             let unmapped = station.is_unmapped(place.0);
@@ -248,9 +203,7 @@ impl Server {
     pub(super) fn fail(&mut self, core: &Core, peer: u64, waiting: &Waiting, words: (u32, &str)) {
         let notes = self.drained(core, peer);
         let (operation, tag, done) = (waiting.operation, waiting.tag, waiting.done);
-        self.push(waiting.fd, |out| {
-            error_answer(out, operation, tag, words, done, notes)
-        });
+        self.push(waiting.fd, |out| error_answer(out, operation, tag, words, done, notes));
     }
 
     /// One frame more for a channel.
@@ -268,9 +221,7 @@ impl Server {
             }
             self.flush(fd, report);
         }
-        self.channels
-            .get(&fd)
-            .is_none_or(|channel| !channel.is_here)
+        self.channels.get(&fd).is_none_or(|channel| !channel.is_here)
     }
 
     fn drained(&mut self, core: &Core, peer: u64) -> u16 {

@@ -68,9 +68,7 @@ impl Station {
 
     /// Whether a channel has been sent a segment.
     pub fn holds(&self, generation: u64, fd: RawFd) -> bool {
-        self.holders
-            .get(&generation)
-            .is_some_and(|holders| holders.contains(&fd))
+        self.holders.get(&generation).is_some_and(|holders| holders.contains(&fd))
     }
 
     /// Whether nobody maps a segment.

@@ -41,11 +41,7 @@ impl Wire for Fake {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         buffer.extend_from_slice(&data);
-        Ok(Received {
-            n_bytes: data.len(),
-            is_truncated: false,
-            credentials: Some((0, 0, 0)),
-        })
+        Ok(Received { n_bytes: data.len(), is_truncated: false, credentials: Some((0, 0, 0)) })
     }
 
     fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
@@ -76,10 +72,7 @@ impl Scene {
     fn new(requests_per_turn: i64) -> Self {
         let log = Arc::<Mutex<Log>>::default();
         let core = Arc::new(Mutex::new(Core::new(Default::default())));
-        let limits = Limits {
-            requests_per_turn,
-            unsent_bytes: 1 << 20,
-        };
+        let limits = Limits { requests_per_turn, unsent_bytes: 1 << 20 };
         let mut server = Server::new(core.clone(), Box::new(Fake(log.clone())), limits);
         let memories = [(); 2].map(|()| Arc::new(Mutex::new(Sealed::default())));
         let peers = memories
@@ -93,24 +86,14 @@ impl Scene {
             assert!(server.give(11 + at));
         }
         let mut core = locked(&core);
-        let handles = [0, 1].map(|at| {
-            core.handle_transfer(peers[1 - at], ROOT, peers[at])
-                .expect("a handle")
-        });
+        let handles =
+            [0, 1].map(|at| core.handle_transfer(peers[1 - at], ROOT, peers[at]).expect("a handle"));
         drop(core);
-        Self {
-            server,
-            log,
-            handles,
-        }
+        Self { server, log, handles }
     }
 
     fn say(&mut self, fd: RawFd, data: Vec<u8>) -> Report {
-        locked(&self.log)
-            .input
-            .entry(fd)
-            .or_default()
-            .push_back(data);
+        locked(&self.log).input.entry(fd).or_default().push_back(data);
         self.turn(&[(fd, IN)])
     }
 
@@ -140,9 +123,7 @@ fn frame(operation: u16, tag: u64, words: &[u64], tail: &[u8]) -> Vec<u8> {
     out.extend_from_slice(&operation.to_le_bytes());
     out.extend_from_slice(&[0, 0]);
     out.extend_from_slice(&tag.to_le_bytes());
-    words
-        .iter()
-        .for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+    words.iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
     out.extend_from_slice(tail);
     out
 }
@@ -173,10 +154,7 @@ fn a_waiting_receiver_is_told_before_the_sender_is_answered() {
     let to = scene.handles[0];
     assert!(scene.say(11, send(5, to, b"hello")).is_empty());
     let written = scene.written();
-    let told: Vec<_> = written
-        .iter()
-        .map(|(fd, bytes)| (*fd, tags(bytes)))
-        .collect();
+    let told: Vec<_> = written.iter().map(|(fd, bytes)| (*fd, tags(bytes))).collect();
     assert_eq!(told, [(12, vec![7]), (11, vec![5])]);
     assert_eq!(&written[0].1[16 + 8 + 128..][..5], b"hello");
 }
@@ -240,11 +218,7 @@ fn a_user_has_no_more_than_its_allowance_in_a_turn() {
     scene.say(11, input);
     for _ in 0..3 {
         let of_turn = scene.written().into_iter().filter(|(fd, _)| *fd == 11);
-        answered.push(
-            of_turn
-                .flat_map(|(_, bytes)| tags(&bytes))
-                .collect::<Vec<_>>(),
-        );
+        answered.push(of_turn.flat_map(|(_, bytes)| tags(&bytes)).collect::<Vec<_>>());
         scene.turn(&[]);
     }
     assert_eq!(answered, [vec![1, 2], vec![3, 4], vec![5]]);
@@ -262,14 +236,7 @@ fn it_pauses_while_python_has_to_settle_and_keeps_the_answer() {
     locked(&scene.server.core).take_woken();
     scene.server.give_line(2, true, Vec::new());
     assert!(scene.turn(&[]).is_empty());
-    assert_eq!(
-        scene
-            .written()
-            .iter()
-            .map(|(_, bytes)| tags(bytes))
-            .collect::<Vec<_>>(),
-        [[5, 6]]
-    );
+    assert_eq!(scene.written().iter().map(|(_, bytes)| tags(bytes)).collect::<Vec<_>>(), [[5, 6]]);
 }
 
 #[test]

@@ -64,19 +64,11 @@ impl Lane for Server {
         if self.n_waiting == 0 {
             return;
         }
-        let waiting: Vec<i64> = self
-            .users
-            .iter()
-            .filter(|(_, user)| !user.line.is_empty())
-            .map(|(uid, _)| *uid)
-            .collect();
+        let waiting: Vec<i64> =
+            self.users.iter().filter(|(_, user)| !user.line.is_empty()).map(|(uid, _)| *uid).collect();
         for uid in waiting {
             while self.paused.is_none() && self.left(uid) > 0 {
-                let Some(fd) = self
-                    .users
-                    .get_mut(&uid)
-                    .and_then(|user| user.line.pop_front())
-                else {
+                let Some(fd) = self.users.get_mut(&uid).and_then(|user| user.line.pop_front()) else {
                     break;
                 };
                 self.n_waiting -= 1;
@@ -102,12 +94,7 @@ impl Server {
             return;
         };
         self.pay(report);
-        if self.paused.is_none()
-            && self
-                .channels
-                .get(&fd)
-                .is_some_and(|channel| channel.is_here)
-        {
+        if self.paused.is_none() && self.channels.get(&fd).is_some_and(|channel| channel.is_here) {
             self.go_on_one(fd, report);
         } else {
             self.end_turn(fd, report);
@@ -137,11 +124,7 @@ impl Server {
             && !std::mem::replace(&mut channel.waits, true)
         {
             self.n_waiting += 1;
-            self.users
-                .entry(channel.uid)
-                .or_default()
-                .line
-                .push_back(fd);
+            self.users.entry(channel.uid).or_default().line.push_back(fd);
         }
     }
 
@@ -184,18 +167,9 @@ impl Server {
             return;
         };
         let uid = channel.uid;
-        if !channel.input.is_empty()
-            || self
-                .users
-                .get(&uid)
-                .is_some_and(|user| !user.line.is_empty())
-        {
+        if !channel.input.is_empty() || self.users.get(&uid).is_some_and(|user| !user.line.is_empty()) {
             channel.input.extend_from_slice(data);
-            if self
-                .users
-                .get(&uid)
-                .is_some_and(|user| !user.line.is_empty())
-            {
+            if self.users.get(&uid).is_some_and(|user| !user.line.is_empty()) {
                 self.wait(fd);
             } else {
                 self.go_on_one(fd, report);
@@ -204,9 +178,7 @@ impl Server {
         }
         let consumed = self.work(fd, data, report);
         if let Some(channel) = self.channels.get_mut(&fd) {
-            channel
-                .input
-                .extend_from_slice(data.get(consumed..).unwrap_or_default());
+            channel.input.extend_from_slice(data.get(consumed..).unwrap_or_default());
         }
         self.end_turn(fd, report);
     }
@@ -278,9 +250,7 @@ impl Server {
     }
 
     pub(super) fn is_full(&self, fd: RawFd) -> bool {
-        self.channels
-            .get(&fd)
-            .is_some_and(|channel| channel.weight() > self.limits.unsent_bytes)
+        self.channels.get(&fd).is_some_and(|channel| channel.weight() > self.limits.unsent_bytes)
     }
 
     fn end_turn(&mut self, fd: RawFd, report: &mut Report) {
@@ -316,17 +286,10 @@ impl Server {
         };
         let mut output = std::mem::take(&mut channel.output);
         channel.n_frames = 0;
-        let is_stranded = channel.is_away
-            || channel
-                .left
-                .as_ref()
-                .is_some_and(|left| !left.frames.is_empty());
+        let is_stranded =
+            channel.is_away || channel.left.as_ref().is_some_and(|left| !left.frames.is_empty());
         if !output.is_empty() {
-            let sent = if is_stranded {
-                Ok(0)
-            } else {
-                self.wire.send(fd, &output)
-            };
+            let sent = if is_stranded { Ok(0) } else { self.wire.send(fd, &output) };
             let sent = sent.unwrap_or(0);
             if sent < output.len() {
                 channel.strand(&output, sent);

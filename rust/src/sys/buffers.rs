@@ -51,18 +51,14 @@ impl Shown {
         self.0.len()
     }
 
-    unsafe fn __getbuffer__(
-        slf: Bound<'_, Self>,
-        view: *mut ffi::Py_buffer,
-        flags: c_int,
-    ) -> PyResult<()> {
+    // SAFETY: Python alone calls it, with a view that is to be filled.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let data = &slf.get().0;
         let start = data.as_ptr().cast_mut().cast();
         // SAFETY: Python passes a view to fill. It gets a reference to the owner, which never changes its bytes, and is
         // told that they are read-only.
-        let result = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, data.len() as isize, 1, flags)
-        };
+        let result =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, data.len() as isize, 1, flags) };
         if result < 0 {
             return Err(PyErr::fetch(slf.py()));
         }

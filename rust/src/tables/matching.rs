@@ -101,10 +101,7 @@ impl MatchIndex {
 
     /// One instance less; false if the owner has none.
     pub fn remove(&mut self, owner: u64, rule: &MatchRule) -> bool {
-        let found = self
-            .tree
-            .find(rule)
-            .and_then(|number| self.holding(number, owner));
+        let found = self.tree.find(rule).and_then(|number| self.holding(number, owner));
         let Some(holding) = found else {
             return false;
         };
@@ -158,8 +155,7 @@ impl MatchIndex {
         }
         let mut found = Vec::new();
         for rule in matching {
-            let whose =
-                |&holding: &u32| (self.holdings[holding].rank, self.holdings[holding].owner);
+            let whose = |&holding: &u32| (self.holdings[holding].rank, self.holdings[holding].owner);
             match &self.tree.rules[rule].holders {
                 Holders::Nobody => {}
                 Holders::One(holding) => found.push(whose(holding)),
@@ -193,11 +189,7 @@ impl MatchIndex {
     fn rank(&mut self, owner: u64) -> u64 {
         let known = self.owners.entry(owner).or_insert_with(|| {
             self.next_rank += 1;
-            Owner {
-                rank: self.next_rank,
-                first: NONE,
-                last: NONE,
-            }
+            Owner { rank: self.next_rank, first: NONE, last: NONE }
         });
         known.rank
     }
@@ -215,14 +207,8 @@ impl MatchIndex {
         let Some(known) = self.owners.get_mut(&owner) else {
             return;
         };
-        let number = self.holdings.insert(Holding {
-            owner,
-            rank,
-            rule,
-            times: 1,
-            before: known.last,
-            after: NONE,
-        });
+        let number =
+            self.holdings.insert(Holding { owner, rank, rule, times: 1, before: known.last, after: NONE });
         if known.last == NONE {
             known.first = number;
             self.n_owning += 1;
@@ -304,13 +290,8 @@ mod tests {
             for owner in 1..4 {
                 match ends {
                     0 => index.drop_owner(owner),
-                    1 => rules
-                        .iter()
-                        .for_each(|rule| assert!(index.remove(owner, rule))),
-                    2 => rules
-                        .iter()
-                        .rev()
-                        .for_each(|rule| assert!(index.remove(owner, rule))),
+                    1 => rules.iter().for_each(|rule| assert!(index.remove(owner, rule))),
+                    2 => rules.iter().rev().for_each(|rule| assert!(index.remove(owner, rule))),
                     _ => {
                         index.forget_name(":1.1", |_| false);
                         index.drop_owner(owner);

@@ -155,8 +155,7 @@ impl ClientPolicy {
         requested: bool,
         eavesdropping: bool,
     ) -> Verdict {
-        self.received
-            .verdict(message, sender, requested, eavesdropping)
+        self.received.verdict(message, sender, requested, eavesdropping)
     }
 }
 
@@ -183,10 +182,7 @@ struct Filed {
 
 impl Filed {
     fn new(rules: Vec<Rule>, receives: bool) -> Filed {
-        let mut filed = Filed {
-            receives,
-            ..Filed::default()
-        };
+        let mut filed = Filed { receives, ..Filed::default() };
         for (place, rule) in rules.iter().enumerate().rev() {
             let place = place as u32;
             let about = match &rule.name {
@@ -198,11 +194,7 @@ impl Filed {
                 about.any_interface.push(place);
                 continue;
             };
-            about
-                .by_interface
-                .entry(interface.clone())
-                .or_default()
-                .push(place);
+            about.by_interface.entry(interface.clone()).or_default().push(place);
             if !rule.allow {
                 about.denials.push(place);
             }
@@ -224,13 +216,8 @@ impl Filed {
                 None => Some(&about.denials),
                 Some(interface) => about.by_interface.get(interface),
             };
-            for places in [Some(&about.any_interface), of_interface]
-                .into_iter()
-                .flatten()
-            {
-                let later = places
-                    .iter()
-                    .take_while(|place| found.is_none_or(|found| **place > found));
+            for places in [Some(&about.any_interface), of_interface].into_iter().flatten() {
+                let later = places.iter().take_while(|place| found.is_none_or(|found| **place > found));
                 let mut applying = later.filter(|place| {
                     let rule = &self.rules[**place as usize];
                     applies(rule, message, self.receives, requested, eavesdropping)
@@ -243,8 +230,7 @@ impl Filed {
             self.names.get(peer.unique()).map(&mut look);
             let held = peer.held();
             if held.len() <= self.names.len() {
-                held.filter_map(|name| self.names.get(name))
-                    .for_each(&mut look);
+                held.filter_map(|name| self.names.get(name)).for_each(&mut look);
             } else {
                 let about = self.names.iter().filter(|(name, _)| peer.holds(name));
                 about.for_each(|(_, about)| look(about));
@@ -267,13 +253,7 @@ impl Filed {
 /// Nothing is refused: the first allows everything, and none takes anything back or reports it.
 fn allow_all(rules: &[Rule], receives: bool) -> bool {
     let is_total = |rule: &Rule| {
-        let asks = [
-            &rule.interface,
-            &rule.member,
-            &rule.error,
-            &rule.path,
-            &rule.name,
-        ];
+        let asks = [&rule.interface, &rule.member, &rule.error, &rule.path, &rule.name];
         let counts_fds = rule.min_fds > 0 || rule.max_fds < MOST_FDS;
         let has_conditions = rule.kind != 0
             || asks.iter().any(|text| text.is_some())
@@ -285,18 +265,11 @@ fn allow_all(rules: &[Rule], receives: bool) -> bool {
 }
 
 fn is_within(name: &str, space: &str) -> bool {
-    name.strip_prefix(space)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    name.strip_prefix(space).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The conditions beside name and interface.
-fn applies(
-    rule: &Rule,
-    message: &Facts<'_>,
-    receives: bool,
-    requested: bool,
-    eavesdropping: bool,
-) -> bool {
+fn applies(rule: &Rule, message: &Facts<'_>, receives: bool, requested: bool, eavesdropping: bool) -> bool {
     if message.is_reply {
         if requested {
             if !rule.allow && !rule.requested_reply {
@@ -312,9 +285,7 @@ fn applies(
     }
     let is_broadcast = !message.has_destination && message.kind == SIGNAL;
     (rule.kind == 0 || rule.kind == message.kind)
-        && rule
-            .broadcast
-            .is_none_or(|broadcast| broadcast == is_broadcast)
+        && rule.broadcast.is_none_or(|broadcast| broadcast == is_broadcast)
         && meets(&rule.path, message.path)
         && meets(&rule.member, message.member)
         && meets(&rule.error, message.error_name)
@@ -322,9 +293,7 @@ fn applies(
 }
 
 fn meets(asked: &Option<String>, given: Option<&str>) -> bool {
-    asked
-        .as_deref()
-        .is_none_or(|asked| given.is_none_or(|given| given == asked))
+    asked.as_deref().is_none_or(|asked| given.is_none_or(|given| given == asked))
 }
 
 #[cfg(test)]
@@ -332,56 +301,23 @@ mod tests {
     use super::{ClientPolicy, Facts, Listed, MOST_FDS, Rule, Verdict};
 
     fn rule(allow: bool) -> Rule {
-        Rule {
-            allow,
-            requested_reply: allow,
-            max_fds: MOST_FDS,
-            ..Rule::default()
-        }
+        Rule { allow, requested_reply: allow, max_fds: MOST_FDS, ..Rule::default() }
     }
 
     #[test]
     fn the_last_rule_that_matches_decides() {
         let rules = vec![
             rule(true),
-            Rule {
-                name: Some("a.b".into()),
-                ..rule(false)
-            },
-            Rule {
-                name: Some("a.b".into()),
-                interface: Some("x.Y".into()),
-                log: true,
-                ..rule(true)
-            },
-            Rule {
-                name: Some("c".into()),
-                is_prefix: true,
-                ..rule(false)
-            },
+            Rule { name: Some("a.b".into()), ..rule(false) },
+            Rule { name: Some("a.b".into()), interface: Some("x.Y".into()), log: true, ..rule(true) },
+            Rule { name: Some("c".into()), is_prefix: true, ..rule(false) },
         ];
         let policy = ClientPolicy::new(rules, vec![]);
         let said = |held: &[&str], interface| {
-            let message = Facts {
-                kind: 1,
-                interface,
-                has_destination: true,
-                ..Facts::default()
-            };
-            policy.may_send(
-                &message,
-                &Listed {
-                    unique: ":1.1",
-                    held,
-                },
-                false,
-            )
+            let message = Facts { kind: 1, interface, has_destination: true, ..Facts::default() };
+            policy.may_send(&message, &Listed { unique: ":1.1", held }, false)
         };
-        let verdict = |allowed, log, rule| Verdict {
-            allowed,
-            log,
-            rule: Some(rule),
-        };
+        let verdict = |allowed, log, rule| Verdict { allowed, log, rule: Some(rule) };
         assert_eq!(said(&[], Some("x.Y")), verdict(true, false, 0));
         assert_eq!(said(&["a.b"], Some("x.Z")), verdict(false, false, 1));
         assert_eq!(said(&["a.b"], Some("x.Y")), verdict(true, true, 2));
@@ -395,20 +331,10 @@ mod tests {
         let held: &[&str] = &[];
         let verdict = ClientPolicy::default().may_receive(
             &Facts::default(),
-            &Listed {
-                unique: ":1.1",
-                held,
-            },
+            &Listed { unique: ":1.1", held },
             false,
             false,
         );
-        assert_eq!(
-            verdict,
-            Verdict {
-                allowed: false,
-                log: false,
-                rule: None
-            }
-        );
+        assert_eq!(verdict, Verdict { allowed: false, log: false, rule: None });
     }
 }

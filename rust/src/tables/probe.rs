@@ -186,31 +186,20 @@ impl<'p, 'm, S: AsRef<str>> Probe<'p, 'm, S> {
         match key {
             key::SENDER => self.senders.get_or_insert_with(|| {
                 let names = input.sender_names.iter().map(AsRef::as_ref);
-                std::iter::once(input.sender)
-                    .chain(names)
-                    .filter_map(known)
-                    .collect()
+                std::iter::once(input.sender).chain(names).filter_map(known).collect()
             }),
-            key::DESTINATION => self
-                .recipients
-                .get_or_insert_with(|| match input.destination {
-                    None => Vec::new(),
-                    Some(unique) => {
-                        let names = input.destination_names.iter().map(AsRef::as_ref);
-                        std::iter::once(unique)
-                            .chain(names)
-                            .filter_map(known)
-                            .collect()
-                    }
-                }),
+            key::DESTINATION => self.recipients.get_or_insert_with(|| match input.destination {
+                None => Vec::new(),
+                Some(unique) => {
+                    let names = input.destination_names.iter().map(AsRef::as_ref);
+                    std::iter::once(unique).chain(names).filter_map(known).collect()
+                }
+            }),
             _ => self.above.get_or_insert_with(|| match input.path {
                 None => Vec::new(),
                 Some(path) => {
                     let root = (path != "/").then_some("/");
-                    root.into_iter()
-                        .chain(beginnings(path, b'/', 0))
-                        .filter_map(known)
-                        .collect()
+                    root.into_iter().chain(beginnings(path, b'/', 0)).filter_map(known).collect()
                 }
             }),
         }
@@ -223,11 +212,7 @@ impl<'p, 'm, S: AsRef<str>> Probe<'p, 'm, S> {
             (_, Argument::Other) | (Form::Text | Form::Namespace, Argument::Path(_)) => Vec::new(),
             (Form::Text, Argument::Text(text)) => {
                 let is_short = text.len() <= MAX_TEXT;
-                is_short
-                    .then(|| symbols.find(text))
-                    .flatten()
-                    .into_iter()
-                    .collect()
+                is_short.then(|| symbols.find(text)).flatten().into_iter().collect()
             }
             (Form::Namespace, Argument::Text(text)) => {
                 let texts = beginnings(text, b'.', 0);
@@ -258,9 +243,7 @@ impl<'p, 'm, S: AsRef<str>> Probe<'p, 'm, S> {
         match key {
             key::TYPE => u32::from(self.input.kind) == symbol,
             key::INTERFACE | key::MEMBER | key::PATH => self.place(key) == symbol,
-            key::SENDER | key::DESTINATION | key::PATH_NAMESPACE => {
-                self.several(key).contains(&symbol)
-            }
+            key::SENDER | key::DESTINATION | key::PATH_NAMESPACE => self.several(key).contains(&symbol),
             _ => {
                 let (index, form) = argument_of(key);
                 let value = self.tree.symbols.text(symbol);
@@ -274,9 +257,9 @@ fn meets_argument(value: &str, form: Form, argument: Argument<'_>) -> bool {
     match (form, argument) {
         (_, Argument::Other) | (Form::Text | Form::Namespace, Argument::Path(_)) => false,
         (Form::Text, Argument::Text(text)) => value == text,
-        (Form::Namespace, Argument::Text(text)) => text
-            .strip_prefix(value)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
+        (Form::Namespace, Argument::Text(text)) => {
+            text.strip_prefix(value).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        }
         (Form::Path, Argument::Text(text) | Argument::Path(text)) => {
             value == text
                 || (value.ends_with('/') && text.starts_with(value))

@@ -56,11 +56,7 @@ struct List {
     length: usize,
 }
 
-const EMPTY: List = List {
-    first: NONE,
-    last: NONE,
-    length: 0,
-};
+const EMPTY: List = List { first: NONE, last: NONE, length: 0 };
 
 struct Peer {
     made: List,
@@ -80,28 +76,12 @@ pub struct ReplyTable {
 
 impl ReplyTable {
     /// Open a slot; refused if the caller already awaits this serial from the callee.
-    pub fn add(
-        &mut self,
-        caller: u64,
-        callee: u64,
-        serial: u32,
-        now: f64,
-    ) -> Result<(), NotUnique> {
-        let key = Key {
-            caller,
-            callee,
-            serial,
-        };
+    pub fn add(&mut self, caller: u64, callee: u64, serial: u32, now: f64) -> Result<(), NotUnique> {
+        let key = Key { caller, callee, serial };
         let std::collections::hash_map::Entry::Vacant(vacant) = self.numbers.entry(key) else {
             return Err(NotUnique { serial });
         };
-        let number = self.slots.insert(Slot {
-            caller,
-            callee,
-            serial,
-            opened: now,
-            ..Slot::default()
-        });
+        let number = self.slots.insert(Slot { caller, callee, serial, opened: now, ..Slot::default() });
         vacant.insert(number);
         let made = &mut self.peers.entry(caller).or_insert(Peer::NEW);
         if made.made.length == 0 {
@@ -116,24 +96,13 @@ impl ReplyTable {
 
     /// Close the slot that this answer belongs to; false if there is none.
     pub fn take(&mut self, caller: u64, callee: u64, serial: u32) -> bool {
-        let number = self
-            .numbers
-            .get(&Key {
-                caller,
-                callee,
-                serial,
-            })
-            .copied();
+        let number = self.numbers.get(&Key { caller, callee, serial }).copied();
         number.map(|number| self.close(number)).is_some()
     }
 
     /// Whether the slot is open.
     pub fn awaits(&self, caller: u64, callee: u64, serial: u32) -> bool {
-        self.numbers.contains_key(&Key {
-            caller,
-            callee,
-            serial,
-        })
+        self.numbers.contains_key(&Key { caller, callee, serial })
     }
 
     /// The peer is gone: close its slots.
@@ -162,19 +131,14 @@ impl ReplyTable {
 
     /// How many answers others (or itself) wait for from the callee.
     pub fn awaited_from(&self, callee: u64) -> usize {
-        self.peers
-            .get(&callee)
-            .map_or(0, |peer| peer.received.length)
+        self.peers.get(&callee).map_or(0, |peer| peer.received.length)
     }
 
     /// (caller, callee, serial) of every slot that has been open for as long.
     pub fn overdue(&self, now: f64, timeout: f64) -> Vec<(u64, u64, u32)> {
         let is_overdue = |number: u32| self.slots[number].opened + timeout <= now;
-        let mut late: Vec<&Peer> = self
-            .peers
-            .values()
-            .filter(|peer| peer.made.length > 0 && is_overdue(peer.made.first))
-            .collect();
+        let mut late: Vec<&Peer> =
+            self.peers.values().filter(|peer| peer.made.length > 0 && is_overdue(peer.made.first)).collect();
         late.sort_unstable_by_key(|peer| peer.turn);
         let mut found = Vec::new();
         for peer in late {
@@ -191,23 +155,12 @@ impl ReplyTable {
     /// When the oldest slot was opened.
     pub fn oldest(&self) -> Option<f64> {
         let waiting = self.peers.values().filter(|peer| peer.made.length > 0);
-        waiting
-            .map(|peer| self.slots[peer.made.first].opened)
-            .reduce(f64::min)
+        waiting.map(|peer| self.slots[peer.made.first].opened).reduce(f64::min)
     }
 
     fn close(&mut self, number: u32) {
-        let Slot {
-            caller,
-            callee,
-            serial,
-            ..
-        } = self.slots[number];
-        self.numbers.remove(&Key {
-            caller,
-            callee,
-            serial,
-        });
+        let Slot { caller, callee, serial, .. } = self.slots[number];
+        self.numbers.remove(&Key { caller, callee, serial });
         if let Some(peer) = self.peers.get_mut(&caller) {
             peer.made.remove(number, &mut self.slots, Slot::made);
             if peer.made.length + peer.received.length == 0 {
@@ -215,8 +168,7 @@ impl ReplyTable {
             }
         }
         if let Some(peer) = self.peers.get_mut(&callee) {
-            peer.received
-                .remove(number, &mut self.slots, Slot::received);
+            peer.received.remove(number, &mut self.slots, Slot::received);
             if peer.made.length + peer.received.length == 0 {
                 self.peers.remove(&callee);
             }
@@ -226,11 +178,7 @@ impl ReplyTable {
 }
 
 impl Peer {
-    const NEW: Peer = Peer {
-        made: EMPTY,
-        received: EMPTY,
-        turn: 0,
-    };
+    const NEW: Peer = Peer { made: EMPTY, received: EMPTY, turn: 0 };
 }
 
 impl Slot {
@@ -245,10 +193,7 @@ impl Slot {
 
 impl List {
     fn append(&mut self, number: u32, slots: &mut Slab<Slot>, link: fn(&mut Slot) -> &mut Link) {
-        *link(&mut slots[number]) = Link {
-            before: self.last,
-            after: NONE,
-        };
+        *link(&mut slots[number]) = Link { before: self.last, after: NONE };
         match self.last {
             NONE => self.first = number,
             last => link(&mut slots[last]).after = number,

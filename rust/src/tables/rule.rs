@@ -7,9 +7,7 @@
 //!
 //! Not here: the words of a refusal (Python has them), who gets a message (`matching`).
 
-use crate::dbus::names::{
-    is_bus_name, is_bus_namespace, is_interface_name, is_member_name, is_object_path,
-};
+use crate::dbus::names::{is_bus_name, is_bus_namespace, is_interface_name, is_member_name, is_object_path};
 use std::fmt;
 
 /// Bytes of a rule's text.
@@ -41,9 +39,7 @@ impl Form {
 
     /// The form with this suffix.
     pub fn of(suffix: &str) -> Option<Form> {
-        [Form::Text, Form::Path, Form::Namespace]
-            .into_iter()
-            .find(|form| form.suffix() == suffix)
+        [Form::Text, Form::Path, Form::Namespace].into_iter().find(|form| form.suffix() == suffix)
     }
 }
 
@@ -145,9 +141,7 @@ impl MatchRule {
     }
 
     fn ask(&mut self, argument: ArgumentMatch) -> Result<(), NoRule> {
-        let place = self
-            .arguments
-            .binary_search_by_key(&argument.index, |other| other.index);
+        let place = self.arguments.binary_search_by_key(&argument.index, |other| other.index);
         match place {
             Ok(_) => Err(NoRule::Invalid),
             Err(place) => {
@@ -160,9 +154,7 @@ impl MatchRule {
 
 impl fmt::Display for MatchRule {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = usize::from(self.kind)
-            .checked_sub(1)
-            .and_then(|number| TYPES.get(number));
+        let kind = usize::from(self.kind).checked_sub(1).and_then(|number| TYPES.get(number));
         let pairs = [
             ("type", kind.copied()),
             ("interface", self.interface.as_deref()),
@@ -264,10 +256,7 @@ mod tests {
             ("", Some("")),
             (" \t\n\r", Some("")),
             ("type=signal,", Some("type='signal'")),
-            (
-                "\ttype\n='signal',\r member='M'",
-                Some("type='signal',member='M'"),
-            ),
+            ("\ttype\n='signal',\r member='M'", Some("type='signal',member='M'")),
             ("type = 'signal'", None),
             ("type='signal',,member='M'", None),
             ("type='sig'n'al'", Some("type='signal'")),

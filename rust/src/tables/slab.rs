@@ -20,10 +20,7 @@ pub(super) struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab {
-            values: Vec::new(),
-            free: Vec::new(),
-        }
+        Slab { values: Vec::new(), free: Vec::new() }
     }
 }
 

@@ -29,9 +29,7 @@ impl Symbols {
     /// The number of a text, if it has one.
     pub fn find(&self, text: &str) -> Option<u32> {
         let hash = self.hashing.hash_one(text);
-        self.numbers
-            .find(hash, |&number| &*self.entries[number].text == text)
-            .copied()
+        self.numbers.find(hash, |&number| &*self.entries[number].text == text).copied()
     }
 
     /// The number of a text, which is used once more.
@@ -40,15 +38,10 @@ impl Symbols {
             self.entries[number].uses += 1;
             return number;
         }
-        let number = self.entries.insert(Entry {
-            text: text.into(),
-            uses: 1,
-        });
+        let number = self.entries.insert(Entry { text: text.into(), uses: 1 });
         let (entries, hashing) = (&self.entries, &self.hashing);
         self.numbers
-            .insert_unique(hashing.hash_one(text), number, |&other| {
-                hashing.hash_one(&*entries[other].text)
-            });
+            .insert_unique(hashing.hash_one(text), number, |&other| hashing.hash_one(&*entries[other].text));
         number
     }
 

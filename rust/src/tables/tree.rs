@@ -313,10 +313,7 @@ impl Tree {
     /// The rule as a value.
     pub fn value(&self, number: u32) -> MatchRule {
         let filed = &self.rules[number];
-        let mut rule = MatchRule {
-            eavesdrop: filed.eavesdrop,
-            ..MatchRule::default()
-        };
+        let mut rule = MatchRule { eavesdrop: filed.eavesdrop, ..MatchRule::default() };
         for condition in &filed.conditions {
             if condition.key == key::TYPE {
                 rule.kind = condition.symbol as u8;
@@ -332,11 +329,7 @@ impl Tree {
                 key::PATH_NAMESPACE => rule.path_namespace = Some(text),
                 argument => {
                     let (index, form) = argument_of(argument);
-                    rule.arguments.push(ArgumentMatch {
-                        index,
-                        form,
-                        value: text,
-                    });
+                    rule.arguments.push(ArgumentMatch { index, form, value: text });
                 }
             }
         }
@@ -346,20 +339,13 @@ impl Tree {
 
 impl Condition {
     fn at(self, node: u32) -> Edge {
-        Edge {
-            node,
-            symbol: self.symbol,
-            key: self.key,
-        }
+        Edge { node, symbol: self.symbol, key: self.key }
     }
 }
 
 impl Node {
     fn new() -> Node {
-        Node {
-            rule: NONE,
-            branches: Vec::new(),
-        }
+        Node { rule: NONE, branches: Vec::new() }
     }
 }
 
@@ -404,9 +390,8 @@ fn asked(rule: &MatchRule) -> impl Iterator<Item = (u8, Value<'_>)> {
         (key::DESTINATION, &rule.destination),
         (key::PATH_NAMESPACE, &rule.path_namespace),
     ];
-    let texts = texts
-        .into_iter()
-        .filter_map(|(key, text)| text.as_deref().map(|text| (key, Value::Text(text))));
+    let texts =
+        texts.into_iter().filter_map(|(key, text)| text.as_deref().map(|text| (key, Value::Text(text))));
     let arguments = rule.arguments.iter().map(|argument| {
         let key = argument_key(argument.index, argument.form);
         (key, Value::Text(argument.value.as_str()))
