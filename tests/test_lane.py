@@ -14,7 +14,7 @@ from bus1 import acceleration
 from bus1.broker import Broker
 from bus1.channel import Channel
 from bus1.core.api import NO_LIMIT, Limits
-from bus1.frames import ANSWER, HEADER, QUIET, REQUESTS, Operation, encode
+from bus1.frames import ANSWER, ANSWER_PREFIX, HEADER, QUIET, REQUESTS, Note, Operation, encode
 from bus1.hub import PlainHub
 from bus1.reactor import Reactor
 from bus1.station import PeerStation
@@ -79,6 +79,25 @@ def test_everyday_requests_need_no_python(world: World, python: list[str]) -> No
     one.write(encode(Operation.CANCEL, 6, b""))
     world.rest()
     assert answers(one) == [(Operation.DESTROY, 4), (Operation.RECV, 6)]
+    assert not python
+
+
+def test_an_answer_to_a_call_brings_the_end_of_its_node_along(world: World, python: list[str]) -> None:
+    caller, callee = world.clients[:2]
+    caller.write(recv(5, 3 | 31 << 8))
+    fixed = (0, 1, 0, 1, 0, 0, 0)
+    lists = struct.pack("<QQ", 11, 0x20)
+    caller.write(encode(Operation.SEND, 6, REQUESTS[Operation.SEND].pack(*fixed) + lists))
+    world.rest()
+    callee.write(recv(7, 2))
+    answer = REQUESTS[Operation.RESPOND].pack(0, 1, 0, 0, 2, 0, 0, 35) + struct.pack("<Q", 35) + b"ok"
+    callee.write(encode(Operation.RESPOND, 8, answer))
+    world.rest()
+    data = caller.look().data
+    first = HEADER.unpack_from(data)[0]
+    _, _, notes = ANSWER_PREFIX.unpack_from(data, first + HEADER.size)
+    assert Note(notes) == Note.MORE | Note.RELEASED
+    assert len(data) == first + HEADER.unpack_from(data, first)[0]
     assert not python
 
 

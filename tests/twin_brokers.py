@@ -192,11 +192,13 @@ class Step:
     takes_byte: bool = False
 
 
-def scripts(seed: int, length: int, *, asks_for_more: bool) -> Iterator[Step]:
+def scripts(
+    seed: int, length: int, *, asks_for_more: bool = False, spoilt: float = 0.005
+) -> Iterator[Step]:
     """Steps that make sense often enough.
 
-    With how many messages a RECV is answered depends on what has left when: who asks for more is not sent a
-    segment twice here."""
+    ``spoilt`` is which part of the writes has a wrong byte. With how many messages a RECV is answered depends
+    on what has left when: who asks for more is not sent a segment twice here."""
     chance = random.Random(seed)
     for number in range(length):
         client = chance.randrange(N_CLIENTS + 1)
@@ -205,7 +207,7 @@ def scripts(seed: int, length: int, *, asks_for_more: bool) -> Iterator[Step]:
             continue
         tags = [100 + 10 * number + i for i in range(chance.choice((1, 1, 1, 2, 5)))]
         frames = b"".join(_frame(chance, tag, asks_for_more) for tag in tags)
-        if chance.random() < 0.005 and not asks_for_more:
+        if chance.random() < spoilt and not asks_for_more:
             frames = _spoil(chance, frames)
         cut = chance.randrange(len(frames) + 1) if chance.random() < 0.2 else len(frames)
         yield Step(client, frames[:cut])
@@ -257,7 +259,11 @@ def _frame(chance: random.Random, tag: int, asks_for_more: bool) -> bytes:
         flags = 0 if asks_for_more else chance.choice((0, 0, 0, 1))
         fields += [chance.choice((0, 8, 16, 112, OFFSET_INVALID)), flags, 0]
     if name in ("REPLY", "RESPOND", "RELEASE"):
-        fields += [chance.choice(_IDS[3:] if chance.random() < 0.2 else (*_IDS[6:11], HANDLE_INVALID))]
+        handle = chance.choice(_IDS[3:] if chance.random() < 0.2 else (*_IDS[6:11], HANDLE_INVALID))
+        if name == "RESPOND" and chance.random() < 0.5:
+            handle = chance.choice(_IDS[6:11])  # as who answers a call
+            tail = struct.pack("<Q", handle) + tail[8:]
+        fields += [handle]
     if name == "DESTROY":
         known = _IDS[:5] if chance.random() < 0.05 else _IDS[1:3]
         nodes = [chance.choice(known) for _ in range(chance.choice((1, 1, 2)))]

@@ -9,6 +9,7 @@
 #[cfg(feature = "python")]
 pub mod buffers;
 
+use std::cell::Cell;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -244,7 +245,12 @@ pub struct SealedFile {
     fd: OwnedFd,
     start: *mut u8,
     size: usize,
+    /// It is sealed when somebody wants its descriptor; until then it can be written without its mapping.
+    is_sealed: Cell<bool>,
 }
+
+/// From so many bytes on it is cheaper to let the kernel write than to fault pages in.
+const LARGE: usize = 1 << 16;
 
 // SAFETY: the mapping belongs to this value alone, and is reached through its methods only.
 unsafe impl Send for SealedFile {}
@@ -273,15 +279,24 @@ impl SealedFile {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let file = SealedFile { fd, start: start.cast(), size };
-        let seals = libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_GROW | libc::F_SEAL_SHRINK | libc::F_SEAL_SEAL;
-        // SAFETY: takes a number.
-        checked(unsafe { libc::fcntl(file.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) } as isize)?;
+        let file = SealedFile { fd, start: start.cast(), size, is_sealed: Cell::new(false) };
+        file.seal(libc::F_SEAL_GROW | libc::F_SEAL_SHRINK)?;
         Ok(file)
     }
 
-    /// The descriptor; it stays the file's.
+    fn seal(&self, seals: c_int) -> io::Result<()> {
+        // SAFETY: takes a number.
+        let result = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        checked(result as isize).map(|_| ())
+    }
+
+    /// The descriptor, sealed; it stays the file's.
     pub fn fd(&self) -> RawFd {
+        if !self.is_sealed.replace(true) && self.seal(libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL).is_err()
+        {
+            self.is_sealed.set(false);
+            return -1; // a file that could be written is nobody's
+        }
         self.fd.as_raw_fd()
     }
 
@@ -289,7 +304,9 @@ impl SealedFile {
     pub fn allocate(&self, start: usize, size: usize) -> io::Result<()> {
         loop {
             // SAFETY: takes no pointers.
-            let code = unsafe { libc::posix_fallocate(self.fd(), start as libc::off_t, size as libc::off_t) };
+            let code = unsafe {
+                libc::posix_fallocate(self.fd.as_raw_fd(), start as libc::off_t, size as libc::off_t)
+            };
             match code {
                 0 => return Ok(()),
                 libc::EINTR => {}
@@ -303,12 +320,37 @@ impl SealedFile {
         if start > self.size || data.len() > self.size - start {
             return false;
         }
+        let done =
+            if data.len() < LARGE || self.is_sealed.get() { 0 } else { self.write_through(start, data) };
+        let (start, data) = (start + done, &data[done..]);
         // SAFETY: [start, start + len) lies in the mapping, as just checked; the pages were allocated, and the file
         // cannot shrink, so there is no SIGBUS. Other processes only read there.
         unsafe {
             std::ptr::copy_nonoverlapping(data.as_ptr(), self.start.add(start), data.len());
         }
         true
+    }
+
+    /// Lets the kernel write, as far as it does; how many bytes.
+    fn write_through(&self, start: usize, data: &[u8]) -> usize {
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &data[done..];
+            // SAFETY: the pointer and the length are those of a live slice, which the kernel only reads.
+            let result = unsafe {
+                libc::pwrite(
+                    self.fd.as_raw_fd(),
+                    rest.as_ptr().cast(),
+                    rest.len(),
+                    (start + done) as libc::off_t,
+                )
+            };
+            match checked(result) {
+                Ok(n) if n > 0 => done += n,
+                _ => break,
+            }
+        }
+        done
     }
 
     /// Append the bytes [start, start+size), as far as the file goes.

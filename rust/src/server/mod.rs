@@ -191,6 +191,7 @@ impl Server {
         for fd in self.take(fd).fds {
             self.wire.close(fd);
         }
+        self.untold.retain(|(other, _)| *other != fd);
         let Some(channel) = self.channels.remove(&fd) else {
             return;
         };
@@ -227,7 +228,9 @@ impl Server {
 
     /// The peer is over; take its line first.
     pub fn close(&mut self, peer: u64) {
-        self.stations.remove(&peer);
+        if let Some(station) = self.stations.remove(&peer) {
+            self.untold.retain(|(other, _)| *other != station.end);
+        }
     }
 
     /// The line belongs to Python from now on: whether a byte is in flight, if the line was here, and who waits.

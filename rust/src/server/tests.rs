@@ -268,3 +268,21 @@ fn a_channel_that_is_taken_while_it_is_owed_an_answer_gets_it() {
     scene.server.give_line(2, true, Vec::new());
     assert!(!scene.server.is_busy());
 }
+
+#[test]
+fn a_receive_that_comes_while_the_line_is_pythons_is_kept_behind_the_others() {
+    let mut scene = Scene::new(64);
+    scene.server.take_line(2);
+    let words = [0, 1, 0, 0, 0, 4, INVALID, 3, scene.handles[0]];
+    scene.say(11, frame(operation::CALL, 9, &words, b""));
+    assert_eq!(scene.server.take_line(1), (Some(false), Vec::new()));
+    locked(&scene.server.core).take_woken();
+    scene.server.give_line(2, true, Vec::new());
+    let report = scene.turn(&[]);
+    assert_eq!(report.events, [(21, 0)]);
+    let (is_signalled, waiting) = scene.server.take_line(1);
+    assert_eq!((is_signalled, waiting.len(), waiting[0].tag), (None, 1, 9));
+    scene.server.give_line(1, false, waiting);
+    scene.say(12, send(3, scene.handles[1], b"answer"));
+    assert_eq!(tags(&scene.written()[0].1), [9]);
+}
