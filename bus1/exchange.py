@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .acceleration import native
+from . import acceleration
 from .core.api import Buffer, RecvFlag
 from .descriptors import Fds
 from .errors import Bus1Error, BusGone, LocalProtocolError, RemoteProtocolError, WouldBlock, from_errno
@@ -412,8 +412,11 @@ class Exchange:
             _close(answer)
 
 
-new_exchange: Callable[[], Exchange] = Exchange if native is None else native.Exchange
-"""A new one, in the body that is in use."""
+def new_exchange() -> Exchange:
+    """A new one, in the body that is in use."""
+    native = acceleration.native
+    exchange: Exchange = Exchange() if native is None else native.Exchange()
+    return exchange
 
 
 def _close(answer: Answer) -> None:

@@ -45,6 +45,11 @@ def lane_for(reactor: Reactor, hub: Hub, limits: BrokerLimits) -> Server | None:
     return server
 
 
+def serves(memory: object) -> bool:
+    """Whether a lane can write into a pool of this memory."""
+    return acceleration.native is not None and isinstance(memory, acceleration.native.SealedMemory)
+
+
 class Left(NamedTuple):
     """What the lane leaves to Python with a channel."""
 
@@ -89,7 +94,7 @@ class StationLane:
     def __init__(self, server: Server, peer: int, end: int, memory: SealedMemory) -> None:
         self._server = server
         self._peer = peer
-        # where there is a lane, the native body is the choice
+        # as was asked before (``serves``)
         server.open(peer, end, cast("_native.SealedMemory", memory))
 
     def channel(self, descriptor: int, uid: int, sender: Credentials) -> ChannelLane:

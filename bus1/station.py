@@ -53,7 +53,7 @@ from .frames import (
     encode,
     error_answer,
 )
-from .lane import StationLane
+from .lane import StationLane, serves
 from .line import Line, PendingRecv
 from .memory import SealedMemory, Segment
 from .sending import MAX_REFERENCES
@@ -102,7 +102,7 @@ class PeerStation:
         broker.reactor.station(peer, self)
         self.lane: StationLane | None = None
         """Where its line is, while nothing unusual is to be done."""
-        if broker.lane is not None:
+        if broker.lane is not None and serves(memory):
             self.lane = StationLane(broker.lane, peer, self._end.fileno(), memory)
             self._give_line()
 
