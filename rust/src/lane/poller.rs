@@ -5,7 +5,9 @@
 //! leaves undone is reported again.
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
-//! everybody else is asked about again, and Python gets its events after one turn at the latest.
+//! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
+//! order: the poller's, a lane's, those of the tables (Core, match rules, replies). 4. Nobody waits for one of them with
+//! the interpreter's lock, which a turn may need to let a buffer of Python's go.
 //!
 //! Not here: what lanes do with their sockets.
 

@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 
 use super::arguments::credentials_of;
 use super::core::Core;
+use super::locking::lock;
 use super::poller::Poller;
 use super::tables::{MatchIndex, ReplyTable};
 use crate::core::Usage;
@@ -65,8 +66,8 @@ fn standing(given: StandingTuple) -> Standing {
 }
 
 impl PyDbusLane {
-    fn with<T>(&self, peer: u64, action: impl FnOnce(&mut Connection) -> T) -> Option<T> {
-        let mut lane = locked(&self.inner);
+    fn with<T>(&self, py: Python<'_>, peer: u64, action: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+        let mut lane = lock(py, &self.inner);
         let slot = lane.parties.slot(peer)?;
         lane.parties.get_mut(slot).map(action)
     }
@@ -96,6 +97,7 @@ impl PyDbusLane {
     #[allow(clippy::too_many_arguments)]
     fn join(
         &self,
+        py: Python<'_>,
         fd: RawFd,
         peer: u64,
         unique: &str,
@@ -114,39 +116,39 @@ impl PyDbusLane {
         connection.names = names.into_iter().map(Into::into).collect();
         connection.output.offset = offset;
         (connection.next_serial, connection.has_reserved) = serial;
-        locked(&self.inner).join(Box::new(connection));
+        lock(py, &self.inner).join(Box::new(connection));
         if let Some(poller) = self.poller.upgrade() {
-            poller.join(fd, self.number);
+            py.detach(|| poller.join(fd, self.number));
         }
         Ok(())
     }
 
     /// It is Python's again.
     fn leave<'py>(&self, py: Python<'py>, peer: u64) -> Option<Left<'py>> {
-        let mut lane = locked(&self.inner);
-        let fd = lane.parties.slot(peer).and_then(|slot| lane.parties.get(slot)).map(|c| c.fd)?;
+        let fd = self.with(py, peer, |c| c.fd)?;
         let poller = self.poller.upgrade();
         if let Some(poller) = &poller {
-            poller.leave(fd);
+            py.detach(|| poller.leave(fd));
         }
-        let (mut handed, offset, serial) = lane.leave(poller.as_ref().map(|poller| poller.epoll()), peer)?;
+        let epoll = poller.as_ref().map(|poller| poller.epoll());
+        let (mut handed, offset, serial) = lock(py, &self.inner).leave(epoll, peer)?;
         Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), offset, serial))
     }
 
     /// The bus's number for a message to the client.
-    fn draw_serial(&self, peer: u64) -> Option<u32> {
-        self.with(peer, Connection::draw_serial)
+    fn draw_serial(&self, py: Python<'_>, peer: u64) -> Option<u32> {
+        self.with(py, peer, Connection::draw_serial)
     }
 
     /// Native peers have called it, and such numbers are theirs.
-    fn set_reserved(&self, peer: u64) {
-        self.with(peer, |c| c.has_reserved = true);
+    fn set_reserved(&self, py: Python<'_>, peer: u64) {
+        self.with(py, peer, |c| c.has_reserved = true);
     }
 
     /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
     /// nothing is.
     fn take<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<Taken<'py>>> {
-        let Some(mut handed) = locked(&self.inner).take(peer) else {
+        let Some(mut handed) = lock(py, &self.inner).take(peer) else {
             return Ok(None);
         };
         let end = match handed.end {
@@ -164,18 +166,18 @@ impl PyDbusLane {
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
-    fn give_back(&self, peer: u64, native_calls: usize, has_reserved: bool) {
-        locked(&self.inner).give_back(peer, native_calls, has_reserved);
+    fn give_back(&self, py: Python<'_>, peer: u64, native_calls: usize, has_reserved: bool) {
+        lock(py, &self.inner).give_back(peer, native_calls, has_reserved);
     }
 
     /// Whether the lane reads the socket.
-    fn has_input(&self, peer: u64) -> bool {
-        self.with(peer, |c| c.input.is_ours).unwrap_or(false)
+    fn has_input(&self, py: Python<'_>, peer: u64) -> bool {
+        self.with(py, peer, |c| c.input.is_ours).unwrap_or(false)
     }
 
     /// What Python waits for at this socket.
-    fn want(&self, peer: u64, events: u32) {
-        let mut lane = locked(&self.inner);
+    fn want(&self, py: Python<'_>, peer: u64, events: u32) {
+        let mut lane = lock(py, &self.inner);
         let Some(slot) = lane.parties.slot(peer) else {
             return;
         };
@@ -188,80 +190,82 @@ impl PyDbusLane {
     }
 
     /// What the client says is being dropped: it is read when nobody else has anything.
-    fn set_late(&self, peer: u64, comes_last: bool) {
-        self.with(peer, |c| c.comes_last = comes_last);
+    fn set_late(&self, py: Python<'_>, peer: u64, comes_last: bool) {
+        self.with(py, peer, |c| c.comes_last = comes_last);
     }
 
     /// Write now what is queued for anybody; the peers for which Python has to go on.
-    fn flush_all(&self) -> Vec<u64> {
-        locked(&self.inner).flush_all(monotonic())
+    fn flush_all(&self, py: Python<'_>) -> Vec<u64> {
+        py.detach(|| locked(&self.inner).flush_all(monotonic()))
     }
 
     /// Something was queued for it, or may be written again: it is written in the next wait.
-    fn wake(&self, peer: u64) {
-        let mut lane = locked(&self.inner);
+    fn wake(&self, py: Python<'_>, peer: u64) {
+        let mut lane = lock(py, &self.inner);
         if let Some(slot) = lane.parties.slot(peer) {
             lane.parties.mark_dirty(slot);
         }
     }
 
     /// Write now what is queued; True if Python has to go on.
-    fn flush(&self, peer: u64) -> bool {
-        locked(&self.inner).flush(peer, monotonic())
+    fn flush(&self, py: Python<'_>, peer: u64) -> bool {
+        py.detach(|| locked(&self.inner).flush(peer, monotonic()))
     }
 
     /// How much of the first queued message is written.
-    fn offset(&self, peer: u64) -> usize {
-        self.with(peer, |c| c.output.offset).unwrap_or(0)
+    fn offset(&self, py: Python<'_>, peer: u64) -> usize {
+        self.with(py, peer, |c| c.output.offset).unwrap_or(0)
     }
 
     /// Python has written: so much of the first queued message; `is_held` while something else goes before the queue.
-    fn set_offset(&self, peer: u64, offset: usize, is_held: bool) {
-        self.with(peer, |c| {
+    fn set_offset(&self, py: Python<'_>, peer: u64, offset: usize, is_held: bool) {
+        self.with(py, peer, |c| {
             c.output.offset = offset;
             c.output.is_held = is_held;
         });
     }
 
     /// Other rights and limits from now on.
-    fn set_standing(&self, peer: u64, given: StandingTuple) {
-        self.with(peer, |c| c.standing = standing(given));
+    fn set_standing(&self, py: Python<'_>, peer: u64, given: StandingTuple) {
+        self.with(py, peer, |c| c.standing = standing(given));
     }
 
     /// Native peers follow its signals, or do no longer.
-    fn set_followers(&self, peer: u64, has_followers: bool) {
-        self.with(peer, |c| c.has_followers = has_followers);
+    fn set_followers(&self, py: Python<'_>, peer: u64, has_followers: bool) {
+        self.with(py, peer, |c| c.has_followers = has_followers);
     }
 
     /// Somebody waits for its queue to move, or does no longer.
-    fn set_awaited(&self, peer: u64, is_awaited: bool) {
-        self.with(peer, |c| c.pace.is_awaited = is_awaited);
+    fn set_awaited(&self, py: Python<'_>, peer: u64, is_awaited: bool) {
+        self.with(py, peer, |c| c.pace.is_awaited = is_awaited);
     }
 
     /// The well-known name is this peer's, or nobody's.
-    fn own(&self, name: &str, peer: Option<u64>) {
-        locked(&self.inner).parties.own(name, peer);
+    fn own(&self, py: Python<'_>, name: &str, peer: Option<u64>) {
+        lock(py, &self.inner).parties.own(name, peer);
     }
 
     /// What holds for everybody until the next wait.
     fn set_climate(
         &self,
+        py: Python<'_>,
         is_unwatched: bool,
         has_eavesdroppers: bool,
         limits_replies: bool,
         is_closing: bool,
     ) {
-        locked(&self.inner).climate = Climate { is_unwatched, has_eavesdroppers, limits_replies, is_closing };
+        lock(py, &self.inner).climate =
+            Climate { is_unwatched, has_eavesdroppers, limits_replies, is_closing };
     }
 
     /// Descriptors that are still in queues, and who has sent them: from now on Python closes them.
-    fn take_fds(&self) -> Vec<(RawFd, u64)> {
-        locked(&self.inner).parties.fds.drain().collect()
+    fn take_fds(&self, py: Python<'_>) -> Vec<(RawFd, u64)> {
+        lock(py, &self.inner).parties.fds.drain().collect()
     }
 
     /// Peers whose queues have moved, and when last: each once since it was last asked.
-    fn take_moved(&self) -> Vec<(u64, f64)> {
-        let mut lane = locked(&self.inner);
+    fn take_moved(&self, py: Python<'_>) -> Vec<(u64, f64)> {
+        let mut lane = lock(py, &self.inner);
         let moved = std::mem::take(&mut lane.parties.moved);
         let mut told = Vec::with_capacity(moved.len());
         for peer in moved {
@@ -275,13 +279,13 @@ impl PyDbusLane {
 
     /// Optional messages that found no room: sender, reader, header.
     fn take_lost<'py>(&self, py: Python<'py>) -> Vec<(u64, u64, Bound<'py, PyBytes>)> {
-        let lost = std::mem::take(&mut locked(&self.inner).parties.lost);
+        let lost = std::mem::take(&mut lock(py, &self.inner).parties.lost);
         lost.into_iter().map(|(sender, reader, header)| (sender, reader, PyBytes::new(py, &header))).collect()
     }
 
     /// For statistics: what has come and is not carried out, the most that ever waited so, and for it; None if unknown.
-    fn usage(&self, peer: u64) -> Option<(Counts, Counts, Counts)> {
-        self.with(peer, |c| {
+    fn usage(&self, py: Python<'_>, peer: u64) -> Option<(Counts, Counts, Counts)> {
+        self.with(py, peer, |c| {
             let (now, peak) = dbus::usage(c);
             (counts(now), counts(peak), counts(c.output.peak))
         })

@@ -19,6 +19,21 @@ thread_local! {
     static LOCKED: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Locks what no Python code runs under: its own thread never finds it locked.
+pub fn lock<'m, T: Send>(py: Python<'_>, mutex: &'m Mutex<T>) -> MutexGuard<'m, T> {
+    loop {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => wait(py, mutex),
+        }
+    }
+}
+
+fn wait<T: Send>(py: Python<'_>, mutex: &Mutex<T>) {
+    py.detach(|| drop(mutex.lock().unwrap_or_else(PoisonError::into_inner)));
+}
+
 /// Something that is locked.
 pub struct Guard<'a, T> {
     guard: MutexGuard<'a, T>,
@@ -56,7 +71,7 @@ pub fn locked<'a, T: Send>(py: Python<'_>, mutex: &'a Mutex<T>) -> PyResult<Guar
                 return Err(PyRuntimeError::new_err("Core is in the middle of a command"));
             }
             Err(TryLockError::WouldBlock) => {
-                py.detach(|| drop(mutex.lock().unwrap_or_else(PoisonError::into_inner)));
+                wait(py, mutex);
                 continue;
             }
         };

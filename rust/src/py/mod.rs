@@ -8,7 +8,6 @@ mod client;
 pub mod core;
 mod dbus;
 mod lane;
-mod lock;
 pub mod locking;
 pub mod memory;
 mod policy;

@@ -66,7 +66,7 @@ impl Server {
         let credentials = Arc::new(credentials_of(credentials)?);
         self.lock(py)?.join(fd, peer, uid, credentials);
         if let Some(poller) = self.poller.upgrade() {
-            poller.join(fd, self.lane);
+            py.detach(|| poller.join(fd, self.lane));
         }
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Server {
     /// The channel is closed; `take` it first.
     fn leave(&self, py: Python<'_>, fd: RawFd) -> PyResult<()> {
         if let Some(poller) = self.poller.upgrade() {
-            poller.leave(fd);
+            py.detach(|| poller.leave(fd));
         }
         self.lock(py)?.leave(fd);
         Ok(())

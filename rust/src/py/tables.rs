@@ -19,7 +19,7 @@ use pyo3::types::{PyString, PyTuple, PyType};
 use crate::tables::rule::{ArgumentMatch, Form};
 use crate::tables::{self, Argument, MatchInput, MatchRule};
 
-use super::lock::lock;
+use super::locking::lock;
 
 static MATCH_RULE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 static ARGUMENT_MATCH: PyOnceLock<Py<PyType>> = PyOnceLock::new();
