@@ -110,8 +110,18 @@ impl Input {
         self.start = 0;
         self.expected = 0;
         self.check = None;
-        let fds = self.fds.drain(..).collect();
-        self.handed = Some(Handed { data, fds, end });
+        let mut handed = self.handed.take().unwrap_or_default();
+        if handed.data.is_empty() {
+            handed.data = data;
+        } else {
+            // behind what Python has not taken yet
+            handed.data.extend_from_slice(&data);
+        }
+        handed.fds.extend(self.fds.drain(..));
+        if end != End::Open {
+            handed.end = end;
+        }
+        self.handed = Some(handed);
         self.is_ours = false;
     }
 }

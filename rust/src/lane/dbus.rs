@@ -39,6 +39,8 @@ pub struct DbusLane {
     late: Vec<usize>,
     /// Others have had something in this turn.
     has_served: bool,
+    /// Sockets that could not be watched: Python ends them.
+    unwatched: Vec<RawFd>,
     /// Core has let descriptors go that are Python's to close.
     has_freed: bool,
     /// An empty buffer for whoever reads next.
@@ -57,6 +59,7 @@ impl DbusLane {
             climate: Climate::default(),
             late: Vec::new(),
             has_served: false,
+            unwatched: Vec::new(),
             has_freed: false,
             spare: Vec::new(),
             scratch: Vec::new(),
@@ -80,9 +83,7 @@ impl DbusLane {
             // a descriptor that is gone is not watched any more
             let _ = epoll.remove(c.fd);
         }
-        if c.input.handed.is_none() {
-            c.input.hand_over_all(End::Open);
-        }
+        c.input.hand_over_all(End::Open);
         Some((c.input.handed.take().unwrap_or_default(), c.output.offset, c.next_serial))
     }
 
@@ -208,14 +209,20 @@ impl Lane for DbusLane {
                 (0, _) => epoll.add(c.fd, wants),
                 _ => epoll.modify(c.fd, wants),
             };
-            result?;
-            c.watched = wants;
+            match result {
+                Ok(()) => c.watched = wants,
+                Err(_) => {
+                    // the kernel lacks something: a connection that cannot be watched is of no use
+                    c.input.hand_over_all(End::Failed);
+                    self.unwatched.push(c.fd);
+                }
+            }
         }
         Ok(())
     }
 
     fn is_busy(&self) -> bool {
-        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty())
+        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty() && self.unwatched.is_empty())
     }
 
     fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
@@ -289,6 +296,7 @@ impl Lane for DbusLane {
         }
         self.has_served = false;
         self.write_all(now, report);
+        report.events.extend(self.unwatched.drain(..).map(|fd| (fd, IN)));
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
         report.is_due |= std::mem::take(&mut self.has_freed);
     }
