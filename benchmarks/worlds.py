@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from bus1.core.api import Credentials, DestroyFlag, Limits, RecvFlag, SendFlag
-from bus1.core.bus import Core
-from bus1.core.choice import SealedMemory
+from bus1.core.choice import Core, SealedMemory
 from bus1.hub import PlainHub
 from bus1.inprocess import InProcessLink
 from bus1.peer import Peer
