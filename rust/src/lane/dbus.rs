@@ -37,6 +37,8 @@ pub struct DbusLane {
     pub climate: Climate,
     /// Those that come last, and have something.
     late: Vec<usize>,
+    /// Peers whose sockets epoll cannot watch: Python is to end them.
+    unwatched: Vec<u64>,
     /// Others have had something in this turn.
     has_served: bool,
     /// Core has let descriptors go that are Python's to close.
@@ -56,6 +58,7 @@ impl DbusLane {
             parties,
             climate: Climate::default(),
             late: Vec::new(),
+            unwatched: Vec::new(),
             has_served: false,
             has_freed: false,
             spare: Vec::new(),
@@ -208,14 +211,19 @@ impl Lane for DbusLane {
                 (0, _) => epoll.add(c.fd, wants),
                 _ => epoll.modify(c.fd, wants),
             };
-            result?;
-            c.watched = wants;
+            if result.is_ok() {
+                c.watched = wants;
+            } else {
+                // ENOSPC or ENOMEM: it is this client's end, and nobody else's
+                c.input.end_unwatched();
+                self.unwatched.push(c.peer);
+            }
         }
         Ok(())
     }
 
     fn is_busy(&self) -> bool {
-        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty())
+        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty() && self.unwatched.is_empty())
     }
 
     fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
@@ -255,6 +263,14 @@ impl Lane for DbusLane {
     }
 
     fn go_on(&mut self, now: f64, report: &mut Report) {
+        for peer in std::mem::take(&mut self.unwatched) {
+            if let Some(c) = self.parties.slot(peer).and_then(|slot| self.parties.get(slot)) {
+                report.hand_over(c.fd, GONE);
+            }
+        }
+        if report.stops {
+            return;
+        }
         let world = self.world.clone();
         let mut tables = world.tables();
         for _ in 0..self.parties.busy.len() {
