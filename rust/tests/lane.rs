@@ -178,6 +178,27 @@ fn the_end_of_a_stream_is_handed_over_with_what_is_incomplete() {
 }
 
 #[test]
+fn a_client_that_cannot_be_watched_ends_alone() {
+    let mut bus = Bus::new();
+    let mut a = bus.client(":1.1");
+    let mut b = bus.client(":1.2");
+    let lost = bus.client(":1.3");
+    let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+    // epoll refuses files
+    bus.lane.lock().unwrap().leave(None, lost.peer);
+    let connection =
+        Connection::new(file.as_raw_fd(), lost.peer, ":1.3", Arc::default(), Standing::default());
+    bus.lane.lock().unwrap().join(Box::new(connection));
+    a.socket.write_all(&call(1, ":1.2")).unwrap();
+    let (fd, events) = bus.turn()[0];
+    assert_eq!((fd, events & libc::EPOLLERR as u32 != 0), (file.as_raw_fd(), true));
+    assert_eq!(bus.lane.lock().unwrap().take(lost.peer).unwrap().end, End::Unwatched);
+    bus.lane.lock().unwrap().leave(None, lost.peer);
+    assert_eq!(bus.turn(), []);
+    assert_eq!(read(&mut b.socket, 16)[8..12], 1_u32.to_le_bytes());
+}
+
+#[test]
 fn a_large_message_arrives_as_it_was_sent() {
     let mut bus = Bus::new();
     let (a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));

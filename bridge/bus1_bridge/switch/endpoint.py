@@ -270,7 +270,11 @@ class Endpoint:
             self._turns.router.lose(self.connection, str(error), now)
             self._turns.broker.holdings.discard(None, fds)
             return True
-        self._receive(data, fds, ended, now)
+        if ended == "short":
+            self._receive(data, fds, "", now)
+            self._wait(now)
+        else:
+            self._receive(data, fds, ended, now)
         return True
 
     def _receive(self, data: bytes, fds: list[int], ended: str, now: float) -> None:
@@ -285,6 +289,9 @@ class Endpoint:
         if ended == "exhausted":
             router.delivery.discard(fds)
             raise MemoryError
+        if ended == "unwatched":
+            router.delivery.discard(fds)
+            raise OSError("epoll has no room to watch this connection")
         if data or not ended:
             router.receive(self.connection, data, fds, now)
         else:

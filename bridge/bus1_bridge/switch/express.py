@@ -85,6 +85,9 @@ class Express:
             (party.next_serial, bool(party.native_calls)),
         )
         party.express = self
+        # one that comes again bears no marks
+        self._awaited -= {peer}
+        self._late -= {peer}
 
     def leave(self, connection: int) -> tuple[bytes, list[int]]:
         """It is not any more; what has come of it: bytes, and descriptors, which are the caller's."""

@@ -47,6 +47,10 @@ pub enum End {
     Truncated,
     /// There is no memory for what it sends.
     Exhausted,
+    /// The kernel lacks something for reading: Python tries again after a pause.
+    Short,
+    /// Epoll cannot watch the socket, so that nobody would learn of what comes.
+    Unwatched,
 }
 
 /// What Python carries out instead of the lane.
@@ -101,6 +105,14 @@ impl Input {
         self.buffer = Vec::new();
         self.start = 0;
         self.hand_over_all(End::Exhausted);
+    }
+
+    /// Nobody can wait for it any more: Python ends the connection, whoever has its input.
+    pub fn end_unwatched(&mut self) {
+        match &mut self.handed {
+            Some(handed) => handed.end = End::Unwatched,
+            None => self.hand_over_all(End::Unwatched),
+        }
     }
 
     /// From now on Python carries out everything that has come.

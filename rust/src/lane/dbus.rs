@@ -37,10 +37,10 @@ pub struct DbusLane {
     pub climate: Climate,
     /// Those that come last, and have something.
     late: Vec<usize>,
+    /// Peers whose sockets epoll cannot watch: Python is to end them.
+    unwatched: Vec<u64>,
     /// Others have had something in this turn.
     has_served: bool,
-    /// Sockets that could not be watched: Python ends them.
-    unwatched: Vec<RawFd>,
     /// Core has let descriptors go that are Python's to close.
     has_freed: bool,
     /// An empty buffer for whoever reads next.
@@ -58,8 +58,8 @@ impl DbusLane {
             parties,
             climate: Climate::default(),
             late: Vec::new(),
-            has_served: false,
             unwatched: Vec::new(),
+            has_served: false,
             has_freed: false,
             spare: Vec::new(),
             scratch: Vec::new(),
@@ -209,13 +209,12 @@ impl Lane for DbusLane {
                 (0, _) => epoll.add(c.fd, wants),
                 _ => epoll.modify(c.fd, wants),
             };
-            match result {
-                Ok(()) => c.watched = wants,
-                Err(_) => {
-                    // the kernel lacks something: a connection that cannot be watched is of no use
-                    c.input.hand_over_all(End::Failed);
-                    self.unwatched.push(c.fd);
-                }
+            if result.is_ok() {
+                c.watched = wants;
+            } else {
+                // ENOSPC or ENOMEM: it is this client's end, and nobody else's
+                c.input.end_unwatched();
+                self.unwatched.push(c.peer);
             }
         }
         Ok(())
@@ -262,6 +261,14 @@ impl Lane for DbusLane {
     }
 
     fn go_on(&mut self, now: f64, report: &mut Report) {
+        for peer in std::mem::take(&mut self.unwatched) {
+            if let Some(c) = self.parties.slot(peer).and_then(|slot| self.parties.get(slot)) {
+                report.hand_over(c.fd, GONE);
+            }
+        }
+        if report.stops {
+            return;
+        }
         let world = self.world.clone();
         let mut tables = world.tables();
         for _ in 0..self.parties.busy.len() {
@@ -296,7 +303,6 @@ impl Lane for DbusLane {
         }
         self.has_served = false;
         self.write_all(now, report);
-        report.events.extend(self.unwatched.drain(..).map(|fd| (fd, IN)));
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
         report.is_due |= std::mem::take(&mut self.has_freed);
     }

@@ -79,7 +79,7 @@ impl DbusLane {
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => hand_over_all(c, End::Failed, report),
+            Err(error) => hand_over_all(c, end_after(&error), report),
         }
         self.tidy(slot);
     }
@@ -321,6 +321,12 @@ impl DbusLane {
     }
 }
 
+/// What a failure to read says of the socket.
+fn end_after(error: &io::Error) -> End {
+    const SHORTAGE: [i32; 5] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ETOOMANYREFS];
+    if error.raw_os_error().is_some_and(|code| SHORTAGE.contains(&code)) { End::Short } else { End::Failed }
+}
+
 /// Nothing lies in the buffer: a message like a large last one gets one of its own. How much to ask for.
 fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryReserveError> {
     c.input.start = 0;
@@ -384,4 +390,16 @@ fn hand_over_all(c: &mut Connection, end: End, report: &mut Report) {
 fn note_peaks(c: &mut Connection) {
     c.input.peak_bytes = c.input.peak_bytes.max(c.input.pending() as u64);
     c.input.peak_fds = c.input.peak_fds.max(c.input.fds.len() as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_does_not_end_a_client() {
+        let end = |code| end_after(&io::Error::from_raw_os_error(code));
+        assert_eq!([libc::ENOBUFS, libc::ENOMEM].map(end), [End::Short; 2]);
+        assert_eq!([libc::ECONNRESET, libc::EPIPE].map(end), [End::Failed; 2]);
+    }
 }

@@ -145,8 +145,8 @@ impl PyDbusLane {
         self.with(py, peer, |c| c.has_reserved = true);
     }
 
-    /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted"); None if
-    /// nothing is.
+    /// What is handed over: (bytes, descriptors, how it ended: "", "ended", "failed", "truncated", "exhausted", "short",
+    /// "unwatched"); None if nothing is.
     fn take<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<Taken<'py>>> {
         let Some(mut handed) = lock(py, &self.inner).take(peer) else {
             return Ok(None);
@@ -157,6 +157,8 @@ impl PyDbusLane {
             End::Failed => "failed",
             End::Truncated => "truncated",
             End::Exhausted => "exhausted",
+            End::Short => "short",
+            End::Unwatched => "unwatched",
         };
         let data = PyBytes::new_with(py, handed.data.len(), |room| {
             room.copy_from_slice(&handed.data);
