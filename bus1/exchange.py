@@ -262,6 +262,10 @@ class Exchange:
         """Bytes that have not been sent."""
         return self.writer.pending
 
+    def feed(self, data: bytes, fds: Sequence[int], truncated: bool) -> None:
+        """What was read in another way; ``process`` looks at it."""
+        self.reader.feed(data, fds, truncated=truncated)
+
     def receive(self, sock: socket.socket, flags: int = 0) -> int:
         """Read once; 0 at the end of input. OSError as recvmsg."""
         return receive(sock, self.reader, flags).size

@@ -19,7 +19,6 @@ from bus1.core.api import HANDLE_INVALID, NO_LIMIT, RecvFlag
 from bus1.errors import NoSuchHandle
 from bus1.exchange import Answer
 from bus1.received import ReceivedMessage
-from bus1.transport import receive, transmit
 
 T = TypeVar("T")
 
@@ -41,10 +40,10 @@ class Bystander:
         exchange = self._client.exchange
         tag = self._client.start(request)
         for _ in range(8):
-            transmit(self._sock, exchange.writer, socket.MSG_DONTWAIT)
+            exchange.transmit(self._sock, socket.MSG_DONTWAIT)
             self._rest()
             with suppress(BlockingIOError):
-                while receive(self._sock, exchange.reader, socket.MSG_DONTWAIT).size:
+                while exchange.receive(self._sock, socket.MSG_DONTWAIT):
                     pass
             exchange.process()
             if (answer := exchange.take(tag)) is not None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from bus1 import acceleration
 from bus1.client import Client, Request
 from bus1.core.api import HANDLE_INVALID
 from bus1.errors import Bus1Error
@@ -55,7 +56,8 @@ class HostileBus:
         self._without_segment: dict[int, Answer] = {}
         """Messages whose segment has been asked for, by the tag of that request."""
         welcome = RESULTS[Operation.HELLO].pack(VERSION, 0, 0, MAX_FRAME, MAX_INLINE_PAYLOAD, 1 << 20)
-        self._client.exchange.reader.feed(answer(Operation.HELLO, self._start(self._client.hello()), welcome))
+        frame = answer(Operation.HELLO, self._start(self._client.hello()), welcome)
+        self._client.exchange.feed(frame, [], False)
         self._client.exchange.process()
         self._take()
 
@@ -75,7 +77,10 @@ class HostileBus:
         self._client.close()
         for message in self._kept:
             message.release()
-        for outcome in [*self._without_segment.values(), *self._client.exchange.stray]:
+        outcomes = [*self._without_segment.values()]
+        while (stray := self._client.exchange.next_stray()) is not None:
+            outcomes.append(stray)
+        for outcome in outcomes:
             outcome.fds.close()
             outcome.offered.close()
 
@@ -162,12 +167,17 @@ class HostileBus:
 
     def _say(self, frame: bytes, n_fds: int) -> None:
         real = self._program.byte() & 1
-        fds = [self._memory() if real else self._ledger.new() for _ in range(n_fds)]
+        fds = [self._memory() if real else self._stand_in() for _ in range(n_fds)]
         if self._client.exchange.failure is None:
-            self._client.exchange.reader.feed(frame, fds, truncated=self._program.byte() == 0xFF)
+            self._client.exchange.feed(frame, fds, self._program.byte() == 0xFF)
         else:  # nobody reads from the socket any more
             for fd in fds:
                 os.close(fd)
+
+    def _stand_in(self) -> int:
+        # what is native closes descriptors by itself, and the target counts those that are open
+        native = acceleration.native is not None
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if native else self._ledger.new()
 
     def _memory(self) -> int:
         fd = os.memfd_create("segment", os.MFD_CLOEXEC)

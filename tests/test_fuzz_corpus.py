@@ -94,7 +94,7 @@ def client_of(operation: str) -> tuple[Client, Request[Any], int]:
     client = Client(lambda message: None)
     welcome = RESULTS[Operation.HELLO].pack(VERSION, 0, 0, MAX_FRAME, 10, 1 << 20)
     hello = client.hello()
-    client.exchange.reader.feed(answer(Operation.HELLO, client.start(hello), welcome))
+    client.exchange.feed(answer(Operation.HELLO, client.start(hello), welcome), [], False)
     client.exchange.process()
     client.finish(hello, taken(client, 1))
     requests: dict[str, Callable[[], Request[Any]]] = {
@@ -122,7 +122,7 @@ def is_open(fd: int) -> bool:
 def test_descriptors_of_the_frame_that_ends_a_channel_are_closed_at_once() -> None:
     client, _, tag = client_of("query")
     fd = os.open(os.devnull, os.O_RDONLY)
-    client.exchange.reader.feed(encode(Event.OFFER, tag, b"", 1), [fd])
+    client.exchange.feed(encode(Event.OFFER, tag, b"", 1), [fd], False)
     client.exchange.process()
     assert isinstance(client.exchange.failure, RemoteProtocolError) and not is_open(fd)
 
@@ -141,7 +141,7 @@ def test_a_failure_that_is_raised_again_and_again_does_not_grow() -> None:
 def test_the_descriptor_of_a_peer_whose_handles_are_cut_off_is_closed() -> None:
     client, request, tag = client_of("open")
     fd = os.open(os.devnull, os.O_RDONLY)
-    client.exchange.reader.feed(answer(Operation.OPEN, tag, struct.pack("<Q", 5), n_fds=1), [fd])
+    client.exchange.feed(answer(Operation.OPEN, tag, struct.pack("<Q", 5), n_fds=1), [fd], False)
     client.exchange.process()
     outcome = taken(client, tag)
     with pytest.raises(RemoteProtocolError):
@@ -154,7 +154,7 @@ def test_an_arena_that_did_not_fit_into_the_process_is_too_many_descriptors() ->
     client, request, tag = client_of("arena")
     assert request.operation is Operation.ARENA
     frame = answer(Operation.ARENA, tag, struct.pack("<Q", 4096), n_fds=1)
-    client.exchange.reader.feed(frame, truncated=True)
+    client.exchange.feed(frame, [], True)
     client.exchange.process()
     with pytest.raises(TooManyDescriptors):
         client.finish(request, taken(client, tag))
@@ -168,7 +168,7 @@ def test_a_message_of_an_unknown_type_or_outside_its_slice_is_the_fault_of_the_b
 ) -> None:
     client, request, tag = client_of("recv")
     fields = (kind, 0, 0x10, 0, 0, 0, 0, offset, n_bytes, 0, 0, 0, 8, 0, 0, 77, 0, 0, 1)
-    client.exchange.reader.feed(answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*fields)))
+    client.exchange.feed(answer(Operation.RECV, tag, RESULTS[Operation.RECV].pack(*fields)), [], False)
     client.exchange.process()
     outcome = client.finish(request, taken(client, tag))
     with pytest.raises(RemoteProtocolError):
