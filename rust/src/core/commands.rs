@@ -260,11 +260,6 @@ impl Core {
 
     // ---- look-ups --------------------------------------------------------------------------------
 
-    /// There is such a peer.
-    pub fn has_peer(&self, peer: u64) -> bool {
-        self.peers.contains_key(&peer)
-    }
-
     /// PeerShutdown if there is no such peer.
     pub fn check_peer(&self, peer: u64) -> Result<()> {
         self.peer(peer).map(|_| ())

@@ -152,11 +152,6 @@ impl Header {
     pub fn signature<'m>(&self, message: &'m [u8]) -> &'m str {
         self.signature_span.text(message).unwrap_or_default()
     }
-
-    /// Bytes of the whole message.
-    pub fn message_length(&self) -> usize {
-        self.header_length + self.body_length as usize
-    }
 }
 
 /// Length of the message that starts here; None for fewer than 16 bytes.

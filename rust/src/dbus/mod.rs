@@ -15,7 +15,6 @@ pub mod body;
 pub mod build;
 pub mod header;
 pub mod names;
-pub mod sasl;
 pub mod signature;
 pub mod stamp;
 mod values;
@@ -44,12 +43,8 @@ pub const ERROR: u8 = 3;
 pub const SIGNAL: u8 = 4;
 /// The flag of a call that wants no answer.
 pub const NO_REPLY_EXPECTED: u8 = 1;
-/// The flag of a message that starts no service.
-pub const NO_AUTO_START: u8 = 2;
 /// The name of the bus itself.
 pub const DRIVER_NAME: &str = "org.freedesktop.DBus";
-/// The bus itself as an object.
-pub const DRIVER_PATH: &str = "/org/freedesktop/DBus";
 
 /// The byte order of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,12 +83,6 @@ pub fn is_bus_name(name: impl AsRef<[u8]>) -> bool {
         }
 }
 
-/// A unique bus name.
-pub fn is_unique_name(name: impl AsRef<[u8]>) -> bool {
-    let name = name.as_ref();
-    name.len() <= MAX_NAME && is_unique(name)
-}
-
 /// What arg0namespace takes: a bus name, or the first elements of one.
 pub fn is_bus_namespace(name: impl AsRef<[u8]>) -> bool {
     let name = name.as_ref();
@@ -112,14 +106,6 @@ pub fn is_member_name(name: impl AsRef<[u8]>) -> bool {
     name.len() <= MAX_NAME
         && name.first().is_some_and(|byte| is(*byte, STARTS))
         && name.iter().all(|byte| is(*byte, GOES_ON))
-}
-
-/// The name of a property: some that are in use have hyphens.
-pub fn is_property_name(name: impl AsRef<[u8]>) -> bool {
-    let name = name.as_ref();
-    name.len() <= MAX_NAME
-        && name.first().is_some_and(|byte| is(*byte, STARTS))
-        && name.iter().all(|byte| is(*byte, GOES_ON_BUS))
 }
 
 /// An object path, of any length.
@@ -163,12 +149,11 @@ mod tests {
         }
         assert!(is_bus_name(format!("a.{}", "b".repeat(253))));
         assert!(!is_bus_name(format!("a.{}", "b".repeat(254))));
-        assert!(is_unique_name(":1.7") && !is_unique_name("a.b") && !is_unique_name(""));
         assert!(is_bus_namespace("a") && is_bus_namespace(":1") && !is_bus_namespace("a."));
     }
 
     #[test]
-    fn interfaces_members_and_properties() {
+    fn interfaces_and_members() {
         assert!(is_interface_name("a.b") && is_interface_name("_1._2") && is_error_name("a.B9"));
         for bad in ["", "a", "a-b.c", "a.1", ".a.b", "a.b.", "a..b", ":1.2"] {
             assert!(!is_interface_name(bad), "{bad}");
@@ -178,7 +163,6 @@ mod tests {
             assert!(!is_member_name(bad), "{bad}");
         }
         assert!(!is_member_name("M".repeat(256)));
-        assert!(is_property_name("a-b") && !is_property_name("-a") && !is_property_name(""));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Theory. Everyday is a valid message between D-Bus clients of the lane who may do everything, which finds its receivers,
 //! fits below the marks of back-pressure and within all limits, and which nobody else may want to see. Descriptors make it
-//! less so: they go to one client, for whom nothing waits, and are such that nobody can make their closing wait. Whether it is everyday is found out without any effect; then it is carried out, which is one transaction of Core
-//! and at most one reply slot. Everything else is `NotEveryday`: the planner in Python decides, and nothing has happened.
+//! less so: they go to one client, for whom nothing waits, and are such that nobody can make their closing wait. Whether
+//! it is everyday is found out without any effect; then it is carried out, which is one transaction of Core and at most
+//! one reply slot. Everything else is `NotEveryday`: the planner in Python decides, and nothing has happened.
 //!
 //! Invariants. 1. What is carried out here is what the planner would have done.
 //!
@@ -22,6 +23,7 @@ use crate::dbus::arguments::arguments;
 use crate::dbus::build::{Outgoing, build, text_body};
 use crate::dbus::header::Header;
 use crate::dbus::stamp::stamp;
+use crate::dbus::{CALL, DRIVER_NAME, ERROR, NO_REPLY_EXPECTED, RETURN, SIGNAL};
 use crate::sys;
 use crate::tables::MatchInput;
 
@@ -37,13 +39,7 @@ const FD_WEIGHT: u64 = 64 << 10;
 const FDS_KEPT: u64 = 64;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
-const DRIVER: &str = "org.freedesktop.DBus";
 const CAPABILITY: &str = "/org/bus1/cap/";
-const CALL: u8 = 1;
-const RETURN: u8 = 2;
-const ERROR: u8 = 3;
-const SIGNAL: u8 = 4;
-const NO_REPLY_EXPECTED: u8 = 1;
 
 /// The planner in Python has to decide; nothing has happened.
 pub struct NotEveryday;
@@ -135,7 +131,7 @@ pub fn may_be_everyday(
     }
     match header.destination(message) {
         None => header.kind == SIGNAL && !sender.has_followers,
-        Some(DRIVER) => {
+        Some(DRIVER_NAME) => {
             let is_free = sender.standing.receives_all && !sender.has_reserved && !climate.has_eavesdroppers;
             is_free && asks_for_id(header, message)
         }
@@ -156,7 +152,7 @@ pub fn carry_out(
 ) -> Result<usize, NotEveryday> {
     match post.header.destination(post.message.bytes()) {
         None => broadcast(post, parties, tables),
-        Some(DRIVER) => tell_id(post, parties, tables),
+        Some(DRIVER_NAME) => tell_id(post, parties, tables),
         Some(name) => {
             let to = parties.find(name).ok_or(NotEveryday)?;
             unicast(post, parties, tables, to).map(|()| 1)
@@ -169,7 +165,7 @@ fn asks_for_id(header: &Header, message: &[u8]) -> bool {
     header.kind == CALL
         && header.unix_fds == 0
         && header.member(message) == Some("GetId")
-        && matches!(header.interface(message), None | Some(DRIVER))
+        && matches!(header.interface(message), None | Some(DRIVER_NAME))
         && header.signature(message).is_empty()
 }
 
@@ -185,7 +181,7 @@ fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> R
         body_length: body.len() as u32,
         reply_serial: post.header.serial,
         destination: Some(&to.unique),
-        sender: Some(DRIVER),
+        sender: Some(DRIVER_NAME),
         signature: "s",
         ..Outgoing::default()
     });

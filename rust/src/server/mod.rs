@@ -32,12 +32,13 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use ahash::AHashMap;
 
 use crate::core::Core;
 use crate::core::api::Credentials;
+use crate::lane::poller::locked;
 use crate::lane::{Lane, Report};
 use crate::memory::Sealed;
 use channel::{Channel, Left};
@@ -102,11 +103,6 @@ pub struct Server {
     broken: Option<String>,
     /// Everything goes to Python for now.
     pub is_suspended: bool,
-}
-
-/// The value, whatever happened to the thread that had it.
-pub(crate) fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Server {
