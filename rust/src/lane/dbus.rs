@@ -41,6 +41,8 @@ pub struct DbusLane {
     has_served: bool,
     /// Core has let descriptors go that are Python's to close.
     has_freed: bool,
+    /// Those that cannot be watched, and so are of no use.
+    unwatchable: Vec<RawFd>,
     /// An empty buffer for whoever reads next.
     pub(super) spare: Vec<u8>,
     scratch: Vec<u8>,
@@ -58,6 +60,7 @@ impl DbusLane {
             late: Vec::new(),
             has_served: false,
             has_freed: false,
+            unwatchable: Vec::new(),
             spare: Vec::new(),
             scratch: Vec::new(),
         }
@@ -208,14 +211,17 @@ impl Lane for DbusLane {
                 (0, _) => epoll.add(c.fd, wants),
                 _ => epoll.modify(c.fd, wants),
             };
-            result?;
-            c.watched = wants;
+            match result {
+                Ok(()) => c.watched = wants,
+                // the kernel lacks something: that costs this connection, and nobody else
+                Err(_) => self.unwatchable.push(c.fd),
+            }
         }
         Ok(())
     }
 
     fn is_busy(&self) -> bool {
-        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty())
+        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty() && self.unwatchable.is_empty())
     }
 
     fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
@@ -277,6 +283,13 @@ impl Lane for DbusLane {
     }
 
     fn finish(&mut self, now: f64, report: &mut Report) {
+        for fd in std::mem::take(&mut self.unwatchable) {
+            let slot = self.parties.slot_of_fd(fd);
+            if let Some(c) = slot.and_then(|slot| self.parties.get_mut(slot)) {
+                c.input.hand_over_all(End::Exhausted);
+                report.hand_over(fd, IN);
+            }
+        }
         let late = std::mem::take(&mut self.late);
         if !self.has_served && report.events.is_empty() {
             let world = self.world.clone();
