@@ -95,6 +95,11 @@ impl Input {
         self.buffer.len() - self.start
     }
 
+    /// How much of the first message is to come, as far as is known.
+    pub fn lacks(&self) -> usize {
+        self.expected.saturating_sub(self.pending())
+    }
+
     /// Nothing is here.
     pub fn is_empty(&self) -> bool {
         self.pending() == 0 && self.fds.is_empty()

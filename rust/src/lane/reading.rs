@@ -60,7 +60,11 @@ impl DbusLane {
             hand_over_all(c, End::Open, report);
             return;
         }
-        let room = if c.input.pending() == 0 { room_for_first(c, &mut self.spare) } else { room_for_more(c) };
+        let room = if c.input.pending() == 0 {
+            room_for_first(c, &mut self.spare)
+        } else {
+            room_for_more(c, &mut self.spare)
+        };
         let Ok(most) = room else {
             c.input.give_up();
             report.hand_over(c.fd, IN);
@@ -308,11 +312,14 @@ impl DbusLane {
                 buffer.clear();
                 self.spare = buffer;
             }
-        } else if self.spare.capacity() == 0 && c.input.pending() * 2 < c.input.buffer.capacity() {
-            // little is left: it lies in a buffer of its own size, and the large one is free
+        } else if c.input.pending() * 2 < c.input.buffer.capacity() && c.input.lacks() <= CHUNK {
+            // little is left: it lies in a buffer of its own size, and the large one serves others, or nobody
             let rest = c.input.buffer[c.input.start..].to_vec();
-            self.spare = std::mem::replace(&mut c.input.buffer, rest);
+            let large = std::mem::replace(&mut c.input.buffer, rest);
             c.input.start = 0;
+            if self.spare.capacity() == 0 {
+                self.spare = large;
+            }
         }
     }
 
@@ -346,13 +353,18 @@ fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryR
 }
 
 /// The first message lies in the buffer, in part. How much to ask for.
-fn room_for_more(c: &mut Connection) -> Result<usize, TryReserveError> {
+fn room_for_more(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryReserveError> {
     if c.input.start > 0 {
         c.input.buffer.drain(..c.input.start);
         c.input.start = 0;
     }
-    let missing = c.input.expected.saturating_sub(c.input.pending());
+    let missing = c.input.lacks();
     let is_large = missing > CHUNK || (c.input.usual > 0 && missing > 0);
+    if !is_large && c.input.pending() <= CHUNK && c.input.buffer.capacity() < spare.capacity() {
+        spare.clear();
+        spare.extend_from_slice(&c.input.buffer);
+        c.input.buffer = std::mem::take(spare);
+    }
     let most = if is_large { missing.min(LARGE_CHUNK) } else { CHUNK };
     c.input.buffer.try_reserve(most)?;
     Ok(most)
