@@ -7,12 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from native_bus import NativeBus
 
 from bus1.errors import BusGone, Busy, WouldBlock
-from bus1.frames import FrameWriter
 from bus1.nesting import Nesting
 from bus1.peer import Peer
 
@@ -120,17 +120,27 @@ def test_a_signal_handler_may_use_another_peer(bus: NativeBus) -> None:
     run(bus, "other.send([to_peer], bytes(100_000))", "assert peer.recv(wait=True).n_bytes == 100_000")
 
 
+class Interrupted:
+    """An exchange that a signal interrupts right behind what it sends."""
+
+    def __init__(self, exchange: Any) -> None:
+        self._exchange = exchange
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exchange, name)
+
+    def transmit(self, sock: socket.socket, flags: int = 0) -> None:
+        self._exchange.transmit(sock, flags)
+        raise KeyboardInterrupt
+
+
 def test_a_request_that_is_interrupted_while_it_is_sent_is_not_sent_twice(
     bus: NativeBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection ends, and the peer does not."""
-    def interrupted(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
-        if writer.pending:
-            sock.sendmsg(writer.chunk()[0])
-            raise KeyboardInterrupt
-
     with Peer.connect(bus.address) as peer:
-        monkeypatch.setattr("bus1.links.transmit", interrupted)
+        client = peer._link._client  # type: ignore[attr-defined]
+        monkeypatch.setattr(client, "exchange", Interrupted(client.exchange))
         with pytest.raises(KeyboardInterrupt):
             peer.send([0x10], b"once")
         monkeypatch.undo()

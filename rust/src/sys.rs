@@ -102,12 +102,19 @@ impl Epoll {
 
     /// Waits at most `timeout` milliseconds (-1: for ever); (descriptor, events) of what is ready go into `out`.
     pub fn wait(&self, timeout: c_int, most: usize, out: &mut Vec<(RawFd, u32)>) -> io::Result<()> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 256];
+        // not filled in first: that would cost more than the call
+        let mut events = [const { mem::MaybeUninit::<libc::epoll_event>::uninit() }; 256];
         let most = most.clamp(1, events.len());
         // SAFETY: the array has room for `most` entries, and lives through the call.
-        let n = unsafe { libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr(), most as c_int, timeout) };
+        let n = unsafe {
+            libc::epoll_wait(self.fd.as_raw_fd(), events.as_mut_ptr().cast(), most as c_int, timeout)
+        };
         let n = checked(n as isize)?;
-        out.extend(events[..n].iter().map(|event| (event.u64 as RawFd, event.events)));
+        out.extend(events[..n].iter().map(|event| {
+            // SAFETY: the kernel has filled in the first `n` entries.
+            let event = unsafe { event.assume_init() };
+            (event.u64 as RawFd, event.events)
+        }));
         Ok(())
     }
 

@@ -292,3 +292,32 @@ fn what_a_message_costs() {
     }
     println!("{:?} per message, in batches of 200", spent / 1_000_000);
 }
+
+/// The same for calls and answers, one at a time.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_call_costs() {
+    let mut bus = Bus::new();
+    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let mut buffer = vec![0; 1 << 16];
+    let rounds = 20_000;
+    let mut spent = std::time::Duration::ZERO;
+    for serial in 1..=rounds {
+        let answer = build(&Outgoing {
+            kind: 2,
+            serial,
+            reply_serial: serial,
+            destination: Some(":1.1"),
+            ..Outgoing::default()
+        });
+        for (message, is_call) in [(call(serial, ":1.2"), true), (answer, false)] {
+            let (from, to) = if is_call { (&mut a, &mut b) } else { (&mut b, &mut a) };
+            from.socket.write_all(&message).unwrap();
+            let start = std::time::Instant::now();
+            assert_eq!(bus.turn(), []);
+            spent += start.elapsed();
+            assert!(to.socket.read(&mut buffer).unwrap() > 0);
+        }
+    }
+    println!("{:?} per message, one at a time", spent / (2 * rounds));
+}
