@@ -11,7 +11,6 @@ Not here: what messages do (conformance), channels of native clients (test_lane)
 from __future__ import annotations
 
 import os
-import select
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from buses import Bus
 from dbus_client import CALL, DESTINATION, MEMBER, PATH, message
 
 from bus1 import acceleration
-from bus1.core.api import Credentials
 
 pytestmark = pytest.mark.skipif(acceleration.native is None, reason="there is no native body")
 N_CLIENTS = 100
@@ -47,19 +45,3 @@ def test_parts_of_messages_take_little_more_memory_than_their_bytes(bus1_bus: Bu
         client.write(call[60:])
     probe.sync()
     assert [got.serial for got in clients[0].drain() if got.type == CALL] == [99] * N_CLIENTS
-
-
-def test_a_socket_that_cannot_be_watched_costs_its_connection_alone() -> None:
-    native = acceleration.native
-    assert native is not None
-    poller = native.Poller()
-    who = Credentials(0, 0, 0)
-    lane = native.DBusLane(poller, native.Core(), native.MatchIndex(), native.ReplyTable(), (1, "", who))
-    gone = os.open(os.devnull, os.O_RDONLY)
-    os.close(gone)
-    standing = (True, True, True, 1 << 20, 16, 1 << 20, 1 << 20, 9)
-    lane.join(gone, 2, ":1.2", who, standing, [], 0, False, 0, (1, False))
-    assert poller.poll(0) == [(gone, select.EPOLLIN)]
-    assert lane.take(2) == (b"", [], "exhausted")
-    lane.leave(2)
-    assert poller.poll(0) == []
