@@ -55,22 +55,6 @@ class Tally:
     def peak_of(self, owner: int) -> int: ...
 
 
-class ClientPolicy:
-    """As ``bus1_bridge.policy.ClientPolicy``; a verdict is (allowed, log, place of the rule that decides)."""
-
-    def __init__(self, sent: list[Any], received: list[Any]) -> None: ...
-    @property
-    def sends_all(self) -> bool: ...
-    @property
-    def receives_all(self) -> bool: ...
-    def may_send(
-        self, message: object, receiver: object, *, requested_reply: bool = False
-    ) -> tuple[bool, bool, int | None]: ...
-    def may_receive(
-        self, message: object, sender: object, *, requested_reply: bool = False, eavesdropping: bool = False
-    ) -> tuple[bool, bool, int | None]: ...
-
-
 class MatchIndex:
     """As ``bus1_bridge.match.MatchIndex``; a rule is a ``MatchRule`` of there, or its text."""
 
@@ -85,10 +69,6 @@ class MatchIndex:
     def receivers(self, message: object) -> list[int]: ...
     def rules_of(self, owner: int) -> list[Any]: ...
     def count(self, owner: int) -> int: ...
-
-
-def normal_rule(text: str) -> str | None:
-    """A match rule's text in normal form; None if it is no rule."""
 
 
 class ReplyTable:

@@ -199,37 +199,6 @@ fn what_many_receivers_cost() {
 
 #[test]
 #[ignore = "a measurement"]
-fn what_a_verdict_costs() {
-    use bus1_native::tables::policy::{ClientPolicy, Facts, Listed, MOST_FDS, Rule};
-    let rule = |allow, name: Option<String>| Rule {
-        allow,
-        name,
-        requested_reply: allow,
-        max_fds: MOST_FDS,
-        ..Rule::default()
-    };
-    let mut rules = vec![rule(true, None)];
-    rules.extend((0..500).map(|i| rule(false, Some(format!("org.example.Service{i}")))));
-    rules.push(rule(true, Some("org.example.Service7".into())));
-    let policy = ClientPolicy::new(rules, vec![]);
-    let message = Facts {
-        kind: 1,
-        path: Some("/org/example"),
-        interface: Some("org.example.Interface"),
-        member: Some("Frobnicate"),
-        has_destination: true,
-        ..Facts::default()
-    };
-    let held = ["org.example.Service7", "org.example.Other"];
-    let receiver = Listed { unique: ":1.7", held: &held };
-    let cost = nanoseconds(1_000_000, || {
-        assert!(policy.may_send(black_box(&message), black_box(&receiver), false).allowed);
-    });
-    println!("a verdict of 500 rules: {cost} ns");
-}
-
-#[test]
-#[ignore = "a measurement"]
 fn what_a_slot_costs() {
     let mut table = bus1_native::tables::ReplyTable::default();
     for busy in [0, 10_000] {

@@ -165,12 +165,6 @@ impl MatchIndex {
     }
 }
 
-/// A rule's text in normal form; None if it is no rule.
-#[pyfunction]
-pub fn normal_rule(text: &str) -> Option<String> {
-    MatchRule::parse(text).ok().map(|rule| rule.to_string())
-}
-
 /// The rule that a `MatchRule` or a text stands for.
 fn rule_of(rule: &Bound<'_, PyAny>) -> PyResult<MatchRule> {
     let py = rule.py();
