@@ -184,8 +184,9 @@ impl PyDbusLane {
             return;
         };
         if let Some(c) = lane.parties.get_mut(slot)
-            && c.wanted != events
+            && (c.wanted != events || !c.input.is_ours)
         {
+            // what has been handed over is perhaps still watched for the lane
             c.wanted = events;
             lane.parties.mark_stale(slot);
         }
