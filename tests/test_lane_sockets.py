@@ -83,13 +83,19 @@ def fresh_lane() -> tuple[Poller, DBusLane]:
 
 
 def watched(pid: int) -> list[int]:
-    """Whose input epoll instances of a process are asked about, by descriptor."""
+    """Sockets whose input epoll instances of a process are asked about, by descriptor.
+
+    What else a bus watches, such as directories, comes some time after its start."""
     found = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):
             lines = Path(f"/proc/{pid}/fdinfo/{fd}").read_text().splitlines()
             words = [line.split() for line in lines if line.startswith("tfd:")]
-            found += [int(word[1]) for word in words if int(word[3], 16) & select.EPOLLIN]
+            found += [
+                int(word[1]) for word in words
+                if int(word[3], 16) & select.EPOLLIN
+                and os.readlink(f"/proc/{pid}/fd/{word[1]}").startswith("socket:")
+            ]
     return found
 
 
