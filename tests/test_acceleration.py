@@ -157,7 +157,6 @@ def test_processes_of_these_tests_have_the_same_body(
     process, _ = bridge.serve("--session", f"--address=unix:path={bridge.folder}/second")
     for pid in (bus1_bus.pid, process.pid, shell.serve("--address=third").pid):
         assert has_native_body(pid) == bus1.__accelerated__
-    assert has_native_body(os.getpid()) == bus1.__accelerated__
 
 
 # ---- bus1 doctor -----------------------------------------------------------------------------------
