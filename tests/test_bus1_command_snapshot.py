@@ -302,6 +302,7 @@ def test_a_client_without_room_for_the_descriptor_is_told_so(bus: NativeBus) -> 
     code = (
         "import os, resource, sys; from bus1.verbs.inspect import fetch\n"
         "import json, socket, bus1.client, bus1.verbs.records, bus1.transport, bus1.addresses\n"
+        "from bus1.acceleration import settle; settle()\n"
         "s = socket.socket(); n = s.fileno(); s.close()\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (n + 1, n + 1))\n"
         "try: fetch(sys.argv[1])\n"
