@@ -83,6 +83,8 @@ pub struct Input {
     /// The length of the last message, if that was large: the next one is likely to be so, too.
     pub usual: usize,
     pub handed: Option<Handed>,
+    /// How many messages in a row have been handed over, one by one, in its turn.
+    pub n_handed: usize,
     /// It stands in the line of those that can go on.
     pub is_busy: bool,
     pub peak_bytes: u64,

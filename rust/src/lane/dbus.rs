@@ -30,6 +30,9 @@ pub(super) const IN: u32 = EPOLLIN as u32;
 const OUT: u32 = EPOLLOUT as u32;
 const GONE: u32 = (EPOLLHUP | EPOLLERR) as u32;
 
+/// So many messages of one client are handed over, one by one, before others have their turn.
+const HANDED_PER_TURN: usize = 64;
+
 /// All D-Bus connections that have joined.
 pub struct DbusLane {
     world: World,
@@ -109,8 +112,11 @@ impl DbusLane {
         c.native_calls = native_calls;
         c.has_reserved = has_reserved;
         let has_more = c.input.pending() > 0;
+        let goes_on = c.input.n_handed < HANDED_PER_TURN;
         self.parties.mark_stale(slot);
-        if has_more {
+        if has_more && goes_on {
+            self.parties.resuming.push(slot);
+        } else if has_more {
             self.parties.mark_busy(slot);
         }
     }
@@ -222,7 +228,27 @@ impl Lane for DbusLane {
     }
 
     fn is_busy(&self) -> bool {
-        !(self.parties.busy.is_empty() && self.parties.dirty.is_empty() && self.unwatched.is_empty())
+        !(self.parties.busy.is_empty()
+            && self.parties.resuming.is_empty()
+            && self.parties.dirty.is_empty()
+            && self.unwatched.is_empty())
+    }
+
+    fn resume(&mut self, now: f64, report: &mut Report) {
+        if self.parties.resuming.is_empty() {
+            return;
+        }
+        let world = self.world.clone();
+        let mut tables = world.tables();
+        for slot in std::mem::take(&mut self.parties.resuming) {
+            let Some(c) = self.parties.get(slot) else { continue };
+            if report.stops || !c.input.is_ours {
+                self.parties.mark_busy(slot);
+                continue;
+            }
+            self.serve(slot, &mut tables, now, report);
+            self.tidy(slot);
+        }
     }
 
     fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
@@ -280,6 +306,7 @@ impl Lane for DbusLane {
                 continue;
             };
             c.input.is_busy = false;
+            c.input.n_handed = 0;
             self.has_served |= !c.comes_last;
             if c.input.is_ours {
                 self.serve(slot, &mut tables, now, report);

@@ -53,6 +53,8 @@ pub trait Lane: Send {
     fn prepare(&mut self, epoll: &Epoll) -> io::Result<()>;
     /// There is work that needs no event.
     fn is_busy(&self) -> bool;
+    /// First of all in a turn: who was in the middle of its turn when Python had to decide goes on.
+    fn resume(&mut self, _now: f64, _report: &mut Report) {}
     /// Epoll reported `events` for a socket of this lane.
     fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report);
     /// Go on with what is left from earlier turns, if nothing has stopped the turn.

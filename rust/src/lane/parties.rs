@@ -42,6 +42,8 @@ pub struct Parties {
     pub stale: Vec<usize>,
     /// Those that can go on with what has come.
     pub busy: VecDeque<usize>,
+    /// Those that were in the middle of their turn when Python had to decide.
+    pub resuming: Vec<usize>,
     /// Peers whose queues have moved since Python was told.
     pub moved: Vec<u64>,
     /// Optional messages that found no room: sender, reader, header.
@@ -111,6 +113,7 @@ impl Parties {
         self.dirty.retain(|&other| other != slot);
         self.stale.retain(|&other| other != slot);
         self.busy.retain(|&other| other != slot);
+        self.resuming.retain(|&other| other != slot);
         self.free.push(slot);
         Some(connection)
     }

@@ -113,6 +113,11 @@ impl Poller {
             report.events.extend_from_slice(events);
             return report;
         }
+        for lane in &lanes.all {
+            if !report.stops {
+                locked(lane).resume(now, &mut report);
+            }
+        }
         for &(fd, mask) in events {
             match lanes.joined.get(&fd) {
                 None => report.events.push((fd, mask)),

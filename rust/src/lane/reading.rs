@@ -79,6 +79,7 @@ impl DbusLane {
                 } else if received.n_bytes == 0 {
                     hand_over_all(c, End::Ended, report);
                 } else {
+                    c.input.n_handed = 0;
                     self.serve(slot, tables, now, report);
                 }
             }
@@ -390,6 +391,7 @@ fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
     c.input.expected = 0;
     c.input.check = None;
     c.input.handed = Some(Handed { data, fds, end: End::Open });
+    c.input.n_handed += 1;
     c.input.is_ours = false;
     report.hand_over(c.fd, IN);
 }
