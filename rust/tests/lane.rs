@@ -166,6 +166,46 @@ fn what_is_not_everyday_is_handed_over_alone_and_ends_the_turn() {
 }
 
 #[test]
+fn who_was_handed_over_finishes_its_turn_before_others_have_theirs() {
+    let mut bus = Bus::new();
+    let (mut a, mut b, mut c) = (bus.client(":1.1"), bus.client(":1.2"), bus.client(":1.3"));
+    let mut sent = call(1, "org.freedesktop.DBus");
+    sent.extend_from_slice(&call(2, ":1.3"));
+    a.socket.write_all(&sent).unwrap();
+    assert_eq!(bus.turn(), [(a.fd, 1)]);
+    b.socket.write_all(&call(3, ":1.3")).unwrap();
+    bus.lane.lock().unwrap().take(a.peer).unwrap();
+    bus.lane.lock().unwrap().give_back(a.peer, 0, false);
+    assert_eq!(bus.turn(), []);
+    let size = call(2, ":1.3").len() + 16;
+    let serials = [read(&mut c.socket, size)[8], read(&mut c.socket, size)[8]];
+    assert_eq!(serials, [2, 3]);
+}
+
+#[test]
+fn who_has_much_handed_over_lets_others_have_their_turn() {
+    let mut bus = Bus::new();
+    let (mut a, mut b, mut c) = (bus.client(":1.1"), bus.client(":1.2"), bus.client(":1.3"));
+    let strange = call(1, "org.freedesktop.DBus").repeat(100);
+    a.socket.write_all(&strange).unwrap();
+    b.socket.set_nonblocking(true).unwrap();
+    c.socket.set_nonblocking(true).unwrap();
+    let mut decided = 0;
+    while c.socket.read(&mut [0; 8]).is_err() {
+        bus.turn();
+        if bus.lane.lock().unwrap().take(a.peer).is_some() {
+            decided += 1;
+            bus.lane.lock().unwrap().give_back(a.peer, 0, false);
+        }
+        if decided == 1 {
+            b.socket.write_all(&call(3, ":1.3")).unwrap();
+        }
+        assert!(decided < 100, "others wait for all of it");
+    }
+    assert!(decided >= 64);
+}
+
+#[test]
 fn the_end_of_a_stream_is_handed_over_with_what_is_incomplete() {
     let mut bus = Bus::new();
     let mut a = bus.client(":1.1");

@@ -3,8 +3,8 @@
 //! Theory. A connection joins when it has its name. While its input is the lane's, what it sends is read, framed and
 //! checked here, and what is everyday is carried out (`express`). The first message that is not is handed over, alone,
 //! with nothing of it done, and the turn of everybody ends: Python decides it before the next message of any client.
-//! When Python has nothing of the connection in hand it gives the input back, and the lane goes on with what has come
-//! meanwhile. Whatever else happens on a socket (its end, failures, malformed bytes, descriptors whose message is not
+//! When Python has nothing of the connection in hand it gives the input back, and the client finishes its turn before
+//! others have theirs. Whatever else happens on a socket (its end, failures, malformed bytes, descriptors whose message is not
 //! complete) is handed over with all that has come, and Python reads the socket until it gives it back.
 //!
 //! Invariants. 1. A connection has a budget of bytes and of deliveries per turn. 2. Messages of one connection take effect
