@@ -16,26 +16,7 @@ pub const MAX_DEPTH: u32 = 64;
 /// Bytes of one array.
 pub const MAX_ARRAY: usize = 1 << 26;
 
-/// The alignment of a type, by its first character.
-pub fn alignment(code: u8) -> usize {
-    match code {
-        b'n' | b'q' => 2,
-        b'b' | b'i' | b'u' | b'h' | b's' | b'o' | b'a' => 4,
-        b'x' | b't' | b'd' | b'(' | b'{' => 8,
-        _ => 1,
-    }
-}
-
-/// The size of all values of a type, by its first character; 0 if they differ.
-pub fn fixed_size(code: u8) -> usize {
-    match code {
-        b'y' => 1,
-        b'n' | b'q' => 2,
-        b'b' | b'i' | b'u' | b'h' => 4,
-        b'x' | b't' | b'd' => 8,
-        _ => 0,
-    }
-}
+pub use crate::dbus::signature::{alignment, fixed_size};
 
 fn is_basic(code: u8) -> bool {
     fixed_size(code) > 0 || matches!(code, b's' | b'o' | b'g')
