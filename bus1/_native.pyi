@@ -392,3 +392,7 @@ class Swift:
     def respond(
         self, handle: int, serial: int, signature: str, values: Sequence[Any], failed: Failed | None
     ) -> bool: ...
+
+
+def keep_memory() -> None:
+    """For a process that is a bus and nothing else: what large messages need is kept from one to the next."""

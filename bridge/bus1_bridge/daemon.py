@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from bus1 import acceleration
 from bus1.core.api import Credentials
 from bus1.core.choice import Core
 from bus1.descriptors import refuse_unix_sockets
@@ -129,6 +130,8 @@ class Daemon:
         """Serve until told to stop."""
         notify("READY=1")
         self._switch.apply(self._activator.settings())
+        if acceleration.native is not None:
+            acceleration.native.keep_memory()
         # what is there now stays: the garbage collector need not look at it while clients wait
         gc.freeze()
         while self._turn():

@@ -54,7 +54,6 @@ pub struct DbusLane {
 impl DbusLane {
     /// Nobody has joined yet.
     pub fn new(world: World, bus: Bus) -> Self {
-        sys::keep_memory();
         let mut parties = Parties::default();
         parties.bus = bus;
         Self {

@@ -28,10 +28,17 @@ const PARTS: &[&str] = &[
     "client", // the client's half of a native channel, bodies of everyday values
 ];
 
+/// For a process that is a bus and nothing else: what large messages need is kept from one to the next.
+#[pyfunction]
+fn keep_memory() {
+    crate::sys::keep_memory();
+}
+
 /// The module `bus1._native`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(keep_memory, module)?)?;
     module.add_class::<core::Core>()?;
     module.add_class::<memory::HeapMemory>()?;
     module.add_class::<memory::SealedMemory>()?;
