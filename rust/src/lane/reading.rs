@@ -340,7 +340,8 @@ fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryR
     c.input.start = 0;
     c.input.buffer.clear();
     if c.input.usual > 0 {
-        let most = c.input.usual.min(LARGE_CHUNK);
+        // a body of 1 MiB has a header, too
+        let most = c.input.usual.min(LARGE_CHUNK + CHUNK);
         c.input.buffer = Vec::new();
         c.input.buffer.try_reserve_exact(most)?;
         return Ok(most);
