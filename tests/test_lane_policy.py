@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bus1_bridge.arrival import come_in
+from bus1_bridge.entrance import Entrance
 from bus1_bridge.policy import Policy
 from bus1_bridge.switch.api import Shutdown
 from bus1_bridge.switch.refusals import Refusals
 from bus1_bridge.switch.router import Router
+from bus1_bridge.view import View
 from dbus_client import BUS, CALL, ERROR, RETURN, SIGNAL, Client, Message, parse
 from policy_texts import policy_of
 from test_window import Crank
@@ -62,6 +65,15 @@ class Scene:
     def reload(self, policy: Policy) -> None:
         """The same."""
         self.router.configure(self.router.limits, policy)
+
+    def treat(self, client: Client, policy: Policy | None) -> None:
+        """As one whom another policy is about, as of another user; None changes nothing."""
+        express, peer = self.crank.switch.express, self.crank.number(client.name)
+        if policy is not None and express is not None:
+            party = self.router.party(peer)
+            permissions = policy.of_client(0, ())
+            party.permissions = permissions if party.sight is None else permissions.narrowed()
+            express.renew(peer)
 
     def during(self, action: Callable[[], Any]) -> Any:
         """The bus runs while a client does something."""
@@ -208,6 +220,59 @@ def test_of_a_broadcast_those_who_may_not_have_it_are_left_out_in_silence(scene:
     heard = [[got.member for got in scene.during(client.drain)] for client in (quiet, waiting, other)]
     assert heard == [["FromMusic"] * 2, ["FromMusic"] * 2, ["FromNoise", "FromMusic", "FromMusic"]]
     assert scene.told == []
+
+
+def test_receivers_of_a_broadcast_are_told_apart_by_their_own_policies(scene: Scene) -> None:
+    readers = [scene.client(rule="path='/n'") for _ in range(6)]
+    deaf = policy_of(DEBIAN, '<deny receive_interface="t.Noise"/>')
+    for reader, policy in zip(readers, (deaf, None, policy_of(OPEN), deaf, deaf, None), strict=True):
+        scene.treat(reader, policy)
+    scene.told.clear()
+    emitter = readers[1]
+    emitter.emit("Bang", path="/n", interface="t.Noise")
+    scene.during(emitter.sync)
+    assert [len(scene.during(reader.drain)) for reader in readers] == [0, 1, 1, 0, 0, 1]
+    assert scene.told == []
+
+
+def test_a_rule_about_one_unique_name_keeps_a_broadcast_from_it_alone(scene: Scene) -> None:
+    readers = [scene.client(rule="path='/n'") for _ in range(3)]
+    scene.follow(DEBIAN, f'<deny send_destination="{readers[1].name}"/>')
+    scene.told.clear()
+    readers[0].emit("Bang", path="/n", interface="t.Noise")
+    scene.during(readers[0].sync)
+    assert [len(scene.during(reader.drain)) for reader in readers] == [1, 0, 1]
+    assert scene.told == []
+
+
+def test_who_sends_and_hears_everything_among_those_who_do_not_is_asked_nothing(scene: Scene) -> None:
+    free, bound = scene.client(rule="path='/n'"), scene.client(rule="path='/n'")
+    scene.treat(free, policy_of(OPEN))
+    scene.treat(bound, policy_of(DEBIAN, '<deny receive_interface="t.Noise"/>'))
+    scene.told.clear()
+    free.emit("Bang", path="/n", interface="t.Noise")
+    scene.during(free.sync)
+    assert [len(scene.during(reader.drain)) for reader in (free, bound)] == [1, 0]
+    assert scene.allows(free, bound.name)
+    assert not scene.allows(free, bound.name, interface="t.Noise")
+    scene.treat(bound, policy_of(OPEN))
+    assert scene.allows(free, bound.name, interface="t.Noise")
+
+
+def test_of_who_sees_a_part_of_the_bus_everything_is_python_s(scene: Scene) -> None:
+    scene.follow(OPEN)
+    narrow, other = scene.client(rule="path='/n'"), scene.client()
+    party = scene.router.party(scene.crank.number(narrow.name))
+    entrance = Entrance("app", {}, 0, View.of(("talk=t.Login",)))
+    come_in(scene.router.delivery, party, entrance)
+    scene.treat(narrow, policy_of(OPEN))
+    scene.told.clear()
+    other.emit("Bang", path="/n", interface="t.Noise")
+    narrow.call(other.name, "List", **MANAGER)
+    assert "ServiceUnknown" in str(scene.next(narrow).error_name)
+    scene.during(narrow.sync)
+    assert scene.during(other.drain) == []
+    assert {"Bang", "List", "GetId"} <= set(scene.told)
 
 
 def test_a_broadcast_that_is_to_be_logged_is_python_s(scene: Scene) -> None:
