@@ -66,6 +66,7 @@ impl Bus {
         let standing = Standing {
             sends_all: true,
             receives_all: true,
+            policy: None,
             takes_fds: true,
             max_message_size: 1 << 27,
             max_message_unix_fds: 16,
