@@ -144,7 +144,7 @@ pub fn may_be_everyday(
     }
 }
 
-/// Carries the message out; how much work that was. Takes the descriptors.
+/// Carries the message out; how many receivers it has beside the first. Takes the descriptors.
 pub fn carry_out(
     post: &Post<'_>,
     parties: &mut Parties,
@@ -155,7 +155,7 @@ pub fn carry_out(
         Some(DRIVER_NAME) => tell_id(post, parties, tables),
         Some(name) => {
             let to = parties.find(name).ok_or(NotEveryday)?;
-            unicast(post, parties, tables, to).map(|()| 1)
+            unicast(post, parties, tables, to).map(|()| 0)
         }
     }
 }
@@ -192,7 +192,7 @@ fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> R
     tables.core.deliver(bus, to.peer, &parts, n_bytes, &[], &credentials).map_err(|_| NotEveryday)?;
     to.draw_serial();
     parties.delivered(post.from, was_empty, post.now);
-    Ok(1)
+    Ok(0)
 }
 
 fn unicast(
@@ -303,7 +303,7 @@ fn tell(
             parties.lost.push((sender, *peer, parts[0].clone()));
         }
     }
-    Ok(1 + peers.len())
+    Ok(peers.len() - 1)
 }
 
 /// Below all marks and limits a message is delivered, whatever else holds; whether nothing waits there.

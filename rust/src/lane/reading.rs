@@ -28,14 +28,16 @@ const LARGE_BODY: usize = 16 << 10;
 const LARGE_CHUNK: usize = 1 << 20;
 /// Of the bodies of one client, as many are checked in one turn.
 const BYTES_PER_TURN: usize = 256 << 10;
-/// Messages of one client, and their receivers, in one turn.
-const WORK_PER_TURN: usize = 256;
+/// What one client may have done in one turn: a message, and each receiver beside the first.
+const WORK_PER_TURN: usize = 256 * MESSAGE_WORK;
+/// To read and check a message is more work than to tell one more receiver.
+const MESSAGE_WORK: usize = 8;
 /// Answers of the bus that a connection may leave unread before it is not read any more.
 const BUS_MARK: u64 = 16 << 20;
 
 /// What a look at the first message has found.
 enum Found {
-    /// It is carried out; so long was it, and so much work.
+    /// It is carried out; so long was it, and so many receivers it had beside the first.
     Done(usize, usize),
     /// It is not there yet; its length, if that is known.
     Incomplete(usize),
@@ -112,8 +114,8 @@ impl DbusLane {
                 return;
             }
             match self.first(slot, tables, BYTES_PER_TURN - checked, now) {
-                Found::Done(length, cost) => {
-                    work += cost;
+                Found::Done(length, others) => {
+                    work += MESSAGE_WORK + others;
                     checked += length;
                 }
                 Found::Unchecked => {
@@ -260,23 +262,23 @@ impl DbusLane {
             fds.extend(c.input.fds.iter().take(n_fds));
         }
         let post = Post { climate: self.climate, from: slot, message, header, fds: &fds, now };
-        let work = express::carry_out(&post, &mut self.parties, tables)?;
+        let others = express::carry_out(&post, &mut self.parties, tables)?;
         if n_fds > 0
             && let Some(c) = self.parties.get_mut(slot)
         {
             c.input.fds.drain(..n_fds);
         }
-        Ok(work)
+        Ok(others)
     }
 
     /// The message of this size ended at `end` of what is left in the buffer.
     fn found(&mut self, slot: usize, carried: Result<usize, NotEveryday>, end: usize, size: usize) -> Found {
         match (carried, self.parties.get_mut(slot)) {
-            (Ok(cost), Some(c)) => {
+            (Ok(others), Some(c)) => {
                 c.input.start = end;
                 c.input.expected = 0;
                 c.input.usual = if size > LARGE_BODY { size } else { 0 };
-                Found::Done(size, cost.max(1))
+                Found::Done(size, others)
             }
             _ => Found::NotEveryday(size),
         }
