@@ -11,16 +11,17 @@
 //! Not here: reading, framing, writing (`dbus`).
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::connection::Connection;
 use super::parties::Parties;
+use super::poller::locked;
+use super::transit::{Ahead, BUS};
 use super::world::Tables;
 use crate::core::Parts;
 use crate::dbus::arguments::arguments;
-use crate::dbus::build::{Outgoing, build, text_body};
+use crate::dbus::build::{Outgoing, append};
 use crate::dbus::header::Header;
 use crate::dbus::stamp::stamp;
 use crate::dbus::{CALL, DRIVER_NAME, ERROR, NO_REPLY_EXPECTED, RETURN, SIGNAL};
@@ -39,6 +40,8 @@ const FD_WEIGHT: u64 = 64 << 10;
 const FDS_KEPT: u64 = 64;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
+/// The answer to GetId has fewer bytes beyond the two texts that differ.
+const IDENTITY_ROOM: usize = 192;
 const CAPABILITY: &str = "/org/bus1/cap/";
 
 /// The planner in Python has to decide; nothing has happened.
@@ -103,8 +106,9 @@ impl Message<'_> {
 /// One message on its way; its body is valid.
 pub struct Post<'p> {
     pub climate: Climate,
-    /// Where its sender is.
+    /// Where its sender is, and where it goes.
     pub from: usize,
+    pub route: Route,
     pub message: &'p Message<'p>,
     pub header: &'p Header,
     /// The descriptors that it brings.
@@ -112,36 +116,47 @@ pub struct Post<'p> {
     pub now: f64,
 }
 
-/// Whether the message may be everyday, as far as its header and its sender tell.
-pub fn may_be_everyday(
+/// Where a message goes.
+#[derive(Clone, Copy)]
+pub enum Route {
+    /// To those whose rules match.
+    Everybody,
+    /// To the bus.
+    Bus,
+    /// To the connection in a slot.
+    To(usize),
+}
+
+/// Where the message goes if it may be everyday, as far as its header and its sender tell.
+pub fn route(
     climate: Climate,
     parties: &Parties,
     from: usize,
     message: &[u8],
     header: &Header,
-) -> bool {
-    let Some(sender) = parties.get(from) else {
-        return false;
-    };
+) -> Option<Route> {
+    let sender = parties.get(from)?;
     if !climate.is_unwatched || !sender.standing.sends_all {
-        return false;
+        return None;
     }
     if header.unix_fds != 0 && (climate.is_closing || !header.destination_span.is_some()) {
-        return false;
+        return None;
     }
-    match header.destination(message) {
-        None => header.kind == SIGNAL && !sender.has_followers,
-        Some(DRIVER_NAME) => {
-            let is_free = sender.standing.receives_all && !sender.has_reserved && !climate.has_eavesdroppers;
-            is_free && asks_for_id(header, message)
-        }
-        Some(name) => {
-            let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
-            let is_capability =
-                header.kind == CALL && header.path(message).is_some_and(|path| path.starts_with(CAPABILITY));
-            is_known && !is_capability && !climate.has_eavesdroppers && parties.find(name).is_some()
-        }
+    if !header.destination_span.is_some() {
+        return (header.kind == SIGNAL && !sender.has_followers).then_some(Route::Everybody);
     }
+    let name = header.destination_span.bytes(message);
+    if name == DRIVER_NAME.as_bytes() {
+        let is_free = sender.standing.receives_all && !sender.has_reserved && !climate.has_eavesdroppers;
+        return (is_free && asks_for_id(header, message)).then_some(Route::Bus);
+    }
+    let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
+    let is_capability =
+        header.kind == CALL && header.path_span.bytes(message).starts_with(CAPABILITY.as_bytes());
+    if is_known && !is_capability && !climate.has_eavesdroppers {
+        return parties.find(name).map(Route::To);
+    }
+    None
 }
 
 /// Carries the message out; how many receivers it has beside the first. Takes the descriptors.
@@ -150,13 +165,10 @@ pub fn carry_out(
     parties: &mut Parties,
     tables: &mut Tables<'_>,
 ) -> Result<usize, NotEveryday> {
-    match post.header.destination(post.message.bytes()) {
-        None => broadcast(post, parties, tables),
-        Some(DRIVER_NAME) => tell_id(post, parties, tables),
-        Some(name) => {
-            let to = parties.find(name).ok_or(NotEveryday)?;
-            unicast(post, parties, tables, to).map(|()| 0)
-        }
+    match post.route {
+        Route::Everybody => broadcast(post, parties, tables),
+        Route::Bus => tell_id(post, parties, tables).map(|()| 0),
+        Route::To(to) => unicast(post, parties, tables, to).map(|()| 0),
     }
 }
 
@@ -169,30 +181,54 @@ fn asks_for_id(header: &Header, message: &[u8]) -> bool {
         && header.signature(message).is_empty()
 }
 
-fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<usize, NotEveryday> {
-    let (bus, body) = (parties.bus.peer, text_body(&parties.bus.id));
-    let credentials = Arc::clone(&parties.bus.credentials);
-    let to = parties.get_mut(post.from).ok_or(NotEveryday)?;
-    let was_empty = tables.core.waiting(to.peer).ok_or(NotEveryday)?.messages == 0;
-    let mut answer = build(&Outgoing {
+fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<(), NotEveryday> {
+    let to = parties.get(post.from).ok_or(NotEveryday)?;
+    let most = IDENTITY_ROOM + to.unique.len() + parties.bus.id.len();
+    let ways = (BUS, post.from);
+    if parties.may_pass(&mut tables.core, ways, most, u64::MAX, &mut Ahead::default()) {
+        let mut passage = parties.take_passage(post.from).ok_or(NotEveryday)?;
+        let before = passage.bytes.len();
+        put_id(post, parties, &mut passage.bytes);
+        let n_bytes = passage.bytes.len() - before;
+        let stamp = tables.core.draw_stamp();
+        parties.keep(passage, ways, n_bytes, stamp, post.now);
+    } else {
+        parties.settle(&mut tables.core);
+        let to = parties.get(post.from).ok_or(NotEveryday)?.peer;
+        let was_empty = tables.core.waiting(to).ok_or(NotEveryday)?.messages == 0;
+        let mut answer = Vec::with_capacity(most);
+        put_id(post, parties, &mut answer);
+        let n_bytes = answer.len();
+        let mut parts = Parts::new();
+        parts.push(Bytes::from(answer));
+        let bus = &parties.bus;
+        tables.core.deliver(bus.peer, to, &parts, n_bytes, &[], &bus.credentials).map_err(|_| NotEveryday)?;
+        parties.delivered(post.from, was_empty, post.now);
+    }
+    if let Some(to) = parties.get_mut(post.from) {
+        to.draw_serial();
+    }
+    Ok(())
+}
+
+/// The answer to GetId.
+fn put_id(post: &Post<'_>, parties: &Parties, out: &mut Vec<u8>) {
+    let (id, to) = (&parties.bus.id, parties.get(post.from));
+    let given = Outgoing {
         kind: RETURN,
         flags: NO_REPLY_EXPECTED,
-        serial: to.next_serial,
-        body_length: body.len() as u32,
+        serial: to.map_or(0, |to| to.next_serial),
+        body_length: id.len() as u32 + 5,
         reply_serial: post.header.serial,
-        destination: Some(&to.unique),
+        destination: to.map(|to| &*to.unique),
         sender: Some(DRIVER_NAME),
         signature: "s",
         ..Outgoing::default()
-    });
-    answer.extend_from_slice(&body);
-    let n_bytes = answer.len();
-    let mut parts = Parts::new();
-    parts.push(Bytes::from(answer));
-    tables.core.deliver(bus, to.peer, &parts, n_bytes, &[], &credentials).map_err(|_| NotEveryday)?;
-    to.draw_serial();
-    parties.delivered(post.from, was_empty, post.now);
-    Ok(0)
+    };
+    append(&given, out);
+    out.extend_from_slice(&(id.len() as u32).to_le_bytes());
+    out.extend_from_slice(id.as_bytes());
+    out.push(0);
 }
 
 fn unicast(
@@ -217,9 +253,16 @@ fn unicast(
             return Err(NotEveryday);
         }
     }
-    let (parts, n_bytes) = post.message.stamped(header, &sender.unique)?;
     // what the planner weighs, with room for the sender's name
     let weighed = post.message.bytes().len() + sender.unique.len() + 16;
+    let marks = sender.marks(reader);
+    if post.fds.is_empty() && pass(post, parties, tables, to, weighed, marks)? {
+        note_call(post, tables, (caller, callee), awaits);
+        return Ok(());
+    }
+    parties.settle(&mut tables.core);
+    let (sender, reader) = (parties.get(post.from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
+    let (parts, n_bytes) = post.message.stamped(header, &sender.unique)?;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
     if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader)) {
         return Err(NotEveryday);
@@ -228,15 +271,68 @@ fn unicast(
         .core
         .deliver(caller, callee, &parts, n_bytes, post.fds, &sender.credentials)
         .map_err(|_| NotEveryday)?;
-    if awaits {
-        // it is free, as was asked above
-        let _ = tables.replies.add(caller, callee, header.serial, post.now);
-    } else if matches!(header.kind, RETURN | ERROR) {
-        tables.replies.take(callee, caller, header.reply_serial);
-    }
+    note_call(post, tables, (caller, callee), awaits);
     parties.fds.extend(post.fds.iter().map(|&fd| (fd, caller)));
     parties.delivered(to, was_empty, post.now);
     Ok(())
+}
+
+/// A reply slot is opened, or closed.
+fn note_call(post: &Post<'_>, tables: &mut Tables<'_>, (sender, reader): (u64, u64), awaits: bool) {
+    let header = post.header;
+    if awaits {
+        // it is free, as was asked before
+        let _ = tables.replies.add(sender, reader, header.serial, post.now);
+    } else if matches!(header.kind, RETURN | ERROR) {
+        tables.replies.take(reader, sender, header.reply_serial);
+    }
+}
+
+/// The message passes without being queued, if it may; false, and nothing has happened, if not.
+fn pass(
+    post: &Post<'_>,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    to: usize,
+    most: usize,
+    marks: u64,
+) -> Result<bool, NotEveryday> {
+    let Message::Borrowed(message) = post.message else {
+        return Ok(false);
+    };
+    let ways = (post.from, to);
+    if !parties.may_pass(&mut tables.core, ways, most, marks, &mut Ahead::default()) {
+        return Ok(false);
+    }
+    let mut passage = parties.take_passage(to).ok_or(NotEveryday)?;
+    let put = put_stamped(message, post.header, parties, post.from, most, &mut passage.bytes);
+    let Some(n_bytes) = put else {
+        parties.put_passage(to, Some(passage));
+        return Ok(false);
+    };
+    let stamp = tables.core.draw_stamp();
+    parties.keep(passage, ways, n_bytes, stamp, post.now);
+    Ok(true)
+}
+
+/// Appends the message as it is forwarded; its length. None, and nothing is appended, if it has more than `most` bytes.
+fn put_stamped(
+    message: &[u8],
+    header: &Header,
+    parties: &Parties,
+    from: usize,
+    most: usize,
+    out: &mut Vec<u8>,
+) -> Option<usize> {
+    let before = out.len();
+    stamp(message, header, &parties.get(from)?.unique, out).ok()?;
+    out.extend_from_slice(&message[header.header_length..]);
+    let n_bytes = out.len() - before;
+    if n_bytes > most {
+        out.truncate(before);
+        return None;
+    }
+    Some(n_bytes)
 }
 
 /// The reader takes descriptors, these close at once, and the process has enough others.
@@ -263,7 +359,7 @@ fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) ->
         destination_names: &[],
         arguments: &mut |out| arguments(header.signature(bytes), body, header.endian, out),
     };
-    tables.matches.receivers(&mut input, &mut peers);
+    locked(tables.matches).receivers(&mut input, &mut peers);
     let result = tell(post, parties, tables, &peers);
     parties.peers = peers;
     result
@@ -278,6 +374,10 @@ fn tell(
     if peers.is_empty() {
         return Ok(0);
     }
+    if pass_to_all(post, parties, tables, peers)? {
+        return Ok(peers.len() - 1);
+    }
+    parties.settle(&mut tables.core);
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
     let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
     let size = allocated(n_bytes);
@@ -306,6 +406,62 @@ fn tell(
     Ok(peers.len() - 1)
 }
 
+/// A signal passes to all its receivers without being queued; false, and nothing has happened, if not to each of them.
+fn pass_to_all(
+    post: &Post<'_>,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    peers: &[u64],
+) -> Result<bool, NotEveryday> {
+    let Message::Borrowed(message) = post.message else {
+        return Ok(false);
+    };
+    let mut slots = std::mem::take(&mut parties.transit.receivers);
+    slots.clear();
+    let sender = parties.get(post.from).ok_or(NotEveryday)?;
+    let most = message.len() + sender.unique.len() + 16;
+    let mut ahead = Ahead::default();
+    let may_pass = peers.iter().all(|&peer| {
+        let Some(slot) = parties.slot(peer) else {
+            return false;
+        };
+        let (Some(sender), Some(reader)) = (parties.get(post.from), parties.get(slot)) else {
+            return false;
+        };
+        let marks = sender.marks(reader);
+        slots.push(slot);
+        reader.standing.receives_all
+            && parties.may_pass(&mut tables.core, (post.from, slot), most, marks, &mut ahead)
+    });
+    let has_passed = may_pass && put_to_all(post, message, most, parties, tables, &slots);
+    parties.transit.receivers = slots;
+    Ok(has_passed)
+}
+
+fn put_to_all(
+    post: &Post<'_>,
+    message: &[u8],
+    most: usize,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    slots: &[usize],
+) -> bool {
+    let mut stamped = std::mem::take(&mut parties.transit.copy);
+    stamped.clear();
+    let is_done = put_stamped(message, post.header, parties, post.from, most, &mut stamped).is_some();
+    if is_done {
+        let stamp = tables.core.draw_stamp();
+        for &to in slots {
+            if let Some(mut passage) = parties.take_passage(to) {
+                passage.bytes.extend_from_slice(&stamped);
+                parties.keep(passage, (post.from, to), stamped.len(), stamp, post.now);
+            }
+        }
+    }
+    parties.transit.copy = stamped;
+    is_done
+}
+
 /// Below all marks and limits a message is delivered, whatever else holds; whether nothing waits there.
 fn has_room(
     tables: &Tables<'_>,
@@ -323,6 +479,13 @@ fn has_room(
         && waiting.bytes + waiting.fds * FD_WEIGHT + size <= READER_MARK
         && waiting.bytes + size <= reader.standing.max_outgoing_bytes;
     if fits { Ok(false) } else { Err(NotEveryday) }
+}
+
+impl Connection {
+    /// What may wait at a reader if this sender is to send more.
+    fn marks(&self, reader: &Self) -> u64 {
+        PAIR_MARK.min(self.standing.max_incoming_bytes).min(reader.standing.max_outgoing_bytes)
+    }
 }
 
 /// What a message of so many bytes weighs at a hosted reader.

@@ -14,6 +14,7 @@ pub mod output;
 pub mod parties;
 pub mod poller;
 mod reading;
+pub mod transit;
 pub mod world;
 
 use std::io;
@@ -55,10 +56,9 @@ pub trait Lane: Send {
     fn is_busy(&self) -> bool;
     /// First of all in a turn: who was in the middle of its turn when Python had to decide goes on.
     fn resume(&mut self, _now: f64, _report: &mut Report) {}
-    /// Epoll reported `events` for a socket of this lane.
-    fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report);
-    /// Go on with what is left from earlier turns, if nothing has stopped the turn.
-    fn go_on(&mut self, now: f64, report: &mut Report);
-    /// The end of a turn: write what there is.
-    fn finish(&mut self, now: f64, report: &mut Report);
+    /// Epoll reported these events for sockets of this lane; they are looked at until one stops the turn.
+    fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
+    /// The end of a turn: its last events, as `ready`; then, if nothing stops it, what is left from earlier turns; and
+    /// writing what there is.
+    fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
 }

@@ -16,6 +16,7 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
+use smallvec::SmallVec;
 
 use super::{Lane, Report};
 use crate::sys::{Epoll, monotonic};
@@ -24,6 +25,7 @@ use crate::sys::{Epoll, monotonic};
 const EVENTS_MAX: usize = 128;
 
 type SharedLane = std::sync::Arc<Mutex<dyn Lane>>;
+type Locked<'l> = MutexGuard<'l, dyn Lane + 'static>;
 
 /// Sockets of Python, and lanes.
 pub struct Poller {
@@ -75,64 +77,90 @@ impl Poller {
     ///
     /// Interrupted by a signal it raises so, and everything that was done counts.
     pub fn poll(&self, timeout: Option<f64>) -> io::Result<Vec<(RawFd, u32)>> {
-        let deadline = timeout.map(|seconds| monotonic() + seconds.max(0.0));
+        let mut now = monotonic();
+        let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
+        let mut is_busy = self.prepare(&mut locked(&self.lanes).lock_all())?;
         loop {
-            let is_busy = self.prepare()?;
             let left = match deadline {
                 _ if is_busy => 0,
                 None => -1,
-                Some(deadline) => milliseconds(deadline - monotonic()),
+                Some(deadline) => milliseconds(deadline - now),
             };
             events.clear();
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
-            let now = monotonic();
-            let report = self.turn(&events, now);
+            now = monotonic();
+            let lanes = locked(&self.lanes);
+            let mut all = lanes.lock_all();
+            let report = turn(&lanes.joined, &mut all, &events, now);
             let is_over = deadline.is_some_and(|deadline| now >= deadline);
             if !report.is_empty() || is_over {
                 return Ok(report.events);
             }
+            is_busy = self.prepare(&mut all)?;
         }
     }
 
-    fn prepare(&self) -> io::Result<bool> {
-        let lanes = locked(&self.lanes);
+    fn prepare(&self, lanes: &mut [Locked<'_>]) -> io::Result<bool> {
         let mut is_busy = false;
-        for lane in &lanes.all {
-            let mut lane = locked(lane);
+        for lane in lanes {
             lane.prepare(&self.epoll)?;
             is_busy |= lane.is_busy();
         }
         Ok(is_busy)
     }
+}
 
-    fn turn(&self, events: &[(RawFd, u32)], now: f64) -> Report {
-        let mut report = Report::default();
-        let lanes = locked(&self.lanes);
-        if lanes.all.is_empty() {
-            report.events.extend_from_slice(events);
-            return report;
+impl Lanes {
+    fn lock_all(&self) -> SmallVec<[Locked<'_>; 2]> {
+        self.all.iter().map(|lane| locked(lane)).collect()
+    }
+}
+
+fn turn(
+    joined: &AHashMap<RawFd, usize>,
+    lanes: &mut [Locked<'_>],
+    events: &[(RawFd, u32)],
+    now: f64,
+) -> Report {
+    let mut report = Report::default();
+    for lane in &mut *lanes {
+        if !report.stops {
+            lane.resume(now, &mut report);
         }
-        for lane in &lanes.all {
-            if !report.stops {
-                locked(lane).resume(now, &mut report);
-            }
+    }
+    // events in a row that are for one lane are one step of it
+    let (mut start, mut current) = (0, None);
+    for (at, &(fd, mask)) in events.iter().enumerate() {
+        let lane = joined.get(&fd).copied();
+        if lane != current {
+            serve(lanes, current, &events[start..at], now, &mut report);
+            (start, current) = (at, lane);
         }
-        for &(fd, mask) in events {
-            match lanes.joined.get(&fd) {
-                None => report.events.push((fd, mask)),
-                Some(&lane) if !report.stops => locked(&lanes.all[lane]).ready(fd, mask, now, &mut report),
-                Some(_) => {}
-            }
+        if lane.is_none() {
+            report.events.push((fd, mask));
         }
-        for lane in &lanes.all {
-            let mut lane = locked(lane);
-            if !report.stops && lane.is_busy() {
-                lane.go_on(now, &mut report);
-            }
-            lane.finish(now, &mut report);
-        }
-        report
+    }
+    if let Some(lane) = current.and_then(|current| lanes.get_mut(current)) {
+        lane.finish(&events[start..], now, &mut report);
+    }
+    for (_, lane) in lanes.iter_mut().enumerate().filter(|(at, _)| Some(*at) != current) {
+        lane.finish(&[], now, &mut report);
+    }
+    report
+}
+
+fn serve(
+    lanes: &mut [Locked<'_>],
+    which: Option<usize>,
+    events: &[(RawFd, u32)],
+    now: f64,
+    report: &mut Report,
+) {
+    if let Some(lane) = which.and_then(|which| lanes.get_mut(which))
+        && !report.stops
+    {
+        lane.ready(events, now, report);
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::Report;
 use super::connection::{Connection, End, Handed};
 use super::dbus::{DbusLane, IN};
-use super::express::{self, Message, NotEveryday, Post};
+use super::express::{self, Message, NotEveryday, Post, Route};
 use super::world::Tables;
 use crate::dbus::body::{BodyCheck, check_body};
 use crate::dbus::header::{self, Header, frame_length};
@@ -181,7 +181,7 @@ impl DbusLane {
     /// A large message that is not there yet: whether its header tells that it may be everyday.
     fn is_worth_waiting(&self, slot: usize, so_far: &[u8]) -> bool {
         match header::parse(so_far) {
-            Ok(header) => express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header),
+            Ok(header) => express::route(self.climate, &self.parties, slot, so_far, &header).is_some(),
             Err(_) => so_far.len() < 16,
         }
     }
@@ -201,9 +201,9 @@ impl DbusLane {
         let Ok(header) = header::parse(bytes) else {
             return Found::Strange;
         };
-        if !express::may_be_everyday(self.climate, &self.parties, slot, bytes, &header) {
+        let Some(route) = express::route(self.climate, &self.parties, slot, bytes, &header) else {
             return Found::NotEveryday(length);
-        }
+        };
         match self.check(slot, bytes, &header, budget) {
             Ok(true) => {}
             Ok(false) => return Found::Unchecked,
@@ -211,9 +211,9 @@ impl DbusLane {
         }
         // a message that has most of a large buffer for itself keeps that: its body is not copied
         if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
-            return self.large(slot, buffer, start, length, &header, tables, now);
+            return self.large(slot, buffer, start, length, (&header, route), tables, now);
         }
-        let carried = self.pass(slot, &Message::Borrowed(bytes), &header, tables, now);
+        let carried = self.pass(slot, &Message::Borrowed(bytes), (&header, route), tables, now);
         self.found(slot, carried, start + length, length)
     }
 
@@ -224,7 +224,7 @@ impl DbusLane {
         buffer: &mut Vec<u8>,
         start: usize,
         length: usize,
-        header: &Header,
+        header: (&Header, Route),
         tables: &mut Tables<'_>,
         now: f64,
     ) -> Found {
@@ -245,7 +245,7 @@ impl DbusLane {
         &mut self,
         slot: usize,
         message: &Message<'_>,
-        header: &Header,
+        (header, route): (&Header, Route),
         tables: &mut Tables<'_>,
         now: f64,
     ) -> Result<usize, NotEveryday> {
@@ -261,7 +261,7 @@ impl DbusLane {
             }
             fds.extend(c.input.fds.iter().take(n_fds));
         }
-        let post = Post { climate: self.climate, from: slot, message, header, fds: &fds, now };
+        let post = Post { climate: self.climate, from: slot, route, message, header, fds: &fds, now };
         let others = express::carry_out(&post, &mut self.parties, tables)?;
         if n_fds > 0
             && let Some(c) = self.parties.get_mut(slot)
