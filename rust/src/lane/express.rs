@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::connection::Connection;
 use super::parties::Parties;
+use super::passing::{pass, pass_to_all};
 use super::poller::locked;
 use super::transit::{Ahead, BUS};
 use super::world::Tables;
@@ -288,53 +289,6 @@ fn note_call(post: &Post<'_>, tables: &mut Tables<'_>, (sender, reader): (u64, u
     }
 }
 
-/// The message passes without being queued, if it may; false, and nothing has happened, if not.
-fn pass(
-    post: &Post<'_>,
-    parties: &mut Parties,
-    tables: &mut Tables<'_>,
-    to: usize,
-    most: usize,
-    marks: u64,
-) -> Result<bool, NotEveryday> {
-    let Message::Borrowed(message) = post.message else {
-        return Ok(false);
-    };
-    let ways = (post.from, to);
-    if !parties.may_pass(&mut tables.core, ways, most, marks, &mut Ahead::default()) {
-        return Ok(false);
-    }
-    let mut passage = parties.take_passage(to).ok_or(NotEveryday)?;
-    let put = put_stamped(message, post.header, parties, post.from, most, &mut passage.bytes);
-    let Some(n_bytes) = put else {
-        parties.put_passage(to, Some(passage));
-        return Ok(false);
-    };
-    let stamp = tables.core.draw_stamp();
-    parties.keep(passage, ways, n_bytes, stamp, post.now);
-    Ok(true)
-}
-
-/// Appends the message as it is forwarded; its length. None, and nothing is appended, if it has more than `most` bytes.
-fn put_stamped(
-    message: &[u8],
-    header: &Header,
-    parties: &Parties,
-    from: usize,
-    most: usize,
-    out: &mut Vec<u8>,
-) -> Option<usize> {
-    let before = out.len();
-    stamp(message, header, &parties.get(from)?.unique, out).ok()?;
-    out.extend_from_slice(&message[header.header_length..]);
-    let n_bytes = out.len() - before;
-    if n_bytes > most {
-        out.truncate(before);
-        return None;
-    }
-    Some(n_bytes)
-}
-
 /// The reader takes descriptors, these close at once, and the process has enough others.
 fn may_pass(fds: &[RawFd], reader: &Connection) -> bool {
     let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
@@ -406,62 +360,6 @@ fn tell(
     Ok(peers.len() - 1)
 }
 
-/// A signal passes to all its receivers without being queued; false, and nothing has happened, if not to each of them.
-fn pass_to_all(
-    post: &Post<'_>,
-    parties: &mut Parties,
-    tables: &mut Tables<'_>,
-    peers: &[u64],
-) -> Result<bool, NotEveryday> {
-    let Message::Borrowed(message) = post.message else {
-        return Ok(false);
-    };
-    let mut slots = std::mem::take(&mut parties.transit.receivers);
-    slots.clear();
-    let sender = parties.get(post.from).ok_or(NotEveryday)?;
-    let most = message.len() + sender.unique.len() + 16;
-    let mut ahead = Ahead::default();
-    let may_pass = peers.iter().all(|&peer| {
-        let Some(slot) = parties.slot(peer) else {
-            return false;
-        };
-        let (Some(sender), Some(reader)) = (parties.get(post.from), parties.get(slot)) else {
-            return false;
-        };
-        let marks = sender.marks(reader);
-        slots.push(slot);
-        reader.standing.receives_all
-            && parties.may_pass(&mut tables.core, (post.from, slot), most, marks, &mut ahead)
-    });
-    let has_passed = may_pass && put_to_all(post, message, most, parties, tables, &slots);
-    parties.transit.receivers = slots;
-    Ok(has_passed)
-}
-
-fn put_to_all(
-    post: &Post<'_>,
-    message: &[u8],
-    most: usize,
-    parties: &mut Parties,
-    tables: &mut Tables<'_>,
-    slots: &[usize],
-) -> bool {
-    let mut stamped = std::mem::take(&mut parties.transit.copy);
-    stamped.clear();
-    let is_done = put_stamped(message, post.header, parties, post.from, most, &mut stamped).is_some();
-    if is_done {
-        let stamp = tables.core.draw_stamp();
-        for &to in slots {
-            if let Some(mut passage) = parties.take_passage(to) {
-                passage.bytes.extend_from_slice(&stamped);
-                parties.keep(passage, (post.from, to), stamped.len(), stamp, post.now);
-            }
-        }
-    }
-    parties.transit.copy = stamped;
-    is_done
-}
-
 /// Below all marks and limits a message is delivered, whatever else holds; whether nothing waits there.
 fn has_room(
     tables: &Tables<'_>,
@@ -483,7 +381,7 @@ fn has_room(
 
 impl Connection {
     /// What may wait at a reader if this sender is to send more.
-    fn marks(&self, reader: &Self) -> u64 {
+    pub(super) fn marks(&self, reader: &Self) -> u64 {
         PAIR_MARK.min(self.standing.max_incoming_bytes).min(reader.standing.max_outgoing_bytes)
     }
 }

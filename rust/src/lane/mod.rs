@@ -12,6 +12,7 @@ pub mod dbus;
 pub mod express;
 pub mod output;
 pub mod parties;
+mod passing;
 pub mod poller;
 mod reading;
 pub mod transit;

@@ -159,6 +159,13 @@ impl Parties {
         }
     }
 
+    /// Settle, if that may make a difference.
+    pub fn make_room(&mut self, core: &mut Core) -> bool {
+        let has_something = self.transit.charged.messages > 0;
+        self.settle(core);
+        has_something
+    }
+
     /// Write what is in transit; whatever is not taken is in Core's queues then.
     pub fn settle(&mut self, core: &mut Core) {
         let mut readers = std::mem::take(&mut self.transit.readers);
