@@ -132,8 +132,16 @@ fn what_passes_leaves_what_a_queue_leaves() {
         }
         assert_eq!(passing.snapshot(), plain.snapshot());
     }
+    passing.take_front(two).unwrap();
+    passing.take_front(two).unwrap();
+    let number = passing.handle_transfer(two, 0, one).unwrap();
+    passing.handle_release(one, number).unwrap();
+    assert!(passing.room(one, two, &who()).is_none(), "a notification waits");
+    passing.recv(two, 0, NO_LIMIT).unwrap();
+    assert!(passing.room(one, two, &who()).is_some());
     passing.node_destroy(two, &[0], 0).unwrap();
-    assert!(passing.room(one, two, &who()).is_none());
+    passing.recv(two, 0, NO_LIMIT).unwrap();
+    assert!(passing.room(one, two, &who()).is_none(), "its root is destroyed");
     assert!(passing.room(one, one, &who()).is_none(), "it is not known how its pool is");
 }
 
