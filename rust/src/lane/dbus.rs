@@ -202,6 +202,25 @@ impl DbusLane {
 
     // ---- a turn --------------------------------------------------------------------------------------
 
+    fn is_busy(&self) -> bool {
+        !(self.parties.busy.is_empty()
+            && self.parties.resuming.is_empty()
+            && self.parties.dirty.is_empty()
+            && self.unwatched.is_empty())
+    }
+
+    fn resume(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        for slot in std::mem::take(&mut self.parties.resuming) {
+            let Some(c) = self.parties.get(slot) else { continue };
+            if report.stops || !c.input.is_ours {
+                self.parties.mark_busy(slot);
+                continue;
+            }
+            self.serve(slot, tables, now, report);
+            self.tidy(slot);
+        }
+    }
+
     fn serve_events(
         &mut self,
         events: &[(RawFd, u32)],
@@ -209,6 +228,9 @@ impl DbusLane {
         now: f64,
         report: &mut Report,
     ) {
+        if !(report.stops || self.parties.resuming.is_empty()) {
+            self.resume(tables, now, report);
+        }
         for &(fd, events) in events {
             if report.stops {
                 return;
@@ -289,7 +311,7 @@ impl DbusLane {
 }
 
 impl Lane for DbusLane {
-    fn prepare(&mut self, epoll: &Epoll) -> io::Result<()> {
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<bool> {
         while let Some(slot) = self.parties.stale.pop() {
             let Some(c) = self.parties.get_mut(slot) else {
                 continue;
@@ -316,32 +338,7 @@ impl Lane for DbusLane {
                 self.unwatched.push(c.peer);
             }
         }
-        Ok(())
-    }
-
-    fn is_busy(&self) -> bool {
-        !(self.parties.busy.is_empty()
-            && self.parties.resuming.is_empty()
-            && self.parties.dirty.is_empty()
-            && self.unwatched.is_empty())
-    }
-
-    fn resume(&mut self, now: f64, report: &mut Report) {
-        if self.parties.resuming.is_empty() {
-            return;
-        }
-        let world = Arc::clone(&self.world);
-        let mut tables = world.tables();
-        for slot in std::mem::take(&mut self.parties.resuming) {
-            let Some(c) = self.parties.get(slot) else { continue };
-            if report.stops || !c.input.is_ours {
-                self.parties.mark_busy(slot);
-                continue;
-            }
-            self.serve(slot, &mut tables, now, report);
-            self.tidy(slot);
-        }
-        self.parties.settle(&mut tables.core);
+        Ok(self.is_busy())
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {

@@ -6,7 +6,7 @@
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
-//! order: the poller's, a lane's, those of the tables (Core, match rules, replies). 4. Nobody waits for one of them with
+//! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. Nobody waits for one of them with
 //! the interpreter's lock, which a turn may need to let a buffer of Python's go.
 //!
 //! Not here: what lanes do with their sockets.
@@ -16,7 +16,6 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
-use smallvec::SmallVec;
 
 use super::{Lane, Report};
 use crate::sys::{Epoll, monotonic};
@@ -25,7 +24,6 @@ use crate::sys::{Epoll, monotonic};
 const EVENTS_MAX: usize = 128;
 
 type SharedLane = std::sync::Arc<Mutex<dyn Lane>>;
-type Locked<'l> = MutexGuard<'l, dyn Lane + 'static>;
 
 /// Sockets of Python, and lanes.
 pub struct Poller {
@@ -80,7 +78,7 @@ impl Poller {
         let mut now = monotonic();
         let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
-        let mut is_busy = self.prepare(&mut locked(&self.lanes).lock_all())?;
+        let mut is_busy = locked(&self.lanes).prepare(&self.epoll)?;
         loop {
             let left = match deadline {
                 _ if is_busy => 0,
@@ -91,76 +89,52 @@ impl Poller {
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
             now = monotonic();
             let lanes = locked(&self.lanes);
-            let mut all = lanes.lock_all();
-            let report = turn(&lanes.joined, &mut all, &events, now);
+            let report = lanes.turn(&events, now);
             let is_over = deadline.is_some_and(|deadline| now >= deadline);
             if !report.is_empty() || is_over {
                 return Ok(report.events);
             }
-            is_busy = self.prepare(&mut all)?;
+            is_busy = lanes.prepare(&self.epoll)?;
         }
-    }
-
-    fn prepare(&self, lanes: &mut [Locked<'_>]) -> io::Result<bool> {
-        let mut is_busy = false;
-        for lane in lanes {
-            lane.prepare(&self.epoll)?;
-            is_busy |= lane.is_busy();
-        }
-        Ok(is_busy)
     }
 }
 
 impl Lanes {
-    fn lock_all(&self) -> SmallVec<[Locked<'_>; 2]> {
-        self.all.iter().map(|lane| locked(lane)).collect()
+    fn prepare(&self, epoll: &Epoll) -> io::Result<bool> {
+        let mut is_busy = false;
+        for lane in &self.all {
+            is_busy |= locked(lane).prepare(epoll)?;
+        }
+        Ok(is_busy)
     }
-}
 
-fn turn(
-    joined: &AHashMap<RawFd, usize>,
-    lanes: &mut [Locked<'_>],
-    events: &[(RawFd, u32)],
-    now: f64,
-) -> Report {
-    let mut report = Report::default();
-    for lane in &mut *lanes {
-        if !report.stops {
-            lane.resume(now, &mut report);
+    fn turn(&self, events: &[(RawFd, u32)], now: f64) -> Report {
+        let mut report = Report::default();
+        // events in a row that are for one lane are one step of it
+        let (mut start, mut current) = (0, None);
+        for (at, &(fd, mask)) in events.iter().enumerate() {
+            let lane = self.joined.get(&fd).copied();
+            if lane != current {
+                self.serve(current, &events[start..at], now, &mut report);
+                (start, current) = (at, lane);
+            }
+            if lane.is_none() {
+                report.events.push((fd, mask));
+            }
         }
-    }
-    // events in a row that are for one lane are one step of it
-    let (mut start, mut current) = (0, None);
-    for (at, &(fd, mask)) in events.iter().enumerate() {
-        let lane = joined.get(&fd).copied();
-        if lane != current {
-            serve(lanes, current, &events[start..at], now, &mut report);
-            (start, current) = (at, lane);
+        for (at, lane) in self.all.iter().enumerate() {
+            let rest = if current == Some(at) { &events[start..] } else { &[] };
+            locked(lane).finish(rest, now, &mut report);
         }
-        if lane.is_none() {
-            report.events.push((fd, mask));
-        }
+        report
     }
-    if let Some(lane) = current.and_then(|current| lanes.get_mut(current)) {
-        lane.finish(&events[start..], now, &mut report);
-    }
-    for (_, lane) in lanes.iter_mut().enumerate().filter(|(at, _)| Some(*at) != current) {
-        lane.finish(&[], now, &mut report);
-    }
-    report
-}
 
-fn serve(
-    lanes: &mut [Locked<'_>],
-    which: Option<usize>,
-    events: &[(RawFd, u32)],
-    now: f64,
-    report: &mut Report,
-) {
-    if let Some(lane) = which.and_then(|which| lanes.get_mut(which))
-        && !report.stops
-    {
-        lane.ready(events, now, report);
+    fn serve(&self, lane: Option<usize>, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        if let Some(lane) = lane.and_then(|lane| self.all.get(lane))
+            && !report.stops
+        {
+            locked(lane).ready(events, now, report);
+        }
     }
 }
 

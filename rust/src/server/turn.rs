@@ -31,13 +31,9 @@ const INPUT: u32 = libc::EPOLLIN as u32;
 const UNUSUAL: u32 = (libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLRDHUP | libc::EPOLLOUT) as u32;
 
 impl Lane for Server {
-    fn prepare(&mut self, _epoll: &Epoll) -> io::Result<()> {
+    fn prepare(&mut self, _epoll: &Epoll) -> io::Result<bool> {
         self.turn += 1;
-        Ok(())
-    }
-
-    fn is_busy(&self) -> bool {
-        self.paused.is_some() || self.n_waiting > 0 || !self.untold.is_empty()
+        Ok(self.is_busy())
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, report: &mut Report) {
@@ -59,6 +55,11 @@ impl Lane for Server {
 }
 
 impl Server {
+    /// There is work that needs no event.
+    pub(super) fn is_busy(&self) -> bool {
+        self.paused.is_some() || self.n_waiting > 0 || !self.untold.is_empty()
+    }
+
     /// Write what there is.
     pub(super) fn write_all(&mut self, report: &mut Report) {
         while let Some(fd) = self.dirty.pop() {
