@@ -47,10 +47,10 @@ pub fn close(fd: RawFd) {
 pub fn closes_at_once(fd: RawFd) -> bool {
     // SAFETY: these commands take no pointers; for a number that is no descriptor they fail.
     unsafe {
-        let flags = libc::fcntl(fd, libc::F_GETFL);
-        (flags >= 0 && flags & libc::O_PATH != 0)
-            || libc::fcntl(fd, libc::F_GETPIPE_SZ) >= 0
-            || libc::fcntl(fd, libc::F_GET_SEALS) >= 0
+        libc::fcntl(fd, libc::F_GETPIPE_SZ) >= 0 || libc::fcntl(fd, libc::F_GET_SEALS) >= 0 || {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            flags >= 0 && flags & libc::O_PATH != 0
+        }
     }
 }
 

@@ -121,12 +121,11 @@ impl Account {
     /// If `n` more are anywhere in the user's, `share`, `here` and what is used grow by `n` at most, and so the inequality of
     /// `exceeds_peer_quota` holds for `amount` more if it does with four times `n + amount`.
     pub fn room(&self, user: &User, uid: i64, resource: usize) -> u64 {
-        let left = i128::from(user.limits[resource]) - i128::from(user.used[resource]);
+        let left = user.limits[resource].saturating_sub(user.used[resource]);
         let share = share_of(&user.shares, uid)[resource];
         let here = share_of(&self.shares, uid)[resource];
-        let quarter = (left - i128::from(share) - 2 * i128::from(here)).max(0) / 4;
-        let own = self.limits[resource].saturating_sub(self.used[resource]);
-        u64::try_from(quarter).unwrap_or(u64::MAX).min(own)
+        let quarter = left.saturating_sub(share).saturating_sub(here.saturating_mul(2)) / 4;
+        self.limits[resource].saturating_sub(self.used[resource]).min(quarter)
     }
 
     /// What everybody has undelivered here, the seed apart.

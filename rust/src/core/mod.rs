@@ -19,7 +19,7 @@ pub mod error;
 mod express;
 mod flows;
 mod gaps;
-mod hashing;
+pub(crate) mod hashing;
 mod loss;
 mod messages;
 mod objects;

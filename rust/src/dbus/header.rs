@@ -182,11 +182,19 @@ pub fn parse(message: &[u8]) -> Result<Header, Malformed> {
     let Some(length) = frame_length(message)? else {
         return Err(Malformed::new("the message ends within its header"));
     };
+    parse_frame(message, length)
+}
+
+/// The same, of a message that has the length which `frame_length` gave.
+pub fn parse_frame(message: &[u8], length: usize) -> Result<Header, Malformed> {
+    if message.len() < FIXED {
+        return Err(Malformed::new("the message ends within its header"));
+    }
     let endian = Endian::of(message[0]).unwrap_or(Endian::Little);
     let number = |at| endian.u32_at(message, at).unwrap_or(0);
     let (body_length, serial, fields_length) = (number(4), number(8), number(12));
     let kind = message[1];
-    let header_length = length - body_length as usize;
+    let header_length = length.saturating_sub(body_length as usize);
     let Some(header) = message.get(..header_length).filter(|_| kind != 0 && serial != 0) else {
         return Err(Malformed::new("type 0, serial 0, or the message ends within its header"));
     };

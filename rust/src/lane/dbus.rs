@@ -182,6 +182,7 @@ impl DbusLane {
     }
 
     fn write_all(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        self.parties.ceiling = None;
         self.parties.settle(&mut tables.core);
         let mut dirty = std::mem::take(&mut self.parties.dirty);
         for slot in dirty.drain(..) {

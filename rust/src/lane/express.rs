@@ -248,51 +248,62 @@ fn unicast(
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
         let waiting = tables.replies.outstanding(caller) + sender.native_calls;
-        let is_free =
-            waiting < sender.standing.max_replies && !tables.replies.awaits(caller, callee, header.serial);
-        if post.climate.limits_replies || !is_free {
+        if post.climate.limits_replies || waiting >= sender.standing.max_replies {
             return Err(NotEveryday);
         }
+        tables.replies.add(caller, callee, header.serial, post.now).map_err(|_| NotEveryday)?;
     }
+    let result = forward(post, parties, tables, to);
+    if result.is_err() && awaits {
+        // it never was
+        tables.replies.take(caller, callee, header.serial);
+    } else if result.is_ok() && matches!(header.kind, RETURN | ERROR) {
+        tables.replies.take(callee, caller, header.reply_serial);
+    }
+    result
+}
+
+fn forward(
+    post: &Post<'_>,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    to: usize,
+) -> Result<(), NotEveryday> {
+    let sender = parties.get(post.from).ok_or(NotEveryday)?;
+    let reader = parties.get(to).ok_or(NotEveryday)?;
     // what the planner weighs, with room for the sender's name
     let weighed = post.message.bytes().len() + sender.unique.len() + 16;
     let marks = sender.marks(reader);
     if post.fds.is_empty() && pass(post, parties, tables, to, weighed, marks)? {
-        note_call(post, tables, (caller, callee), awaits);
         return Ok(());
     }
     parties.settle(&mut tables.core);
+    let ceiling =
+        if post.fds.is_empty() { 0 } else { *parties.ceiling.get_or_insert_with(descriptors_below) };
     let (sender, reader) = (parties.get(post.from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
-    let (parts, n_bytes) = post.message.stamped(header, &sender.unique)?;
+    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
-    if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader)) {
+    if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader, ceiling)) {
         return Err(NotEveryday);
     }
     tables
         .core
-        .deliver(caller, callee, &parts, n_bytes, post.fds, &sender.credentials)
+        .deliver(sender.peer, reader.peer, &parts, n_bytes, post.fds, &sender.credentials)
         .map_err(|_| NotEveryday)?;
-    note_call(post, tables, (caller, callee), awaits);
-    parties.fds.extend(post.fds.iter().map(|&fd| (fd, caller)));
+    let sender = sender.peer;
+    parties.fds.extend(post.fds.iter().map(|&fd| (fd, sender)));
     parties.delivered(to, was_empty, post.now);
     Ok(())
 }
 
-/// A reply slot is opened, or closed.
-fn note_call(post: &Post<'_>, tables: &mut Tables<'_>, (sender, reader): (u64, u64), awaits: bool) {
-    let header = post.header;
-    if awaits {
-        // it is free, as was asked before
-        let _ = tables.replies.add(sender, reader, header.serial, post.now);
-    } else if matches!(header.kind, RETURN | ERROR) {
-        tables.replies.take(reader, sender, header.reply_serial);
-    }
+/// The process has enough others below this number.
+fn descriptors_below() -> u64 {
+    let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
+    ceiling - FDS_KEPT.min(ceiling / 8)
 }
 
 /// The reader takes descriptors, these close at once, and the process has enough others.
-fn may_pass(fds: &[RawFd], reader: &Connection) -> bool {
-    let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
-    let ceiling = ceiling - FDS_KEPT.min(ceiling / 8);
+fn may_pass(fds: &[RawFd], reader: &Connection, ceiling: u64) -> bool {
     reader.standing.takes_fds && fds.iter().all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
 }
 

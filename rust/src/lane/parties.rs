@@ -53,6 +53,8 @@ pub struct Parties {
     pub fds: AHashMap<RawFd, u64>,
     /// Room for receivers.
     pub peers: Vec<u64>,
+    /// Below which number descriptors may come in this turn, once that was asked.
+    pub ceiling: Option<u64>,
     /// What is being written in this step.
     pub transit: Transit,
 }

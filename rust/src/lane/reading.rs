@@ -198,7 +198,7 @@ impl DbusLane {
         now: f64,
     ) -> Found {
         let bytes = &buffer[start..start + length];
-        let Ok(header) = header::parse(bytes) else {
+        let Ok(header) = header::parse_frame(bytes, length) else {
             return Found::Strange;
         };
         let Some(route) = express::route(self.climate, &self.parties, slot, bytes, &header) else {
@@ -287,7 +287,7 @@ impl DbusLane {
     /// Whether the body fits its signature, as far as the budget goes.
     fn check(&mut self, slot: usize, message: &[u8], header: &Header, budget: usize) -> Result<bool, ()> {
         let body = &message[header.header_length..];
-        let signature = header.signature(message);
+        let signature = header.signature_span.bytes(message);
         if body.len() <= budget {
             return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
         }
