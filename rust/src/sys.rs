@@ -15,11 +15,15 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void};
+use smallvec::SmallVec;
 
 /// The most descriptors that the kernel passes in one message.
 pub const SCM_MAX_FD: usize = 253;
 /// Room for the control messages of one `recvmsg`: descriptors and credentials, eight-byte aligned.
 const CONTROL_WORDS: usize = (SCM_MAX_FD * 4 + 128) / 8;
+
+/// The most buffers that the kernel takes in one call.
+const PARTS_MAX: usize = 1024;
 
 fn checked(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
@@ -43,10 +47,10 @@ pub fn close(fd: RawFd) {
 pub fn closes_at_once(fd: RawFd) -> bool {
     // SAFETY: these commands take no pointers; for a number that is no descriptor they fail.
     unsafe {
-        let flags = libc::fcntl(fd, libc::F_GETFL);
-        (flags >= 0 && flags & libc::O_PATH != 0)
-            || libc::fcntl(fd, libc::F_GETPIPE_SZ) >= 0
-            || libc::fcntl(fd, libc::F_GET_SEALS) >= 0
+        libc::fcntl(fd, libc::F_GETPIPE_SZ) >= 0 || libc::fcntl(fd, libc::F_GET_SEALS) >= 0 || {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            flags >= 0 && flags & libc::O_PATH != 0
+        }
     }
 }
 
@@ -169,7 +173,7 @@ pub fn receive_with(
     let spare = buffer.spare_capacity_mut();
     let most = most.min(spare.len());
     let mut part = libc::iovec { iov_base: spare.as_mut_ptr().cast::<c_void>(), iov_len: most };
-    let mut control = [0u64; CONTROL_WORDS];
+    let mut control = mem::MaybeUninit::<[u64; CONTROL_WORDS]>::uninit();
     // SAFETY: msghdr is plain data for which zeros are valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &mut part;
@@ -177,7 +181,7 @@ pub fn receive_with(
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = mem::size_of_val(&control);
     // SAFETY: the vector covers `most` writable bytes of `buffer`, the control buffer is aligned and of the length
-    // that is told; both live through the call.
+    // that is told, and of what is in it nothing is read; both live through the call.
     let n = unsafe { libc::recvmsg(fd, &mut message, flags | libc::MSG_CMSG_CLOEXEC) };
     let n_bytes = checked(n)?;
     // SAFETY: the kernel has written `n_bytes` <= `most` bytes behind the length of `buffer`.
@@ -192,7 +196,7 @@ pub fn receive_with(
 
 fn read_control(message: &libc::msghdr, received: &mut Received, fds: &mut Vec<RawFd>) {
     // SAFETY: `message` was filled by recvmsg, so its control buffer holds well-formed headers within
-    // msg_controllen, which is what these macros walk; unaligned reads are made as such.
+    // msg_controllen, which the kernel has written and which is what these macros walk; unaligned reads are made as such.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while !header.is_null() {
@@ -224,16 +228,14 @@ pub fn send(fd: RawFd, buffers: &[&[u8]], fds: &[RawFd]) -> io::Result<usize> {
         // SAFETY: the pointer and the length are those of a live slice.
         return checked(unsafe { libc::send(fd, buffer.as_ptr().cast(), buffer.len(), flags) });
     }
-    let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 1024];
-    let n_parts = buffers.len().min(parts.len());
-    for (part, buffer) in parts.iter_mut().zip(buffers) {
-        *part = libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: buffer.len() };
-    }
+    let part =
+        |buffer: &&[u8]| libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: buffer.len() };
+    let mut parts: SmallVec<[libc::iovec; 16]> = buffers.iter().take(PARTS_MAX).map(part).collect();
     let mut control = [0u64; CONTROL_WORDS];
     // SAFETY: msghdr is plain data for which zeros are valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = parts.as_mut_ptr();
-    message.msg_iovlen = n_parts;
+    message.msg_iovlen = parts.len();
     let fds = &fds[..fds.len().min(SCM_MAX_FD)];
     if !fds.is_empty() {
         let size = mem::size_of_val(fds) as u32;

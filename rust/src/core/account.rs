@@ -116,6 +116,18 @@ impl Account {
         self.flows.get(sender).map_or(Usage::default(), |flow| usage(flow.undelivered))
     }
 
+    /// How much more of a resource surely fits, whoever else of this user's peers gets how much of it from `uid`.
+    ///
+    /// If `n` more are anywhere in the user's, `share`, `here` and what is used grow by `n` at most, and so the inequality of
+    /// `exceeds_peer_quota` holds for `amount` more if it does with four times `n + amount`.
+    pub fn room(&self, user: &User, uid: i64, resource: usize) -> u64 {
+        let left = user.limits[resource].saturating_sub(user.used[resource]);
+        let share = share_of(&user.shares, uid)[resource];
+        let here = share_of(&self.shares, uid)[resource];
+        let quarter = left.saturating_sub(share).saturating_sub(here.saturating_mul(2)) / 4;
+        self.limits[resource].saturating_sub(self.used[resource]).min(quarter)
+    }
+
     /// What everybody has undelivered here, the seed apart.
     pub fn waiting(&self) -> Usage {
         let mut all = self.undelivered;

@@ -113,7 +113,12 @@ impl Core {
         Some(root)
     }
 
-    fn place_at_root(&mut self, tx: &Transaction<'_>, reader: u64, what: &Outgoing<'_>) -> Result<usize> {
+    pub(super) fn place_at_root(
+        &mut self,
+        tx: &Transaction<'_>,
+        reader: u64,
+        what: &Outgoing<'_>,
+    ) -> Result<usize> {
         let node = self.root_of(reader).ok_or_else(|| no_node((reader, 0)))?;
         if self.nodes[node].died != NEVER {
             return Err(Error::new(Kind::NodeDestroyed, "the destination is destroyed"));
@@ -156,6 +161,7 @@ impl Core {
     }
 }
 
-fn outgoing<'a>(n_bytes: usize, with_fds: bool) -> Outgoing<'a> {
+/// What `place` is to know of a message without handles.
+pub(super) fn outgoing<'a>(n_bytes: usize, with_fds: bool) -> Outgoing<'a> {
     Outgoing { n_bytes: n_bytes as u64, nodes: &[], with_fds, note: 0, payload: 0 }
 }

@@ -19,7 +19,7 @@ pub mod error;
 mod express;
 mod flows;
 mod gaps;
-mod hashing;
+pub(crate) mod hashing;
 mod loss;
 mod messages;
 mod objects;
@@ -28,6 +28,7 @@ mod queue;
 mod sequencer;
 mod snapshot;
 mod transaction;
+mod transit;
 pub mod value;
 pub mod view;
 
@@ -40,6 +41,7 @@ pub use backing::{Board, Foreign, Memory};
 pub use commands::Setup;
 pub use error::{Error, Kind, Result};
 pub use messages::Request;
+pub use transit::Room;
 pub use view::View;
 
 use account::{Account, Ledger, Purse};

@@ -114,6 +114,15 @@ impl Pool {
         self.at(generation).map(|at| &mut self.segments[at])
     }
 
+    /// Nothing lies in it, and it has its first segment, as it keeps it: what comes and goes leaves it as it is.
+    pub fn is_at_rest(&self) -> bool {
+        let keeps_first = self
+            .segments
+            .first()
+            .is_some_and(|segment| segment.base == 0 && segment.shared && segment.exposed && !segment.fresh);
+        self.n_slices == 0 && self.segments.len() == 1 && keeps_first && self.retired.is_empty()
+    }
+
     /// A pinned slice, its memory reserved; TooLarge, PoolFull or OutOfMemory change nothing.
     pub fn allocate(
         &mut self,

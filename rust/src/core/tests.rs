@@ -98,6 +98,109 @@ fn a_peer_that_is_not_readable_any_more_is_not_woken() {
 }
 
 #[test]
+fn what_passes_leaves_what_a_queue_leaves() {
+    let (mut passing, one, two) = hosted();
+    let (mut plain, ..) = hosted();
+    assert!(passing.room(one, two, &who()).is_none(), "the pool has no segment yet");
+    for core in [&mut passing, &mut plain] {
+        core.deliver(one, two, &parts(b"first"), 5, &[], &who()).unwrap();
+        assert!(core.room(one, two, &who()).is_none(), "something waits");
+        core.take_front(two).unwrap();
+        core.take_woken();
+    }
+    let room = passing.room(one, two, &who()).unwrap();
+    assert_eq!((room.charge(0), room.charge(9)), (108, 116));
+    for n_written in [3, 1] {
+        let stamps = [(); 3].map(|()| passing.draw_stamp());
+        if n_written == 3 {
+            passing.passed(two, 3);
+        } else {
+            for stamp in stamps {
+                passing.deliver_late(one, two, parts(b"hello"), 5, &who(), stamp);
+            }
+            passing.take_front(two).unwrap();
+        }
+        for _ in 0..3 {
+            plain.deliver(one, two, &parts(b"hello"), 5, &[], &who()).unwrap();
+        }
+        for _ in 0..n_written {
+            plain.take_front(two).unwrap();
+        }
+        for core in [&mut passing, &mut plain] {
+            core.unwake(two);
+            assert!(!core.has_effects());
+        }
+        assert_eq!(passing.snapshot(), plain.snapshot());
+    }
+    passing.take_front(two).unwrap();
+    passing.take_front(two).unwrap();
+    let number = passing.handle_transfer(two, 0, one).unwrap();
+    passing.handle_release(one, number).unwrap();
+    assert!(passing.room(one, two, &who()).is_none(), "a notification waits");
+    passing.recv(two, 0, NO_LIMIT).unwrap();
+    assert!(passing.room(one, two, &who()).is_some());
+    passing.node_destroy(two, &[0], 0).unwrap();
+    passing.recv(two, 0, NO_LIMIT).unwrap();
+    assert!(passing.room(one, two, &who()).is_none(), "its root is destroyed");
+    assert!(passing.room(one, one, &who()).is_none(), "it is not known how its pool is");
+}
+
+#[test]
+fn whoever_gets_how_much_of_the_room_nothing_is_refused() {
+    let mut state = 7_u64;
+    let mut below = |n: u64| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % n
+    };
+    for _ in 0..300 {
+        let limits = Limits([20 + below(400), 1000, 4_000 + below(60_000), 100]);
+        let mut core = Core::new(limits);
+        let mut peers = Vec::new();
+        for at in 0..4 {
+            let own = Limits([15 + below(200), 1000, 3_000 + below(40_000), 100]);
+            let setup = Setup { overhead: 100, limits: Some(own), ..Setup::default() };
+            peers.push(core.peer_new(1000 + at / 3, Memory::Heap(None), setup));
+        }
+        for &peer in &peers {
+            let root = Request { handles: &[0], ..Request::default() };
+            core.send(peer, &root, &Payload::default(), &who()).unwrap();
+            core.deliver(peer, peer, &parts(b"first"), 5, &[], &who()).unwrap();
+            core.take_front(peer).unwrap();
+        }
+        for _ in 0..below(12) {
+            let (from, to) = (peers[below(4) as usize], peers[1 + below(3) as usize]);
+            let _ = core.deliver(from, to, &parts(b"before"), 6, &[], &who());
+        }
+        let reader = peers[0];
+        let sender = peers[below(4) as usize];
+        let room = core.room(sender, reader, &who()).unwrap();
+        let (mut messages, mut bytes) = (0, 0);
+        // to anybody of the same user, or of another, from anybody
+        loop {
+            let n_bytes = below(1_500) as usize;
+            let charge = room.charge(n_bytes);
+            if messages + 1 > room.messages || bytes + charge > room.bytes {
+                break;
+            }
+            let payload = Parts::from_iter([Bytes::from(vec![0; n_bytes])]);
+            let is_elsewhere = below(2) == 0;
+            let (from, to) = if is_elsewhere {
+                (peers[below(4) as usize], peers[1 + below(3) as usize])
+            } else {
+                (sender, reader)
+            };
+            let result = core.deliver(from, to, &payload, n_bytes, &[], &who());
+            assert!(result.is_ok() || is_elsewhere, "{room:?}: {messages} and {bytes}");
+            if result.is_ok() {
+                (messages, bytes) = (messages + 1, bytes + charge);
+            } else if below(20) == 0 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 #[ignore = "prints a measurement"]
 fn speed() {
     let (mut core, one, two) = hosted();

@@ -80,7 +80,8 @@ pub fn check_size(n_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn aligned(n: u64) -> u64 {
+/// As it lies in a pool.
+pub fn aligned(n: u64) -> u64 {
     n.saturating_add(7) & !7
 }
 

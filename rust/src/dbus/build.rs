@@ -74,8 +74,14 @@ impl Default for Outgoing<'_> {
 
 /// A header with its padding. Nothing is checked.
 pub fn build(given: &Outgoing<'_>) -> Vec<u8> {
-    let endian = given.endian;
     let mut out = Vec::with_capacity(192);
+    append(given, &mut out);
+    out
+}
+
+/// The same, behind what is there.
+pub fn append(given: &Outgoing<'_>, out: &mut Vec<u8>) {
+    let endian = given.endian;
     out.extend_from_slice(&[endian.byte(), given.kind, given.flags, 1]);
     out.extend_from_slice(&endian.put(given.body_length));
     out.extend_from_slice(&endian.put(given.serial));
@@ -93,18 +99,18 @@ pub fn build(given: &Outgoing<'_>) -> Vec<u8> {
             SENDER => given.sender,
             SIGNATURE => Some(given.signature),
             REPLY_SERIAL => {
-                put_number(code, given.reply_serial, endian, start, &mut out);
+                put_number(code, given.reply_serial, endian, start, out);
                 continue;
             }
             _ => {
-                put_number(code, given.unix_fds, endian, start, &mut out);
+                put_number(code, given.unix_fds, endian, start, out);
                 continue;
             }
         };
         let Some(text) = text.filter(|text| !text.is_empty()) else {
             continue;
         };
-        put_start(code, start, &mut out);
+        put_start(code, start, out);
         if code == SIGNATURE {
             out.push(text.len() as u8);
         } else {
@@ -116,7 +122,6 @@ pub fn build(given: &Outgoing<'_>) -> Vec<u8> {
     let length = out.len() - start;
     out[start - 4..start].copy_from_slice(&endian.put(length as u32));
     out.resize(out.len() + padding(length, 8), 0);
-    out
 }
 
 fn put_start(code: u8, from: usize, out: &mut Vec<u8>) {

@@ -182,11 +182,19 @@ pub fn parse(message: &[u8]) -> Result<Header, Malformed> {
     let Some(length) = frame_length(message)? else {
         return Err(Malformed::new("the message ends within its header"));
     };
+    parse_frame(message, length)
+}
+
+/// The same, of a message that has the length which `frame_length` gave.
+pub fn parse_frame(message: &[u8], length: usize) -> Result<Header, Malformed> {
+    if message.len() < FIXED {
+        return Err(Malformed::new("the message ends within its header"));
+    }
     let endian = Endian::of(message[0]).unwrap_or(Endian::Little);
     let number = |at| endian.u32_at(message, at).unwrap_or(0);
     let (body_length, serial, fields_length) = (number(4), number(8), number(12));
     let kind = message[1];
-    let header_length = length - body_length as usize;
+    let header_length = length.saturating_sub(body_length as usize);
     let Some(header) = message.get(..header_length).filter(|_| kind != 0 && serial != 0) else {
         return Err(Malformed::new("type 0, serial 0, or the message ends within its header"));
     };
@@ -200,7 +208,14 @@ pub fn parse(message: &[u8]) -> Result<Header, Malformed> {
         has_unknown: false,
         has_container: false,
     };
-    fields.read()?;
+    let is_read = match endian {
+        Endian::Little => fields.read_usual::<false>(),
+        Endian::Big => fields.read_usual::<true>(),
+    };
+    if is_read.is_none() {
+        fields.found = 0;
+        fields.read()?;
+    }
     let required: &[u8] = match kind {
         CALL => &[PATH, MEMBER],
         RETURN => &[REPLY_SERIAL],
@@ -250,7 +265,72 @@ struct Fields<'m> {
     has_container: bool,
 }
 
+/// What the variant of a known field starts with, code and type, by its code; at others nothing starts so.
+const STARTS: [u32; 16] = {
+    let mut starts = [0; 16];
+    let mut code = 1;
+    while code < TYPES.len() {
+        starts[code] = code as u32 | 1 << 8 | (TYPES[code] as u32) << 16;
+        code += 1;
+    }
+    starts
+};
+
 impl Fields<'_> {
+    /// Known fields that are as they should be; None, and nothing but `found` is to be undone, if there is anything else.
+    #[inline]
+    fn read_usual<const BIG: bool>(&mut self) -> Option<()> {
+        let mut at = FIXED;
+        while at < self.end {
+            // code and type, and the number or the length of the text
+            let start: [u8; 8] = *self.header.get(at..)?.first_chunk()?;
+            let word = u64::from_le_bytes(start);
+            let code = start[0];
+            let bit = 1_u16.checked_shl(u32::from(code))?;
+            if *STARTS.get(usize::from(code))? != word as u32 || self.found & bit != 0 {
+                return None;
+            }
+            self.found |= bit;
+            let number = (word >> 32) as u32;
+            let number = if BIG { number.swap_bytes() } else { number };
+            let (first, stop) = match code {
+                REPLY_SERIAL | UNIX_FDS => {
+                    if code == REPLY_SERIAL && number == 0 {
+                        return None;
+                    }
+                    self.numbers[code as usize] = number;
+                    at += 8;
+                    if at > self.end {
+                        return None;
+                    }
+                    continue;
+                }
+                SIGNATURE => (at + 5, at + 5 + usize::from(start[4])),
+                _ => (at + 8, (at + 8).saturating_add(number as usize)),
+            };
+            let text = self.header.get(first..stop)?;
+            // the NUL, and zeros up to the next multiple of eight
+            let last = stop & !7;
+            let behind = u64::from_le_bytes(*self.header.get(last..)?.first_chunk()?);
+            if behind >> (8 * (stop & 7)) != 0 {
+                return None;
+            }
+            let is_good = match code {
+                SIGNATURE => matches!(text, b"s" | b"ay") || (!text.contains(&0) && validate(text).is_ok()),
+                _ => is_value(code, text),
+            };
+            if !is_good {
+                return None;
+            }
+            self.spans[code as usize] = Span { start: first as u32, length: (stop - first) as u32 };
+            at = last + 8;
+            if at >= self.end && stop + 1 != self.end {
+                return None;
+            }
+        }
+        Some(())
+    }
+
     fn read(&mut self) -> Result<(), Malformed> {
         let mut at = FIXED;
         while at < self.end {

@@ -27,8 +27,11 @@ pub fn stamp(message: &[u8], header: &Header, sender: &str, out: &mut Vec<u8>) -
     let start = out.len();
     let has_sender = header.sender_span.is_some();
     out.reserve(header.header_length + sender.len() + 24);
-    out.extend_from_slice(clamped(message, 0, 12));
-    out.extend_from_slice(&[0; 4]);
+    let mut fixed = [0; FIXED];
+    if let Some(first) = message.first_chunk::<FIXED>() {
+        fixed = *first;
+    }
+    out.extend_from_slice(&fixed);
     let fields = clamped(message, FIXED, FIXED + header.fields_length as usize);
     let fields_at = out.len();
     if header.has_unknown_fields || has_sender {
@@ -55,15 +58,16 @@ pub fn stamp(message: &[u8], header: &Header, sender: &str, out: &mut Vec<u8>) -
 
 #[inline]
 fn pad(out: &mut Vec<u8>, from: usize) {
-    const ZEROS: [u8; 8] = [0; 8];
     let n_bytes = padding(out.len() - from, 8);
-    out.extend_from_slice(clamped(&ZEROS, 0, n_bytes));
+    if n_bytes > 0 {
+        out.extend_from_slice(clamped(&[0; 8], 0, n_bytes));
+    }
 }
 
 #[inline]
 fn put_sender(sender: &str, endian: Endian, out: &mut Vec<u8>) {
-    out.extend_from_slice(&[SENDER, 1, b's', 0]);
-    out.extend_from_slice(&endian.put(sender.len() as u32));
+    let [a, b, c, d] = endian.put(sender.len() as u32);
+    out.extend_from_slice(&[SENDER, 1, b's', 0, a, b, c, d]);
     out.extend_from_slice(sender.as_bytes());
     out.push(0);
 }

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+use super::transit::Passage;
 use crate::core::{Credentials, Usage};
 use crate::dbus::body::BodyCheck;
 use crate::sys;
@@ -165,8 +166,17 @@ pub struct Output {
     pub is_held: bool,
     /// It stands in the line of those that may have something to write.
     pub is_dirty: bool,
+    /// What is about to be written to it, within a step of the lane.
+    pub passage: Option<Box<Passage>>,
     /// The most that ever waited when something was written.
     pub peak: Usage,
+}
+
+impl Output {
+    /// What comes next may be written at once, as far as this knows.
+    pub fn is_free(&self) -> bool {
+        !(self.is_blocked || self.is_held || self.offset != 0)
+    }
 }
 
 /// Whether its queue moves.

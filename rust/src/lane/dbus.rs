@@ -14,6 +14,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 
@@ -35,7 +36,7 @@ const HANDED_PER_TURN: usize = 64;
 
 /// All D-Bus connections that have joined.
 pub struct DbusLane {
-    world: World,
+    world: Arc<World>,
     pub parties: Parties,
     pub climate: Climate,
     /// Those that come last, and have something.
@@ -57,7 +58,7 @@ impl DbusLane {
         let mut parties = Parties::default();
         parties.bus = bus;
         Self {
-            world,
+            world: Arc::new(world),
             parties,
             climate: Climate::default(),
             late: Vec::new(),
@@ -125,7 +126,7 @@ impl DbusLane {
         let Some(slot) = self.parties.slot(peer) else {
             return true;
         };
-        let world = self.world.clone();
+        let world = Arc::clone(&self.world);
         let mut tables = world.tables();
         matches!(self.write(slot, &mut tables, now), Flushed::Python)
     }
@@ -133,7 +134,8 @@ impl DbusLane {
     /// Write everything that there is; the peers for which Python has to go on.
     pub fn flush_all(&mut self, now: f64) -> Vec<u64> {
         let mut report = Report::default();
-        self.write_all(now, &mut report);
+        let world = Arc::clone(&self.world);
+        self.write_all(&mut world.tables(), now, &mut report);
         let slots = report.events.iter().filter_map(|&(fd, _)| self.parties.slot_of_fd(fd));
         slots.map(|slot| self.peer(slot)).collect()
     }
@@ -146,6 +148,9 @@ impl DbusLane {
         };
         if c.output.is_blocked {
             return Flushed::Blocked;
+        }
+        if !(c.output.is_held || tables.core.is_readable(c.peer)) {
+            return Flushed::Done;
         }
         let before = c.pace.moved;
         let flushed = output::flush(c, &mut tables.core, now, &mut self.scratch);
@@ -176,55 +181,27 @@ impl DbusLane {
         self.has_freed |= !freed.is_empty();
     }
 
-    fn write_all(&mut self, now: f64, report: &mut Report) {
-        if !self.parties.dirty.is_empty() {
-            let world = self.world.clone();
-            let mut tables = world.tables();
-            for slot in std::mem::take(&mut self.parties.dirty) {
-                let Some(c) = self.parties.get_mut(slot) else {
-                    continue;
-                };
-                c.output.is_dirty = false;
-                let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
-                if self.write(slot, &mut tables, now) == Flushed::Python {
-                    report.events.push((fd, OUT));
-                }
-                report.is_due |= is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
-            }
-        }
-    }
-}
-
-impl Lane for DbusLane {
-    fn prepare(&mut self, epoll: &Epoll) -> io::Result<()> {
-        while let Some(slot) = self.parties.stale.pop() {
+    fn write_all(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        self.parties.ceiling = None;
+        self.parties.settle(&mut tables.core);
+        let mut dirty = std::mem::take(&mut self.parties.dirty);
+        for slot in dirty.drain(..) {
             let Some(c) = self.parties.get_mut(slot) else {
                 continue;
             };
-            c.is_stale = false;
-            let mut wants = c.wanted & OUT;
-            wants |= if c.input.is_ours { IN } else { c.wanted & IN };
-            if c.output.is_blocked {
-                wants |= OUT;
+            c.output.is_dirty = false;
+            let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
+            if self.write(slot, tables, now) == Flushed::Python {
+                report.events.push((fd, OUT));
             }
-            if wants == c.watched {
-                continue;
-            }
-            let result = match (c.watched, wants) {
-                (_, 0) => epoll.remove(c.fd),
-                (0, _) => epoll.add(c.fd, wants),
-                _ => epoll.modify(c.fd, wants),
-            };
-            if result.is_ok() {
-                c.watched = wants;
-            } else {
-                // ENOSPC or ENOMEM: it is this client's end, and nobody else's
-                c.input.end_unwatched();
-                self.unwatched.push(c.peer);
-            }
+            report.is_due |= is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
         }
-        Ok(())
+        if self.parties.dirty.is_empty() {
+            self.parties.dirty = dirty;
+        }
     }
+
+    // ---- a turn --------------------------------------------------------------------------------------
 
     fn is_busy(&self) -> bool {
         !(self.parties.busy.is_empty()
@@ -233,24 +210,44 @@ impl Lane for DbusLane {
             && self.unwatched.is_empty())
     }
 
-    fn resume(&mut self, now: f64, report: &mut Report) {
-        if self.parties.resuming.is_empty() {
-            return;
-        }
-        let world = self.world.clone();
-        let mut tables = world.tables();
+    fn resume(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
         for slot in std::mem::take(&mut self.parties.resuming) {
             let Some(c) = self.parties.get(slot) else { continue };
             if report.stops || !c.input.is_ours {
                 self.parties.mark_busy(slot);
                 continue;
             }
-            self.serve(slot, &mut tables, now, report);
+            self.serve(slot, tables, now, report);
             self.tidy(slot);
         }
     }
 
-    fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report) {
+    fn serve_events(
+        &mut self,
+        events: &[(RawFd, u32)],
+        tables: &mut Tables<'_>,
+        now: f64,
+        report: &mut Report,
+    ) {
+        if !(report.stops || self.parties.resuming.is_empty()) {
+            self.resume(tables, now, report);
+        }
+        for &(fd, events) in events {
+            if report.stops {
+                return;
+            }
+            self.serve_event(fd, events, tables, now, report);
+        }
+    }
+
+    fn serve_event(
+        &mut self,
+        fd: RawFd,
+        events: u32,
+        tables: &mut Tables<'_>,
+        now: f64,
+        report: &mut Report,
+    ) {
         let Some(slot) = self.parties.slot_of_fd(fd) else {
             return;
         };
@@ -280,13 +277,11 @@ impl Lane for DbusLane {
                 return;
             }
             self.has_served = true;
-            let world = self.world.clone();
-            let mut tables = world.tables();
-            self.read(slot, &mut tables, now, report);
+            self.read(slot, tables, now, report);
         }
     }
 
-    fn go_on(&mut self, now: f64, report: &mut Report) {
+    fn go_on(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
         for peer in std::mem::take(&mut self.unwatched) {
             if let Some(c) = self.parties.slot(peer).and_then(|slot| self.parties.get(slot)) {
                 report.hand_over(c.fd, GONE);
@@ -295,8 +290,6 @@ impl Lane for DbusLane {
         if report.stops {
             return;
         }
-        let world = self.world.clone();
-        let mut tables = world.tables();
         for _ in 0..self.parties.busy.len() {
             let Some(slot) = self.parties.busy.pop_front() else {
                 return;
@@ -308,7 +301,7 @@ impl Lane for DbusLane {
             c.input.n_handed = 0;
             self.has_served |= !c.comes_last;
             if c.input.is_ours {
-                self.serve(slot, &mut tables, now, report);
+                self.serve(slot, tables, now, report);
                 self.tidy(slot);
             }
             if report.stops {
@@ -316,20 +309,66 @@ impl Lane for DbusLane {
             }
         }
     }
+}
 
-    fn finish(&mut self, now: f64, report: &mut Report) {
-        let late = std::mem::take(&mut self.late);
-        if !self.has_served && report.events.is_empty() {
-            let world = self.world.clone();
-            let mut tables = world.tables();
-            for slot in late {
-                if !report.stops {
-                    self.read(slot, &mut tables, now, report);
-                }
+impl Lane for DbusLane {
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<bool> {
+        while let Some(slot) = self.parties.stale.pop() {
+            let Some(c) = self.parties.get_mut(slot) else {
+                continue;
+            };
+            c.is_stale = false;
+            let mut wants = c.wanted & OUT;
+            wants |= if c.input.is_ours { IN } else { c.wanted & IN };
+            if c.output.is_blocked {
+                wants |= OUT;
+            }
+            if wants == c.watched {
+                continue;
+            }
+            let result = match (c.watched, wants) {
+                (_, 0) => epoll.remove(c.fd),
+                (0, _) => epoll.add(c.fd, wants),
+                _ => epoll.modify(c.fd, wants),
+            };
+            if result.is_ok() {
+                c.watched = wants;
+            } else {
+                // ENOSPC or ENOMEM: it is this client's end, and nobody else's
+                c.input.end_unwatched();
+                self.unwatched.push(c.peer);
             }
         }
+        Ok(self.is_busy())
+    }
+
+    fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        let world = Arc::clone(&self.world);
+        let mut tables = world.tables();
+        self.serve_events(events, &mut tables, now, report);
+        self.parties.settle(&mut tables.core);
+    }
+
+    fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        let is_idle = events.is_empty() && self.late.is_empty() && !self.is_busy();
+        if !is_idle {
+            let world = Arc::clone(&self.world);
+            let mut tables = world.tables();
+            self.serve_events(events, &mut tables, now, report);
+            if !report.stops && self.is_busy() {
+                self.go_on(&mut tables, now, report);
+            }
+            let late = std::mem::take(&mut self.late);
+            if !self.has_served && report.events.is_empty() {
+                for slot in late {
+                    if !report.stops {
+                        self.read(slot, &mut tables, now, report);
+                    }
+                }
+            }
+            self.write_all(&mut tables, now, report);
+        }
         self.has_served = false;
-        self.write_all(now, report);
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
         report.is_due |= std::mem::take(&mut self.has_freed);
     }

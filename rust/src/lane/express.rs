@@ -11,17 +11,19 @@
 //! Not here: reading, framing, writing (`dbus`).
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::connection::Connection;
 use super::parties::Parties;
+use super::passing::{pass, pass_to_all};
+use super::poller::locked;
+use super::transit::{Ahead, BUS};
 use super::verdict;
 use super::world::Tables;
 use crate::core::Parts;
 use crate::dbus::arguments::arguments;
-use crate::dbus::build::{Outgoing, build, text_body};
+use crate::dbus::build::{Outgoing, append};
 use crate::dbus::header::Header;
 use crate::dbus::stamp::stamp;
 use crate::dbus::{CALL, DRIVER_NAME, ERROR, NO_REPLY_EXPECTED, RETURN, SIGNAL};
@@ -40,6 +42,8 @@ const FD_WEIGHT: u64 = 64 << 10;
 const FDS_KEPT: u64 = 64;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
+/// The answer to GetId has fewer bytes beyond the two texts that differ.
+const IDENTITY_ROOM: usize = 192;
 const CAPABILITY: &str = "/org/bus1/cap/";
 
 /// The planner in Python has to decide; nothing has happened.
@@ -104,8 +108,9 @@ impl Message<'_> {
 /// One message on its way; its body is valid.
 pub struct Post<'p> {
     pub climate: Climate,
-    /// Where its sender is.
+    /// Where its sender is, and where it goes.
     pub from: usize,
+    pub route: Route,
     pub message: &'p Message<'p>,
     pub header: &'p Header,
     /// The descriptors that it brings.
@@ -113,51 +118,61 @@ pub struct Post<'p> {
     pub now: f64,
 }
 
-/// Whether the message may be everyday, as far as its header and its sender tell.
-pub fn may_be_everyday(
+/// Where a message goes.
+#[derive(Clone, Copy)]
+pub enum Route {
+    /// To those whose rules match.
+    Everybody,
+    /// To the bus.
+    Bus,
+    /// To the connection in a slot.
+    To(usize),
+}
+
+/// Where the message goes if it may be everyday, as far as its header and its sender tell.
+pub fn route(
     climate: Climate,
     parties: &Parties,
     from: usize,
     message: &[u8],
     header: &Header,
-) -> bool {
-    let Some(sender) = parties.get(from) else {
-        return false;
-    };
+) -> Option<Route> {
+    let sender = parties.get(from)?;
     if !climate.is_unwatched || !sender.standing.is_known() {
-        return false;
+        return None;
     }
     if header.unix_fds != 0 && (climate.is_closing || !header.destination_span.is_some()) {
-        return false;
+        return None;
     }
-    match header.destination(message) {
-        None => header.kind == SIGNAL && !sender.has_followers,
-        Some(DRIVER_NAME) => {
-            let is_free = !sender.has_reserved && !climate.has_eavesdroppers;
-            is_free && asks_for_id(header, message) && verdict::may_ask(sender, header, message)
-        }
-        Some(name) => {
-            let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
-            let is_capability =
-                header.kind == CALL && header.path(message).is_some_and(|path| path.starts_with(CAPABILITY));
-            is_known && !is_capability && !climate.has_eavesdroppers && parties.find(name).is_some()
-        }
+    if !header.destination_span.is_some() {
+        return (header.kind == SIGNAL && !sender.has_followers).then_some(Route::Everybody);
     }
+    let name = header.destination_span.bytes(message);
+    if name == DRIVER_NAME.as_bytes() {
+        let is_free = !sender.has_reserved && !climate.has_eavesdroppers;
+        let is_everyday =
+            is_free && asks_for_id(header, message) && verdict::may_ask(sender, header, message);
+        return is_everyday.then_some(Route::Bus);
+    }
+    let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
+    let is_capability =
+        header.kind == CALL && header.path_span.bytes(message).starts_with(CAPABILITY.as_bytes());
+    if is_known && !is_capability && !climate.has_eavesdroppers {
+        return parties.find(name).map(Route::To);
+    }
+    None
 }
 
-/// Carries the message out; how much work that was. Takes the descriptors.
+/// Carries the message out; how many receivers it has beside the first. Takes the descriptors.
 pub fn carry_out(
     post: &Post<'_>,
     parties: &mut Parties,
     tables: &mut Tables<'_>,
 ) -> Result<usize, NotEveryday> {
-    match post.header.destination(post.message.bytes()) {
-        None => broadcast(post, parties, tables),
-        Some(DRIVER_NAME) => tell_id(post, parties, tables),
-        Some(name) => {
-            let to = parties.find(name).ok_or(NotEveryday)?;
-            unicast(post, parties, tables, to).map(|()| 1)
-        }
+    match post.route {
+        Route::Everybody => broadcast(post, parties, tables),
+        Route::Bus => tell_id(post, parties, tables).map(|()| 0),
+        Route::To(to) => unicast(post, parties, tables, to).map(|()| 0),
     }
 }
 
@@ -170,30 +185,54 @@ fn asks_for_id(header: &Header, message: &[u8]) -> bool {
         && header.signature(message).is_empty()
 }
 
-fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<usize, NotEveryday> {
-    let (bus, body) = (parties.bus.peer, text_body(&parties.bus.id));
-    let credentials = Arc::clone(&parties.bus.credentials);
-    let to = parties.get_mut(post.from).ok_or(NotEveryday)?;
-    let was_empty = tables.core.waiting(to.peer).ok_or(NotEveryday)?.messages == 0;
-    let mut answer = build(&Outgoing {
+fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<(), NotEveryday> {
+    let to = parties.get(post.from).ok_or(NotEveryday)?;
+    let most = IDENTITY_ROOM + to.unique.len() + parties.bus.id.len();
+    let ways = (BUS, post.from);
+    if parties.may_pass(&mut tables.core, ways, most, u64::MAX, &mut Ahead::default()) {
+        let mut passage = parties.take_passage(post.from).ok_or(NotEveryday)?;
+        let before = passage.bytes.len();
+        put_id(post, parties, &mut passage.bytes);
+        let n_bytes = passage.bytes.len() - before;
+        let stamp = tables.core.draw_stamp();
+        parties.keep(passage, ways, n_bytes, stamp, post.now);
+    } else {
+        parties.settle(&mut tables.core);
+        let to = parties.get(post.from).ok_or(NotEveryday)?.peer;
+        let was_empty = tables.core.waiting(to).ok_or(NotEveryday)?.messages == 0;
+        let mut answer = Vec::with_capacity(most);
+        put_id(post, parties, &mut answer);
+        let n_bytes = answer.len();
+        let mut parts = Parts::new();
+        parts.push(Bytes::from(answer));
+        let bus = &parties.bus;
+        tables.core.deliver(bus.peer, to, &parts, n_bytes, &[], &bus.credentials).map_err(|_| NotEveryday)?;
+        parties.delivered(post.from, was_empty, post.now);
+    }
+    if let Some(to) = parties.get_mut(post.from) {
+        to.draw_serial();
+    }
+    Ok(())
+}
+
+/// The answer to GetId.
+fn put_id(post: &Post<'_>, parties: &Parties, out: &mut Vec<u8>) {
+    let (id, to) = (&parties.bus.id, parties.get(post.from));
+    let given = Outgoing {
         kind: RETURN,
         flags: NO_REPLY_EXPECTED,
-        serial: to.next_serial,
-        body_length: body.len() as u32,
+        serial: to.map_or(0, |to| to.next_serial),
+        body_length: id.len() as u32 + 5,
         reply_serial: post.header.serial,
-        destination: Some(&to.unique),
+        destination: to.map(|to| &*to.unique),
         sender: Some(DRIVER_NAME),
         signature: "s",
         ..Outgoing::default()
-    });
-    answer.extend_from_slice(&body);
-    let n_bytes = answer.len();
-    let mut parts = Parts::new();
-    parts.push(Bytes::from(answer));
-    tables.core.deliver(bus, to.peer, &parts, n_bytes, &[], &credentials).map_err(|_| NotEveryday)?;
-    to.draw_serial();
-    parties.delivered(post.from, was_empty, post.now);
-    Ok(1)
+    };
+    append(&given, out);
+    out.extend_from_slice(&(id.len() as u32).to_le_bytes());
+    out.extend_from_slice(id.as_bytes());
+    out.push(0);
 }
 
 fn unicast(
@@ -212,38 +251,62 @@ fn unicast(
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
         let waiting = tables.replies.outstanding(caller) + sender.native_calls;
-        let is_free =
-            waiting < sender.standing.max_replies && !tables.replies.awaits(caller, callee, header.serial);
-        if post.climate.limits_replies || !is_free {
+        if post.climate.limits_replies || waiting >= sender.standing.max_replies {
             return Err(NotEveryday);
         }
+        tables.replies.add(caller, callee, header.serial, post.now).map_err(|_| NotEveryday)?;
     }
-    let (parts, n_bytes) = post.message.stamped(header, &sender.unique)?;
+    let result = forward(post, parties, tables, to);
+    if result.is_err() && awaits {
+        // it never was
+        tables.replies.take(caller, callee, header.serial);
+    } else if result.is_ok() && matches!(header.kind, RETURN | ERROR) {
+        tables.replies.take(callee, caller, header.reply_serial);
+    }
+    result
+}
+
+fn forward(
+    post: &Post<'_>,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    to: usize,
+) -> Result<(), NotEveryday> {
+    let sender = parties.get(post.from).ok_or(NotEveryday)?;
+    let reader = parties.get(to).ok_or(NotEveryday)?;
     // what the planner weighs, with room for the sender's name
     let weighed = post.message.bytes().len() + sender.unique.len() + 16;
+    let marks = sender.marks(reader);
+    if post.fds.is_empty() && pass(post, parties, tables, to, weighed, marks)? {
+        return Ok(());
+    }
+    parties.settle(&mut tables.core);
+    let ceiling =
+        if post.fds.is_empty() { 0 } else { *parties.ceiling.get_or_insert_with(descriptors_below) };
+    let (sender, reader) = (parties.get(post.from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
+    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
-    if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader)) {
+    if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader, ceiling)) {
         return Err(NotEveryday);
     }
     tables
         .core
-        .deliver(caller, callee, &parts, n_bytes, post.fds, &sender.credentials)
+        .deliver(sender.peer, reader.peer, &parts, n_bytes, post.fds, &sender.credentials)
         .map_err(|_| NotEveryday)?;
-    if awaits {
-        // it is free, as was asked above
-        let _ = tables.replies.add(caller, callee, header.serial, post.now);
-    } else if matches!(header.kind, RETURN | ERROR) {
-        tables.replies.take(callee, caller, header.reply_serial);
-    }
-    parties.fds.extend(post.fds.iter().map(|&fd| (fd, caller)));
+    let sender = sender.peer;
+    parties.fds.extend(post.fds.iter().map(|&fd| (fd, sender)));
     parties.delivered(to, was_empty, post.now);
     Ok(())
 }
 
-/// The reader takes descriptors, these close at once, and the process has enough others.
-fn may_pass(fds: &[RawFd], reader: &Connection) -> bool {
+/// The process has enough others below this number.
+fn descriptors_below() -> u64 {
     let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
-    let ceiling = ceiling - FDS_KEPT.min(ceiling / 8);
+    ceiling - FDS_KEPT.min(ceiling / 8)
+}
+
+/// The reader takes descriptors, these close at once, and the process has enough others.
+fn may_pass(fds: &[RawFd], reader: &Connection, ceiling: u64) -> bool {
     reader.standing.takes_fds && fds.iter().all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
 }
 
@@ -264,7 +327,7 @@ fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) ->
         destination_names: &[],
         arguments: &mut |out| arguments(header.signature(bytes), body, header.endian, out),
     };
-    tables.matches.receivers(&mut input, &mut peers);
+    locked(tables.matches).receivers(&mut input, &mut peers);
     let result = verdict::leave_out(sender, parties, header, bytes, &mut peers)
         .and_then(|()| tell(post, parties, tables, &peers));
     parties.peers = peers;
@@ -280,6 +343,10 @@ fn tell(
     if peers.is_empty() {
         return Ok(0);
     }
+    if pass_to_all(post, parties, tables, peers)? {
+        return Ok(peers.len() - 1);
+    }
+    parties.settle(&mut tables.core);
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
     let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
     let size = allocated(n_bytes);
@@ -302,7 +369,7 @@ fn tell(
             parties.lost.push((sender, *peer, parts[0].clone()));
         }
     }
-    Ok(1 + peers.len())
+    Ok(peers.len() - 1)
 }
 
 /// Below all marks and limits a message is delivered, whatever else holds; whether nothing waits there.
@@ -322,6 +389,13 @@ fn has_room(
         && waiting.bytes + waiting.fds * FD_WEIGHT + size <= READER_MARK
         && waiting.bytes + size <= reader.standing.max_outgoing_bytes;
     if fits { Ok(false) } else { Err(NotEveryday) }
+}
+
+impl Connection {
+    /// What may wait at a reader if this sender is to send more.
+    pub(super) fn marks(&self, reader: &Self) -> u64 {
+        PAIR_MARK.min(self.standing.max_incoming_bytes).min(reader.standing.max_outgoing_bytes)
+    }
 }
 
 /// What a message of so many bytes weighs at a hosted reader.

@@ -12,8 +12,10 @@ pub mod dbus;
 pub mod express;
 pub mod output;
 pub mod parties;
+mod passing;
 pub mod poller;
 mod reading;
+pub mod transit;
 mod verdict;
 pub mod world;
 
@@ -50,16 +52,12 @@ impl Report {
 
 /// A table of sockets that are served within the wait.
 pub trait Lane: Send {
-    /// Before the wait: watch sockets for what is wanted now.
-    fn prepare(&mut self, epoll: &Epoll) -> io::Result<()>;
-    /// There is work that needs no event.
-    fn is_busy(&self) -> bool;
-    /// First of all in a turn: who was in the middle of its turn when Python had to decide goes on.
-    fn resume(&mut self, _now: f64, _report: &mut Report) {}
-    /// Epoll reported `events` for a socket of this lane.
-    fn ready(&mut self, fd: RawFd, events: u32, now: f64, report: &mut Report);
-    /// Go on with what is left from earlier turns, if nothing has stopped the turn.
-    fn go_on(&mut self, now: f64, report: &mut Report);
-    /// The end of a turn: write what there is.
-    fn finish(&mut self, now: f64, report: &mut Report);
+    /// Before the wait: watch sockets for what is wanted now; whether there is work that needs no event.
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<bool>;
+    /// Epoll reported these events for sockets of this lane; they are looked at until one stops the turn. Who was in the
+    /// middle of its turn when Python had to decide goes on before that.
+    fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
+    /// The end of a turn: its last events, as `ready`; then, if nothing stops it, what is left from earlier turns; and
+    /// writing what there is.
+    fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::connection::Connection;
-use crate::core::{Core, MessageType};
+use crate::core::{Core, MessageType, Usage};
 use crate::sys;
 
 /// What one connection is written per turn, about.
@@ -42,11 +42,7 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
         return Flushed::Python;
     }
     if let Some(waiting) = core.waiting(c.peer) {
-        let fds = c.output.peak.fds.max(waiting.fds);
-        if waiting.bytes > c.output.peak.bytes {
-            c.output.peak = waiting;
-        }
-        c.output.peak.fds = fds;
+        note_peak(c, waiting);
     }
     let mut left = FLUSH_BYTES;
     loop {
@@ -73,6 +69,15 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
             return Flushed::More;
         }
     }
+}
+
+/// So much waits, and something of it is about to be written.
+pub fn note_peak(c: &mut Connection, waiting: Usage) {
+    let fds = c.output.peak.fds.max(waiting.fds);
+    if waiting.bytes > c.output.peak.bytes {
+        c.output.peak = waiting;
+    }
+    c.output.peak.fds = fds;
 }
 
 /// One call of the kernel for the messages at the front; its result, their size, and whether Python's come next.
@@ -133,7 +138,7 @@ fn write_front(c: &Connection, core: &Core, scratch: &mut Vec<u8>) -> (io::Resul
 }
 
 /// `n` bytes more are written: whole messages leave the queue.
-fn dequeue(c: &mut Connection, core: &mut Core, n: usize) -> Result<(), ()> {
+pub(super) fn dequeue(c: &mut Connection, core: &mut Core, n: usize) -> Result<(), ()> {
     c.output.offset += n;
     loop {
         let Some(size) = core.look_ahead(c.peer).next().map(|entry| entry.n_bytes) else {

@@ -15,6 +15,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::connection::{Connection, Standing};
+use super::transit::Transit;
 use crate::core::Credentials;
 
 /// The bus itself, as a peer.
@@ -34,8 +35,8 @@ pub struct Parties {
     free: Vec<usize>,
     by_peer: AHashMap<u64, usize>,
     by_fd: AHashMap<RawFd, usize>,
-    by_unique: AHashMap<Box<str>, usize>,
-    owners: AHashMap<Box<str>, u64>,
+    by_unique: AHashMap<Box<[u8]>, usize>,
+    owners: AHashMap<Box<[u8]>, u64>,
     /// How many may not receive everything.
     n_asked: usize,
     /// Those that may have something to write.
@@ -54,6 +55,10 @@ pub struct Parties {
     pub fds: AHashMap<RawFd, u64>,
     /// Room for receivers.
     pub peers: Vec<u64>,
+    /// Below which number descriptors may come in this turn, once that was asked.
+    pub ceiling: Option<u64>,
+    /// What is being written in this step.
+    pub transit: Transit,
 }
 
 impl Parties {
@@ -78,8 +83,8 @@ impl Parties {
     }
 
     /// The connection behind a name, if it is one of the lane.
-    pub fn find(&self, name: &str) -> Option<usize> {
-        if name.starts_with(':') {
+    pub fn find(&self, name: &[u8]) -> Option<usize> {
+        if name.first() == Some(&b':') {
             self.by_unique.get(name).copied()
         } else {
             self.slot(*self.owners.get(name)?)
@@ -99,7 +104,7 @@ impl Parties {
         });
         self.by_peer.insert(connection.peer, slot);
         self.by_fd.insert(connection.fd, slot);
-        self.by_unique.insert(connection.unique.clone(), slot);
+        self.by_unique.insert(connection.unique.as_bytes().into(), slot);
         connection.is_stale = false;
         self.n_asked += usize::from(!connection.standing.receives_all);
         self.slots[slot] = Some(connection);
@@ -113,7 +118,7 @@ impl Parties {
         let connection = self.slots[slot].take()?;
         self.n_asked -= usize::from(!connection.standing.receives_all);
         self.by_fd.remove(&connection.fd);
-        self.by_unique.remove(&connection.unique);
+        self.by_unique.remove(connection.unique.as_bytes());
         self.dirty.retain(|&other| other != slot);
         self.stale.retain(|&other| other != slot);
         self.busy.retain(|&other| other != slot);
@@ -125,8 +130,8 @@ impl Parties {
     /// The name is the peer's from now on, or nobody's.
     pub fn own(&mut self, name: &str, peer: Option<u64>) {
         let old = match peer {
-            Some(peer) => self.owners.insert(name.into(), peer),
-            None => self.owners.remove(name),
+            Some(peer) => self.owners.insert(name.as_bytes().into(), peer),
+            None => self.owners.remove(name.as_bytes()),
         };
         if let Some(c) = old.and_then(|old| self.slot(old)).and_then(|slot| self.get_mut(slot)) {
             c.names.retain(|other| **other != *name);

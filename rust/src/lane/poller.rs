@@ -6,7 +6,7 @@
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
-//! order: the poller's, a lane's, those of the tables (Core, match rules, replies). 4. Nobody waits for one of them with
+//! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. Nobody waits for one of them with
 //! the interpreter's lock, which a turn may need to let a buffer of Python's go.
 //!
 //! Not here: what lanes do with their sockets.
@@ -75,64 +75,66 @@ impl Poller {
     ///
     /// Interrupted by a signal it raises so, and everything that was done counts.
     pub fn poll(&self, timeout: Option<f64>) -> io::Result<Vec<(RawFd, u32)>> {
-        let deadline = timeout.map(|seconds| monotonic() + seconds.max(0.0));
+        let mut now = monotonic();
+        let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
+        let mut is_busy = locked(&self.lanes).prepare(&self.epoll)?;
         loop {
-            let is_busy = self.prepare()?;
             let left = match deadline {
                 _ if is_busy => 0,
                 None => -1,
-                Some(deadline) => milliseconds(deadline - monotonic()),
+                Some(deadline) => milliseconds(deadline - now),
             };
             events.clear();
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
-            let now = monotonic();
-            let report = self.turn(&events, now);
+            now = monotonic();
+            let lanes = locked(&self.lanes);
+            let report = lanes.turn(&events, now);
             let is_over = deadline.is_some_and(|deadline| now >= deadline);
             if !report.is_empty() || is_over {
                 return Ok(report.events);
             }
+            is_busy = lanes.prepare(&self.epoll)?;
         }
     }
+}
 
-    fn prepare(&self) -> io::Result<bool> {
-        let lanes = locked(&self.lanes);
+impl Lanes {
+    fn prepare(&self, epoll: &Epoll) -> io::Result<bool> {
         let mut is_busy = false;
-        for lane in &lanes.all {
-            let mut lane = locked(lane);
-            lane.prepare(&self.epoll)?;
-            is_busy |= lane.is_busy();
+        for lane in &self.all {
+            is_busy |= locked(lane).prepare(epoll)?;
         }
         Ok(is_busy)
     }
 
     fn turn(&self, events: &[(RawFd, u32)], now: f64) -> Report {
         let mut report = Report::default();
-        let lanes = locked(&self.lanes);
-        if lanes.all.is_empty() {
-            report.events.extend_from_slice(events);
-            return report;
-        }
-        for lane in &lanes.all {
-            if !report.stops {
-                locked(lane).resume(now, &mut report);
+        // events in a row that are for one lane are one step of it
+        let (mut start, mut current) = (0, None);
+        for (at, &(fd, mask)) in events.iter().enumerate() {
+            let lane = self.joined.get(&fd).copied();
+            if lane != current {
+                self.serve(current, &events[start..at], now, &mut report);
+                (start, current) = (at, lane);
+            }
+            if lane.is_none() {
+                report.events.push((fd, mask));
             }
         }
-        for &(fd, mask) in events {
-            match lanes.joined.get(&fd) {
-                None => report.events.push((fd, mask)),
-                Some(&lane) if !report.stops => locked(&lanes.all[lane]).ready(fd, mask, now, &mut report),
-                Some(_) => {}
-            }
-        }
-        for lane in &lanes.all {
-            let mut lane = locked(lane);
-            if !report.stops && lane.is_busy() {
-                lane.go_on(now, &mut report);
-            }
-            lane.finish(now, &mut report);
+        for (at, lane) in self.all.iter().enumerate() {
+            let rest = if current == Some(at) { &events[start..] } else { &[] };
+            locked(lane).finish(rest, now, &mut report);
         }
         report
+    }
+
+    fn serve(&self, lane: Option<usize>, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        if let Some(lane) = lane.and_then(|lane| self.all.get(lane))
+            && !report.stops
+        {
+            locked(lane).ready(events, now, report);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::Report;
 use super::connection::{Connection, End, Handed};
 use super::dbus::{DbusLane, IN};
-use super::express::{self, Message, NotEveryday, Post};
+use super::express::{self, Message, NotEveryday, Post, Route};
 use super::world::Tables;
 use crate::dbus::body::{BodyCheck, check_body};
 use crate::dbus::header::{self, Header, frame_length};
@@ -28,14 +28,16 @@ const LARGE_BODY: usize = 16 << 10;
 const LARGE_CHUNK: usize = 1 << 20;
 /// Of the bodies of one client, as many are checked in one turn.
 const BYTES_PER_TURN: usize = 256 << 10;
-/// Messages of one client, and their receivers, in one turn.
-const WORK_PER_TURN: usize = 256;
+/// What one client may have done in one turn: a message, and each receiver beside the first.
+const WORK_PER_TURN: usize = 256 * MESSAGE_WORK;
+/// To read and check a message is more work than to tell one more receiver.
+const MESSAGE_WORK: usize = 8;
 /// Answers of the bus that a connection may leave unread before it is not read any more.
 const BUS_MARK: u64 = 16 << 20;
 
 /// What a look at the first message has found.
 enum Found {
-    /// It is carried out; so long was it, and so much work.
+    /// It is carried out; so long was it, and so many receivers it had beside the first.
     Done(usize, usize),
     /// It is not there yet; its length, if that is known.
     Incomplete(usize),
@@ -112,8 +114,8 @@ impl DbusLane {
                 return;
             }
             match self.first(slot, tables, BYTES_PER_TURN - checked, now) {
-                Found::Done(length, cost) => {
-                    work += cost;
+                Found::Done(length, others) => {
+                    work += MESSAGE_WORK + others;
                     checked += length;
                 }
                 Found::Unchecked => {
@@ -179,7 +181,7 @@ impl DbusLane {
     /// A large message that is not there yet: whether its header tells that it may be everyday.
     fn is_worth_waiting(&self, slot: usize, so_far: &[u8]) -> bool {
         match header::parse(so_far) {
-            Ok(header) => express::may_be_everyday(self.climate, &self.parties, slot, so_far, &header),
+            Ok(header) => express::route(self.climate, &self.parties, slot, so_far, &header).is_some(),
             Err(_) => so_far.len() < 16,
         }
     }
@@ -196,12 +198,12 @@ impl DbusLane {
         now: f64,
     ) -> Found {
         let bytes = &buffer[start..start + length];
-        let Ok(header) = header::parse(bytes) else {
+        let Ok(header) = header::parse_frame(bytes, length) else {
             return Found::Strange;
         };
-        if !express::may_be_everyday(self.climate, &self.parties, slot, bytes, &header) {
+        let Some(route) = express::route(self.climate, &self.parties, slot, bytes, &header) else {
             return Found::NotEveryday(length);
-        }
+        };
         match self.check(slot, bytes, &header, budget) {
             Ok(true) => {}
             Ok(false) => return Found::Unchecked,
@@ -209,9 +211,9 @@ impl DbusLane {
         }
         // a message that has most of a large buffer for itself keeps that: its body is not copied
         if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
-            return self.large(slot, buffer, start, length, &header, tables, now);
+            return self.large(slot, buffer, start, length, (&header, route), tables, now);
         }
-        let carried = self.pass(slot, &Message::Borrowed(bytes), &header, tables, now);
+        let carried = self.pass(slot, &Message::Borrowed(bytes), (&header, route), tables, now);
         self.found(slot, carried, start + length, length)
     }
 
@@ -222,7 +224,7 @@ impl DbusLane {
         buffer: &mut Vec<u8>,
         start: usize,
         length: usize,
-        header: &Header,
+        header: (&Header, Route),
         tables: &mut Tables<'_>,
         now: f64,
     ) -> Found {
@@ -243,7 +245,7 @@ impl DbusLane {
         &mut self,
         slot: usize,
         message: &Message<'_>,
-        header: &Header,
+        (header, route): (&Header, Route),
         tables: &mut Tables<'_>,
         now: f64,
     ) -> Result<usize, NotEveryday> {
@@ -259,24 +261,24 @@ impl DbusLane {
             }
             fds.extend(c.input.fds.iter().take(n_fds));
         }
-        let post = Post { climate: self.climate, from: slot, message, header, fds: &fds, now };
-        let work = express::carry_out(&post, &mut self.parties, tables)?;
+        let post = Post { climate: self.climate, from: slot, route, message, header, fds: &fds, now };
+        let others = express::carry_out(&post, &mut self.parties, tables)?;
         if n_fds > 0
             && let Some(c) = self.parties.get_mut(slot)
         {
             c.input.fds.drain(..n_fds);
         }
-        Ok(work)
+        Ok(others)
     }
 
     /// The message of this size ended at `end` of what is left in the buffer.
     fn found(&mut self, slot: usize, carried: Result<usize, NotEveryday>, end: usize, size: usize) -> Found {
         match (carried, self.parties.get_mut(slot)) {
-            (Ok(cost), Some(c)) => {
+            (Ok(others), Some(c)) => {
                 c.input.start = end;
                 c.input.expected = 0;
                 c.input.usual = if size > LARGE_BODY { size } else { 0 };
-                Found::Done(size, cost.max(1))
+                Found::Done(size, others)
             }
             _ => Found::NotEveryday(size),
         }
@@ -285,7 +287,7 @@ impl DbusLane {
     /// Whether the body fits its signature, as far as the budget goes.
     fn check(&mut self, slot: usize, message: &[u8], header: &Header, budget: usize) -> Result<bool, ()> {
         let body = &message[header.header_length..];
-        let signature = header.signature(message);
+        let signature = header.signature_span.bytes(message);
         if body.len() <= budget {
             return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
         }

@@ -22,13 +22,14 @@ pub struct World {
 /// All of them, locked.
 pub struct Tables<'w> {
     pub core: MutexGuard<'w, Core>,
-    pub matches: MutexGuard<'w, MatchIndex>,
+    /// Locked by whoever asks them.
+    pub matches: &'w Mutex<MatchIndex>,
     pub replies: MutexGuard<'w, ReplyTable>,
 }
 
 impl World {
     /// For one step.
     pub fn tables(&self) -> Tables<'_> {
-        Tables { core: locked(&self.core), matches: locked(&self.matches), replies: locked(&self.replies) }
+        Tables { core: locked(&self.core), matches: &self.matches, replies: locked(&self.replies) }
     }
 }

@@ -38,8 +38,8 @@ use ahash::AHashMap;
 
 use crate::core::Core;
 use crate::core::api::Credentials;
+use crate::lane::Report;
 use crate::lane::poller::locked;
-use crate::lane::{Lane, Report};
 use crate::memory::Sealed;
 use channel::{Channel, Left};
 use execute::Sequence;
@@ -261,7 +261,7 @@ impl Server {
         if !is_served {
             report.events.pop(); // Python is here
         }
-        self.finish(0.0, &mut report);
+        self.write_all(&mut report);
         self.untold.append(&mut report.events);
         is_served
     }

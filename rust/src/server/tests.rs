@@ -100,15 +100,7 @@ impl Scene {
     fn turn(&mut self, events: &[(RawFd, u32)]) -> Report {
         let mut report = Report::default();
         self.server.turn += 1;
-        for &(fd, mask) in events {
-            if !report.stops {
-                self.server.ready(fd, mask, 0.0, &mut report);
-            }
-        }
-        if !report.stops && self.server.is_busy() {
-            self.server.go_on(0.0, &mut report);
-        }
-        self.server.finish(0.0, &mut report);
+        self.server.finish(events, 0.0, &mut report);
         report
     }
 

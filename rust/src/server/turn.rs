@@ -31,16 +31,43 @@ const INPUT: u32 = libc::EPOLLIN as u32;
 const UNUSUAL: u32 = (libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLRDHUP | libc::EPOLLOUT) as u32;
 
 impl Lane for Server {
-    fn prepare(&mut self, _epoll: &Epoll) -> io::Result<()> {
+    fn prepare(&mut self, _epoll: &Epoll) -> io::Result<bool> {
         self.turn += 1;
-        Ok(())
+        Ok(self.is_busy())
     }
 
-    fn is_busy(&self) -> bool {
+    fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, report: &mut Report) {
+        for &(fd, events) in events {
+            if report.stops {
+                return;
+            }
+            self.serve_event(fd, events, report);
+        }
+    }
+
+    fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        self.ready(events, now, report);
+        if !report.stops && self.is_busy() {
+            self.go_on(report);
+        }
+        self.write_all(report);
+    }
+}
+
+impl Server {
+    /// There is work that needs no event.
+    pub(super) fn is_busy(&self) -> bool {
         self.paused.is_some() || self.n_waiting > 0 || !self.untold.is_empty()
     }
 
-    fn ready(&mut self, fd: RawFd, events: u32, _now: f64, report: &mut Report) {
+    /// Write what there is.
+    pub(super) fn write_all(&mut self, report: &mut Report) {
+        while let Some(fd) = self.dirty.pop() {
+            self.flush(fd, report);
+        }
+    }
+
+    fn serve_event(&mut self, fd: RawFd, events: u32, report: &mut Report) {
         self.resume(report);
         if self.paused.is_some() {
             return; // it is reported again
@@ -58,7 +85,7 @@ impl Lane for Server {
         }
     }
 
-    fn go_on(&mut self, _now: f64, report: &mut Report) {
+    fn go_on(&mut self, report: &mut Report) {
         report.events.append(&mut self.untold);
         self.resume(report);
         if self.n_waiting == 0 {
@@ -80,14 +107,6 @@ impl Lane for Server {
         }
     }
 
-    fn finish(&mut self, _now: f64, report: &mut Report) {
-        while let Some(fd) = self.dirty.pop() {
-            self.flush(fd, report);
-        }
-    }
-}
-
-impl Server {
     /// Goes on where the server has paused.
     fn resume(&mut self, report: &mut Report) {
         let Some(fd) = self.paused.as_ref().map(|paused| paused.fd) else {

@@ -11,6 +11,7 @@
 //! Not here: calls with a native end; what an answer without a slot is worth.
 
 use super::slab::{NONE, Slab};
+use crate::core::hashing::CountedMap;
 use ahash::RandomState;
 use std::collections::HashMap;
 
@@ -70,7 +71,7 @@ struct Peer {
 pub struct ReplyTable {
     numbers: HashMap<Key, u32, RandomState>,
     slots: Slab<Slot>,
-    peers: HashMap<u64, Peer, RandomState>,
+    peers: CountedMap<Peer>,
     next_turn: u64,
 }
 
@@ -96,8 +97,8 @@ impl ReplyTable {
 
     /// Close the slot that this answer belongs to; false if there is none.
     pub fn take(&mut self, caller: u64, callee: u64, serial: u32) -> bool {
-        let number = self.numbers.get(&Key { caller, callee, serial }).copied();
-        number.map(|number| self.close(number)).is_some()
+        let number = self.numbers.remove(&Key { caller, callee, serial });
+        number.map(|number| self.unlink(number)).is_some()
     }
 
     /// Whether the slot is open.
@@ -161,6 +162,11 @@ impl ReplyTable {
     fn close(&mut self, number: u32) {
         let Slot { caller, callee, serial, .. } = self.slots[number];
         self.numbers.remove(&Key { caller, callee, serial });
+        self.unlink(number);
+    }
+
+    fn unlink(&mut self, number: u32) {
+        let Slot { caller, callee, .. } = self.slots[number];
         if let Some(peer) = self.peers.get_mut(&caller) {
             peer.made.remove(number, &mut self.slots, Slot::made);
             if peer.made.length + peer.received.length == 0 {

@@ -1,0 +1,131 @@
+//! Everyday messages that pass without being queued, for one reader or for many.
+//!
+//! Theory. Whether each of the readers may have the message at once is asked first (`transit`); then it is stamped where it
+//! will be written from. If one of them may not, nothing has happened, and all get it through Core.
+//!
+//! Not here: what is everyday (`express`), writing (`transit`).
+
+use super::express::{Message, NotEveryday, Post};
+use super::parties::Parties;
+use super::transit::Ahead;
+use super::world::Tables;
+use crate::core::Core;
+use crate::dbus::header::Header;
+use crate::dbus::stamp::stamp;
+
+/// The message passes without being queued, if it may; false, and nothing has happened, if not.
+pub(super) fn pass(
+    post: &Post<'_>,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    to: usize,
+    most: usize,
+    marks: u64,
+) -> Result<bool, NotEveryday> {
+    let Message::Borrowed(message) = post.message else {
+        return Ok(false);
+    };
+    let ways = (post.from, to);
+    let core = &mut tables.core;
+    let may_pass = parties.may_pass(core, ways, most, marks, &mut Ahead::default())
+        || (parties.make_room(core) && parties.may_pass(core, ways, most, marks, &mut Ahead::default()));
+    if !may_pass {
+        return Ok(false);
+    }
+    let mut passage = parties.take_passage(to).ok_or(NotEveryday)?;
+    let put = put_stamped(message, post.header, parties, post.from, most, &mut passage.bytes);
+    let Some(n_bytes) = put else {
+        parties.put_passage(to, Some(passage));
+        return Ok(false);
+    };
+    let stamp = tables.core.draw_stamp();
+    parties.keep(passage, ways, n_bytes, stamp, post.now);
+    Ok(true)
+}
+
+/// Appends the message as it is forwarded; its length. None, and nothing is appended, if it has more than `most` bytes.
+fn put_stamped(
+    message: &[u8],
+    header: &Header,
+    parties: &Parties,
+    from: usize,
+    most: usize,
+    out: &mut Vec<u8>,
+) -> Option<usize> {
+    let before = out.len();
+    stamp(message, header, &parties.get(from)?.unique, out).ok()?;
+    out.extend_from_slice(&message[header.header_length..]);
+    let n_bytes = out.len() - before;
+    if n_bytes > most {
+        out.truncate(before);
+        return None;
+    }
+    Some(n_bytes)
+}
+
+/// A signal passes to all its receivers without being queued; false, and nothing has happened, if not to each of them.
+pub(super) fn pass_to_all(
+    post: &Post<'_>,
+    parties: &mut Parties,
+    tables: &mut Tables<'_>,
+    peers: &[u64],
+) -> Result<bool, NotEveryday> {
+    let Message::Borrowed(message) = post.message else {
+        return Ok(false);
+    };
+    let mut slots = std::mem::take(&mut parties.transit.receivers);
+    let most = message.len() + parties.get(post.from).ok_or(NotEveryday)?.unique.len() + 16;
+    let may_pass = may_pass_to_all(post, most, parties, &mut tables.core, peers, &mut slots)
+        || (parties.make_room(&mut tables.core)
+            && may_pass_to_all(post, most, parties, &mut tables.core, peers, &mut slots));
+    let has_passed = may_pass && put_to_all(post, message, most, parties, &mut tables.core, &slots);
+    parties.transit.receivers = slots;
+    Ok(has_passed)
+}
+
+fn may_pass_to_all(
+    post: &Post<'_>,
+    most: usize,
+    parties: &mut Parties,
+    core: &mut Core,
+    peers: &[u64],
+    slots: &mut Vec<usize>,
+) -> bool {
+    slots.clear();
+    let mut ahead = Ahead::default();
+    peers.iter().all(|&peer| {
+        let Some(slot) = parties.slot(peer) else {
+            return false;
+        };
+        let (Some(sender), Some(reader)) = (parties.get(post.from), parties.get(slot)) else {
+            return false;
+        };
+        let marks = sender.marks(reader);
+        slots.push(slot);
+        parties.may_pass(core, (post.from, slot), most, marks, &mut ahead)
+    })
+}
+
+fn put_to_all(
+    post: &Post<'_>,
+    message: &[u8],
+    most: usize,
+    parties: &mut Parties,
+    core: &mut Core,
+    slots: &[usize],
+) -> bool {
+    let mut stamped = std::mem::take(&mut parties.transit.copy);
+    stamped.clear();
+    let is_done = put_stamped(message, post.header, parties, post.from, most, &mut stamped).is_some();
+    if is_done {
+        let stamp = core.draw_stamp();
+        for &to in slots {
+            if let Some(mut passage) = parties.take_passage(to) {
+                passage.bytes.extend_from_slice(&stamped);
+                parties.keep(passage, (post.from, to), stamped.len(), stamp, post.now);
+            }
+        }
+    }
+    parties.transit.copy = stamped;
+    is_done
+}

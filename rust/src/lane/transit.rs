@@ -1,0 +1,283 @@
+//! Messages on their way through the lane, from one socket into another, without a queue between.
+//!
+//! Theory. A message to a reader for whom nothing waits, and whose socket takes bytes, is appended to what is about to be
+//! written to it. At the end of the step each such reader is written once. What was written whole is counted in Core, and
+//! that is all; what was not is put into Core's queues, where it would have been anyhow. `core::transit` tells why that
+//! is the same. Buffers are borrowed from a store for a step, so that an idle connection has none.
+//!
+//! Invariants. 1. While something is in transit nothing else happens in Core: who needs Core for something else settles
+//! first. 2. Nothing is in transit when the lock of the tables is free. 3. What is in transit is bounded: `FULL` at a reader,
+//! `ALL` together.
+//!
+//! Not here: which messages are everyday (`express`), writing queues (`output`).
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::output;
+use super::parties::Parties;
+use crate::core::{Core, Parts, Room, Usage};
+use crate::sys;
+
+/// The slot of the bus itself, as a sender.
+pub const BUS: usize = usize::MAX;
+/// Larger messages go through Core, which does not copy them.
+const LARGEST: usize = 17 << 10;
+/// So much for one reader is written at once.
+const FULL: usize = 128 << 10;
+/// So much may be charged for all that is in transit.
+const ALL: u64 = 8 << 20;
+/// Buffers that are kept for the next step, at most, and how large each may be.
+const STORED: usize = 128;
+const STORED_SIZE: usize = 256 << 10;
+
+/// One message in transit.
+struct Record {
+    stamp: u64,
+    n_bytes: usize,
+    /// Slot of its sender.
+    from: usize,
+}
+
+/// What is about to be written to one reader.
+#[derive(Default)]
+pub struct Passage {
+    /// The messages, one behind the other.
+    pub bytes: Vec<u8>,
+    records: Vec<Record>,
+    /// What they are charged.
+    weight: u64,
+    /// Whose messages have this room here.
+    from: usize,
+    room: Room,
+}
+
+/// What is in transit of the whole lane.
+#[derive(Default)]
+pub struct Transit {
+    /// Slots of the readers, in the order of their first messages.
+    readers: Vec<usize>,
+    /// What all of it is charged, and whatever has been put into Core meanwhile.
+    charged: Ahead,
+    // they move in and out as they are
+    #[allow(clippy::vec_box)]
+    store: Vec<Box<Passage>>,
+    /// Room for the receivers of a signal, and for the signal.
+    pub receivers: Vec<usize>,
+    pub copy: Vec<u8>,
+}
+
+/// Messages, and the bytes that they are charged.
+#[derive(Clone, Copy, Default)]
+pub struct Ahead {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Parties {
+    /// Whether a message of `most` bytes at most may pass from one slot to another; its buffer has room for it then.
+    ///
+    /// `marks` is what may wait there; `ahead` is what passes before it, and grows.
+    pub fn may_pass(
+        &mut self,
+        core: &mut Core,
+        (from, to): (usize, usize),
+        most: usize,
+        marks: u64,
+        ahead: &mut Ahead,
+    ) -> bool {
+        if most > LARGEST {
+            return false;
+        }
+        let is_full = |passage: &Passage| passage.bytes.len() + most > FULL;
+        if self.passage(to).is_some_and(is_full) {
+            self.settle_one(core, to);
+        }
+        let is_known = match self.passage(to) {
+            Some(passage) => passage.from == from,
+            None => {
+                let takes_bytes = self.get(to).is_some_and(|c| c.output.is_free());
+                if !takes_bytes {
+                    return false;
+                }
+                false
+            }
+        };
+        if !is_known {
+            let Some(room) = self.room(core, from, to) else {
+                return false;
+            };
+            let passage = self.attach(to);
+            let Some(passage) = passage else { return false };
+            (passage.from, passage.room) = (from, room);
+        }
+        let (messages, bytes) = (self.transit.charged.messages, self.transit.charged.bytes);
+        let Some(passage) = self.passage_mut(to) else {
+            return false;
+        };
+        let charge = passage.room.charge(most);
+        ahead.messages += 1;
+        ahead.bytes = ahead.bytes.saturating_add(charge);
+        let bytes = bytes.saturating_add(ahead.bytes);
+        (passage.records.is_empty() || passage.weight.saturating_add(charge) <= marks)
+            && messages + ahead.messages <= passage.room.messages
+            && bytes <= passage.room.bytes.min(ALL)
+            && passage.bytes.try_reserve(most).is_ok()
+            && passage.records.try_reserve(1).is_ok()
+    }
+
+    /// The last `n_bytes` of the passage are a message.
+    pub fn keep(
+        &mut self,
+        passage: Box<Passage>,
+        (from, to): (usize, usize),
+        n_bytes: usize,
+        stamp: u64,
+        now: f64,
+    ) {
+        let mut passage = passage;
+        let was_empty = passage.records.is_empty();
+        let charge = passage.room.charge(n_bytes);
+        passage.weight += charge;
+        passage.records.push(Record { stamp, n_bytes, from });
+        self.transit.charged.messages += 1;
+        self.transit.charged.bytes += charge;
+        self.put_passage(to, Some(passage));
+        self.delivered(to, was_empty, now);
+    }
+
+    /// What is about to be written to a reader, for a moment.
+    pub fn take_passage(&mut self, to: usize) -> Option<Box<Passage>> {
+        self.get_mut(to)?.output.passage.take()
+    }
+
+    /// The opposite.
+    pub fn put_passage(&mut self, to: usize, passage: Option<Box<Passage>>) {
+        if let Some(c) = self.get_mut(to) {
+            c.output.passage = passage;
+        }
+    }
+
+    /// Settle, if that may make a difference.
+    pub fn make_room(&mut self, core: &mut Core) -> bool {
+        let has_something = self.transit.charged.messages > 0;
+        self.settle(core);
+        has_something
+    }
+
+    /// Write what is in transit; whatever is not taken is in Core's queues then.
+    pub fn settle(&mut self, core: &mut Core) {
+        let mut readers = std::mem::take(&mut self.transit.readers);
+        for to in readers.drain(..) {
+            self.settle_one(core, to);
+            if let Some(passage) = self.take_passage(to) {
+                self.transit.give(passage);
+            }
+        }
+        self.transit.readers = readers;
+        self.transit.charged = Ahead::default();
+    }
+
+    fn passage(&self, to: usize) -> Option<&Passage> {
+        self.get(to)?.output.passage.as_deref()
+    }
+
+    fn passage_mut(&mut self, to: usize) -> Option<&mut Passage> {
+        self.get_mut(to)?.output.passage.as_deref_mut()
+    }
+
+    fn room(&self, core: &Core, from: usize, to: usize) -> Option<Room> {
+        let reader = self.get(to)?.peer;
+        let Some(sender) = self.get(from) else {
+            return core.room(self.bus.peer, reader, &self.bus.credentials);
+        };
+        core.room(sender.peer, reader, &sender.credentials)
+    }
+
+    fn attach(&mut self, to: usize) -> Option<&mut Passage> {
+        if self.passage(to).is_none() {
+            self.transit.readers.push(to);
+            let passage = self.transit.store.pop().unwrap_or_default();
+            self.put_passage(to, Some(passage));
+        }
+        self.passage_mut(to)
+    }
+
+    /// Write what is in transit to one reader.
+    fn settle_one(&mut self, core: &mut Core, to: usize) {
+        let Some(mut passage) = self.take_passage(to) else {
+            return;
+        };
+        let n_messages = passage.records.len() as u64;
+        let Some(c) = self.get_mut(to).filter(|_| n_messages > 0) else {
+            self.put_passage(to, Some(passage));
+            return;
+        };
+        output::note_peak(c, Usage { bytes: passage.weight, messages: n_messages, fds: 0 });
+        let result = loop {
+            match sys::send(c.fd, &[&passage.bytes], &[]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
+        let written = *result.as_ref().unwrap_or(&0);
+        if written == passage.bytes.len() {
+            core.passed(c.peer, n_messages);
+            self.transit.charged.messages -= n_messages;
+            self.transit.charged.bytes -= passage.weight;
+            passage.clear();
+            self.put_passage(to, Some(passage));
+            return;
+        }
+        // what else it is, if not that, is met again by who writes the queue
+        let is_blocked = result.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |_| true);
+        self.queue(core, to, &passage, written);
+        self.transit.give(passage);
+        if let Some(c) = self.get_mut(to) {
+            c.output.is_blocked = is_blocked;
+            self.mark_stale(to);
+        }
+    }
+
+    /// Put everything into Core, of which so much is written.
+    fn queue(&mut self, core: &mut Core, to: usize, passage: &Passage, written: usize) {
+        let Some(reader) = self.get(to).map(|c| c.peer) else {
+            return;
+        };
+        let mut rest = &passage.bytes[..];
+        for record in &passage.records {
+            let (message, behind) = rest.split_at(record.n_bytes.min(rest.len()));
+            rest = behind;
+            let mut parts = Parts::new();
+            parts.push(Bytes::copy_from_slice(message));
+            let (sender, credentials) = match self.get(record.from) {
+                Some(c) => (c.peer, &c.credentials),
+                None => (self.bus.peer, &self.bus.credentials),
+            };
+            core.deliver_late(sender, reader, parts, message.len(), credentials, record.stamp);
+        }
+        if let Some(c) = self.get_mut(to) {
+            // what went wrong here goes wrong again where it is told
+            let _ = output::dequeue(c, core, written);
+            core.unwake(reader);
+        }
+    }
+}
+
+impl Transit {
+    fn give(&mut self, mut passage: Box<Passage>) {
+        passage.clear();
+        if self.store.len() < STORED && passage.bytes.capacity() <= STORED_SIZE {
+            self.store.push(passage);
+        }
+    }
+}
+
+impl Passage {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.records.clear();
+        self.weight = 0;
+    }
+}

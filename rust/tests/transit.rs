@@ -1,0 +1,398 @@
+//! Messages that pass through the lane without a queue: every byte arrives, and Core is as if they had been queued.
+
+mod bus;
+
+use std::io::{ErrorKind, Read, Write, pipe};
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use bus::{Bus, Client, call, read};
+use bus1_native::core::value::Value;
+use bus1_native::core::{Credentials, Limits, Parts};
+use bus1_native::dbus::{Outgoing, build, parse, stamp, text_body};
+use bus1_native::sys;
+use bus1_native::tables::MatchRule;
+use bytes::Bytes;
+
+const NAMES: [&str; 3] = [":1.1", ":1.2", ":1.3"];
+const EPOLLOUT: u32 = libc::EPOLLOUT as u32;
+
+/// A bus whose clients have had a message each, and one on which the same is queued by hand.
+struct Twins {
+    bus: Bus,
+    clients: Vec<Client>,
+    plain: Bus,
+}
+
+impl Twins {
+    fn new() -> Self {
+        Self::on(Bus::new(), Bus::new())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        Self::on(Bus::with_limits(limits), Bus::with_limits(limits))
+    }
+
+    fn on(mut bus: Bus, mut plain: Bus) -> Self {
+        let clients: Vec<Client> = NAMES.iter().map(|name| bus.client(name)).collect();
+        NAMES.iter().for_each(|name| drop(plain.client(name)));
+        let mut twins = Self { bus, clients, plain };
+        for (to, name) in NAMES.iter().enumerate() {
+            let message = twins.send(0, &[quiet(9, name, 0)]);
+            assert_eq!(twins.bus.turn(), []);
+            assert_eq!(read(&mut twins.clients[to].socket, message.len()), message);
+            twins.queue(0, to, &[message.len()], 1);
+        }
+        twins.compare();
+        twins
+    }
+
+    /// Messages of a client, in one write; what arrives of them.
+    fn send(&mut self, from: usize, messages: &[Vec<u8>]) -> Vec<u8> {
+        self.clients[from].socket.write_all(&messages.concat()).unwrap();
+        messages.iter().flat_map(|message| stamped(message, NAMES[from])).collect()
+    }
+
+    /// The same, queued; so many of them are taken.
+    fn queue(&self, from: usize, to: usize, sizes: &[usize], n_taken: usize) {
+        let (sender, reader) = (self.clients[from].peer, self.clients[to].peer);
+        let mut core = self.plain.world.core.lock().unwrap();
+        for &size in sizes {
+            core.deliver(sender, reader, &payload(size), size, &[], &who()).unwrap();
+        }
+        core.unwake(reader);
+        for _ in 0..n_taken {
+            core.take_front(reader).unwrap();
+        }
+    }
+
+    fn snapshots(&self) -> [Value; 2] {
+        [&self.bus, &self.plain].map(|bus| bus.world.core.lock().unwrap().snapshot())
+    }
+
+    fn compare(&self) {
+        let [passed, queued] = self.snapshots();
+        assert_eq!(passed, queued);
+    }
+
+    /// The socket of a client takes nothing more; how much is in it.
+    fn fill(&self, which: usize) -> usize {
+        let end = &self.bus.ends[which];
+        end.set_nonblocking(true).unwrap();
+        let mut n = 0;
+        loop {
+            match (&mut &*end).write(b"x") {
+                Ok(_) => n += 1,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return n,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn offset(&self, which: usize) -> usize {
+        let lane = self.bus.lane.lock().unwrap();
+        let slot = lane.parties.slot(self.clients[which].peer).unwrap();
+        lane.parties.get(slot).unwrap().output.offset
+    }
+}
+
+fn who() -> Arc<Credentials> {
+    Arc::default()
+}
+
+fn payload(size: usize) -> Parts {
+    Parts::from_iter([Bytes::from(vec![0; size])])
+}
+
+fn stamped(message: &[u8], sender: &str) -> Vec<u8> {
+    let (header, mut out) = (parse(message).unwrap(), Vec::new());
+    stamp(message, &header, sender, &mut out).unwrap();
+    out.extend_from_slice(&message[header.header_length..]);
+    out
+}
+
+/// A call that wants no answer, with a text.
+fn quiet(serial: u32, to: &str, n: usize) -> Vec<u8> {
+    let body = text_body(&"t".repeat(n));
+    let header = Outgoing {
+        kind: 1,
+        flags: 1,
+        serial,
+        body_length: body.len() as u32,
+        path: Some("/a"),
+        member: Some("M"),
+        destination: Some(to),
+        signature: "s",
+        ..Outgoing::default()
+    };
+    [build(&header), body].concat()
+}
+
+fn signal(serial: u32) -> Vec<u8> {
+    build(&Outgoing {
+        kind: 4,
+        serial,
+        path: Some("/a"),
+        interface: Some("a.b"),
+        member: Some("S"),
+        ..Outgoing::default()
+    })
+}
+
+fn quiets(to: &str, n_bytes: usize, n: u32) -> Vec<Vec<u8>> {
+    (1..=n).map(|serial| quiet(serial, to, n_bytes)).collect()
+}
+
+fn sizes(messages: &[Vec<u8>], sender: &str) -> Vec<usize> {
+    messages.iter().map(|message| stamped(message, sender).len()).collect()
+}
+
+#[test]
+fn what_is_written_whole_leaves_what_a_queue_leaves() {
+    let mut twins = Twins::new();
+    let messages = quiets(NAMES[1], 100, 5);
+    let expected = twins.send(0, &messages);
+    assert_eq!(twins.bus.turn(), []);
+    assert_eq!(read(&mut twins.clients[1].socket, expected.len()), expected);
+    twins.queue(0, 1, &sizes(&messages, NAMES[0]), 5);
+    twins.compare();
+    let mine = quiets(NAMES[0], 20, 2);
+    let expected = twins.send(0, &mine);
+    assert_eq!(twins.bus.turn(), []);
+    assert_eq!(read(&mut twins.clients[0].socket, expected.len()), expected);
+    twins.queue(0, 0, &sizes(&mine, NAMES[0]), 2);
+    twins.compare();
+}
+
+#[test]
+fn more_than_one_write_holds_arrives_in_order() {
+    let mut twins = Twins::new();
+    let messages = quiets(NAMES[1], 3_000, 60);
+    let expected = twins.send(0, &messages);
+    let mut got = Vec::new();
+    while got.len() < expected.len() {
+        assert_eq!(twins.bus.turn(), []);
+        let mut buffer = vec![0; 1 << 20];
+        let n = twins.clients[1].socket.read(&mut buffer).unwrap();
+        got.extend_from_slice(&buffer[..n]);
+    }
+    assert!(got == expected);
+    twins.queue(0, 1, &sizes(&messages, NAMES[0]), 60);
+    twins.compare();
+}
+
+#[test]
+fn a_write_that_ends_within_the_third_message_leaves_three_of_five() {
+    let mut twins = Twins::new();
+    let n_filled = twins.fill(1);
+    // room for one piece of the kernel's, which is not larger than three messages
+    read(&mut twins.clients[1].socket, 1);
+    let messages = quiets(NAMES[1], 14_000, 5);
+    let expected = twins.send(0, &messages);
+    assert_eq!(twins.bus.turn(), []);
+    let sizes = sizes(&messages, NAMES[0]);
+    let offset = twins.offset(1);
+    assert!(0 < offset && offset < sizes[2], "{offset}");
+    twins.queue(0, 1, &sizes, 2);
+    twins.compare();
+    read(&mut twins.clients[1].socket, n_filled - 1);
+    assert!(read(&mut twins.clients[1].socket, 2 * sizes[0] + offset) == expected[..2 * sizes[0] + offset]);
+    assert_eq!(twins.bus.turn(), []);
+    assert!(read(&mut twins.clients[1].socket, 3 * sizes[0] - offset) == expected[2 * sizes[0] + offset..]);
+    twins.queue(0, 1, &[], 3);
+    twins.compare();
+}
+
+#[test]
+fn for_a_full_socket_everything_is_queued() {
+    let mut twins = Twins::new();
+    let n_filled = twins.fill(1);
+    let messages = quiets(NAMES[1], 100, 5);
+    let mut expected = twins.send(0, &messages);
+    assert_eq!(twins.bus.turn(), []);
+    twins.queue(0, 1, &sizes(&messages, NAMES[0]), 0);
+    twins.compare();
+    expected.extend(twins.send(0, &messages[..1]));
+    assert_eq!(twins.bus.turn(), []);
+    twins.queue(0, 1, &sizes(&messages[..1], NAMES[0]), 0);
+    twins.compare();
+    read(&mut twins.clients[1].socket, n_filled);
+    assert_eq!(twins.bus.turn(), []);
+    assert_eq!(read(&mut twins.clients[1].socket, expected.len()), expected);
+    twins.queue(0, 1, &[], 6);
+    twins.compare();
+}
+
+#[test]
+fn a_signal_of_which_one_reader_takes_nothing_reaches_the_others() {
+    let mut twins = Twins::new();
+    for client in &twins.clients {
+        let rule = MatchRule::parse("member='S'").unwrap();
+        twins.bus.world.matches.lock().unwrap().add(client.peer, &rule);
+    }
+    let n_filled = twins.fill(1);
+    let peers: Vec<u64> = twins.clients.iter().map(|client| client.peer).collect();
+    let message = stamped(&signal(1), NAMES[0]);
+    for n_taken in [2, 0] {
+        twins.send(0, &[signal(1), signal(1)]);
+        assert_eq!(twins.bus.turn(), []);
+        let mut core = twins.plain.world.core.lock().unwrap();
+        for _ in 0..2 {
+            let (parts, mut slots) = (payload(message.len()), Vec::new());
+            core.deliver_to_all(peers[0], &peers, &parts, message.len(), &who(), &mut slots).unwrap();
+        }
+        for peer in [peers[0], peers[2]] {
+            core.take_front(peer).unwrap();
+            core.take_front(peer).unwrap();
+        }
+        // when it was found full it was to be written; since then it is not asked
+        if n_taken == 2 {
+            core.unwake(peers[1]);
+        }
+        drop(core);
+        twins.compare();
+    }
+    let expected = message.repeat(4);
+    for which in [0, 2] {
+        assert_eq!(read(&mut twins.clients[which].socket, expected.len()), expected);
+    }
+    read(&mut twins.clients[1].socket, n_filled);
+    assert_eq!(twins.bus.turn(), []);
+    assert_eq!(read(&mut twins.clients[1].socket, expected.len()), expected);
+}
+
+#[test]
+fn where_quotas_are_nearly_used_messages_pass_and_the_first_that_finds_no_room_is_handed_over() {
+    let mut twins = Twins::with_limits(Limits([1 << 31, 1 << 31, 60_000, 1 << 31]));
+    let messages = quiets(NAMES[1], 1_000, 30);
+    let expected = twins.send(0, &messages);
+    assert_eq!(twins.bus.turn(), []);
+    assert_eq!(read(&mut twins.clients[1].socket, expected.len()), expected);
+    for &size in &sizes(&messages, NAMES[0]) {
+        twins.queue(0, 1, &[size], 1);
+    }
+    twins.compare();
+    twins.fill(1);
+    twins.send(0, &messages);
+    assert_eq!(twins.bus.turn(), [(twins.clients[0].fd, 1)]);
+    let (sender, reader) = (twins.clients[0].peer, twins.clients[1].peer);
+    let mut core = twins.plain.world.core.lock().unwrap();
+    let size = stamped(&messages[0], NAMES[0]).len();
+    let deliver = |_: &u32| core.deliver(sender, reader, &payload(size), size, &[], &who()).is_ok();
+    let n_queued = (0..30).take_while(deliver).count();
+    core.unwake(reader);
+    drop(core);
+    assert!(5 < n_queued && n_queued < 30);
+    twins.compare();
+    let handed = twins.bus.lane.lock().unwrap().take(sender).unwrap();
+    assert_eq!(handed.data, messages[n_queued]);
+}
+
+#[test]
+fn what_came_before_a_message_that_is_handed_over_has_passed() {
+    let mut twins = Twins::new();
+    let first = quiet(1, NAMES[1], 30);
+    let expected = twins.send(0, std::slice::from_ref(&first));
+    let strange = call(2, "org.freedesktop.DBus");
+    twins.send(0, &[strange.clone(), quiet(3, NAMES[1], 0)]);
+    assert_eq!(twins.bus.turn(), [(twins.clients[0].fd, 1)]);
+    assert_eq!(read(&mut twins.clients[1].socket, expected.len()), expected);
+    twins.queue(0, 1, &[expected.len()], 1);
+    twins.compare();
+    assert_eq!(twins.bus.lane.lock().unwrap().take(twins.clients[0].peer).unwrap().data, strange);
+}
+
+#[test]
+fn descriptors_come_behind_what_was_sent_before_them() {
+    let twins = Twins::new();
+    let (reader, _writer) = pipe().unwrap();
+    let with_one = {
+        let header = Outgoing {
+            kind: 1,
+            flags: 1,
+            serial: 7,
+            path: Some("/a"),
+            member: Some("M"),
+            destination: Some(NAMES[1]),
+            unix_fds: 1,
+            ..Outgoing::default()
+        };
+        build(&header)
+    };
+    let plain = quiet(1, NAMES[1], 10);
+    let sent = [&plain[..], &plain, &with_one, &plain].concat();
+    let socket = twins.clients[0].socket.as_raw_fd();
+    assert_eq!(sys::send(socket, &[&sent], &[reader.as_raw_fd()]).unwrap(), sent.len());
+    twins.bus.turn();
+    let before = stamped(&plain, NAMES[0]);
+    let mut buffer = Vec::with_capacity(1 << 16);
+    let mut fds = Vec::new();
+    let socket = twins.clients[1].socket.as_raw_fd();
+    sys::receive(socket, &mut buffer, 2 * before.len(), &mut fds).unwrap();
+    assert_eq!((buffer.clone(), fds.len()), (before.repeat(2), 0));
+    buffer.clear();
+    while buffer.len() < stamped(&with_one, NAMES[0]).len() + before.len() {
+        sys::receive(socket, &mut buffer, 1 << 16, &mut fds).unwrap();
+    }
+    assert_eq!(buffer, [stamped(&with_one, NAMES[0]), before].concat());
+    assert_eq!(fds.len(), 1);
+    sys::close(fds[0]);
+}
+
+#[test]
+fn what_two_senders_say_to_one_reader_keeps_the_order_of_each() {
+    let mut twins = Twins::new();
+    let messages = quiets(NAMES[2], 50, 4);
+    let expected = [twins.send(0, &messages), twins.send(1, &messages)];
+    assert_eq!(twins.bus.turn(), []);
+    let got = read(&mut twins.clients[2].socket, expected[0].len() * 2);
+    let at = expected[0].len();
+    assert!(got == expected.concat() || got == [&expected[1][..], &expected[0]].concat());
+    assert_ne!(got[..at], got[at..]);
+    for from in [0, 1] {
+        twins.queue(from, 2, &sizes(&messages, NAMES[from]), 4);
+    }
+    twins.compare();
+}
+
+#[test]
+fn for_who_reads_no_more_it_is_queued_until_python_decides() {
+    let mut twins = Twins::new();
+    twins.clients[1].socket.shutdown(Shutdown::Read).unwrap();
+    let messages = quiets(NAMES[1], 100, 2);
+    twins.send(0, &messages);
+    assert_eq!(twins.bus.turn(), [(twins.clients[1].fd, EPOLLOUT)]);
+    twins.queue(0, 1, &sizes(&messages, NAMES[0]), 0);
+    twins.compare();
+}
+
+#[test]
+fn the_answer_to_a_question_for_the_bus_passes_too() {
+    let mut twins = Twins::new();
+    let question = build(&Outgoing {
+        kind: 1,
+        serial: 3,
+        path: Some("/"),
+        member: Some("GetId"),
+        destination: Some("org.freedesktop.DBus"),
+        ..Outgoing::default()
+    });
+    twins.clients[0].socket.write_all(&question.repeat(3)).unwrap();
+    assert_eq!(twins.bus.turn(), []);
+    let mut buffer = vec![0; 4096];
+    let n = twins.clients[0].socket.read(&mut buffer).unwrap();
+    assert_eq!(n % 3, 0);
+    let answers: Vec<_> = buffer[..n].chunks(n / 3).map(|answer| parse(answer).unwrap()).collect();
+    assert!(answers.iter().all(|answer| answer.reply_serial == 3));
+    assert_eq!([0, 1, 2].map(|at| answers[at].serial), [1, 2, 3]);
+    let mut core = twins.plain.world.core.lock().unwrap();
+    for _ in 0..3 {
+        core.deliver(1, twins.clients[0].peer, &payload(n / 3), n / 3, &[], &who()).unwrap();
+    }
+    for _ in 0..3 {
+        core.take_front(twins.clients[0].peer).unwrap();
+    }
+    drop(core);
+    twins.compare();
+}
