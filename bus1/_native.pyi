@@ -381,9 +381,10 @@ class Swift:
 
     def __init__(self, exchange: Exchange, bodies: Bodies) -> None: ...
     def call(
-        self, sock: socket, tag: int, handle: int, node: int, names: tuple[str, str, str, str],
-        values: Sequence[Any], failed: Failed | None,
+        self, sock: socket, descriptor: socket, tag: int, handle: int, node: int,
+        names: tuple[str, str, str, str], values: Sequence[Any], failed: Failed | None,
     ) -> list[Any] | bool | None: ...
+    def wait(self, sock: socket, descriptor: socket, tag: int) -> tuple[Any, ...] | None: ...
     def post_call(
         self, handle: int, node: int, names: tuple[str, str, str, str], values: Sequence[Any],
         failed: Failed | None,
