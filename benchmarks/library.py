@@ -29,6 +29,7 @@ from dbus_fast.annotations import DBusBool, DBusBytes, DBusStr
 from dbus_fast.service import ServiceInterface, dbus_method
 
 from .messages import OBJECT, SPOKEN, TEXT
+from .worker import busy_time
 
 NAME = "org.bus1.Benchmark"
 Call = Callable[[str], Awaitable[object]]
@@ -107,10 +108,11 @@ async def call_with_dbus_fast(address: str, count: str) -> None:
     await measure(proxy.get_interface(SPOKEN).call_echo, int(count))  # type: ignore[attr-defined]
 
 
-async def pour_with_dbus_fast(address: str, size: str, count: str) -> None:
-    """Messages without a reply, then a call: prints how many bytes a second."""
+async def pour_with_dbus_fast(address: str, size: str, count: str, *others: str) -> None:
+    """Messages without a reply, then a call: prints how many bytes a second; ``others`` are pids."""
     bus = await MessageBus(address).connect()
-    data, start = bytes(int(size)), clock()
+    pids = [int(pid) for pid in others]
+    data, spent, start = bytes(int(size)), busy_time(pids), clock()
     for _ in range(int(count)):
         await bus.send(Message(
             destination=NAME, path=OBJECT, interface=SPOKEN, member="Sink", signature="ay", body=[data],
@@ -119,8 +121,9 @@ async def pour_with_dbus_fast(address: str, size: str, count: str) -> None:
     await bus.call(Message(
         destination=NAME, path=OBJECT, interface=SPOKEN, member="Echo", signature="s", body=[TEXT],
     ))
-    rate = len(data) * int(count) / (clock() - start) * 1e9
-    print(json.dumps({"rate": rate}), flush=True)
+    elapsed, spent = clock() - start, busy_time(pids) - spent
+    amount = len(data) * int(count) * 1e9
+    print(json.dumps({"rate": amount / elapsed, "busy_rate": amount / spent}), flush=True)
 
 
 def serve_without_a_loop(address: str) -> None:

@@ -25,7 +25,7 @@ from bus1.peer import Peer
 
 from .messages import SPOKEN, TEXT, marshal
 from .native_parties import PART
-from .worker import Worker
+from .worker import Worker, busy_time
 
 NODE = 0
 """The one node of a callee, of a subscriber, of the emitter."""
@@ -93,20 +93,22 @@ def signals(address: str, subscribers: str, count: str) -> dict[str, object]:
     return {"rate": int(subscribers) * int(count) / elapsed * 1e9}
 
 
-def one_way(address: str, size: str, parts: str) -> dict[str, object]:
-    """Messages of one size to one receiver: bytes per second."""
+def one_way(address: str, bus: str, size: str, parts: str) -> dict[str, object]:
+    """Messages of one size to one receiver, on the bus with this pid: bytes per second."""
     payload = bytes(int(size))
     with Company(address, 1, "sink") as company:
-        start = clock()
+        others = int(bus), company.worker.process.pid
+        spent, start = busy_time(others), clock()
         for part in range(int(parts)):
-            for _ in range(PART):
+            for _ in range(PART + (not part)):  # the sink has given one back when it has the next
                 company.peer.send(company.handles, payload)
             if part >= AHEAD:
                 company.worker.line()
         for _ in range(min(AHEAD, int(parts))):
             company.worker.line()
-        elapsed = clock() - start
-    return {"rate": len(payload) * PART * int(parts) / elapsed * 1e9}
+        elapsed, spent = clock() - start, busy_time(others) - spent
+    amount = len(payload) * (PART * int(parts) + 1) * 1e9
+    return {"rate": amount / elapsed, "busy_rate": amount / spent}
 
 
 KINDS: dict[str, Callable[..., dict[str, object]]] = {"call": call, "signals": signals, "one-way": one_way}

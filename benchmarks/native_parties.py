@@ -3,7 +3,8 @@
 Theory. It attaches to peers whose descriptors it has got, and prints ``ready``. A callee answers, gives the
 call's slice back, lets the reply node go and waits for the next call in one request. Subscribers print the
 time of the monotonic clock when every peer has had all signals; slice and source handle of a signal are given
-back before the next. A sink prints a line for each ``PART`` messages.
+back before the next. A sink gives a message back in the request that waits for the next, and prints a line
+for each ``PART`` messages.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def echo(peers: list[Peer], answer: str) -> None:
 def sink(peers: list[Peer]) -> None:
     """Receive until killed."""
     (peer,) = peers
+    message = peer.recv(wait=True)
     while True:
         for _ in range(PART):
-            peer.recv(wait=True).release()
+            message = peer.reply((), answered=message)
         print("received", flush=True)
 
 

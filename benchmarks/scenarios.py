@@ -143,11 +143,12 @@ def python_one_way(place: Place, seconds: float) -> Found:
     """MB a second of messages of 1 MiB between two Python programs."""
     bus, parts = place.bus, ceil(20 * seconds)
     if isinstance(bus, Bus1Bridge):
-        return (number_of(bus, "native", "one-way", native_of(bus), str(MIB), str(parts)) / 1e6,)
+        where = native_of(bus), str(bus.pid)
+        return (number_of(bus, "native", "one-way", *where, str(MIB), str(parts), which=place.rate) / 1e6,)
     with Worker("library", "dbus-fast.service", bus.address) as service:
         service.line()
-        words = ("dbus-fast.source", bus.address, str(MIB), str(PART * parts))
-        return (number_of(bus, "library", *words) / 1e6,)
+        what = bus.address, str(MIB), str(PART * parts), str(bus.pid), str(service.process.pid)
+        return (number_of(bus, "library", "dbus-fast.source", *what, which=place.rate) / 1e6,)
 
 
 def peer_call(place: Place, seconds: float) -> Found:
@@ -176,8 +177,8 @@ def native_of(bus: Bus) -> str:
     return address
 
 
-def number_of(bus: Bus, *words: str) -> float:
+def number_of(bus: Bus, *words: str, which: str = "rate") -> float:
     """The rate that a Python process tells."""
-    found = ask(bus, *words)["rate"]
+    found = ask(bus, *words)[which]
     assert isinstance(found, float)
     return found

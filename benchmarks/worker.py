@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +28,11 @@ def cpu_time(pid: int) -> int:
             break
         os.sched_yield()  # the count of a process that runs is as old as its last tick
     return time.clock_gettime_ns(~pid << 3 | PROCESS_CPU_CLOCK)
+
+
+def busy_time(others: Iterable[int]) -> int:
+    """Nanoseconds of CPU that this process and others, by their pids, have used."""
+    return sum(map(cpu_time, others)) + time.process_time_ns()
 
 
 def read_line(process: subprocess.Popen[bytes], patience: float = PATIENCE) -> str:

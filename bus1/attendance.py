@@ -39,7 +39,8 @@ class Attendance:
         self._hear = hear
         self._rest = rest
         self._swift = swift
-        self._tag = 0
+        self.tag = 0
+        """Of the RECV."""
         self._missing: tuple[Answer, Request[None]] | None = None
         """A message whose memory has to be asked for first."""
         self._has_woken = False
@@ -53,7 +54,7 @@ class Attendance:
             while True:
                 await self.begin()
                 if not (self.look() or self._finish()):
-                    await link.attend(self._tag, self.look, self._finish, self._is_urgent)
+                    await link.attend(self.tag, self.look, self._finish, self._is_urgent)
                 if self._missing is None and not link.try_flush_all():
                     with CancelScope(shield=True):
                         await link.flush()
@@ -68,12 +69,12 @@ class Attendance:
             self._missing = None
             self._link.cork()
             self._has_woken |= self._hear(self._client.message(answer))
-        elif not self._client.exchange.expects(self._tag):
-            self._tag = self._client.start(self._request)
+        else:
+            self.renew()
 
     def look(self) -> bool:
         """Hand over what has come; whether ``begin`` is needed before there can be more."""
-        client, swift, tag = self._client, self._swift, self._tag
+        client, swift, tag = self._client, self._swift, self.tag
         exchange = client.exchange
         while exchange.has_answer(tag):
             self._link.cork()
@@ -91,21 +92,17 @@ class Attendance:
             self._has_woken |= self._hear(message)
         return False
 
-    @property
-    def is_ready(self) -> bool:
-        """There is nothing to ``begin``."""
-        return self._missing is None and self._client.exchange.expects(self._tag)
-
-    @property
-    def tag(self) -> int:
-        """Of the RECV."""
-        return self._tag
+    def renew(self) -> bool:
+        """The RECV can be answered, or is made again; False: ``begin`` has more to do."""
+        if self._missing is None and not self._client.exchange.expects(self.tag):
+            self.tag = self._client.start(self._request)
+        return self._missing is None
 
     def end(self) -> None:
         """What comes from now on is the outcome of the next RECV."""
         if self._missing is not None:
             self._client.exchange.keep(self._missing[0])
-        self._client.exchange.cancel(self._tag)
+        self._client.exchange.cancel(self.tag)
         self._link.try_flush_all()
 
     def _is_urgent(self) -> bool:
@@ -115,6 +112,6 @@ class Attendance:
         """Send what was posted; whether the task has to do something."""
         self._has_woken = False
         self._rest()
-        if not self._client.exchange.expects(self._tag):
-            self._tag = self._client.start(self._request)
+        if not self._client.exchange.expects(self.tag):
+            self.tag = self._client.start(self._request)
         return not self._link.try_flush_all()

@@ -59,7 +59,8 @@ class BlockLink:
         """There are no others who could use it."""
         self.deadline = math.inf
         """When waiting raises Late."""
-        self._sock = sock
+        self.sock = sock
+        """For who reads and writes by a way of its own, too."""
         self._is_closed = False
 
     def connected(self) -> None:
@@ -71,8 +72,8 @@ class BlockLink:
             return
         self._is_closed = True
         with suppress(OSError):
-            self.client.exchange.transmit(self._sock, socket.MSG_DONTWAIT)
-        self._sock.close()
+            self.client.exchange.transmit(self.sock, socket.MSG_DONTWAIT)
+        self.sock.close()
         self.client.close()
         if self.descriptor is not None:
             self.descriptor.close()
@@ -130,11 +131,6 @@ class BlockLink:
 
     # ---- the socket ------------------------------------------------------------------------------
 
-    @property
-    def sock(self) -> socket.socket:
-        """For who reads and writes by a way of its own."""
-        return self._sock
-
     def read(self) -> None:
         """Send everything, then wait for bytes, and look at them; Late."""
         exchange = self.client.exchange
@@ -155,7 +151,7 @@ class BlockLink:
     def _take_in(self, flags: int) -> None:
         exchange = self.client.exchange
         try:
-            exchange.take_in(self._sock, flags)
+            exchange.take_in(self.sock, flags)
         except BlockingIOError:
             return
         except OSError as error:
@@ -167,7 +163,7 @@ class BlockLink:
         exchange = self.client.exchange
         while True:
             try:
-                exchange.transmit(self._sock, socket.MSG_DONTWAIT)
+                exchange.transmit(self.sock, socket.MSG_DONTWAIT)
                 return
             except BlockingIOError:
                 if self._poll(select.POLLIN | select.POLLOUT) & ~select.POLLOUT:
@@ -181,7 +177,7 @@ class BlockLink:
 
     def _poll(self, events: int) -> int:
         poll = select.poll()
-        poll.register(self._sock, events)
+        poll.register(self.sock, events)
         left = time_left(self.deadline, monotonic())
         found = poll.poll(None if left is None else math.ceil(1000 * left))
         if not found and self.deadline <= monotonic():

@@ -384,6 +384,8 @@ class Channel:
         holdings.book(uid, 1)
         self._close_arena()
         self.arena = (fd, size)
+        if self._lane is not None:
+            self._lane.set_arena(self.arena)
 
     def _close_arena(self) -> None:
         if self.arena is not None:

@@ -79,6 +79,10 @@ class ChannelLane:
             self._server.introduce(self._descriptor, sender)
         self._server.give(self._descriptor)
 
+    def set_arena(self, arena: tuple[int, int]) -> None:
+        """Where large payloads come from: a descriptor that stays open until the next, and its size."""
+        self._server.set_arena(self._descriptor, arena)
+
     def take(self) -> Left:
         """It belongs to Python from now on."""
         return Left(*self._server.take(self._descriptor))

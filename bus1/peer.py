@@ -127,7 +127,8 @@ class Peer:
     ) -> ReceivedMessage:
         """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits.
 
-        The first of them that fails ends the sequence; what came before has taken effect."""
+        The first of them that fails ends the sequence; what came before has taken effect. With no
+        destinations it is for who receives one message after the other."""
         parts = as_parts(payload)
         return self._link.reply(
             destinations, parts, handles, fds, answered=answered, release=release, flags=flags

@@ -265,14 +265,15 @@ def test_what_the_peer_may_map_is_charged_until_it_is_unmapped(
     bus: CoreBus, reader: BusPeer, sender: BusPeer, to: int
 ) -> None:
     """L-10: the slice returns at once; the bytes, and the addresses, of the segment's last one do not."""
-    sender.send([to], bytes(MIB))
+    size = 2 * MIB
+    sender.send([to], bytes(size))
     reader.free(reader.recv().offset, unmapped=False)
-    assert use(reader) == (0, MIB)
+    assert use(reader) == (0, size)
     ((peer, generation),) = bus.core.take_retired()
-    sender.send([to], bytes(MIB))
-    assert reader.recv().offset == MIB
+    sender.send([to], bytes(size))
+    assert reader.recv().offset == size
     bus.core.segment_unmapped(peer, generation)
-    assert use(reader) == (1, MIB)
+    assert use(reader) == (1, size)
 
 
 def both_kinds(reader: BusPeer, sender: BusPeer, to: int) -> Message:
@@ -316,7 +317,7 @@ def test_a_mapping_outlives_what_it_showed(
     bus: CoreBus, sealed: SealedPeer, sender: BusPeer, end: str
 ) -> None:
     """L-12: it can still be read, whatever it contains."""
-    sender.send([sealed.peer.transfer(0x10, sender)], bytes(range(256)) * 5000)
+    sender.send([sealed.peer.transfer(0x10, sender)], bytes(range(256)) * 10_000)
     offset = sealed.peer.recv().offset
     with closing(sealed.map(offset)) as seen:
         if end == "disconnect":
@@ -324,7 +325,7 @@ def test_a_mapping_outlives_what_it_showed(
         else:
             sealed.peer.reset(ResetFlag.FLUSH)
         assert sealed.memory.segment_at(offset) is None
-        assert len(seen[:]) >= 256 * 5000
+        assert len(seen[:]) >= 256 * 10_000
 
 
 def test_the_payload_is_in_the_pool_when_send_has_returned(

@@ -16,6 +16,8 @@ from bus1.core.sequencer import Sequencer
 from bus1.errors import NoSuchHandle, OutOfMemory, PoolFull, TooLarge
 from bus1.memory import HeapMemory
 
+LARGE = 2 * MIB
+"""A slice of that size has a segment of its own."""
 WIDE = Limits(10**6, 10**6, 1 << 40, 10**6)
 
 
@@ -65,11 +67,11 @@ def test_payload_padding_shows_no_old_bytes(pair: Pair) -> None:
 
 
 def test_large_slices_have_a_segment_of_their_own(pair: Pair) -> None:
-    first, second = pair.pass_on(MIB), pair.pass_on(MIB + 1)
+    first, second = pair.pass_on(LARGE), pair.pass_on(LARGE + 1)
     small = pair.pass_on(8)
-    assert [m.offset for m in (first, second, small)] == [0, MIB, 2 * MIB + 4096]
+    assert [m.offset for m in (first, second, small)] == [0, LARGE, 2 * LARGE + 4096]
     assert sorted((base, len(data)) for base, data in pair.memory.segments.values()) == [
-        (0, MIB), (MIB, MIB + 4096), (2 * MIB + 4096, 4 * MIB),
+        (0, LARGE), (LARGE, LARGE + 4096), (2 * LARGE + 4096, 4 * MIB),
     ]
     for message in (small, second, first):
         assert pair.memory.segments
@@ -82,7 +84,7 @@ def test_large_slices_have_a_segment_of_their_own(pair: Pair) -> None:
 
 def test_a_shared_segment_is_opened_at_the_lowest_address(pair: Pair) -> None:
     first = pair.pass_on(5 * MIB)
-    pair.pass_on(MIB)
+    pair.pass_on(LARGE)
     pair.reader.free(first.offset)
     assert pair.pass_on(8).offset == 0
 
@@ -104,28 +106,42 @@ def test_slices_never_cross_shared_segments(pair: Pair) -> None:
     assert pair.bus.core.take_retired() == []
 
 
+def test_while_slices_are_left_one_empty_segment_stays_and_no_other(pair: Pair) -> None:
+    """A long queue of large messages opens no segment again and again, nor keeps what it once had."""
+    queue = [pair.pass_on(MIB) for _ in range(12)]
+    seen = []
+    for message in queue[:4] + queue[8:] + queue[5:8]:
+        pair.reader.free(message.offset)
+        seen.append([base // MIB for base, _ in pair.memory.segments.values()])
+    assert seen == [[0, 4, 8]] * 7 + [[0, 4]] * 4
+    assert pair.pass_on(MIB).offset == 5 * MIB
+    for offset in (4 * MIB, 5 * MIB):
+        pair.reader.free(offset)
+    assert [base for base, _ in pair.memory.segments.values()] == [0]
+
+
 def test_a_segment_that_may_be_mapped_stays_charged_until_unmapped(pair: Pair) -> None:
     """L-10."""
-    message = pair.pass_on(MIB)
+    message = pair.pass_on(LARGE)
     pair.reader.free(message.offset, unmapped=False)
     assert pair.bus.core.take_retired() == [(pair.reader.number, 1)]
-    assert (pair.reader.used("bytes"), pair.reader.used("slices")) == (MIB, 0)
+    assert (pair.reader.used("bytes"), pair.reader.used("slices")) == (LARGE, 0)
     assert pair.memory.segments == {}
-    assert pair.pass_on(MIB).offset == MIB
+    assert pair.pass_on(LARGE).offset == LARGE
     pair.bus.core.segment_unmapped(pair.reader.number, 1)
-    assert pair.reader.used("bytes") == MIB
+    assert pair.reader.used("bytes") == LARGE
     with Unchanged(pair.bus, NoSuchHandle):
         pair.bus.core.segment_unmapped(pair.reader.number, 1)
-    assert pair.pass_on(MIB).offset == 0
+    assert pair.pass_on(LARGE).offset == 0
 
 
 def test_a_flush_retires_what_was_published_and_nothing_else(pair: Pair) -> None:
-    pair.pass_on(MIB)
-    pair.sender.send([pair.to], bytes(2 * MIB))
+    pair.pass_on(LARGE)
+    pair.sender.send([pair.to], bytes(LARGE))
     pair.bus.core.take_retired()
     pair.reader.reset(ResetFlag.FLUSH)
     assert pair.bus.core.take_retired() == [(pair.reader.number, 1)]
-    assert pair.reader.used("bytes") == MIB
+    assert pair.reader.used("bytes") == LARGE
     pair.reader.disconnect()
     assert pair.bus.snapshot()["users"][2]["used"]["bytes"] == 0
     assert 1 not in pair.bus.snapshot()["users"]
@@ -162,7 +178,7 @@ def test_a_peeked_slice_may_be_released_and_comes_back_at_its_place(pair: Pair) 
 
 def test_a_failed_allocation_restores_the_pool(pair: Pair) -> None:
     pair.memory.is_short = True
-    for size in (8, MIB):
+    for size in (8, LARGE):
         with Unchanged(pair.bus, OutOfMemory):
             pair.sender.send([pair.to], bytes(size))
 
@@ -180,7 +196,7 @@ def test_the_address_space_ends_below_4_gib() -> None:
         pool.allocate(1 << 30, 0)
     last = pool.allocate((1 << 30) - 4096, 0)
     assert last.offset == 3 << 30
-    for size in (8, MIB):
+    for size in (8, LARGE):
         with pytest.raises(PoolFull):
             pool.allocate(size, 0)
     pool.cancel(last)

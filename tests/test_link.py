@@ -352,6 +352,20 @@ def test_q_16_a_slice_is_charged_until_it_is_released(
     assert used() == 0
 
 
+def test_who_receives_one_message_after_the_other_gives_back_and_waits_in_one_request(
+    bus: InProcessBus | NativeBus, p: Peer, q: Peer, to_q: int
+) -> None:
+    for number in range(5):
+        p.send([to_q], bytes([number]) * MIB)
+    message = q.recv()
+    for number in range(1, 5):
+        message = q.reply((), answered=message)
+        assert message.payload == bytes([number]) * MIB
+        used = sum(user["used"]["bytes"] for user in bus.snapshot()["users"].values())
+        assert used == (5 - number) * MIB
+    message.release()
+
+
 def test_a_large_message_that_somebody_still_reads_stays_charged(
     bus: InProcessBus | NativeBus, p: Peer, q: Peer, to_q: int
 ) -> None:

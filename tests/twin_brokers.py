@@ -8,6 +8,7 @@ connection is over, and how many bytes lie in its peer's descriptor.
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import socket
 import struct
@@ -29,7 +30,13 @@ from bus1.transport import receive
 
 ROOT = 0x10
 N_CLIENTS = 4
+ARENA = 3 << 20
+"""Bytes from which each client may send."""
 _SENDING = ("SEND", "RESPOND", "CALL", "REPLY")
+_STRETCHES = (
+    (0, 1), (7, 100), (250, 4000), (1, 4097), (5, 70_000), (0, 300_000), (1 << 20, 1 << 20), (0, ARENA),
+    (1, ARENA), (ARENA, 0), (ARENA, 1), (1 << 63, 1 << 63), (NO_LIMIT, 2),
+)
 _IDS = (ROOT, 0x20, 0x24, 11, 19, 27, 35, 43, 51, 59, 67, 5, HANDLE_INVALID)
 
 
@@ -77,6 +84,17 @@ class Client:
         while (frame := reader.next()) is not None:
             if frame.n_fds:
                 self.peer_fds = frame.fds
+        self._fill_arena()
+
+    def _fill_arena(self) -> None:
+        self.write(encode(Operation.ARENA, 3, struct.pack("<Q", ARENA)))
+        self.world.rest()
+        reader = FrameReader()
+        receive(self.sock, reader, socket.MSG_DONTWAIT)
+        frame = reader.next()
+        assert frame is not None
+        with frame.fds:
+            os.pwrite(frame.fds[0], bytes(range(251)) * (ARENA // 251), 0)
 
     def map_segment(self) -> None:
         """Be sent the first segment: which answer brings it decides how many others may follow it."""
@@ -247,7 +265,11 @@ def _frame(chance: random.Random, tag: int, asks_for_more: bool) -> bytes:
         size = chance.choice((0, 1, 8, 100, 100, 4000, 4090, 5000, 65536))
         payload = bytes([chance.randrange(256)]) * size
         flags = chance.choice((0, 0, 0, 0, 0, 1, 2, 4)) if name == "SEND" else 0
-        fields = [flags, len(destinations), n_optional, len(handles), size, 0, 0]
+        arena = (0, 0)
+        if name == "SEND" and chance.random() < 0.2:
+            arena = chance.choice(_STRETCHES)
+            payload = payload if chance.random() < 0.1 else b""
+        fields = [flags, len(destinations), n_optional, len(handles), len(payload), *arena]
         tail = struct.pack(
             f"<{len(destinations) + n_optional + len(handles)}Q", *destinations, *optional, *handles
         ) + payload

@@ -1,7 +1,7 @@
 """pool: where the slices of one peer lie.
 
 Theory. A pool is an address space of 2**32 - 1 bytes (L-2) in which segments come and go. Slices of
-less than 1 MiB share segments of 4 MiB, opened when none has room, at the lowest address that fits;
+less than 2 MiB share segments of 4 MiB, opened when none has room, at the lowest address that fits;
 a larger slice has a segment of its own, rounded up to pages, at the best fit. Inside, placement is
 best fit, too (L-4): the smallest gap that holds the slice, the lowest of equals, the slice at its
 start. Neighbouring gaps merge, but not across segments.
@@ -10,7 +10,7 @@ A slice has two independent holds (L-9): *pinned* by its message, *published* to
 when both are gone. Each publication has a *serial* of its own, so that who remembers one that is over
 cannot end that which lies at its offset now.
 
-An emptied segment is closed; only a shared one at address 0 stays, or the last shared one while
+An emptied segment is closed; only a shared one at address 0 stays, or the only empty one while
 slices are left, so that a busy pool does not open and close one per message, and the first slice of
 an empty pool of small slices is at offset 0. If the peer may have mapped what is closed, it is
 *retired*: the address range and the bytes of the last slice stay taken until the peer has unmapped it.
@@ -33,7 +33,7 @@ from .api import Buffer, Memory
 from .sequencer import Sequencer
 
 ADDRESS_SPACE = 0xFFFF_FFFF
-OWN_SEGMENT = 1 << 20
+OWN_SEGMENT = 2 << 20
 SHARED_SEGMENT = 4 << 20
 PAGE = 4096
 PADDING = tuple(bytes(n) for n in range(9))
@@ -302,7 +302,9 @@ class Pool:
     def _stays(self, segment: Segment) -> bool:
         if not segment.shared:
             return False
-        return not segment.base or (len(self._shared) == 1 and self.slices > 0)
+        if not segment.base:
+            return True
+        return self.slices > 0 and all(other.slices or other is segment for other in self._shared.values())
 
     def _retire(self, segment: Segment, charged: int, unmapped: bool) -> None:
         self._close(segment)

@@ -12,6 +12,7 @@ use std::os::fd::RawFd;
 
 use bytes::Bytes;
 
+use crate::core::api::Stretch;
 use crate::core::error::{Error, Kind, Result};
 use crate::sys;
 
@@ -139,6 +140,17 @@ impl Sealed {
         Ok(())
     }
 
+    /// Copy what lies in a file to `offset`, where memory is reserved; OutOfMemory, and the rest is undefined.
+    pub fn copy_in(&mut self, generation: u64, offset: u32, from: &Stretch) -> Result<()> {
+        let at = self.at(generation)?;
+        let segment = &mut self.segments[at];
+        let start = offset.saturating_sub(segment.base) as usize;
+        segment
+            .file
+            .copy_in(start, from.fd, from.start, from.size)
+            .map_err(|error| short(format!("cannot copy {} bytes", from.size), &error))
+    }
+
     /// The segment in which `offset` lies.
     pub fn segment_at(&self, offset: u64) -> Option<&Segment> {
         let after = self.bases.partition_point(|(base, _)| u64::from(*base) <= offset);
@@ -198,6 +210,30 @@ mod tests {
         assert!(sealed.contents(1 << 20, 1).is_none());
         sealed.close_segment(2).unwrap();
         assert!(sealed.segment(2).is_none() && sealed.close_segment(2).is_err());
+    }
+
+    #[test]
+    fn what_lies_in_a_file_is_copied_once_it_is_sealed_as_before() {
+        let mut source = Sealed::default();
+        source.open_segment(1, 0, 1 << 20).unwrap();
+        source.reserve(1, 0, 1 << 20).unwrap();
+        let content: Vec<u8> = (0..1 << 18).flat_map(u32::to_le_bytes).collect();
+        source.write(1, 0, &[Bytes::from(content.clone())], 0).unwrap();
+        let fd = source.segment(1).unwrap().fd();
+        let mut sealed = Sealed::default();
+        for (base, is_sealed) in [(0, false), (1 << 20, true)] {
+            let generation = u64::from(is_sealed) + 1;
+            sealed.open_segment(generation, base, 1 << 20).unwrap();
+            sealed.reserve(generation, base, 1 << 20).unwrap();
+            assert!(!is_sealed || sealed.segment(generation).unwrap().fd() >= 0);
+            let from = Stretch { fd, start: 5, size: (1 << 20) - 5 };
+            sealed.copy_in(generation, base, &from).unwrap();
+            assert_eq!(sealed.contents(u64::from(base), (1 << 20) - 5).unwrap(), content[5..]);
+            // beyond the end of either, and no file at all
+            assert!(sealed.copy_in(generation, base, &Stretch { start: 6, ..from }).is_err());
+            assert!(sealed.copy_in(generation, base + 6, &from).is_err());
+            assert!(sealed.copy_in(generation, base, &Stretch { fd: -1, ..from }).is_err());
+        }
     }
 
     #[test]

@@ -231,6 +231,8 @@ class _Connection(Connection):
         self.publishing: Any = nullcontext()  # nobody else can publish meanwhile
         self._link = peer.blocking_link
         swift = None if self.short is None else self._swift
+        if self.short is not None:
+            self.short.keep_posted()
         self._attendance = peer.attendance(self._hear, lambda: None, swift=swift)
         self._deferred: deque[ReceivedMessage] = deque()
         self._is_busy = False
@@ -253,8 +255,10 @@ class _Connection(Connection):
             return
         before = self._n_heard
         try:
-            if not self._attendance.is_ready:
+            if not self._attendance.renew():
                 drive(self._attendance.begin())
+            if self._hears_swiftly():
+                return
             if not self._attendance.look() and self._n_heard == before:
                 self._give_back()
                 self._link.read()
@@ -268,14 +272,15 @@ class _Connection(Connection):
     def call(self, remote: Remote, spec: MethodSpec, names: Names, values: tuple[Any, ...]) -> Any:
         """Call a declared method by the short way, and wait for its result; NO_RESULT: nothing happened."""
         link, attendance = self._link, self._attendance
-        if self.short is None or self._error or link.deadline != math.inf or not attendance.is_ready:
+        if self.short is None or self._error or link.deadline != math.inf or not attendance.renew():
             return NO_RESULT
         self._give_back()
         pending = PendingCall(self)
         node = self.node(pending)
         try:
             found = self.short.call(
-                link.sock, attendance.tag, remote.handle.id, node, names, values, pending.failed
+                link.sock, link.descriptor, attendance.tag, remote.handle.id, node, names, values,
+                pending.failed,
             )
             if found is None:
                 answer = drive(pending.outcome())
@@ -285,12 +290,28 @@ class _Connection(Connection):
         if found is False:
             self.forget(node)
             return NO_RESULT
-        link.drain()
         if found is None:
             self.retire(node)
             return remote.result(spec, answer)
         del self._receivers[node]
         return spec.gathered(found, remote.adopt)
+
+    def _hears_swiftly(self) -> bool:
+        """Wait for what comes next, which was dealt with by the short way. False: the usual way goes on."""
+        link, short = self._link, self.short
+        if short is None or self._is_busy or link.deadline != math.inf:
+            return False
+        self._give_back()
+        found = short.wait(link.sock, link.descriptor, self._attendance.tag)
+        if found is None:
+            return False
+        self._is_busy = True
+        try:
+            has_woken = short.deal(found)
+        finally:
+            self._is_busy = False
+        self._n_heard += has_woken is not None
+        return has_woken is not None
 
     def _swift(self, tag: int) -> bool | None:
         """As ``Short.take``, unless a method is running."""

@@ -79,10 +79,10 @@ class Connection:
         """Held while a publication takes the place of another."""
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
-        self.short = short(peer, lambda node: self._receivers.get(node), self._sweeper)
+        self._receivers: dict[int, Receiver] = {}
+        self.short = short(peer, self._receivers.get, self._sweeper)
         """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
-        self._receivers: dict[int, Receiver] = {}
         self._mourners: dict[int, set[Mourner]] = {}
         self._next_node = 4
         self._handed_out: dict[int, int] = {}
@@ -351,7 +351,8 @@ class Connection:
         if self._error is not None:
             return
         self._error = error
-        receivers, self._receivers = list(self._receivers.values()), {}
+        receivers = list(self._receivers.values())
+        self._receivers.clear()
         for receiver in receivers:
             receiver.lost(error)
         self._ended.set()

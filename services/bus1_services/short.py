@@ -40,8 +40,13 @@ class Short:
         self._way = way
         self._receiver = receiver
         self._sweeper = sweeper
+        self._is_kept = False
         self.call = way.call
         """As ``post_call``, for who has no loop, and wait: the values; None if they have to be waited for."""
+        self.wait = way.wait
+        """For who has no loop: send what is posted, wait, and take what ``deal`` is for; None: it is left."""
+        self.respond: Callable[[int, int, str, Sequence[Any], Failed], bool] = self._respond
+        """Send a result, and give the reply handle back with it. False: nothing has happened."""
 
     def post_call(
         self, handle: int, node: int, names: Names, values: Sequence[Any], failed: Failed
@@ -49,10 +54,14 @@ class Short:
         """Send a call of a declared method whose answer goes to ``node``. False: nothing has happened."""
         return self._way.post_call(handle, node, names, values, failed) and self._is_posted()
 
-    def respond(
+    def keep_posted(self) -> None:
+        """There is no loop: what is posted leaves when somebody waits, and nobody is to be woken for it."""
+        self.respond = self._way.respond
+        self._is_kept = True
+
+    def _respond(
         self, reply: int, serial: int, signature: str, values: Sequence[Any], failed: Failed
     ) -> bool:
-        """Send a result, and give the reply handle back with it. False: nothing has happened."""
         return self._way.respond(reply, serial, signature, values, failed) and self._is_posted()
 
     def _is_posted(self) -> bool:
@@ -63,18 +72,23 @@ class Short:
 
     def take(self, tag: int) -> bool | None:
         """Deal with the next message of this RECV: whether that has woken a task. None: it is left."""
-        if (found := self._way.take(tag)) is None:
-            return None
+        found = self._way.take(tag)
+        return None if found is None else self.deal(found)
+
+    def deal(self, found: tuple[Any, ...]) -> bool | None:
+        """The same, with what ``wait`` has given."""
         if len(found) == _N_OF_RESULT:
             pending = self._receiver(found[0])
             if type(pending) is PendingCall:
-                self._sweeper.hold()
+                if not self._is_kept:
+                    self._sweeper.hold()
                 pending.given(found[1], found[2])
                 return True
         else:
             export = self._receiver(found[0])
             if type(export) is Export and (work := export.swift(found[1])) is not None:
-                self._sweeper.hold()
+                if not self._is_kept:
+                    self._sweeper.hold()
                 export.run(work, found)
                 return False
         self._way.put_back()

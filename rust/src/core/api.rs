@@ -9,6 +9,7 @@
 //! Not here: what commands do (`commands`, `messages`).
 
 use std::any::Any;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,6 +56,16 @@ pub type Origin = Arc<dyn Any + Send + Sync>;
 pub struct Payload {
     pub parts: Parts,
     pub origin: Option<Origin>,
+    /// So many bytes in front of them lie at their receiver already.
+    pub lies_there: u32,
+}
+
+/// Bytes in a file that a client may change at any time: they are copied once, and only the copy is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    pub fd: RawFd,
+    pub start: u64,
+    pub size: u64,
 }
 
 impl Payload {
@@ -66,7 +77,7 @@ impl Payload {
 
 impl From<Parts> for Payload {
     fn from(parts: Parts) -> Self {
-        Payload { parts, origin: None }
+        Payload { parts, ..Payload::default() }
     }
 }
 

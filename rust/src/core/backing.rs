@@ -12,8 +12,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::api::Payload;
-use super::error::{Error, Result};
+use super::api::{Payload, Stretch};
+use super::error::{Error, Kind, Result};
 use super::hashing::ByKey;
 use crate::memory::Sealed;
 
@@ -127,10 +127,23 @@ impl Memory {
                 }
                 return Ok(payload);
             }
-            Memory::Sealed(sealed) => locked(sealed).write(generation, offset, &payload.parts, padding)?,
+            Memory::Sealed(sealed) => {
+                let at = offset.saturating_add(payload.lies_there);
+                locked(sealed).write(generation, at, &payload.parts, padding)?;
+            }
             Memory::Foreign(memory) => memory.write(generation, offset, &payload, padding)?,
         }
         Ok(Payload::default())
+    }
+
+    /// Copy what lies in a file to `offset`; OutOfMemory. Sealed memory only.
+    pub fn copy_in(&mut self, generation: u64, offset: u32, from: &Stretch) -> Result<()> {
+        match self {
+            Memory::Sealed(sealed) => locked(sealed).copy_in(generation, offset, from),
+            Memory::Heap(_) | Memory::Foreign(_) => {
+                Err(Error::new(Kind::Internal, "a payload in a file for memory that is not sealed"))
+            }
+        }
     }
 
     /// The slice is free.

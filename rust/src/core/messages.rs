@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::Core;
 use super::account::HANDLES;
-use super::api::{Credentials, Parcel, Payload, SEND_CONTINUE, SEND_SEED};
+use super::api::{Credentials, Parcel, Payload, SEND_CONTINUE, SEND_SEED, Stretch};
 use super::error::{Error, Kind, Result};
 use super::transaction::{Outgoing, Transaction, check_counts, check_size};
 use super::{NEVER, NONE};
@@ -52,6 +52,41 @@ impl Core {
             },
         );
         self.end(result)
+    }
+
+    /// `send`, without seed, of what lies in a file, to receivers whose pools are sealed: it is copied there at once.
+    pub fn send_from(
+        &mut self,
+        peer: u64,
+        request: &Request<'_>,
+        from: &Stretch,
+        credentials: &Arc<Credentials>,
+    ) -> Result<Vec<i32>> {
+        let result = self.copy_and_commit(peer, request, from, credentials);
+        self.end(result)
+    }
+
+    fn copy_and_commit(
+        &mut self,
+        peer: u64,
+        request: &Request<'_>,
+        from: &Stretch,
+        credentials: &Arc<Credentials>,
+    ) -> Result<Vec<i32>> {
+        if request.flags & SEND_SEED != 0 {
+            return Err(Error::new(Kind::InvalidArgument, "a seed in a file"));
+        }
+        let lies_there = u32::try_from(from.size).unwrap_or(u32::MAX); // more is refused
+        let (mut tx, _, slots) = self.collect(peer, request, (1, from.size), from.size, credentials)?;
+        if let Err(error) = self.copy_in(&tx, from) {
+            let n_fresh = tx.fresh.len() as u64;
+            self.cancel(&mut tx);
+            self.give(peer, HANDLES, n_fresh);
+            return Err(error);
+        }
+        let payload = Payload { lies_there, ..Payload::default() };
+        self.commit(&mut tx, |_| &payload);
+        Ok(slots)
     }
 
     /// Whether anybody would get a message of `n_bytes`; fails where `send` would.

@@ -22,7 +22,7 @@ use super::hashing::ByKey;
 use super::sequencer::Sequencer;
 
 pub const ADDRESS_SPACE: u32 = 0xFFFF_FFFF;
-pub const OWN_SEGMENT: u64 = 1 << 20;
+pub const OWN_SEGMENT: u64 = 2 << 20;
 pub const SHARED_SEGMENT: u32 = 4 << 20;
 const PAGE: u64 = 4096;
 
@@ -382,7 +382,9 @@ impl Pool {
     }
 
     fn stays(&self, segment: &Segment) -> bool {
-        segment.shared && (segment.base == 0 || (self.bases.len() == 1 && self.n_slices > 0))
+        let is_other = |other: &Segment| other.shared && other.generation != segment.generation;
+        let has_spare = || self.segments.iter().any(|other| is_other(other) && other.slices == 0);
+        segment.shared && (segment.base == 0 || (self.n_slices > 0 && !has_spare()))
     }
 
     fn retire(&mut self, segment: &Segment, charged: u64, unmapped: bool, around: &mut Surroundings<'_>) {

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::account::HANDLES;
-use super::api::{Credentials, FD_MAX, PAYLOAD_MAX, Payload, VEC_MAX, WANT_SECCTX};
+use super::api::{Credentials, FD_MAX, PAYLOAD_MAX, Payload, Stretch, VEC_MAX, WANT_SECCTX};
 use super::error::{Error, Kind, Result};
 use super::hashing::KeyedMap;
 use super::objects::may_name_node;
@@ -212,6 +212,19 @@ impl Core {
             below: NONE,
         };
         Ok(self.entries.insert(Entry::new(node, 0, Body::Data(instance))))
+    }
+
+    /// Copy a payload to where what is staged will be received; an error leaves all staged.
+    pub(super) fn copy_in(&mut self, tx: &Transaction<'_>, from: &Stretch) -> Result<()> {
+        for staged in &tx.staged {
+            if let Body::Data(instance) = &self.entries[staged.entry].body
+                && let Some(peer) = self.peers.get_mut(&staged.reader)
+            {
+                let slice = &self.slices[instance.slice];
+                peer.pool.memory.copy_in(slice.generation, slice.offset, from)?;
+            }
+        }
+        Ok(())
     }
 
     /// Undo everything that was staged.

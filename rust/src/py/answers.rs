@@ -212,7 +212,11 @@ impl From<Look<'_>> for Seen {
             size: look.size,
             n_handles: look.n_handles,
             fds: look.fds.to_vec(),
-            payload: Payload { parts: if is_known { Default::default() } else { look.parts.into() }, origin },
+            payload: Payload {
+                parts: if is_known { Default::default() } else { look.parts.into() },
+                origin,
+                ..Payload::default()
+            },
             note: look.note,
             stamp: look.stamp,
         }

@@ -182,7 +182,8 @@ pub fn payload_of(parts: &Bound<'_, PyAny>) -> PyResult<Payload> {
     for part in objects.iter_borrowed() {
         buffers.push(buffer_of(&part)?);
     }
-    Ok(Payload { parts: buffers, origin: Some(Arc::new(Objects(objects.unbind()))) })
+    let origin = Some(Arc::new(Objects(objects.unbind())) as _);
+    Ok(Payload { parts: buffers, origin, ..Payload::default() })
 }
 
 fn buffer_of(part: &Bound<'_, PyAny>) -> PyResult<Bytes> {

@@ -78,6 +78,12 @@ impl Server {
         Ok(())
     }
 
+    /// Where large payloads of a channel come from: a descriptor that stays open, and its size.
+    fn set_arena(&self, py: Python<'_>, fd: RawFd, arena: (RawFd, u64)) -> PyResult<()> {
+        self.lock(py)?.set_arena(fd, arena);
+        Ok(())
+    }
+
     /// The input of a channel belongs to the lane from now on; False: not now.
     fn give(&self, py: Python<'_>, fd: RawFd) -> PyResult<bool> {
         Ok(self.lock(py)?.give(fd))

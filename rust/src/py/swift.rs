@@ -20,10 +20,13 @@ use super::client::{Listener, PyExchange, post_to};
 use crate::client::answer::Answer;
 use crate::client::envelope::{self, CALL, RETURN};
 use crate::client::protocol as wire;
+use crate::sys;
 
 /// Bytes of a payload that are surely taken in a frame.
 const MAX_INLINE: usize = 1 << 15;
 const DATA: u64 = 1;
+/// Bytes of readiness: of one read there are fewer.
+const DRAINED_MAX: usize = 1 << 12;
 
 /// The short way through one exchange.
 #[pyclass(module = "bus1._native", frozen)]
@@ -63,11 +66,14 @@ impl Swift {
     }
 
     /// Call and wait: the values; None: it was sent, and the answer is to be waited for; False: nothing was done.
+    ///
+    /// `descriptor` is the peer's, the readiness of which is taken, as in `wait`.
     #[allow(clippy::too_many_arguments)]
     fn call<'py>(
         &self,
         py: Python<'py>,
         sock: &Bound<'py, PyAny>,
+        descriptor: &Bound<'py, PyAny>,
         tag: u64,
         handle: u64,
         node: u64,
@@ -80,14 +86,7 @@ impl Swift {
             return Ok(false.into_pyobject(py)?.to_owned().into_any());
         }
         let later = py.None().into_bound(py);
-        let found = channel.transmit(py, sock, 0).and_then(|()| channel.receive(py, sock, 0));
-        match found {
-            Ok(0) => channel.fail(py, None)?,
-            Ok(_) => channel.process(py)?,
-            // Whoever waits next finds out what it is. What a signal's handler raises is no such error.
-            Err(error) if is_of_kernel(py, &error) => {}
-            Err(error) => return Err(error),
-        }
+        self.go_on(py, sock, descriptor)?;
         Ok(match self.answer(py, tag, node, names.3) {
             Some(values) => values.into_any(),
             None => later,
@@ -120,6 +119,20 @@ impl Swift {
         }
         post_to(&mut exchange, handle, &[&head, &body], &[node], failed, false);
         Ok(true)
+    }
+
+    /// `take`, once something has come: if nothing has, what is queued is sent, and waited for what comes.
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        sock: &Bound<'py, PyAny>,
+        descriptor: &Bound<'py, PyAny>,
+        tag: u64,
+    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        if self.exchange.get().lock().is_waiting(tag) {
+            self.go_on(py, sock, descriptor)?;
+        }
+        self.take(py, tag)
     }
 
     /// The next message, if it is everyday; else None.
@@ -187,6 +200,27 @@ impl Swift {
 }
 
 impl Swift {
+    /// Sends what is queued, waits for something to come, and looks at it.
+    fn go_on(&self, py: Python<'_>, sock: &Bound<'_, PyAny>, descriptor: &Bound<'_, PyAny>) -> PyResult<()> {
+        let channel = self.exchange.get();
+        let found = channel.transmit(py, sock, 0).and_then(|()| channel.receive(py, sock, 0));
+        match found {
+            Ok(0) => channel.fail(py, None)?,
+            Ok(_) => channel.process(py)?,
+            // Whoever waits next finds out what it is. What a signal's handler raises is no such error.
+            Err(error) if is_of_kernel(py, &error) => {}
+            Err(error) => return Err(error),
+        }
+        let n_drained = std::mem::take(&mut channel.lock().n_drained);
+        if n_drained > 0 {
+            let fd = descriptor.call_method0("fileno")?.extract()?;
+            let n_drained = usize::try_from(n_drained).unwrap_or(usize::MAX).min(DRAINED_MAX);
+            // nothing to be taken is no harm: somebody else has
+            let _ = sys::receive(fd, &mut Vec::with_capacity(n_drained), n_drained, &mut Vec::new());
+        }
+        Ok(())
+    }
+
     /// Remembers what is taken, for who finds that it is not for this way; or gives it back.
     fn hold(&self, tag: u64, answer: Answer, is_taken: bool) {
         if is_taken {

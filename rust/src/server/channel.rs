@@ -14,7 +14,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::frames::{HEADER, Header};
-use crate::core::api::Credentials;
+use crate::core::api::{Credentials, Stretch};
 
 /// Process, user, group: as the kernel says with each read.
 pub type Sender = (u32, u32, u32);
@@ -54,6 +54,8 @@ pub struct Channel {
     pub output: Vec<u8>,
     /// How many frames that is.
     pub n_frames: usize,
+    /// Where large payloads come from: a descriptor of Python's, and its size.
+    pub arena: Option<(RawFd, u64)>,
     /// For Python.
     pub left: Option<Box<Left>>,
 }
@@ -71,8 +73,16 @@ impl Channel {
             input: Vec::new(),
             output: Vec::new(),
             n_frames: 0,
+            arena: None,
             left: None,
         }
+    }
+
+    /// A range of the arena; None if there is none, or not so much of it.
+    pub fn stretch(&self, (start, size): (u64, u64)) -> Option<Stretch> {
+        let (fd, whole) = self.arena?;
+        let is_inside = start.checked_add(size).is_some_and(|end| end <= whole);
+        is_inside.then_some(Stretch { fd, start, size })
     }
 
     /// Whether these are the credentials that are known.

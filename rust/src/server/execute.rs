@@ -83,7 +83,7 @@ impl Server {
                 self.settle_and_answer(core, fd, &mut out, report)
             }
             Request::Send(sending) | Request::Respond(sending, _)
-                if !self.reaches_natives(core, peer, &sending) =>
+                if !self.has_all(fd, &sending) || !self.reaches_natives(core, peer, &sending) =>
             {
                 Step::Unusual
             }
@@ -151,14 +151,19 @@ impl Server {
         })
     }
 
+    /// What lies in the arena lies there.
+    fn has_all(&self, fd: RawFd, sending: &Sending<'_>) -> bool {
+        sending.arena.1 == 0
+            || self.channels.get(&fd).is_some_and(|channel| channel.stretch(sending.arena).is_some())
+    }
+
     fn send(&mut self, core: &mut Core, fd: RawFd, peer: u64, sending: &Sending<'_>) -> Result<Vec<i32>> {
         let mut parts = Parts::new();
         if !sending.payload.is_empty() {
             parts.push(bytes::Bytes::copy_from_slice(sending.payload));
         }
-        let credentials = match self.channels.get(&fd) {
-            Some(channel) => &channel.credentials,
-            None => return Ok(Vec::new()),
+        let Some(channel) = self.channels.get(&fd) else {
+            return Ok(Vec::new());
         };
         let request = core::Request {
             destinations: &collect(sending.destinations),
@@ -167,7 +172,10 @@ impl Server {
             flags: sending.flags,
             optional: &collect(sending.optional),
         };
-        core.send(peer, &request, &Payload::from(parts), credentials)
+        match channel.stretch(sending.arena).filter(|stretch| stretch.size > 0) {
+            Some(stretch) => core.send_from(peer, &request, &stretch, &channel.credentials),
+            None => core.send(peer, &request, &Payload::from(parts), &channel.credentials),
+        }
     }
 
     fn slice_release(&mut self, core: &mut Core, peer: u64, offset: u64, serial: u64) -> Result<()> {

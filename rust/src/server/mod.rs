@@ -2,7 +2,7 @@
 //!
 //! Theory. Python's Broker, Channels and PeerStations are whole, and everything unusual runs through them. A `Server` is
 //! a lane beside them: channels that have joined are read here, and requests that are everyday are carried out on the
-//! same Core. What is not everyday (other operations, descriptors, arenas, malformed bytes, the end of a connection) is
+//! same Core. What is not everyday (other operations, descriptors, malformed bytes, the end of a connection) is
 //! left to Python: the channel goes over with exactly the bytes that have not been executed, and comes back when Python
 //! has nothing in hand.
 //!
@@ -142,6 +142,13 @@ impl Server {
     pub fn introduce(&mut self, fd: RawFd, credentials: Arc<Credentials>) {
         if let Some(channel) = self.channels.get_mut(&fd) {
             channel.credentials = credentials;
+        }
+    }
+
+    /// Where large payloads come from: it stays open until there is another, or the channel leaves.
+    pub fn set_arena(&mut self, fd: RawFd, arena: (RawFd, u64)) {
+        if let Some(channel) = self.channels.get_mut(&fd) {
+            channel.arena = Some(arena);
         }
     }
 

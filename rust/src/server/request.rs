@@ -1,7 +1,7 @@
 //! Requests that are everyday, taken apart and checked.
 //!
-//! Theory. `Request::read` looks at a whole frame. Whatever is unusual about it (descriptors, an arena, other
-//! operations, looks at the seed, lengths that do not fit, arguments that an answer would have to refuse) makes it None:
+//! Theory. `Request::read` looks at a whole frame. Whatever is unusual about it (descriptors, other operations, an
+//! arena for several receivers, looks at the seed, lengths that do not fit, arguments that an answer would have to refuse) makes it None:
 //! such a frame is left to Python, which reads it again from its first byte and says what is wrong with it.
 //!
 //! Invariants. 1. What is Some passes every check of `bus1/requests.py` and `bus1/sending.py` that comes before Core.
@@ -14,6 +14,8 @@ use super::frames::{Fields, HEADER, Header, MAX_INLINE_PAYLOAD, Words, operation
 pub const MAX_REFERENCES: usize = 16384;
 /// So many of them cost as much of the allowance as a small request.
 pub const REFERENCES_PER_REQUEST: u64 = 32;
+/// So many bytes of an arena, too.
+const BYTES_PER_REQUEST: u64 = 1 << 18;
 /// No handle, no offset.
 pub const INVALID: u64 = u64::MAX;
 
@@ -38,6 +40,8 @@ pub struct Sending<'a> {
     pub handles: Words<'a>,
     /// The bytes.
     pub payload: &'a [u8],
+    /// Where they lie in the arena instead: start and size; no size: nowhere.
+    pub arena: (u64, u64),
 }
 
 /// How to receive.
@@ -86,7 +90,10 @@ impl<'a> Request<'a> {
         }
         let mut fields = Fields(frame.get(HEADER..)?);
         let request = match header.operation {
-            operation::SEND => Self::Send(Sending::read(&mut fields, |_| Some(()))?.0),
+            operation::SEND => {
+                let sending = Sending::read(&mut fields, |_| Some(()))?.0;
+                (sending.arena.1 == 0 || sending.is_for_one()).then_some(Self::Send(sending))?
+            }
             operation::RESPOND => {
                 let (sending, handle) = Sending::read(&mut fields, Fields::u64)?;
                 sending.is_plain().then_some(())?;
@@ -133,16 +140,16 @@ impl<'a> Request<'a> {
         is_everyday.then_some(Self::Sequence(sending, slice, handle, receiving))
     }
 
-    /// What it costs of the allowance beside one, for the handles and nodes that it names.
-    pub fn references(&self) -> u64 {
-        let count = match self {
+    /// What it costs of the allowance beside one, for the handles and nodes that it names, and for a large payload.
+    pub fn extra(&self) -> u64 {
+        let (count, size) = match self {
             Self::Send(sending) | Self::Respond(sending, _) | Self::Sequence(sending, ..) => {
-                sending.references()
+                (sending.references(), sending.arena.1)
             }
-            Self::Destroy(_, nodes) => nodes.len(),
-            _ => 0,
+            Self::Destroy(_, nodes) => (nodes.len(), 0),
+            _ => (0, 0),
         };
-        count as u64 / REFERENCES_PER_REQUEST
+        count as u64 / REFERENCES_PER_REQUEST + size / BYTES_PER_REQUEST
     }
 }
 
@@ -155,15 +162,14 @@ impl<'a> Sending<'a> {
         let flags = fields.u64()?;
         let (n_destinations, n_optional) = (fields.u32()?, fields.u32()?);
         let (n_handles, n_inline) = (fields.u32()?, fields.u32()? as usize);
-        let (_, arena) = (fields.u64()?, fields.u64()?);
+        let arena = (fields.u64()?, fields.u64()?);
         let rest = rest(fields)?;
         let destinations = fields.words(n_destinations)?;
         let optional = fields.words(n_optional)?;
         let handles = fields.words(n_handles)?;
         let payload = fields.bytes(n_inline)?;
-        let sending = Self { flags, destinations, optional, handles, payload };
+        let sending = Self { flags, destinations, optional, handles, payload, arena };
         let is_everyday = flags & !CONTINUE == 0
-            && arena == 0
             && n_inline <= MAX_INLINE_PAYLOAD
             && sending.references() <= MAX_REFERENCES;
         is_everyday.then_some((sending, rest))
@@ -174,7 +180,12 @@ impl<'a> Sending<'a> {
     }
 
     fn is_plain(&self) -> bool {
-        self.flags == 0 && self.optional.is_empty()
+        self.flags == 0 && self.optional.is_empty() && self.arena.1 == 0
+    }
+
+    /// There is one receiver, and nothing inline.
+    fn is_for_one(&self) -> bool {
+        self.destinations.len() + self.optional.len() == 1 && self.payload.is_empty()
     }
 }
 

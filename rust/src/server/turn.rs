@@ -256,7 +256,7 @@ impl Server {
             }
             at += header.length;
             let touched = core.effort().saturating_sub(effort) / REFERENCES_PER_REQUEST;
-            spent += 1 + (request.references() + touched) as i64;
+            spent += 1 + i64::try_from(request.extra().saturating_add(touched)).unwrap_or(budget);
             if step == Step::Paused {
                 break;
             }
