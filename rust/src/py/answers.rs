@@ -93,8 +93,14 @@ impl Classes {
         self.new_tuple.bind(py).call1((class, fields))
     }
 
-    fn kind<'py>(&self, py: Python<'py>, kind: MessageType) -> &Bound<'py, PyAny> {
+    /// A `MessageType`.
+    pub fn kind<'py>(&self, py: Python<'py>, kind: MessageType) -> &Bound<'py, PyAny> {
         self.types[kind as usize].bind(py)
+    }
+
+    /// A `MessageFlag`.
+    pub fn flags<'py>(&self, py: Python<'py>, bits: u32) -> &Bound<'py, PyAny> {
+        self.flags[bits as usize & 3].bind(py)
     }
 
     /// The exception for an error of Core.
@@ -126,7 +132,7 @@ impl Classes {
         let secctx = message.secctx.map(|label| PyBytes::new(py, &label));
         let fields = [
             self.kind(py, message.kind).clone(),
-            self.flags[message.flags as usize & 3].bind(py).clone(),
+            self.flags(py, message.flags).clone(),
             integer(py, message.destination)?,
             integer(py, message.uid)?,
             integer(py, message.gid)?,

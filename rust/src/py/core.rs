@@ -17,6 +17,7 @@ use super::arguments::{
 };
 use super::locking::{Guard, locked};
 use super::memory::{memory_of, raised};
+use super::resident::Residents;
 use crate::core::{self, Error, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX};
 
 /// The bus1 state machine; see `bus1.core.api.CoreApi`.
@@ -24,6 +25,8 @@ use crate::core::{self, Error, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WAN
 pub struct Core {
     inner: Arc<Mutex<core::Core>>,
     known: KnownCredentials,
+    /// Peers that carry out their everyday operations themselves.
+    pub residents: Arc<Residents>,
 }
 
 impl Core {
@@ -59,7 +62,11 @@ impl Core {
     fn new(py: Python<'_>, limits: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         Classes::get(py)?;
         let limits = limits.map(limits_of).transpose()?.unwrap_or_default();
-        Ok(Core { inner: Arc::new(Mutex::new(core::Core::new(limits))), known: KnownCredentials::new() })
+        Ok(Core {
+            inner: Arc::new(Mutex::new(core::Core::new(limits))),
+            known: KnownCredentials::new(),
+            residents: Arc::default(),
+        })
     }
 
     // ---- the page's operations -------------------------------------------------------------------

@@ -11,6 +11,7 @@ mod lane;
 pub mod locking;
 pub mod memory;
 mod poller;
+mod resident;
 mod server;
 mod swift;
 mod tables;
@@ -50,6 +51,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tables::ReplyTable>()?;
     module.add_class::<tables::Tally>()?;
     module.add_class::<server::Server>()?;
+    module.add_class::<resident::Resident>()?;
     module.add_class::<crate::sys::buffers::Shown>()?;
     dbus::register(module)?;
     module.add_class::<body::Bodies>()?;
