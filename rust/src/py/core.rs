@@ -321,7 +321,7 @@ impl Core {
         let seen = self.run(py, |core| {
             core.check_peer(peer.0)?;
             let mut seen: Vec<Seen> = core.look_ahead(peer.0).take(limit).map(Seen::from).collect();
-            seen.iter_mut().try_for_each(|seen| complete(core, peer.0, seen))?;
+            seen.iter_mut().try_for_each(|seen| seen.complete(core, peer.0))?;
             Ok(seen)
         })?;
         let classes = Classes::get(py)?;
@@ -337,7 +337,7 @@ impl Core {
             let Some(mut seen) = core.seed_ahead(peer.0)?.map(Seen::from) else {
                 return Ok(None);
             };
-            complete(core, peer.0, &mut seen)?;
+            seen.complete(core, peer.0)?;
             Ok(Some(seen))
         })?;
         let classes = Classes::get(py)?;
@@ -441,12 +441,4 @@ impl Core {
             None => Ok(0),
         }
     }
-}
-
-/// What a memory of Python shows of the payload.
-fn complete(core: &core::Core, peer: u64, seen: &mut Seen) -> Result<()> {
-    if let Some(payload) = core.foreign_payload(peer, seen.offset) {
-        seen.payload = payload?;
-    }
-    Ok(())
 }
