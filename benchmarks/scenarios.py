@@ -166,7 +166,7 @@ def peer_signals(place: Place, seconds: float) -> Found:
 
 def in_process(place: Place, seconds: float) -> Found:
     """Thousands of empty messages a second, with the bus in the same process."""
-    return (number_of(place.bus, "inprocess", str(seconds)) / 1e3,)
+    return (number_of(place.bus, "inprocess", str(seconds), rate=place.rate) / 1e3,)
 
 
 def native_of(bus: Bus) -> str:
@@ -176,8 +176,8 @@ def native_of(bus: Bus) -> str:
     return address
 
 
-def number_of(bus: Bus, *words: str) -> float:
+def number_of(bus: Bus, *words: str, rate: str = "rate") -> float:
     """The rate that a Python process tells."""
-    found = ask(bus, *words)["rate"]
+    found = ask(bus, *words)[rate]
     assert isinstance(found, float)
     return found
