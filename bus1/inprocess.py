@@ -2,8 +2,10 @@
 
 Theory. The link calls Core and lets the reactor settle; nothing is copied, nothing is scheduled. Readiness is
 an eventfd, set while messages are queued, from when somebody first asks for it. The thread that uses the
-link drives the bus: a RECV that waits runs turns of the reactor. A fork leaves the bus with the parent: what
-the child has is a copy that nobody else is connected to, so there every operation says that the bus is gone.
+link drives the bus: a RECV that waits runs turns of the reactor, and ends them when another thread sends
+to it. On the Core in Python no two threads may be in an operation at once; the native one lets them take
+turns. A fork leaves the bus with the parent: what the child has is a copy that nobody else is connected
+to, so there every operation says that the bus is gone.
 
 Where the native body is in use, and the hub adds nothing, the peer is a ``Resident`` as well: what is
 everyday of ``send``, ``recv`` and giving back is done by it in one call, with what follows from it. For
@@ -23,9 +25,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import select
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import RLock
 from typing import TYPE_CHECKING, NoReturn
 
 from . import acceleration
@@ -93,6 +97,8 @@ class InProcessLink:
         self._is_shown = False
         self._is_signalled = False
         self._is_live = True
+        self._counting = RLock()
+        self._n_waiting = 0
         number = _event_number(self.event)
         assert number is not None
         self._number = number
@@ -130,10 +136,11 @@ class InProcessLink:
     def _signal(self) -> None:
         if not self._is_shown:
             return
-        is_readable = not self._is_live or self._hub.core.is_readable(self.peer)
         if self.resident is not None:
-            self.resident.signal(is_readable)
-        elif is_readable and not self._is_signalled:
+            self.resident.signal(self._is_live)
+            return
+        is_readable = not self._is_live or self._hub.core.is_readable(self.peer)
+        if is_readable and not self._is_signalled:
             os.eventfd_write(self.event, 1)
         elif self._is_signalled and not is_readable:
             os.eventfd_read(self.event)
@@ -178,13 +185,38 @@ class InProcessLink:
         """The next message, or the seed; runs the bus until there is one, ``timeout`` seconds at most."""
         clock = self._reactor.clock
         deadline = clock() + timeout if timeout else 0.0
-        while True:
-            try:
-                return self._receive(flags, max_offset)
-            except WouldBlock:
-                if not timeout or clock() >= deadline:
-                    raise
-            self._reactor.run_once(deadline)
+        try:
+            return self._receive(flags, max_offset)
+        except WouldBlock:
+            if not timeout:
+                raise
+        with self._watched():
+            while True:
+                try:
+                    return self._receive(flags, max_offset)
+                except WouldBlock:
+                    if clock() >= deadline:
+                        raise
+                self._reactor.run_once(deadline)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Meanwhile what others send to this peer, threads among them, ends a turn of the reactor."""
+        self.fileno()  # from here on it follows the queue, so look once more before waiting
+        with self._counting:
+            self._n_waiting += 1
+            if self._n_waiting == 1 and self.event >= 0:
+                self._reactor.add(self, select.EPOLLIN)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._n_waiting -= 1
+                if not self._n_waiting and self.event >= 0:
+                    self._reactor.remove(self)
+
+    def ready(self, events: int, now: float) -> None:
+        """Who waits for a message looks for it when the turn is over."""
 
     def _receive(self, flags: int, max_offset: int) -> ReceivedMessage:
         core = self._hub.core
@@ -299,13 +331,17 @@ class InProcessLink:
         if self.event >= 0:
             del self._peers[self._number]
             self._move_out()
-            os.close(self.event)
-            self.event = -1
+            with self._counting:
+                if self._n_waiting:
+                    self._reactor.remove(self)
+                event, self.event = self.event, -1
+                os.close(event)
 
     def leave_bus(self) -> None:
         """In the child of a fork: the bus stayed with the parent."""
         self._is_live = False
         self._move_out()
+        self._counting, self._n_waiting = RLock(), 0  # whoever held it, or waits, is the parent's
         self._hub = _ParentsHub()
 
     def _move_out(self) -> None:

@@ -34,9 +34,6 @@ impl Core {
     /// Takes what commands have left, if it is nothing but peers of these that turned readable; None: it is all there yet.
     pub fn take_woken_of(&mut self, is_one: impl Fn(u64) -> bool) -> Option<SmallVec<[u64; 4]>> {
         let mut woken = SmallVec::new();
-        if !self.has_effects() {
-            return Some(woken);
-        }
         if !self.sequencer.freed.is_empty() || !self.sequencer.retired.is_empty() {
             return None;
         }

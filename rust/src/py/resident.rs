@@ -58,6 +58,10 @@ impl Event {
         }
     }
 
+    fn is_seen(&self) -> bool {
+        self.state.load(Relaxed) != UNSEEN
+    }
+
     fn show(&self) {
         if self.state.load(Relaxed) == UNSEEN {
             self.state.store(CLEAR, Relaxed);
@@ -119,18 +123,25 @@ impl Resident {
                 return Err(raised(py, error));
             }
         };
+        let rest = if core.has_effects() { self.wake(&mut core) } else { Rest::Nothing };
+        if self.event.is_seen() {
+            self.event.set(core.is_readable(self.peer));
+        }
+        Ok(Some((value, rest)))
+    }
+
+    /// Peers that turned readable, if nobody else has to be told of anything.
+    fn wake(&self, core: &mut core::Core) -> Rest {
         let residents = self.residents.locked();
-        let woken = core.take_woken_of(|peer| residents.contains_key(&peer));
-        let is_readable = core.is_readable(self.peer);
-        drop(core);
-        for peer in woken.iter().flatten() {
+        let Some(woken) = core.take_woken_of(|peer| residents.contains_key(&peer)) else {
+            return Rest::Settle;
+        };
+        for peer in &woken {
             if let Some(event) = residents.get(peer) {
                 event.set(true);
             }
         }
-        drop(residents);
-        self.event.set(is_readable);
-        Ok(Some((value, if woken.is_some() { Rest::Nothing } else { Rest::Settle })))
+        Rest::Nothing
     }
 
     fn end(&self, py: Python<'_>, rest: Rest) -> PyResult<()> {
@@ -273,10 +284,12 @@ impl Resident {
         objects_of(py, &payload.unwrap_or_default())
     }
 
-    /// Its eventfd is seen from now on, and readable, or not.
-    fn signal(&self, is_readable: bool) {
+    /// Its eventfd is seen from now on: readable while messages are queued, and once the peer is not live.
+    fn signal(&self, py: Python<'_>, is_live: bool) -> PyResult<()> {
+        let core = locked(py, &self.core)?;
         self.event.show();
-        self.event.set(is_readable);
+        self.event.set(!is_live || core.is_readable(self.peer));
+        Ok(())
     }
 
     /// It does nothing any more: the peer is over, or its bus stayed in another process.
