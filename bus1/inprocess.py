@@ -147,8 +147,9 @@ class InProcessLink:
         self._is_signalled = is_readable
 
     def _settle(self) -> None:
-        self._reactor.settle()
-        self._signal()
+        if self.resident is None or not self.resident.settle():
+            self._reactor.settle()
+            self._signal()
 
     # ---- operations ------------------------------------------------------------------------------
 
@@ -185,6 +186,8 @@ class InProcessLink:
         """The next message, or the seed; runs the bus until there is one, ``timeout`` seconds at most."""
         clock = self._reactor.clock
         deadline = clock() + timeout if timeout else 0.0
+        if self.resident is not None and (message := self.resident.recv(flags, max_offset)) is not None:
+            return message
         try:
             return self._receive(flags, max_offset)
         except WouldBlock:
@@ -249,12 +252,22 @@ class InProcessLink:
         assert self._memory is not None
         return self._memory.read(offset)
 
+    def _say(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int],
+    ) -> None:
+        everyday = None
+        if self.resident is not None:
+            everyday = self.resident.send(destinations, parts, handles, fds, 0, ())
+        if everyday is None:
+            self.send(destinations, parts, handles, fds, flags=0, optional=())
+
     def call(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, flags: int,
     ) -> ReceivedMessage:
         """``send``, then ``recv`` that waits."""
-        self.send(destinations, parts, handles, fds, flags=0, optional=())
+        self._say(destinations, parts, handles, fds)
         return self.recv(flags, NO_LIMIT, timeout=math.inf)
 
     def reply(
@@ -262,7 +275,7 @@ class InProcessLink:
         fds: Sequence[int], *, answered: ReceivedMessage | None, release: int, flags: int,
     ) -> ReceivedMessage:
         """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
-        self.send(destinations, parts, handles, fds, flags=0, optional=())
+        self._say(destinations, parts, handles, fds)
         if answered is not None:
             answered.release()
         if release != HANDLE_INVALID:
@@ -322,7 +335,8 @@ class InProcessLink:
         self._hub.peer_disconnect(self.peer)
         self._is_live, self._is_shown = False, True
         self._reactor.station(self.peer, None)
-        self._settle()
+        self._reactor.settle()
+        self._signal()
 
     def close(self) -> None:
         """The peer ends."""

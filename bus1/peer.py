@@ -112,7 +112,7 @@ class Peer:
         ``max_offset`` bytes (R-4), TooManyDescriptors (R-33), QuotaExceeded (PEEK, R-12; too many wait),
         OutOfMemory: it stays queued, or the next call returns it. A signal handler that interrupts it cannot
         use this peer (Busy), but close it (BusGone)."""
-        if self._resident is not None and timeout is None:
+        if self._resident is not None and (timeout is None or timeout >= 0):
             message = self._resident.recv(flags, max_offset)
             if message is not None:
                 return message

@@ -21,7 +21,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyInt, PyList, PyMemoryView, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyInt, PyList, PyMemoryView, PyTuple};
 use smallvec::SmallVec;
 
 use super::answers::{Classes, objects_of};
@@ -205,7 +205,7 @@ impl Resident {
         Ok(Resident { core: core.shared(), residents, peer, credentials, event, link, message, no_fds })
     }
 
-    /// One transaction, if it is everyday: ids and bytes in lists or tuples, no descriptors, no flags.
+    /// One transaction, if it is everyday: ids and buffers in lists or tuples, no descriptors, no flags.
     #[expect(clippy::too_many_arguments, reason = "those of `Peer.send`")]
     fn send<'py>(
         &self,
@@ -284,6 +284,11 @@ impl Resident {
         objects_of(py, &payload.unwrap_or_default())
     }
 
+    /// Carries out what a command has left, if it concerns residents alone; False: the reactor has to.
+    fn settle(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.run(py, |_| Ok(Some(())))?.is_some_and(|((), rest)| matches!(rest, Rest::Nothing)))
+    }
+
     /// Its eventfd is seen from now on: readable while messages are queued, and once the peer is not live.
     fn signal(&self, py: Python<'_>, is_live: bool) -> PyResult<()> {
         let core = locked(py, &self.core)?;
@@ -332,22 +337,41 @@ fn numbers(items: &Bound<'_, PyAny>) -> Option<SmallVec<[u64; 4]>> {
     Some(numbers)
 }
 
-/// Bytes, or several of them: nobody can change them any more.
+/// A buffer, or several of them; those that somebody could change are copied.
 fn payload_of(object: &Bound<'_, PyAny>) -> Option<Payload> {
     let py = object.py();
-    let objects = match (object.cast_exact::<PyBytes>(), object.cast_exact::<PyTuple>()) {
-        (Ok(bytes), _) => PyTuple::new(py, [bytes]).ok()?,
+    let objects = match (frozen(object), object.cast_exact::<PyTuple>()) {
+        (Some(bytes), _) => PyTuple::new(py, [bytes]).ok()?,
         (_, Ok(tuple)) => tuple.clone(),
         _ => object.cast_exact::<PyList>().ok()?.to_tuple(),
     };
     if objects.is_empty() {
         return Some(Payload::default());
     }
+    let is_frozen = objects.iter_borrowed().all(|part| part.is_exact_instance_of::<PyBytes>());
+    let objects = if is_frozen {
+        objects
+    } else {
+        let parts: Option<Vec<_>> = objects.iter_borrowed().map(|part| frozen(&part)).collect();
+        PyTuple::new(py, parts?).ok()?
+    };
     let mut parts = Parts::new();
     for part in objects.iter_borrowed() {
         parts.push(bytes_of(&*part.cast_exact::<PyBytes>().ok()?));
     }
     Some(Payload { parts, origin: Some(Arc::new(Objects(objects.unbind()))) })
+}
+
+/// Bytes, or a copy of what is a buffer of the other everyday kinds.
+fn frozen<'py>(part: &Bound<'py, PyAny>) -> Option<Bound<'py, PyBytes>> {
+    if let Ok(bytes) = part.cast_exact::<PyBytes>() {
+        return Some(bytes.clone());
+    }
+    if !part.is_exact_instance_of::<PyByteArray>() && !part.is_exact_instance_of::<PyMemoryView>() {
+        return None;
+    }
+    let copy = part.py().get_type::<PyBytes>().call1((part,)).ok()?;
+    copy.cast_into_exact().ok()
 }
 
 fn bytes_of(bytes: &Bound<'_, PyBytes>) -> Bytes {
