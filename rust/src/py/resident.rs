@@ -110,9 +110,12 @@ impl Resident {
         py: Python<'_>,
         command: impl FnOnce(&mut core::Core) -> core::Result<Option<T>>,
     ) -> PyResult<Option<(T, Rest)>> {
+        if !self.is_here() {
+            return Ok(None); // in the child of a fork a lock may be held for ever
+        }
         let mut core = locked(py, &self.core)?;
         if !self.is_here() {
-            return Ok(None);
+            return Ok(None); // it has left while this thread waited
         }
         let value = match command(&mut core) {
             Ok(Some(value)) => value,
@@ -217,7 +220,7 @@ impl Resident {
         flags: &Bound<'py, PyAny>,
         optional: &Bound<'py, PyAny>,
     ) -> PyResult<Option<Bound<'py, PyList>>> {
-        if !self.is_here() || number(flags) != Some(0) || !is_empty(fds) {
+        if number(flags) != Some(0) || !is_empty(fds) {
             return Ok(None);
         }
         let (Some(destinations), Some(handles), Some(optional)) =
@@ -291,6 +294,9 @@ impl Resident {
 
     /// Its eventfd is seen from now on: readable while messages are queued, and once the peer is not live.
     fn signal(&self, py: Python<'_>, is_live: bool) -> PyResult<()> {
+        if !self.is_here() {
+            return Ok(());
+        }
         let core = locked(py, &self.core)?;
         self.event.show();
         self.event.set(!is_live || core.is_readable(self.peer));
