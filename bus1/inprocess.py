@@ -230,7 +230,7 @@ class InProcessLink:
             copies = duplicate(front[0].fds if front else ())
         with copies:
             message = core.recv(self.peer, flags, max_offset)
-            fds = Fds(copies.take_all())
+            fds = Fds(copies.take_all()) if copies else NO_FDS
         received = self._received(message, fds)
         self._settle()
         return received

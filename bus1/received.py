@@ -63,7 +63,7 @@ class ReceivedMessage:
 
         A slice that is gone already (given back by its offset, peer reset or disconnected, bus gone) is no
         error; what lies in its place by now stays."""
-        if self.fds is not NO_FDS:
+        if self.fds is not NO_FDS and self.fds:
             self.fds.close()
         give_back = self._give_back
         if give_back is not None:
