@@ -167,7 +167,7 @@ def peer_signals(place: Place, seconds: float) -> Found:
 
 def in_process(place: Place, seconds: float) -> Found:
     """Thousands of empty messages a second, with the bus in the same process."""
-    return (number_of(place.bus, "inprocess", str(seconds)) / 1e3,)
+    return (number_of(place.bus, "inprocess", str(seconds), which=place.rate) / 1e3,)
 
 
 def native_of(bus: Bus) -> str:

@@ -1,6 +1,6 @@
 """The native module, as Python sees it (``rust/src/py``)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from socket import socket
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from .core.view import View
 from .descriptors import Fds
 from .errors import Bus1Error
 from .exchange import Answer, Failed
+from .received import ReceivedMessage
 
 __version__: str
 
@@ -390,6 +391,27 @@ class DBusLane:
     def usage(
         self, peer: int
     ) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]: ...
+
+
+class Resident:
+    """A peer in the process of its bus: see ``bus1.inprocess``.
+
+    Called with a message it gives its slice back."""
+
+    def __init__(
+        self, core: Core, peer: int, credentials: Credentials, event: int, link: Callable[[], object],
+        message: type[ReceivedMessage], no_fds: Fds,
+    ) -> None: ...
+    def send(
+        self, destinations: Sequence[int], payload: Buffer | Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int], flags: int, optional: Sequence[int],
+    ) -> list[int] | None: ...
+    def recv(self, flags: int, max_offset: int) -> ReceivedMessage | None: ...
+    def __call__(self, message: ReceivedMessage) -> None: ...
+    def payload(self, offset: int) -> tuple[Buffer, ...]: ...
+    def settle(self) -> bool: ...
+    def signal(self, is_live: bool) -> None: ...
+    def leave(self) -> None: ...
 
 
 class Swift:

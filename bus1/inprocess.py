@@ -1,12 +1,20 @@
 """inprocess: a peer inside the bus process.
 
 Theory. The link calls Core and lets the reactor settle; nothing is copied, nothing is scheduled. Readiness is
-an eventfd, set while messages are queued. The thread that uses the link drives the bus: a RECV that
-waits runs turns of the reactor. A fork leaves the bus with the parent: what the child has is a copy that
-nobody else is connected to, so there every operation says that the bus is gone.
+an eventfd, set while messages are queued, from when somebody first asks for it. The thread that uses the
+link drives the bus: a RECV that waits runs turns of the reactor, and ends them when another thread sends
+to it. On the Core in Python no two threads may be in an operation at once; the native one lets them take
+turns. A fork leaves the bus with the parent: what the child has is a copy that nobody else is connected
+to, so there every operation says that the bus is gone.
 
-Invariants. 1. The eventfd is readable while the peer is, and once it is disconnected, as an eventfd cannot
-hang up; never otherwise (after each operation).
+Where the native body is in use, and the hub adds nothing, the peer is a ``Resident`` as well: what is
+everyday of ``send``, ``recv`` and giving back is done by it in one call, with what follows from it. For
+all else it answers None, and has done nothing: for whatever has descriptors, flags or a time to wait, and
+for what is wrong; that is told here, in the same words. Where somebody who is no resident has to be told of
+something, it lets the link settle.
+
+Invariants. 1. From the first ``fileno`` on the eventfd is readable while the peer is, and once it is
+disconnected, as an eventfd cannot hang up; never otherwise (after each operation).
 2. Descriptors that cannot be duplicated leave the message queued (R-33).
 
 Not here: peers of other processes (links, broker).
@@ -17,11 +25,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import select
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from threading import RLock
 from typing import TYPE_CHECKING, NoReturn
 
+from . import acceleration
 from .core.api import (
     HANDLE_INVALID,
     NO_LIMIT,
@@ -35,10 +46,13 @@ from .core.api import (
 from .core.choice import HeapMemory
 from .descriptors import Fds, duplicate
 from .errors import BadDescriptor, BusGone, Disconnected, NoSuchHandle, NotSupported, WouldBlock
+from .frames import NO_FDS
+from .hub import PlainHub
 from .received import ReceivedMessage
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
+    from ._native import Resident
     from .hub import Hub
     from .reactor import Reactor
 
@@ -55,6 +69,13 @@ def _event_number(fd: int) -> int | None:
     return int(found[1]) if found else None
 
 
+def _can_reside(hub: Hub) -> bool:
+    """Whether what a peer does goes to a native Core as it is, and nothing else is done with it."""
+    native, kind = acceleration.native, type(hub)
+    is_plain = kind.send is PlainHub.send and kind.settle is PlainHub.settle
+    return native is not None and is_plain and isinstance(hub.core, native.Core)
+
+
 class InProcessLink:
     """A peer in the process of ``reactor`` and its ``hub``, charged to this process's user."""
 
@@ -63,27 +84,47 @@ class InProcessLink:
     def __init__(self, reactor: Reactor, hub: Hub) -> None:
         self._reactor = reactor
         self._hub = hub
-        self._memory = HeapMemory()
         self._credentials = Credentials(
             os.getuid(), os.getgid(), os.getpid(), groups=tuple(os.getgroups())
         )
+        # a resident finds its payloads without a memory to look into
+        self._memory = None if _can_reside(hub) else HeapMemory()
         self.peer = hub.core.peer_new(self._credentials.uid, self._memory)
         """The number of the peer in Core."""
         self.granted = hub.peer_opened(self.peer, self._credentials)
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """What ``fileno`` gives, for who does not poll it; -1 once it is closed."""
+        self._is_shown = False
         self._is_signalled = False
         self._is_live = True
-        number = _event_number(self._event)
+        self._counting = RLock()
+        self._n_waiting = 0
+        number = _event_number(self.event)
         assert number is not None
         self._number = number
         self._peers[number] = (hub, self.peer)
         _links.add(self)
         reactor.station(self.peer, self)
+        self.resident = self._settle_in()
+        """What does the everyday of this peer in one call."""
         reactor.settle()
+
+    def _settle_in(self) -> Resident | None:
+        native = acceleration.native
+        if native is None or self._memory is not None:
+            return None
+        resident: Resident = native.Resident(
+            self._hub.core, self.peer, self._credentials, self.event, weakref.ref(self),
+            ReceivedMessage, NO_FDS,
+        )
+        return resident
 
     def fileno(self) -> int:
         """An eventfd, readable while messages are queued, and from the disconnect on."""
-        return self._event
+        if self._is_live and not self._is_shown:
+            self._is_shown = True
+            self._signal()
+        return self.event
 
     def woken(self) -> None:
         """The peer turned readable."""
@@ -93,16 +134,22 @@ class InProcessLink:
         """Heap memory has no segments to unmap."""
 
     def _signal(self) -> None:
+        if not self._is_shown:
+            return
+        if self.resident is not None:
+            self.resident.signal(self._is_live)
+            return
         is_readable = not self._is_live or self._hub.core.is_readable(self.peer)
         if is_readable and not self._is_signalled:
-            os.eventfd_write(self._event, 1)
+            os.eventfd_write(self.event, 1)
         elif self._is_signalled and not is_readable:
-            os.eventfd_read(self._event)
+            os.eventfd_read(self.event)
         self._is_signalled = is_readable
 
     def _settle(self) -> None:
-        self._reactor.settle()
-        self._signal()
+        if self.resident is None or not self.resident.settle():
+            self._reactor.settle()
+            self._signal()
 
     # ---- operations ------------------------------------------------------------------------------
 
@@ -139,13 +186,40 @@ class InProcessLink:
         """The next message, or the seed; runs the bus until there is one, ``timeout`` seconds at most."""
         clock = self._reactor.clock
         deadline = clock() + timeout if timeout else 0.0
-        while True:
-            try:
-                return self._receive(flags, max_offset)
-            except WouldBlock:
-                if not timeout or clock() >= deadline:
-                    raise
-            self._reactor.run_once(deadline)
+        if self.resident is not None and (message := self.resident.recv(flags, max_offset)) is not None:
+            return message
+        try:
+            return self._receive(flags, max_offset)
+        except WouldBlock:
+            if not timeout:
+                raise
+        with self._watched():
+            while True:
+                try:
+                    return self._receive(flags, max_offset)
+                except WouldBlock:
+                    if clock() >= deadline:
+                        raise
+                self._reactor.run_once(deadline)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Meanwhile what others send to this peer, threads among them, ends a turn of the reactor."""
+        self.fileno()  # from here on it follows the queue, so look once more before waiting
+        with self._counting:
+            self._n_waiting += 1
+            if self._n_waiting == 1 and self.event >= 0:
+                self._reactor.add(self, select.EPOLLIN)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._n_waiting -= 1
+                if not self._n_waiting and self.event >= 0:
+                    self._reactor.remove(self)
+
+    def ready(self, events: int, now: float) -> None:
+        """Who waits for a message looks for it when the turn is over."""
 
     def _receive(self, flags: int, max_offset: int) -> ReceivedMessage:
         core = self._hub.core
@@ -156,14 +230,14 @@ class InProcessLink:
             copies = duplicate(front[0].fds if front else ())
         with copies:
             message = core.recv(self.peer, flags, max_offset)
-            fds = Fds(copies.take_all())
+            fds = Fds(copies.take_all()) if copies else NO_FDS
         received = self._received(message, fds)
         self._settle()
         return received
 
     def _received(self, message: Message, fds: Fds) -> ReceivedMessage:
         has_slice = message.offset != OFFSET_INVALID
-        parts = self._memory.read(message.offset) if has_slice else ()
+        parts = self._payload(message.offset) if has_slice else ()
         payload = parts[0] if len(parts) == 1 else b"".join(parts)
         return ReceivedMessage(
             message.type, message.flags, message.destination,
@@ -172,12 +246,28 @@ class InProcessLink:
             memoryview(payload).toreadonly(), self._give_back if has_slice else None, message.serial,
         )
 
+    def _payload(self, offset: int) -> Sequence[Buffer]:
+        if self.resident is not None:
+            return self.resident.payload(offset)
+        assert self._memory is not None
+        return self._memory.read(offset)
+
+    def _say(
+        self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
+        fds: Sequence[int],
+    ) -> None:
+        everyday = None
+        if self.resident is not None:
+            everyday = self.resident.send(destinations, parts, handles, fds, 0, ())
+        if everyday is None:
+            self.send(destinations, parts, handles, fds, flags=0, optional=())
+
     def call(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, flags: int,
     ) -> ReceivedMessage:
         """``send``, then ``recv`` that waits."""
-        self.send(destinations, parts, handles, fds, flags=0, optional=())
+        self._say(destinations, parts, handles, fds)
         return self.recv(flags, NO_LIMIT, timeout=math.inf)
 
     def reply(
@@ -185,7 +275,7 @@ class InProcessLink:
         fds: Sequence[int], *, answered: ReceivedMessage | None, release: int, flags: int,
     ) -> ReceivedMessage:
         """``send``, give the slice of ``answered`` back, release a handle, then ``recv`` that waits."""
-        self.send(destinations, parts, handles, fds, flags=0, optional=())
+        self._say(destinations, parts, handles, fds)
         if answered is not None:
             answered.release()
         if release != HANDLE_INVALID:
@@ -243,21 +333,34 @@ class InProcessLink:
     def disconnect(self) -> None:
         """End the peer."""
         self._hub.peer_disconnect(self.peer)
-        self._is_live = False
+        self._is_live, self._is_shown = False, True
         self._reactor.station(self.peer, None)
-        self._settle()
+        self._reactor.settle()
+        self._signal()
 
     def close(self) -> None:
         """The peer ends."""
         if self._is_live:
             self.disconnect()
-        if self._peers.pop(self._number, None) is not None:
-            os.close(self._event)
+        if self.event >= 0:
+            del self._peers[self._number]
+            self._move_out()
+            with self._counting:
+                if self._n_waiting:
+                    self._reactor.remove(self)
+                event, self.event = self.event, -1
+                os.close(event)
 
     def leave_bus(self) -> None:
         """In the child of a fork: the bus stayed with the parent."""
         self._is_live = False
+        self._move_out()
+        self._counting, self._n_waiting = RLock(), 0  # whoever held it, or waits, is the parent's
         self._hub = _ParentsHub()
+
+    def _move_out(self) -> None:
+        if self.resident is not None:
+            self.resident.leave()
 
 
 class _ParentsHub:

@@ -21,6 +21,7 @@ from typing import Protocol, Self
 from .client import as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
 from .errors import InvalidArgument
+from .inprocess import InProcessLink
 from .links import Link, SocketLink
 from .received import ReceivedMessage
 
@@ -36,6 +37,8 @@ class HasFileno(Protocol):
 
 def descriptor_of(peer: HasFileno | int | None) -> int | None:
     """The descriptor by which a peer is presented; None stays None."""
+    if isinstance(peer, Peer) and isinstance(peer._link, InProcessLink):
+        return peer._link.event  # not polled for that
     return peer if peer is None or isinstance(peer, int) else peer.fileno()
 
 
@@ -48,6 +51,7 @@ class Peer:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._resident = link.resident if isinstance(link, InProcessLink) else None
 
     @classmethod
     def connect(cls, address: str | None = None) -> Self:
@@ -89,6 +93,10 @@ class Peer:
         QuotaExceeded, PoolFull, OutOfMemory, TooLarge, BadDescriptor, NotSupported (T-30),
         TooManyDescriptors, InvalidArgument. With CONTINUE what is wrong at a receiver goes into its slot
         instead (T-51); for ``optional`` so does an unknown or repeated destination."""
+        if self._resident is not None:
+            slots = self._resident.send(destinations, payload, handles, fds, flags, optional)
+            if slots is not None:
+                return slots
         parts = as_parts(payload)
         return self._link.send(destinations, parts, handles, fds, flags=flags, optional=optional)
 
@@ -104,6 +112,10 @@ class Peer:
         ``max_offset`` bytes (R-4), TooManyDescriptors (R-33), QuotaExceeded (PEEK, R-12; too many wait),
         OutOfMemory: it stays queued, or the next call returns it. A signal handler that interrupts it cannot
         use this peer (Busy), but close it (BusGone)."""
+        if self._resident is not None and (timeout is None or timeout >= 0):
+            message = self._resident.recv(flags, max_offset)
+            if message is not None:
+                return message
         patience = (math.inf if wait else 0.0) if timeout is None else timeout
         if not patience >= 0:
             raise InvalidArgument(f"a timeout of {patience} seconds")

@@ -18,6 +18,7 @@ from typing import Self
 
 from .core.api import MessageFlag, MessageType
 from .descriptors import Fds
+from .frames import NO_FDS
 
 
 @dataclass(slots=True, eq=False)
@@ -62,12 +63,16 @@ class ReceivedMessage:
 
         A slice that is gone already (given back by its offset, peer reset or disconnected, bus gone) is no
         error; what lies in its place by now stays."""
-        if self.fds:
+        if self.fds is not NO_FDS and self.fds:
             self.fds.close()
-        if self._give_back is not None:
-            self._give_back(self)
+        give_back = self._give_back
+        if give_back is not None:
+            give_back(self)
             self._give_back = None
-        self._end_view()
+        try:
+            self.payload.release()
+        except BufferError:
+            return  # as in ``detach``
 
     def detach(self) -> tuple[int, int | None]:
         """For the link: end the view of the pool; the slice's serial, and once the segment it was in."""

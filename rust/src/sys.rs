@@ -45,6 +45,20 @@ pub fn close(fd: RawFd) {
     unsafe { libc::close(fd) };
 }
 
+/// An eventfd becomes readable.
+pub fn raise_event(fd: RawFd) {
+    let one = 1_u64;
+    // SAFETY: the kernel reads the eight bytes of `one`, which lives through the call.
+    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+}
+
+/// An eventfd that does not block is not readable any more.
+pub fn clear_event(fd: RawFd) {
+    let mut count = 0_u64;
+    // SAFETY: the kernel writes the eight bytes of `count`, which lives through the call.
+    unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
+}
+
 /// Nobody can make closing this descriptor wait: it is a pipe, a memory file, or stands for a path alone.
 pub fn closes_at_once(fd: RawFd) -> bool {
     // SAFETY: these commands take no pointers; for a number that is no descriptor they fail.

@@ -25,6 +25,7 @@ mod messages;
 mod objects;
 pub mod pool;
 mod queue;
+mod resident;
 mod sequencer;
 mod snapshot;
 mod transaction;

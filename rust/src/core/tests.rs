@@ -222,3 +222,25 @@ fn speed() {
         println!("deliver and take_front, {depth} deep: {each} ns");
     }
 }
+
+#[test]
+fn what_residents_take_is_taken_whole_or_left() {
+    let (mut core, one, two) = hosted();
+    core.take_woken();
+    assert!(!core.comes_alone(two));
+    core.deliver(one, two, &parts(b"hello"), 5, &[], &who()).unwrap();
+    assert!(core.comes_alone(two));
+    assert!(core.take_woken_of(|peer| peer != two).is_none());
+    assert_eq!(core.woken(), [two]);
+    assert_eq!(core.take_woken_of(|peer| peer == two).unwrap().as_slice(), [two]);
+    assert!(!core.has_effects());
+    let message = core.recv(two, 0, NO_LIMIT).unwrap();
+    assert_eq!(core.published_payload(two, message.offset).unwrap().parts.as_slice(), [&b"hello"[..]]);
+    core.slice_release(two, message.offset, message.serial, true).unwrap();
+    assert!(core.published_payload(two, message.offset).is_none());
+    core.deliver(one, two, &parts(b"hello"), 5, &[7], &who()).unwrap();
+    assert!(!core.comes_alone(two));
+    core.take_front(two).unwrap();
+    assert!(core.take_woken_of(|_| true).is_none());
+    assert_eq!(core.take_freed_fds(), [7]);
+}

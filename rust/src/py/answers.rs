@@ -15,7 +15,7 @@ use pyo3::types::{PyBytes, PyDict, PyInt, PyList, PyMemoryView, PyTuple, PyType}
 
 use super::arguments::Objects;
 use crate::core::value::Value;
-use crate::core::{Error, Kind, Look, Message, MessageType, Payload, PeerState, Usage, UserUsage};
+use crate::core::{self, Error, Kind, Look, Message, MessageType, Payload, PeerState, Usage, UserUsage};
 use crate::sys::buffers::Shown;
 
 /// Buffers of at most so many bytes are copied for Python.
@@ -93,8 +93,14 @@ impl Classes {
         self.new_tuple.bind(py).call1((class, fields))
     }
 
-    fn kind<'py>(&self, py: Python<'py>, kind: MessageType) -> &Bound<'py, PyAny> {
+    /// A `MessageType`.
+    pub fn kind<'py>(&self, py: Python<'py>, kind: MessageType) -> &Bound<'py, PyAny> {
         self.types[kind as usize].bind(py)
+    }
+
+    /// A `MessageFlag`.
+    pub fn flags<'py>(&self, py: Python<'py>, bits: u32) -> &Bound<'py, PyAny> {
+        self.flags[bits as usize & 3].bind(py)
     }
 
     /// The exception for an error of Core.
@@ -126,7 +132,7 @@ impl Classes {
         let secctx = message.secctx.map(|label| PyBytes::new(py, &label));
         let fields = [
             self.kind(py, message.kind).clone(),
-            self.flags[message.flags as usize & 3].bind(py).clone(),
+            self.flags(py, message.flags).clone(),
             integer(py, message.destination)?,
             integer(py, message.uid)?,
             integer(py, message.gid)?,
@@ -189,14 +195,24 @@ pub struct Seen {
     kind: MessageType,
     destination: u64,
     sender: u64,
-    pub offset: u64,
+    offset: u64,
     n_bytes: usize,
     size: u64,
     n_handles: usize,
     fds: Vec<i32>,
-    pub payload: Payload,
+    payload: Payload,
     note: u64,
     stamp: u64,
+}
+
+impl Seen {
+    /// What a memory of Python shows of the payload.
+    pub fn complete(&mut self, core: &core::Core, peer: u64) -> core::Result<()> {
+        if let Some(payload) = core.foreign_payload(peer, self.offset) {
+            self.payload = payload?;
+        }
+        Ok(())
+    }
 }
 
 impl From<Look<'_>> for Seen {

@@ -17,6 +17,7 @@ use super::arguments::{
 };
 use super::locking::{Guard, locked};
 use super::memory::{memory_of, raised};
+use super::resident::Residents;
 use crate::core::{self, Error, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WANT_SECCTX};
 
 /// The bus1 state machine; see `bus1.core.api.CoreApi`.
@@ -24,6 +25,8 @@ use crate::core::{self, Error, KEEP, Kind, NO_LIMIT, Request, Result, Setup, WAN
 pub struct Core {
     inner: Arc<Mutex<core::Core>>,
     known: KnownCredentials,
+    /// Peers that carry out their everyday operations themselves.
+    pub residents: Arc<Residents>,
 }
 
 impl Core {
@@ -59,7 +62,11 @@ impl Core {
     fn new(py: Python<'_>, limits: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         Classes::get(py)?;
         let limits = limits.map(limits_of).transpose()?.unwrap_or_default();
-        Ok(Core { inner: Arc::new(Mutex::new(core::Core::new(limits))), known: KnownCredentials::new() })
+        Ok(Core {
+            inner: Arc::new(Mutex::new(core::Core::new(limits))),
+            known: KnownCredentials::new(),
+            residents: Arc::default(),
+        })
     }
 
     // ---- the page's operations -------------------------------------------------------------------
@@ -314,7 +321,7 @@ impl Core {
         let seen = self.run(py, |core| {
             core.check_peer(peer.0)?;
             let mut seen: Vec<Seen> = core.look_ahead(peer.0).take(limit).map(Seen::from).collect();
-            seen.iter_mut().try_for_each(|seen| complete(core, peer.0, seen))?;
+            seen.iter_mut().try_for_each(|seen| seen.complete(core, peer.0))?;
             Ok(seen)
         })?;
         let classes = Classes::get(py)?;
@@ -330,7 +337,7 @@ impl Core {
             let Some(mut seen) = core.seed_ahead(peer.0)?.map(Seen::from) else {
                 return Ok(None);
             };
-            complete(core, peer.0, &mut seen)?;
+            seen.complete(core, peer.0)?;
             Ok(Some(seen))
         })?;
         let classes = Classes::get(py)?;
@@ -434,12 +441,4 @@ impl Core {
             None => Ok(0),
         }
     }
-}
-
-/// What a memory of Python shows of the payload.
-fn complete(core: &core::Core, peer: u64, seen: &mut Seen) -> Result<()> {
-    if let Some(payload) = core.foreign_payload(peer, seen.offset) {
-        seen.payload = payload?;
-    }
-    Ok(())
 }

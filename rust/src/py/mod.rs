@@ -12,6 +12,7 @@ pub mod locking;
 pub mod memory;
 mod policy;
 mod poller;
+mod resident;
 mod server;
 mod swift;
 mod tables;
@@ -52,6 +53,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<tables::ReplyTable>()?;
     module.add_class::<tables::Tally>()?;
     module.add_class::<server::Server>()?;
+    module.add_class::<resident::Resident>()?;
     module.add_class::<crate::sys::buffers::Shown>()?;
     dbus::register(module)?;
     module.add_class::<body::Bodies>()?;
