@@ -200,7 +200,7 @@ class Broker:
         """What all channels of a user draw on."""
         allowance = self._allowances.get(uid)
         if allowance is None:
-            spent = (lambda: 0) if self.lane is None else partial(self.lane.spent, uid)
+            spent = None if self.lane is None else partial(self.lane.spent, uid)
             allowance = Allowance(self.reactor, self.limits.requests_per_turn, spent)
             self._allowances[uid] = allowance
         return allowance

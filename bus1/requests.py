@@ -93,6 +93,9 @@ def execute(channel: Channel, frame: Frame) -> Reply | None:
 
 def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply | None]:
     number = frame.operation
+    everyday = (_EVERYDAY_QUIET if frame.is_quiet else _EVERYDAY).get(number)
+    if everyday is not None and channel.station is not None and not frame.n_fds:
+        return everyday
     if channel.station is None and number not in (_GREETED if channel.is_greeted else _FIRST):
         raise RemoteProtocolError(f"operation {number:#x} before the peer is known")
     if channel.station is not None and number in _FIRST | _BINDING:
@@ -388,3 +391,9 @@ OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.REPLY: _sequence,
     Operation.RESPOND: _respond,
 }
+_EVERYDAY: dict[int, Callable[[Channel, Frame], Reply | None]] = {
+    number: operation for number, operation in OPERATIONS.items()
+    if number not in _FIRST | _BINDING | _GIVES_FDS
+}
+"""What a channel with a peer may ask for, unless it brings descriptors: nothing else is to be looked at."""
+_EVERYDAY_QUIET = {int(number): _EVERYDAY[number] for number in MAY_BE_QUIET}

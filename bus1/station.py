@@ -41,15 +41,14 @@ from .errors import (
     WouldBlock,
 )
 from .frames import (
+    ANSWER,
     EVENTS,
     MAX_INLINE_SLICE,
-    RESULTS,
+    MESSAGE_ANSWER,
     Event,
     Note,
-    Operation,
     RecvOption,
     SliceNote,
-    answer,
     encode,
     error_answer,
 )
@@ -318,7 +317,7 @@ class PeerStation:
         if message.size <= MAX_INLINE_SLICE:
             inline = self._memory.contents(message.offset, message.size)
             if request.options & DETACH:
-                self.slice_release(request.channel, message.offset, message.serial)
+                self._release_slice(segment, message.offset, message.serial)
                 self._push(request, message, notes, inline, DETACHED, segment)
                 return
         slice_note = 0
@@ -349,22 +348,18 @@ class PeerStation:
         segment: Segment | None, fds: Fds | None = None,
     ) -> None:
         where = (segment.generation, segment.base, segment.size) if segment else (0, 0, 0)
-        body = RESULTS[Operation.RECV].pack(
-            message.type, message.flags, message.destination,
-            message.uid, message.gid, message.pid, message.tid,
-            message.offset, message.n_bytes, len(message.handles), len(message.fds),
-            len(message.secctx or b""), message.size, slice_note, len(inline), *where, message.serial,
-        )
-        n_fds = len(fds or ())
         # A client that does not read is answered no more than it asked for in time.
         if request.more and not request.channel.outlet.is_clogged:
             request.more -= 1
             notes |= MORE
             self._line_of(request).waiting.appendleft(request)
-        frame = answer(
-            request.operation, request.tag, body + inline, done=request.done, notes=notes, n_fds=n_fds
+        head = MESSAGE_ANSWER.pack(
+            MESSAGE_ANSWER.size + len(inline), request.operation | ANSWER, len(fds or ()), request.tag,
+            0, request.done, notes,
+            *message[:9], len(message.handles), len(message.fds), len(message.secctx or b""), message.size,
+            slice_note, len(inline), *where, message.serial,
         )
-        request.channel.push(frame, fds)
+        request.channel.push(head + inline, fds)
 
     def _fail(self, request: PendingRecv, error: Bus1Error) -> None:
         notes = self._drained() if self.is_live else 0
@@ -379,14 +374,24 @@ class PeerStation:
     ) -> None:
         """SLICE_RELEASE; the segment's charge waits for the channels that may still map it."""
         segment = self._memory.segment_at(offset)
-        holders = self._holders.get(segment.generation, set()) if segment else set()
-        left = holders - {channel} if is_unmapped else holders
-        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not left)
-        if is_unmapped and segment:
-            holders.discard(channel)
-            self._note_holders(segment.generation)
-        if segment and not holders and self._memory.segment(segment.generation) is None:
-            self._holders.pop(segment.generation, None)
+        if not is_unmapped or segment is None:
+            self._release_slice(segment, offset, serial)
+            return
+        holders = self._holders.get(segment.generation, set())
+        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not holders - {channel})
+        holders.discard(channel)
+        self._note_holders(segment.generation)
+        self._forget_holders(segment.generation, holders)
+
+    def _release_slice(self, segment: Segment | None, offset: int, serial: int) -> None:
+        holders = self._holders.get(segment.generation) if segment else None
+        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not holders)
+        if segment and holders is not None:
+            self._forget_holders(segment.generation, holders)
+
+    def _forget_holders(self, generation: int, holders: set[Channel]) -> None:
+        if not holders and self._memory.segment(generation) is None:
+            self._holders.pop(generation, None)
 
     def segment_for(self, channel: Channel, generation: int) -> tuple[Segment, Fds]:
         """A segment once more, for a channel that could not take it with the answer."""

@@ -328,6 +328,8 @@ class Core:
     def ahead(self, peer: int, limit: int = 1) -> list[Ahead]:
         """Up to ``limit`` entries from the front, in order."""
         found = self._peer(peer)
+        if not found.queue.entries:
+            return []
         return [look(found, entry) for entry in islice(found.queue.entries, limit)]
 
     def seed_ahead(self, peer: int) -> Ahead | None:
@@ -337,7 +339,8 @@ class Core:
 
     def is_readable(self, peer: int) -> bool:
         """Something is queued (P-41); exact, as nothing undeliverable stays queued."""
-        return bool(self._peer(peer).queue.entries)
+        found = self._peers.get(peer) or self._peer(peer)
+        return bool(found.queue.entries)
 
     def node_of(self, peer: int, handle: int) -> NodeRef | None:
         """The live node behind a handle."""
