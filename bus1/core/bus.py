@@ -59,6 +59,7 @@ from .objects import NEVER, Node, Peer, destroy
 from .pool import Pool
 from .queue import Instance
 from .sequencer import Sequencer
+from .straight import HandedOver, hand_over
 from .transaction import Transaction, check_counts, payload_size, resolve
 from .view import View
 
@@ -306,6 +307,15 @@ class Core:
             raise
         transaction.commit()
         return slots
+
+    def hand_over(
+        self, peer: int, number: int, payload: bytes, handles: tuple[int, ...], credentials: Credentials,
+        max_offset: int, max_size: int, *, is_answer: bool,
+    ) -> HandedOver | None:
+        """``send``, its receiver's ``recv`` and ``slice_release`` in one step; None: not in this way."""
+        return hand_over(
+            self._peer(peer), number, payload, handles, credentials, max_offset, max_size, is_answer=is_answer
+        )
 
     def recv(self, peer: int, flags: int = 0, max_offset: int = NO_LIMIT) -> Message:
         """The next message, or the seed (§5)."""
