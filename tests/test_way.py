@@ -29,9 +29,12 @@ class Scene:
         self.exchange = new_exchange()
         self.way = short_way(self.exchange)
         self.errors: list[Exception] = []
+        self.receive()
+        self.sent()
+
+    def receive(self) -> None:
         body = REQUESTS[Operation.RECV].pack(4, 2**64 - 1, 3 | 255 << 8)
         self.tag = self.exchange.request(Operation.RECV, body)
-        self.sent()
 
     def sent(self) -> bytes:
         """What has been written since."""
@@ -103,7 +106,7 @@ def test_a_result_is_taken_with_the_end_of_its_node(scene: Scene) -> None:
 
 @pytest.mark.parametrize("what", [
     "no reply", "flags", "a dead handle", "two handles", "a slice to give back", "an error", "a signal",
-    "a path", "no envelope", "a longer body", "the end of its node", "part of a transaction",
+    "a path", "no envelope", "a longer body", "the end of its node", "unknown flags",
 ])
 def test_what_is_not_everyday_is_left_and_nothing_overtakes_it(scene: Scene, what: str) -> None:
     call = text(Kind.CALL, CALL, ["a"])
@@ -119,14 +122,13 @@ def test_what_is_not_everyday_is_left_and_nothing_overtakes_it(scene: Scene, wha
         "no envelope": lambda: scene.message(b"text"),
         "a longer body": lambda: scene.message(call + b"more", [REPLY]),
         "the end of its node": lambda: scene.message(call, [REPLY], notes=int(Note.RELEASED)),
-        "part of a transaction": lambda: scene.message(call, [REPLY], flags=2),
+        "unknown flags": lambda: scene.message(call, [REPLY], flags=4),
     }[what]()
     scene.arrives(a_call(scene), other, a_call(scene))
     assert scene.way.take(scene.tag)[2] == REPLY
     found = scene.way.take(scene.tag)
     if found is not None:
-        # the native way knows more types, and takes messages of a transaction
-        assert what in {"a path", "part of a transaction"}
+        assert what == "a path"  # the native way knows more types
     else:
         assert scene.way.take(scene.tag) is None
         left = scene.exchange.take(scene.tag)
@@ -137,11 +139,38 @@ def test_what_is_not_everyday_is_left_and_nothing_overtakes_it(scene: Scene, wha
 
 
 def test_what_is_put_back_comes_first_again(scene: Scene) -> None:
-    scene.arrives(a_call(scene), scene.message(text(Kind.RETURN, RETURN, [5])))
+    results = [scene.message(text(Kind.RETURN, RETURN, [number])) for number in (5, 6)]
+    scene.arrives(a_call(scene), *results)
     first = scene.way.take(scene.tag)
     scene.way.put_back()
     assert scene.way.take(scene.tag) == first
+    assert [scene.way.take(scene.tag) for _ in results] == [(NODE, "u", [5]), (NODE, "u", [6])]
+
+
+def test_what_a_cancelled_recv_has_brought_is_not_overtaken(scene: Scene) -> None:
+    scene.exchange.cancel(scene.tag)
+    late = a_call(scene)
+    scene.receive()
+    next_one = scene.message(text(Kind.RETURN, RETURN, [5]))
+    scene.arrives(late, next_one)
+    for message in (late, next_one):
+        assert scene.way.take(scene.tag) is None
+        found = scene.exchange.take(scene.tag)
+        assert found is not None
+        assert message.endswith(found.tail)
+
+
+def test_messages_of_one_transaction_are_messages(scene: Scene) -> None:
+    scene.arrives(scene.message(text(Kind.RETURN, RETURN, [5]), flags=2))
     assert scene.way.take(scene.tag) == (NODE, "u", [5])
+
+
+def test_who_has_not_looked_at_what_has_come_does_not_call(scene: Scene) -> None:
+    scene.arrives(a_call(scene))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert scene.way.call(ours, scene.tag, 3, NODE, CALL, ["a"], scene.failed) is False
+    assert scene.exchange.pending == 0
 
 
 def test_what_is_sent_is_what_the_usual_way_sends(scene: Scene) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _DATA, _CALL, _RETURN = MessageType.DATA, Kind.CALL, Kind.RETURN
 _HAS_SECCTX, _DETACHED = int(MessageFlag.HAS_SECCTX), int(SliceNote.DETACHED)
+_ALL_FLAGS = int(MessageFlag.HAS_SECCTX | MessageFlag.CONTINUE)
 _MOST = MAX_INLINE_PAYLOAD // 2
 _GIVE_UP = struct.Struct("<QQQ")
 
@@ -125,7 +126,7 @@ def _fields(answer: Answer) -> tuple[Any, ...] | None:
         *_,
     ) = answer.values
     tail = answer.tail
-    if kind != _DATA or flags & ~_HAS_SECCTX or n_handles > 1 or n_fds or not note & _DETACHED:
+    if kind != _DATA or flags > _ALL_FLAGS or n_handles > 1 or n_fds or not note & _DETACHED:
         return None
     at = n_bytes + 7 & -8
     if n_inline != len(tail) or at + 8 * n_handles + n_secctx > n_inline:
