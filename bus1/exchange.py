@@ -307,7 +307,10 @@ class Exchange:
         """Look at every frame that has arrived."""
         try:
             while self._failure is None and (frame := self.reader.next()) is not None:
-                self._look_at(frame)
+                if frame.n_fds:
+                    self._look_at(frame)
+                else:
+                    self._arrived(frame)
         except RemoteProtocolError as error:
             self.fail(error)
 

@@ -369,8 +369,10 @@ class _Outgoing:
     def __init__(self, frame: bytes, owner: Fds | None) -> None:
         self.view = memoryview(frame)
         self.owner = owner
-        numbers = list(owner or ())
-        self.groups = [numbers[at : at + SCM_MAX_FD] for at in range(0, len(numbers), SCM_MAX_FD)]
+        self.groups: list[list[int]] = []
+        if owner:
+            numbers = list(owner)
+            self.groups = [numbers[at : at + SCM_MAX_FD] for at in range(0, len(numbers), SCM_MAX_FD)]
 
 
 class FrameWriter:
@@ -398,7 +400,8 @@ class FrameWriter:
         """Queue a frame; takes the descriptors and closes them once they are sent."""
         self._queue.append(_Outgoing(frame, fds))
         self.pending += len(frame)
-        self.n_fds += len(fds or ())
+        if fds:
+            self.n_fds += len(fds)
 
     def chunk(self) -> tuple[list[memoryview], Sequence[int]]:
         """Buffers and descriptors of the next sendmsg."""

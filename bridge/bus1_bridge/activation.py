@@ -301,7 +301,7 @@ class Activation:
     def expire(self, now: float) -> None:
         """Attempts whose time is over fail."""
         seconds = self._delivery.limits.service_start_timeout
-        while (due := self.next_deadline()) is not None and due <= now:
+        while self._attempts and (due := self.next_deadline()) is not None and due <= now:
             attempt = next(iter(self._attempts.values()))
             via = f" via systemd, unit '{attempt.unit}'" if attempt.unit else ""
             text = (
