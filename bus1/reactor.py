@@ -25,7 +25,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Protocol
 
 from sortedcontainers import SortedList
@@ -41,6 +41,10 @@ class Settling(Protocol):
     @property
     def core(self) -> CoreApi:
         """The state machine whose effects are carried out."""
+
+    @property
+    def late(self) -> Sized:
+        """What hosted objects have to say that no command of now has asked for."""
 
     def settle(self) -> None:
         """Let hosted objects answer; may execute further commands."""
@@ -132,10 +136,10 @@ class Reactor:
 
         A station that settles while it is being told of a wake-up changes nothing: the call that is
         under way carries on with what it caused."""
-        if self._settling:
-            return
         hub = self.hub
         core = hub.core
+        if self._settling or not (core.has_effects() or hub.late):
+            return
         self._settling = True
         try:
             while True:
@@ -177,6 +181,8 @@ class Reactor:
         return when
 
     def _run_timers(self, now: float, last: int) -> None:
+        if not self._timers or self._due[0][0] > now:
+            return
         due = self._due.irange(maximum=(now, math.inf))
         for key, number in [(key, number) for _, number, key in due if number <= last]:
             timer = self._timers.get(key)

@@ -17,7 +17,7 @@ import array
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .core.api import Credentials
 from .frames import SCM_MAX_FD, FrameReader, FrameWriter
@@ -26,6 +26,7 @@ RECEIVE_SIZE = 1 << 16
 # As plain numbers: enum members cost on every message.
 _CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
+_SOCKET, _CREDENTIALS, _RIGHTS = socket.SOL_SOCKET, socket.SCM_CREDENTIALS, socket.SCM_RIGHTS
 DONTWAIT = int(socket.MSG_DONTWAIT)
 _UCRED = struct.Struct("=iII")
 _SO_PEERSEC = 31
@@ -37,8 +38,7 @@ _LABEL_MAX = 4096
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What one recvmsg brought besides bytes; ``pid`` … are the sender's, as the kernel says."""
 
     size: int
@@ -62,11 +62,14 @@ def receive(
     """One recvmsg into ``reader``; size 0 at the end of input. OSError as recvmsg."""
     data, ancillary, message_flags, _ = sock.recvmsg(size, _ANCILLARY, flags | _CLOEXEC)
     pid, uid, gid = 0, 0xFFFF_FFFF, 0xFFFF_FFFF
+    fds: list[int] | tuple[int, ...] = ()
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+        if level == _SOCKET and kind == _CREDENTIALS:
             pid, uid, gid = _UCRED.unpack_from(content)
-    truncated = bool(message_flags & _TRUNCATED)
-    reader.feed(data, rights(ancillary), truncated=truncated)
+        elif level == _SOCKET and kind == _RIGHTS:
+            fds = rights(ancillary)
+    truncated = message_flags & _TRUNCATED != 0
+    reader.feed(data, fds, truncated=truncated)
     return Arrival(len(data), truncated, pid, uid, gid)
 
 
@@ -78,11 +81,16 @@ def transmit(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
         writer.sent(sock.sendmsg(buffers, ancillary, flags | _NOSIGNAL))
 
 
+def transmit_at_once(sock: socket.socket, frame: bytes) -> int:
+    """Send as much of a frame as there is room for; OSError as send."""
+    return sock.send(frame, DONTWAIT | _NOSIGNAL)
+
+
 def rights(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
     """The descriptors that one recvmsg installed; the caller owns them."""
     fds = array.array("i")
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOCKET and kind == _RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     return fds.tolist()
 

@@ -264,6 +264,8 @@ class Flow:
 
     def retries(self, now: float) -> list[int]:
         """Paused senders whose message should be tried again now."""
+        if not (self._freed or self._changed or self._awaited):
+            return []
         due, self._freed = self._freed, []
         for reader in self._awaited:
             pace = self._readers[reader]
@@ -284,6 +286,8 @@ class Flow:
         """When the first pause ends by itself; a time that has passed if something is due."""
         if self._freed or self._changed:
             return float("-inf")
+        if not self._awaited:
+            return None
         first = (self._readers[reader] for reader in self._awaited)
         return min((_expiry(pace, next(iter(pace.waiting.values()))) for pace in first), default=None)
 

@@ -116,8 +116,10 @@ class PythonSwitch:
         if self._writing:
             self._flush(now)
             self._settle()
-        self._watch()
-        self._settle()
+        if self._used:
+            self._watch()
+            self._settle()
+        self._mind_accepting()
         punts, self._punts = self._punts, []
         return punts
 
@@ -290,7 +292,6 @@ class PythonSwitch:
         for endpoint in used:
             if self._endpoints.get(endpoint.connection) is endpoint:
                 endpoint.watch(waits=endpoint in self._readable)
-        self._mind_accepting()
 
     def _mind_accepting(self) -> None:
         accepts = self.router.accepts()

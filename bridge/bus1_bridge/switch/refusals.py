@@ -58,7 +58,7 @@ class Refusals:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._noted: dict[tuple[str, str, str, object], tuple[str, int]] = {}
+        self.noted: dict[tuple[str, str, str, object], tuple[str, int]] = {}
         """By cause: the first text, and how often."""
         self._left_out = 0
         self.not_delivered: Counter[str] = Counter()
@@ -71,25 +71,25 @@ class Refusals:
         """One more refusal; ``text`` is called for the first of its cause alone. None is the bus."""
         to = receiver if isinstance(receiver, str) else _unique(receiver)
         cause = (kind, _unique(sender), to, reason)
-        if cause in self._noted:
-            first, count = self._noted[cause]
-            self._noted[cause] = (first, count + 1)
-        elif len(self._noted) < CAUSES:
-            self._noted[cause] = (text(), 1)
+        if cause in self.noted:
+            first, count = self.noted[cause]
+            self.noted[cause] = (first, count + 1)
+        elif len(self.noted) < CAUSES:
+            self.noted[cause] = (text(), 1)
         else:
             self._left_out += 1
 
     def take(self) -> list[Refusal]:
         """What deserves a line in the log since the last call."""
-        if not self._noted:
+        if not self.noted:
             return []
         records = [
             Refusal(kind, sender, receiver, str(reason), text, count)
-            for (kind, sender, receiver, reason), (text, count) in self._noted.items()
+            for (kind, sender, receiver, reason), (text, count) in self.noted.items()
         ]
         if self._left_out:
             records.append(Refusal("more", "", "", "", "more was refused, of others", self._left_out))
-        self._noted.clear()
+        self.noted.clear()
         self._left_out = 0
         return records
 

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from bus1.core.api import Credentials
 from bus1.errors import RemoteProtocolError
+from bus1.waiting import earliest
 
 from ..activation import Activation
 from ..driver import Driver
@@ -248,16 +249,18 @@ class Router:
         """When there is something to do (``tend``, ``go_on``); a time that has passed means at once."""
         if self._busy:
             return self.delivery.now
-        times = (
+        return earliest((
             self._deadlines.next(), self.delivery.flow.next_deadline(), self.activation.next_deadline(),
             self.delivery.overdue.next_deadline(),
-        )
-        return min((time for time in times if time is not None), default=None)
+        ))
 
     def take_effects(self) -> list[Effect]:
         """What the edge has to do."""
-        effects: list[Effect] = [*self.delivery.effects, *self.delivery.take_refused()]
-        self.delivery.effects.clear()
+        delivery = self.delivery
+        if not (delivery.effects or delivery.refusals.noted):
+            return []
+        effects: list[Effect] = [*delivery.effects, *delivery.take_refused()]
+        delivery.effects.clear()
         return effects
 
     # ---- output ----------------------------------------------------------------------------------
