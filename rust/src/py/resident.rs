@@ -365,7 +365,7 @@ fn payload_of(object: &Bound<'_, PyAny>) -> Option<Payload> {
     for part in objects.iter_borrowed() {
         parts.push(bytes_of(&*part.cast_exact::<PyBytes>().ok()?));
     }
-    Some(Payload { parts, origin: Some(Arc::new(Objects(objects.unbind()))) })
+    Some(Payload { parts, origin: Some(Arc::new(Objects(objects.unbind()))), ..Payload::default() })
 }
 
 /// Bytes, or a copy of what is a buffer of the other everyday kinds.
