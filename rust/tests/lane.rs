@@ -7,10 +7,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use bus::{Bus, Client, call, read};
+use bus::{Bus, Client, call, free, read};
 use bus1_native::dbus::{Outgoing, build, text_body};
 use bus1_native::lane::connection::{Connection, End, Standing};
-use bus1_native::tables::MatchRule;
+use bus1_native::tables::policy::{MOST_FDS, Rule};
+use bus1_native::tables::{ClientPolicy, MatchRule};
 
 fn with_sender(message: &Outgoing<'_>, sender: &str, body: &[u8]) -> Vec<u8> {
     let mut whole = build(&Outgoing { sender: Some(sender), body_length: body.len() as u32, ..*message });
@@ -72,6 +73,40 @@ fn what_is_not_everyday_is_handed_over_alone_and_ends_the_turn() {
     bus.lane.lock().unwrap().give_back(a.peer, 0, false);
     assert_eq!(bus.turn(), []);
     assert!(bus.world.replies.lock().unwrap().awaits(a.peer, b.peer, 3));
+}
+
+#[test]
+fn what_a_policy_permits_passes_and_what_it_does_not_is_handed_over() {
+    let mut bus = Bus::new();
+    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let rule = |allow, name: Option<&str>| Rule {
+        allow,
+        name: name.map(Into::into),
+        requested_reply: allow,
+        max_fds: MOST_FDS,
+        ..Rule::default()
+    };
+    let sent = vec![rule(false, None), rule(true, Some("a.Service"))];
+    let policy = Arc::new(ClientPolicy::new(sent, vec![rule(true, None)]));
+    for peer in [a.peer, b.peer] {
+        let strict =
+            Standing { sends_all: false, receives_all: false, policy: Some(policy.clone()), ..free() };
+        bus.lane.lock().unwrap().parties.set_standing(peer, strict);
+    }
+    for (serial, is_held) in [(1, false), (2, true), (3, false)] {
+        bus.lane.lock().unwrap().parties.claim(b.peer, "a.Service", is_held);
+        let sent = call(serial, ":1.2");
+        a.socket.write_all(&sent).unwrap();
+        if is_held {
+            assert_eq!(bus.turn(), []);
+            read(&mut b.socket, sent.len() + 16);
+        } else {
+            assert_eq!(bus.turn(), [(a.fd, 1)]);
+            assert_eq!(bus.lane.lock().unwrap().take(a.peer).unwrap().data, sent);
+            bus.lane.lock().unwrap().give_back(a.peer, 0, false);
+        }
+    }
+    assert_eq!(bus.world.replies.lock().unwrap().outstanding(a.peer), 1);
 }
 
 #[test]

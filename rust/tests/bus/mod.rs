@@ -65,18 +65,7 @@ impl Bus {
         core.send(peer, &root, &Payload::default(), &credentials).unwrap();
         drop(core);
         let fd = ours.as_raw_fd();
-        let standing = Standing {
-            sends_all: true,
-            receives_all: true,
-            policy: None,
-            takes_fds: true,
-            max_message_size: 1 << 27,
-            max_message_unix_fds: 16,
-            max_incoming_bytes: 1 << 30,
-            max_outgoing_bytes: 1 << 30,
-            max_replies: 1000,
-        };
-        let connection = Connection::new(fd, peer, unique, credentials, standing);
+        let connection = Connection::new(fd, peer, unique, credentials, free());
         self.lane.lock().unwrap().join(Box::new(connection));
         self.poller.join(fd, self.number);
         self.ends.push(ours);
@@ -104,4 +93,19 @@ pub fn read(socket: &mut UnixStream, n: usize) -> Vec<u8> {
     let mut buffer = vec![0; n];
     socket.read_exact(&mut buffer).unwrap();
     buffer
+}
+
+/// Who may do everything.
+pub fn free() -> Standing {
+    Standing {
+        sends_all: true,
+        receives_all: true,
+        policy: None,
+        takes_fds: true,
+        max_message_size: 1 << 27,
+        max_message_unix_fds: 16,
+        max_incoming_bytes: 1 << 30,
+        max_outgoing_bytes: 1 << 30,
+        max_replies: 1000,
+    }
 }
