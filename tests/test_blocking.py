@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import ClassVar
 
 import anyio
 import pytest
 from bus1_services import (
     NOBODY,
+    Bool,
     Caller,
     Interface,
     Str,
@@ -23,12 +26,16 @@ from bus1_services import (
 )
 from bus1_services.blocking import Bus
 from bus1_services.errors import DBusError, InvalidArgs, NoReply, Timeout, UnknownMethod
+from bus1_services.proxy import PendingCall, Remote
 from buses import Bus as Daemon
 
+from bus1 import acceleration
 from bus1.addresses import native_address
-from bus1.errors import Disconnected, PeerShutdown
+from bus1.errors import Disconnected, NoSuchHandle, PeerShutdown
 
 NAME, PATH = "org.example.Slate", "/org/example/Slate"
+OTHER = PATH + "/Other"
+needs_native = pytest.mark.skipif(acceleration.native is None, reason="there is no native body")
 
 
 class Pen(Interface, name="org.example.Pen1"):
@@ -45,8 +52,12 @@ class Pen(Interface, name="org.example.Pen1"):
 class Slate(Interface, name="org.example.Slate1"):
     """Has plain methods, coroutines that never wait, and some that do."""
 
+    log: ClassVar[list[str]] = []
+    """What slates have done."""
+
     def __init__(self, bus: Bus | None = None) -> None:
         self._bus = bus
+        self._pen: Pen | None = None
         self._title = "clean"
         self.n_calls = 0
 
@@ -87,9 +98,28 @@ class Slate(Interface, name="org.example.Slate1"):
         return text
 
     @method
+    def keep(self, pen: Pen) -> None:
+        self._pen = pen
+
+    @method
+    def ask(self) -> Str:
+        assert self._pen is not None
+        blocking.blocking(self._pen).write()
+        self.log.append("ask")
+        return ",".join(self.log)
+
+    @method
     def silent(self) -> Str:
         self.n_calls += 1
-        return "x"
+        self.log.append("silent")
+        return ",".join(self.log)
+
+    @method
+    def readable(self) -> Bool:
+        assert self._bus is not None
+        poll = select.poll()
+        poll.register(self._bus.connection.peer.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     @prop
     def title(self) -> Str:
@@ -117,7 +147,7 @@ def serving(daemon: Daemon) -> Iterator[str]:
 
     def serve() -> None:
         with blocking.connect(address) as bus:
-            bus.publish("A slate", {NAME: 0}, {PATH: Slate(bus)})
+            bus.publish("A slate", {NAME: 0}, {PATH: Slate(bus), OTHER: Slate(bus)})
             ready.set()
             bus.serve(lambda: is_over)
 
@@ -191,6 +221,61 @@ def test_capabilities_come_and_go_and_a_method_may_call_back(bus1_bus: Daemon) -
         assert slate.relay(Pen("yours")) == slate.relay(Pen("yours")) == "yours"
         with pytest.raises(TypeError):
             blocking.blocking(Pen("of nobody"))
+
+
+def is_posted(bus: Bus, slate: blocking.Blocking) -> bool:
+    """A call of this slate has been made; nobody waits for it."""
+    connection, names = bus.connection, ("org.example.Slate1", "Silent", "", "s")
+    node, short, far = connection.node(PendingCall(connection)), connection.short, slate.proxy.__far__
+    assert short is not None
+    assert isinstance(far, Remote)
+    return short.post_call(far.handle.id, node, names, (), print)
+
+
+@needs_native
+def test_a_call_that_could_not_be_sent_ends_the_wait_for_its_answer(bus1_bus: Daemon) -> None:
+    """Nothing comes then but the error of a request that is not waited for."""
+    address = native_address(bus1_bus.address)
+    with blocking.connect(address) as bus:
+        connection, names = bus.connection, ("org.example.Slate1", "Silent", "", "s")
+        for _ in range(3):
+            pending, short = PendingCall(connection), connection.short
+            assert short is not None
+            assert short.post_call(8003, connection.node(pending), names, (), pending.failed)
+            with pytest.raises(NoSuchHandle):
+                bus.result(pending.outcome())
+
+
+@needs_native
+def test_a_service_that_has_had_many_calls_at_once_is_not_readable_behind_them(bus1_bus: Daemon) -> None:
+    with serving(bus1_bus) as address, blocking.connect(address) as bus:
+        slate = bus.proxy(Slate, NAME, PATH)
+        for _ in range(5):
+            assert all(is_posted(bus, slate) for _ in range(100))
+            assert not slate.readable()
+
+
+@needs_native
+def test_a_call_that_comes_while_a_method_waits_has_its_turn_when_that_has_ended(bus1_bus: Daemon) -> None:
+    """Also if it is another object's, and would be over at once."""
+    Slate.log.clear()
+    with (
+        serving(bus1_bus) as address, blocking.connect(address) as bus, blocking.connect(address) as third,
+    ):
+        slate, other = bus.proxy(Slate, NAME, PATH), third.proxy(Slate, NAME, OTHER)
+        asked: list[bool] = []
+
+        class Busy(Pen):
+            @method
+            def write(self) -> Str:
+                asked.append(is_posted(third, other))
+                third.result(third.connection.peer.query())
+                return "written"
+
+        slate.keep(Busy("busy"))
+        assert slate.ask() == "ask"
+        assert other.silent() == "ask,silent,silent"
+        assert asked == [True]
 
 
 def test_a_call_that_takes_too_long_is_given_up(bus1_bus: Daemon) -> None:

@@ -257,9 +257,10 @@ class _Connection(Connection):
         try:
             if not self._attendance.renew():
                 drive(self._attendance.begin())
-            if self._hears_swiftly():
+            has_read = self._hears_swiftly()
+            if has_read is None:
                 return
-            if not self._attendance.look() and self._n_heard == before:
+            if not self._attendance.look() and self._n_heard == before and not has_read:
                 self._give_back()
                 self._link.read()
                 self._attendance.look()
@@ -296,22 +297,24 @@ class _Connection(Connection):
         del self._receivers[node]
         return spec.gathered(found, remote.adopt)
 
-    def _hears_swiftly(self) -> bool:
-        """Wait for what comes next, which was dealt with by the short way. False: the usual way goes on."""
+    def _hears_swiftly(self) -> bool | None:
+        """Wait, and deal with what comes by the short way: None; else whether something was read."""
         link, short = self._link, self.short
         if short is None or self._is_busy or link.deadline != math.inf:
             return False
         self._give_back()
         found = short.wait(link.sock, link.descriptor, self._attendance.tag)
-        if found is None:
-            return False
+        if not found:
+            return found is False
         self._is_busy = True
         try:
             has_woken = short.deal(found)
         finally:
             self._is_busy = False
-        self._n_heard += has_woken is not None
-        return has_woken is not None
+        if has_woken is None:
+            return False
+        self._n_heard += 1
+        return None
 
     def _swift(self, tag: int) -> bool | None:
         """As ``Short.take``, unless a method is running."""

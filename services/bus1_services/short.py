@@ -44,7 +44,9 @@ class Short:
         self.call = way.call
         """As ``post_call``, for who has no loop, and wait: the values; None if they have to be waited for."""
         self.wait = way.wait
-        """For who has no loop: send what is posted, wait, and take what ``deal`` is for; None: it is left."""
+        """For who has no loop: if nothing has come, send what is posted, and read; what ``deal`` is for.
+
+        False: something was read, and what has come is for the usual way; None: nothing was read."""
         self.respond: Callable[[int, int, str, Sequence[Any], Failed], bool] = self._respond
         """Send a result, and give the reply handle back with it. False: nothing has happened."""
 

@@ -122,17 +122,22 @@ impl Swift {
     }
 
     /// `take`, once something has come: if nothing has, what is queued is sent, and waited for what comes.
+    ///
+    /// False: something has been read, which may be no message, and the next message is not for `take`.
     fn wait<'py>(
         &self,
         py: Python<'py>,
         sock: &Bound<'py, PyAny>,
         descriptor: &Bound<'py, PyAny>,
         tag: u64,
-    ) -> PyResult<Option<Bound<'py, PyTuple>>> {
-        if self.exchange.get().lock().is_waiting(tag) {
-            self.go_on(py, sock, descriptor)?;
-        }
-        self.take(py, tag)
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let is_waiting = self.exchange.get().lock().is_waiting(tag);
+        let has_read = is_waiting && self.go_on(py, sock, descriptor)?;
+        Ok(match self.take(py, tag)? {
+            Some(fields) => Some(fields.into_any()),
+            None if has_read => Some(false.into_pyobject(py)?.to_owned().into_any()),
+            None => None,
+        })
     }
 
     /// The next message, if it is everyday; else None.
@@ -200,15 +205,20 @@ impl Swift {
 }
 
 impl Swift {
-    /// Sends what is queued, waits for something to come, and looks at it.
-    fn go_on(&self, py: Python<'_>, sock: &Bound<'_, PyAny>, descriptor: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Sends what is queued, waits for something to come, and looks at it; false: there was an error of the socket.
+    fn go_on(
+        &self,
+        py: Python<'_>,
+        sock: &Bound<'_, PyAny>,
+        descriptor: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
         let channel = self.exchange.get();
         let found = channel.transmit(py, sock, 0).and_then(|()| channel.receive(py, sock, 0));
         match found {
             Ok(0) => channel.fail(py, None)?,
             Ok(_) => channel.process(py)?,
             // Whoever waits next finds out what it is. What a signal's handler raises is no such error.
-            Err(error) if is_of_kernel(py, &error) => {}
+            Err(error) if is_of_kernel(py, &error) => return Ok(false),
             Err(error) => return Err(error),
         }
         let n_drained = std::mem::take(&mut channel.lock().n_drained);
@@ -218,7 +228,7 @@ impl Swift {
             // nothing to be taken is no harm: somebody else has
             let _ = sys::receive(fd, &mut Vec::with_capacity(n_drained), n_drained, &mut Vec::new());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Remembers what is taken, for who finds that it is not for this way; or gives it back.
