@@ -203,3 +203,48 @@ fn an_error_text_is_cut_between_characters() {
     let long = "x".repeat(1023) + "é";
     assert_eq!(error_body(&long), text_body(&"x".repeat(1023)));
 }
+
+#[test]
+fn what_is_nearly_usual_is_refused() {
+    let message = build(&Outgoing {
+        kind: 1,
+        serial: 1,
+        path: Some("/a"),
+        member: Some("Mm"),
+        destination: Some("a.b"),
+        ..Outgoing::default()
+    });
+    assert!(parse(&message).is_ok());
+    for at in 16..message.len() {
+        // padding, or the large end of a length
+        if message[at - 1..=at] == [0, 0] {
+            let mut wrong = message.clone();
+            wrong[at] = 1;
+            assert!(parse(&wrong).is_err(), "{at}");
+        }
+    }
+    // MEMBER becomes a second PATH, with a path in it
+    let at = message.windows(4).position(|four| four == [3, 1, b's', 0]).unwrap();
+    let mut twice = message.clone();
+    twice[at..at + 4].copy_from_slice(&[1, 1, b'o', 0]);
+    twice[at + 8..at + 10].copy_from_slice(b"/m");
+    twice[1] = 9; // of a type that needs no member
+    assert!(parse(&twice).is_err());
+    twice[at] = 6;
+    twice[at + 2] = b's';
+    twice[at + 8..at + 10].copy_from_slice(b":m");
+    assert!(parse(&twice).is_err(), "two destinations");
+}
+
+#[test]
+fn bytes_of_which_too_many_or_too_few_follow_are_refused() {
+    for (length, n_bytes) in [(3_u32, 3), (3, 4), (3, 2), (0, 0), (0, 1)] {
+        let mut body = length.to_le_bytes().to_vec();
+        body.resize(4 + n_bytes, 7);
+        assert_eq!(check_body("ay", &body, Endian::Little).is_ok(), length as usize == n_bytes);
+        let mut text = length.to_le_bytes().to_vec();
+        text.resize(4 + n_bytes, b't');
+        text.push(0);
+        assert_eq!(check_body("s", &text, Endian::Little).is_ok(), length as usize == n_bytes);
+    }
+}

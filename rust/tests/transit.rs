@@ -2,16 +2,19 @@
 
 mod bus;
 
-use std::io::{ErrorKind, Read, Write, pipe};
+use std::io::{self, ErrorKind, Read, Write, pipe};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bus::{Bus, Client, call, read};
 use bus1_native::core::value::Value;
 use bus1_native::core::{Credentials, Limits, Parts};
 use bus1_native::dbus::{Outgoing, build, parse, stamp, text_body};
-use bus1_native::sys;
+use bus1_native::lane::{Lane, Report};
+use bus1_native::sys::{self, Epoll};
 use bus1_native::tables::MatchRule;
 use bytes::Bytes;
 
@@ -395,4 +398,58 @@ fn the_answer_to_a_question_for_the_bus_passes_too() {
     }
     drop(core);
     twins.compare();
+}
+
+#[test]
+fn a_call_that_is_handed_over_is_not_waited_for() {
+    let mut twins = Twins::with_limits(Limits([1 << 31, 1 << 31, 60_000, 1 << 31]));
+    twins.fill(1);
+    let calls: Vec<Vec<u8>> = (1..=60).map(|serial| call(serial, NAMES[1])).collect();
+    twins.send(0, &calls);
+    assert_eq!(twins.bus.turn(), [(twins.clients[0].fd, 1)]);
+    let [caller, callee] = [0, 1].map(|which| twins.clients[which].peer);
+    let handed = twins.bus.lane.lock().unwrap().take(caller).unwrap();
+    let n_queued = twins.bus.world.core.lock().unwrap().waiting(callee).unwrap().messages;
+    assert_eq!(handed.data, calls[n_queued as usize]);
+    assert_eq!(twins.bus.world.replies.lock().unwrap().outstanding(caller) as u64, n_queued);
+}
+
+/// A lane that looks at what somebody has got.
+struct Looking {
+    socket: UnixStream,
+    seen: Arc<AtomicUsize>,
+}
+
+impl Lane for Looking {
+    fn prepare(&mut self, _: &Epoll) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn ready(&mut self, events: &[(RawFd, u32)], _: f64, _: &mut Report) {
+        if !events.is_empty() {
+            self.seen.store(self.socket.read(&mut [0; 4096]).unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        self.ready(events, now, report);
+    }
+}
+
+#[test]
+fn nothing_is_in_transit_while_another_lane_works() {
+    let mut twins = Twins::new();
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    let socket = twins.clients[2].socket.try_clone().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let looking = Looking { socket, seen: Arc::clone(&seen) };
+    let number = twins.bus.poller.add_lane(Arc::new(Mutex::new(looking)));
+    twins.bus.poller.join(ours.as_raw_fd(), number);
+    twins.bus.poller.epoll().add(ours.as_raw_fd(), libc::EPOLLIN as u32).unwrap();
+    let sent = twins.send(0, &quiets(NAMES[2], 10, 2));
+    theirs.write_all(b"x").unwrap();
+    twins.send(1, &quiets(NAMES[2], 10, 2));
+    assert_eq!(twins.bus.turn(), []);
+    assert_eq!(seen.load(Ordering::Relaxed), sent.len());
 }

@@ -110,29 +110,33 @@ pub fn append(given: &Outgoing<'_>, out: &mut Vec<u8>) {
         let Some(text) = text.filter(|text| !text.is_empty()) else {
             continue;
         };
-        put_start(code, start, out);
+        pad(start, out);
+        let [a, b, c, d] = endian.put(text.len() as u32);
         if code == SIGNATURE {
-            out.push(text.len() as u8);
+            out.extend_from_slice(&[code, 1, TYPES[usize::from(code)], 0, text.len() as u8]);
         } else {
-            out.extend_from_slice(&endian.put(text.len() as u32));
+            out.extend_from_slice(&[code, 1, TYPES[usize::from(code)], 0, a, b, c, d]);
         }
         out.extend_from_slice(text.as_bytes());
         out.push(0);
     }
     let length = out.len() - start;
     out[start - 4..start].copy_from_slice(&endian.put(length as u32));
-    out.resize(out.len() + padding(length, 8), 0);
+    pad(start, out);
 }
 
-fn put_start(code: u8, from: usize, out: &mut Vec<u8>) {
-    out.resize(out.len() + padding(out.len() - from, 8), 0);
-    out.extend_from_slice(&[code, 1, TYPES[usize::from(code)], 0]);
+fn pad(from: usize, out: &mut Vec<u8>) {
+    let n_bytes = padding(out.len() - from, 8);
+    if n_bytes > 0 {
+        out.extend_from_slice(&[0; 8][..n_bytes]);
+    }
 }
 
 fn put_number(code: u8, number: u32, endian: Endian, from: usize, out: &mut Vec<u8>) {
     if number != 0 {
-        put_start(code, from, out);
-        out.extend_from_slice(&endian.put(number));
+        pad(from, out);
+        let [a, b, c, d] = endian.put(number);
+        out.extend_from_slice(&[code, 1, TYPES[usize::from(code)], 0, a, b, c, d]);
     }
 }
 

@@ -3,8 +3,9 @@
 //! Theory. Everyday is a valid message between D-Bus clients of the lane that policies let pass in silence, which finds its
 //! receivers, fits below the marks of back-pressure and within all limits, and which nobody else may want to see. Descriptors make it
 //! less so: they go to one client, for whom nothing waits, and are such that nobody can make their closing wait. Whether
-//! it is everyday is found out without any effect; then it is carried out, which is one transaction of Core and at most
-//! one reply slot. Everything else is `NotEveryday`: the planner in Python decides, and nothing has happened.
+//! it is everyday is found out without an effect that lasts; then it is carried out, which is one transaction of Core, or
+//! a passage without a queue (`passing`), and at most one reply slot. Everything else is `NotEveryday`: the planner in
+//! Python decides, and nothing has happened.
 //!
 //! Invariants. 1. What is carried out here is what the planner would have done.
 //!

@@ -7,7 +7,7 @@
 
 use super::express::{Message, NotEveryday, Post};
 use super::parties::Parties;
-use super::transit::Ahead;
+use super::transit::{ALL, Ahead};
 use super::world::Tables;
 use crate::core::Core;
 use crate::dbus::header::Header;
@@ -75,34 +75,42 @@ pub(super) fn pass_to_all(
     };
     let mut slots = std::mem::take(&mut parties.transit.receivers);
     let most = message.len() + parties.get(post.from).ok_or(NotEveryday)?.unique.len() + 16;
-    let may_pass = may_pass_to_all(post, most, parties, &mut tables.core, peers, &mut slots)
-        || (parties.make_room(&mut tables.core)
-            && may_pass_to_all(post, most, parties, &mut tables.core, peers, &mut slots));
-    let has_passed = may_pass && put_to_all(post, message, most, parties, &mut tables.core, &slots);
+    let core = &mut tables.core;
+    // those who surely may not cost the others little
+    let has_passed = are_free(most, parties, peers, &mut slots)
+        && (may_pass_to_all(post.from, most, parties, core, &slots)
+            || (parties.make_room(core) && may_pass_to_all(post.from, most, parties, core, &slots)))
+        && put_to_all(post, message, most, parties, core, &slots);
     parties.transit.receivers = slots;
     Ok(has_passed)
 }
 
+/// Everybody takes bytes, and together they are not too many; their slots.
+fn are_free(most: usize, parties: &Parties, peers: &[u64], slots: &mut Vec<usize>) -> bool {
+    slots.clear();
+    let is_free = |peer: &u64| {
+        let slot = parties.slot(*peer)?;
+        let reader = parties.get(slot)?;
+        reader.output.is_free().then_some(slot)
+    };
+    slots.extend(peers.iter().map_while(is_free));
+    slots.len() == peers.len() && (most as u64).saturating_mul(peers.len() as u64) < ALL
+}
+
 fn may_pass_to_all(
-    post: &Post<'_>,
+    from: usize,
     most: usize,
     parties: &mut Parties,
     core: &mut Core,
-    peers: &[u64],
-    slots: &mut Vec<usize>,
+    slots: &[usize],
 ) -> bool {
-    slots.clear();
     let mut ahead = Ahead::default();
-    peers.iter().all(|&peer| {
-        let Some(slot) = parties.slot(peer) else {
-            return false;
-        };
-        let (Some(sender), Some(reader)) = (parties.get(post.from), parties.get(slot)) else {
+    slots.iter().all(|&to| {
+        let (Some(sender), Some(reader)) = (parties.get(from), parties.get(to)) else {
             return false;
         };
         let marks = sender.marks(reader);
-        slots.push(slot);
-        parties.may_pass(core, (post.from, slot), most, marks, &mut ahead)
+        parties.may_pass(core, (from, to), most, marks, &mut ahead)
     })
 }
 

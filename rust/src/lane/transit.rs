@@ -27,10 +27,10 @@ const LARGEST: usize = 17 << 10;
 /// So much for one reader is written at once.
 const FULL: usize = 128 << 10;
 /// So much may be charged for all that is in transit.
-const ALL: u64 = 8 << 20;
-/// Buffers that are kept for the next step, at most, and how large each may be.
-const STORED: usize = 128;
-const STORED_SIZE: usize = 256 << 10;
+pub const ALL: u64 = 8 << 20;
+/// So many bytes in buffers are kept for the next step, and so many buffers.
+const STORED_BYTES: usize = 4 << 20;
+const STORED: usize = 1024;
 
 /// One message in transit.
 struct Record {
@@ -63,6 +63,7 @@ pub struct Transit {
     // they move in and out as they are
     #[allow(clippy::vec_box)]
     store: Vec<Box<Passage>>,
+    stored_bytes: usize,
     /// Room for the receivers of a signal, and for the signal.
     pub receivers: Vec<usize>,
     pub copy: Vec<u8>,
@@ -94,17 +95,10 @@ impl Parties {
         if self.passage(to).is_some_and(is_full) {
             self.settle_one(core, to);
         }
-        let is_known = match self.passage(to) {
-            Some(passage) => passage.from == from,
-            None => {
-                let takes_bytes = self.get(to).is_some_and(|c| c.output.is_free());
-                if !takes_bytes {
-                    return false;
-                }
-                false
-            }
-        };
-        if !is_known {
+        if !self.get(to).is_some_and(|c| c.output.is_free()) {
+            return false;
+        }
+        if self.passage(to).is_none_or(|passage| passage.from != from) {
             let Some(room) = self.room(core, from, to) else {
                 return false;
             };
@@ -198,7 +192,7 @@ impl Parties {
     fn attach(&mut self, to: usize) -> Option<&mut Passage> {
         if self.passage(to).is_none() {
             self.transit.readers.push(to);
-            let passage = self.transit.store.pop().unwrap_or_default();
+            let passage = self.transit.take();
             self.put_passage(to, Some(passage));
         }
         self.passage_mut(to)
@@ -268,13 +262,25 @@ impl Parties {
 impl Transit {
     fn give(&mut self, mut passage: Box<Passage>) {
         passage.clear();
-        if self.store.len() < STORED && passage.bytes.capacity() <= STORED_SIZE {
+        let size = self.stored_bytes + passage.size();
+        if self.store.len() < STORED && size <= STORED_BYTES {
+            self.stored_bytes = size;
             self.store.push(passage);
         }
+    }
+
+    fn take(&mut self) -> Box<Passage> {
+        let passage = self.store.pop().unwrap_or_default();
+        self.stored_bytes = self.stored_bytes.saturating_sub(passage.size());
+        passage
     }
 }
 
 impl Passage {
+    fn size(&self) -> usize {
+        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.records.clear();
