@@ -9,14 +9,15 @@ Not here: who is answered when (station).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from .record import field, record
 
 if TYPE_CHECKING:
     from .channel import Channel
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class PendingRecv:
     """A RECV that has not been answered yet; ``done`` counts the operations of its sequence so far."""
 
@@ -33,7 +34,7 @@ class PendingRecv:
     """The stamp of the message whose descriptors have been offered."""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Line:
     """RECVs in the order in which they came; nobody is served while an offer is open."""
 

@@ -17,10 +17,10 @@ import array
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from .core.api import Credentials
 from .frames import SCM_MAX_FD, FrameReader, FrameWriter
+from .record import record
 
 RECEIVE_SIZE = 1 << 16
 # As plain numbers: enum members cost on every message.
@@ -37,7 +37,7 @@ _LABEL_MAX = 4096
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Arrival:
     """What one recvmsg brought besides bytes; ``pid`` … are the sender's, as the kernel says."""
 

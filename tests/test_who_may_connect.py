@@ -6,7 +6,6 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import cast
@@ -26,6 +25,7 @@ from bus1.frames import EVENTS, REQUESTS, Operation, encode
 from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
+from bus1.record import replace
 from bus1.transport import credentials_of
 
 

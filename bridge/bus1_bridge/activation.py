@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from bus1_services.types import is_bus_name, is_error_name
 
 from bus1.core.api import Parcel
+from bus1.record import replace
 
 from . import codec, hosted, wire
 from .driver.errors import DriverError

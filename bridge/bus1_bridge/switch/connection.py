@@ -17,10 +17,10 @@ Not here: what messages mean (router), sockets (loop).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bus1.core.api import Buffer, Usage
 from bus1.errors import RemoteProtocolError
+from bus1.record import record
 
 from .. import codec, wire
 from ..capabilities import GrantedPaths
@@ -39,7 +39,7 @@ LARGE_CHUNK = 1 << 20
 _FIXED_HEADER = 16
 
 
-@dataclass(slots=True)
+@record()
 class Incoming:
     """One complete frame with its descriptors; ``check`` is the unfinished check of its body."""
 

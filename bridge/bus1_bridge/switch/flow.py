@@ -20,10 +20,10 @@ Not here: the delivery itself, and what the refused sender is told (delivery, ro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from bus1.core.api import CoreApi, Limits, Usage
+from bus1.record import field, record
 
 from .limits import BusLimits, Excess
 
@@ -115,7 +115,7 @@ def hosted_limits(limits: BusLimits) -> Limits:
     )
 
 
-@dataclass(slots=True)
+@record()
 class Pause:
     """A sender whose next message waits for room at ``reader``."""
 
@@ -125,7 +125,7 @@ class Pause:
     n_fds: int
 
 
-@dataclass(slots=True)
+@record()
 class _Reader:
     """What is known of a reader's pace."""
 

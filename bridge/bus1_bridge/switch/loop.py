@@ -23,7 +23,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 
 from bus1.broker import Broker
 from bus1.context import context_of
@@ -31,6 +30,7 @@ from bus1.errors import InternalError
 from bus1.listener import Listener
 from bus1.process import SignalPipe
 from bus1.reactor import Reactor
+from bus1.record import replace
 from bus1.transport import credentials_of
 
 from ..arrival import come_in

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bus1.core.api import CoreApi, Credentials, NodeRef, Usage
 from bus1.label import Label
+from bus1.record import field, record, replace
 
 from ..bindings import Bindings
 from ..match import MatchIndex
 from ..names import NameTable
-from ..policy import NOTHING, OPEN, ClientPolicy, Policy
-from ..sasl import EXTERNAL_ONLY, AuthRules
+from ..policy import NOTHING, OPEN, ClientPolicy
+from ..sasl import EXTERNAL_ONLY
 from .limits import BYTES_PER_TURN, Excess
 from .replies import ReplyTable
 
@@ -41,7 +41,7 @@ def _no_descriptor() -> None:
     return None
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Party:
     """A participant of the bus: one Core peer, one unique name."""
 
@@ -129,7 +129,7 @@ class Note(NamedTuple):
     grants: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class LegacyParty(Party):
     """A D-Bus connection. What stands behind ``is_monitor`` is the gateway's own."""
 
@@ -189,7 +189,7 @@ class PublishedObject(NamedTuple):
     xml: str
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class NativeParty(Party):
     """A bus1 client; gateway's own apart from the fields of Party."""
 
@@ -207,48 +207,47 @@ class NativeParty(Party):
     """Bytes of its bodies that may still be checked before its turn ends."""
 
 
-@dataclass(slots=True)
 class Tables:
     """Everything there is."""
 
-    core: CoreApi
-    bus_peer: int
-    guid: str
-    """32 hex digits, of the authentication and of the printed address."""
-    bus_id: str
-    """What GetId answers."""
-    bus_credentials: Credentials
-    names: NameTable
-    matches: MatchIndex
-    replies: ReplyTable
-    parties: dict[int, Party] = field(default_factory=dict)
-    """By Core peer."""
-    unique: dict[str, Party] = field(default_factory=dict)
-    """By unique name; only parties that have one."""
-    next_unique: int = 0
-    watchers: dict[int, str] = field(default_factory=dict)
-    """Registry watchers: handle of the bus peer -> watched name, empty for all (registry's own)."""
-    emitters: dict[int, int] = field(default_factory=dict)
-    """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
-    machine_id: str = ""
-    auth: AuthRules = EXTERNAL_ONLY
-    """How clients may show who they are."""
-    policy: Policy = OPEN
-    """Who may do what: the current generation."""
-    command_of: Callable[[int], str] = lambda pid: ""
-    """Looks up the command line of a process, for people to read."""
-    monitors: MatchIndex = field(init=False)
-    """The rules of monitors, which match whoever a message is addressed to."""
-    shortage: Callable[[int], Excess | None] = lambda number: None
-    """Why a descriptor that got this number can't be kept for long; None if it can."""
-    sights: dict[int, Sight] = field(default_factory=dict)
-    """Those of all who do not see everything, by Core peer."""
-    bindings: Bindings = field(init=False)
-    """What each capability path stands for (gateway's own)."""
-
-    def __post_init__(self) -> None:
-        self.monitors = type(self.matches)(self.matches.tally)
-        self.bindings = Bindings(self.core)
+    def __init__(
+        self, core: CoreApi, bus_peer: int, guid: str, bus_id: str, bus_credentials: Credentials,
+        names: NameTable, matches: MatchIndex, replies: ReplyTable, *, machine_id: str = "",
+    ) -> None:
+        self.core = core
+        self.bus_peer = bus_peer
+        self.guid = guid
+        """32 hex digits, of the authentication and of the printed address."""
+        self.bus_id = bus_id
+        """What GetId answers."""
+        self.bus_credentials = bus_credentials
+        self.names = names
+        self.matches = matches
+        self.replies = replies
+        self.parties: dict[int, Party] = {}
+        """By Core peer."""
+        self.unique: dict[str, Party] = {}
+        """By unique name; only parties that have one."""
+        self.next_unique = 0
+        self.watchers: dict[int, str] = {}
+        """Registry watchers: handle of the bus peer -> watched name, empty for all (registry's own)."""
+        self.emitters: dict[int, int] = {}
+        """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
+        self.machine_id = machine_id
+        self.auth = EXTERNAL_ONLY
+        """How clients may show who they are."""
+        self.policy = OPEN
+        """Who may do what: the current generation."""
+        self.command_of: Callable[[int], str] = lambda pid: ""
+        """Looks up the command line of a process, for people to read."""
+        self.monitors = type(matches)(matches.tally)
+        """The rules of monitors, which match whoever a message is addressed to."""
+        self.shortage: Callable[[int], Excess | None] = lambda number: None
+        """Why a descriptor that got this number can't be kept for long; None if it can."""
+        self.sights: dict[int, Sight] = {}
+        """Those of all who do not see everything, by Core peer."""
+        self.bindings = Bindings(core)
+        """What each capability path stands for (gateway's own)."""
 
     def enter(self, party: Party) -> None:
         """The party is known by its unique name from now on."""
