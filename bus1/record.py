@@ -18,12 +18,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any, Never, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 _NONE: Any = object()
 """No default; as an argument: none was given."""
 _ROWS = "__record_fields__"
+
+
+EMPTY: Any = MappingProxyType({})
+"""What a field has in the place of a table that most objects of its kind never need."""
+
+
+def owned(table: dict[_K, _V]) -> dict[_K, _V]:
+    """The table, to put something there, which is assigned again: a new one in the place of ``EMPTY``."""
+    return {} if table is EMPTY else table
 
 
 class _Made:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import array
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from .core.api import Credentials
 from .frames import SCM_MAX_FD, FrameReader, FrameWriter
@@ -78,8 +78,10 @@ def transmit(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
         writer.sent(sock.sendmsg(buffers, ancillary, flags | _NOSIGNAL))
 
 
-def rights(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+def rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     """The descriptors that one recvmsg installed; the caller owns them."""
+    if not ancillary:
+        return []
     fds = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

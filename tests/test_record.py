@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bus1.record import field, fields, record, replace, values
+from bus1.record import EMPTY, field, fields, owned, record, replace, values
 
 
 @record(frozen=True)
@@ -48,6 +48,13 @@ class Person:
     """Nobody is like anybody else."""
 
     name: str
+
+
+@record()
+class Shelf:
+    """With a table that is mostly empty."""
+
+    books: dict[str, int] = EMPTY
 
 
 def test_fields_are_given_by_position_by_name_or_not_at_all() -> None:
@@ -108,6 +115,17 @@ def test_a_record_can_be_looked_at_and_copied_with_changes() -> None:
             assert street == "Rue"
         case _:
             pytest.fail("a positional pattern does not work")
+
+
+def test_a_table_that_is_not_needed_is_shared_and_cannot_be_written_to() -> None:
+    first, second = Shelf(), Shelf()
+    assert first.books is second.books is EMPTY and not first.books and first.books.get("x") is None
+    with pytest.raises(TypeError):
+        first.books["x"] = 1
+    first.books = owned(first.books)
+    first.books["x"] = 1
+    assert owned(first.books) is first.books
+    assert not second.books
 
 
 @pytest.mark.parametrize("body", ["python", "auto"])

@@ -35,7 +35,7 @@ from bus1.errors import (
     QuotaExceeded,
     Rejected,
 )
-from bus1.record import record
+from bus1.record import owned, record
 
 from . import capabilities, codec, hosted, wire
 from .policy import Fields
@@ -328,6 +328,7 @@ class Outbound:
             hosted.reserve_call(reader, serial, self._message.envelope.serial)
         number = reader.next_note
         reader.next_note += 1
+        reader.notes = owned(reader.notes)
         reader.notes[number] = Note(serial, grants)
         reader.granted += len(grants)
         return number

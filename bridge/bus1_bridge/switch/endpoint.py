@@ -42,6 +42,9 @@ FLUSH_BYTES = 256 << 10
 """What one endpoint writes per turn, about."""
 _BUFFERS = 512
 _MAX_FDS = 253
+# As plain numbers: enum members cost on every read.
+_CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
 _READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
@@ -70,14 +73,21 @@ class Turns(Protocol):
 class Endpoint:
     """One D-Bus connection's socket: a source and a station of the reactor."""
 
-    def __init__(self, turns: Turns, sock: socket.socket, connection: int, pid: int, uid: int) -> None:
+    __slots__ = (
+        "_express", "_is_full", "_is_local", "_is_short", "_sock", "_turns", "_watched", "connection", "pid",
+        "uid",
+    )
+
+    def __init__(
+        self, turns: Turns, sock: socket.socket, connection: int, pid: int, uid: int, *, is_local: bool = True
+    ) -> None:
         self._turns = turns
         self._sock = sock
         self.connection = connection
         self.pid = pid
         self.uid = uid
-        self.process = (uid, pid or -connection)
-        """Who shares its turns with whom; one whose process isn't known shares with nobody."""
+        self._is_local = is_local
+        """It is a unix socket."""
         self._is_full = False
         """The socket takes nothing at the moment."""
         self._is_short = False
@@ -85,6 +95,11 @@ class Endpoint:
         self._watched = 0
         self._express: Express | None = None
         """The lane, while it serves this socket."""
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """Who shares its turns with whom; one whose process isn't known shares with nobody."""
+        return self.uid, self.pid or -self.connection
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -233,13 +248,13 @@ class Endpoint:
         if self._watched:
             reactor.remove(self)
             self._watched = 0
-        self._turns.broker.holdings.hang_up(self.uid, self._sock)
+        self._turns.broker.holdings.hang_up(self.uid, self._sock, is_local=self._is_local)
 
     def _read(self, now: float) -> None:
         router, holdings = self._turns.router, self._turns.broker.holdings
         try:
             size = holdings.allowed(self.uid, self._sock, router.wanted(self.connection))
-            data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY, _CLOEXEC)
         except QuotaExceeded as error:
             router.lose(self.connection, str(error), now)
             return
@@ -251,7 +266,7 @@ class Endpoint:
                 return
             self._receive(b"", [], "failed", now)
             return
-        ended = "truncated" if flags & socket.MSG_CTRUNC else "" if data else "ended"
+        ended = "truncated" if flags & _TRUNCATED else "" if data else "ended"
         self._receive(data, rights(ancillary), ended, now)
 
     def _take_over(self, now: float) -> bool:
@@ -304,7 +319,7 @@ class Endpoint:
     def _write(self, buffers: list[Buffer], fds: tuple[int, ...], now: float) -> int:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            return self._sock.sendmsg(buffers, ancillary, socket.MSG_NOSIGNAL)
+            return self._sock.sendmsg(buffers, ancillary, _NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

@@ -136,9 +136,12 @@ class Express:
             not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None,
             self._holdings.are_closing,
         )
-        self._awaited = _marked(self._awaited, router.awaited(), self.lane.set_awaited)
-        late = frozenset(delivery.flow.wasteful(delivery.now))
-        self._late = _marked(self._late, late, self.lane.set_late)
+        awaited = router.awaited()
+        if awaited or self._awaited:
+            self._awaited = _marked(self._awaited, awaited, self.lane.set_awaited)
+        late = delivery.flow.wasteful(delivery.now)
+        if late or self._late:
+            self._late = _marked(self._late, frozenset(late), self.lane.set_late)
 
     def after_wait(self) -> list[int]:
         """What the lane saw; the connections whose queues have moved."""

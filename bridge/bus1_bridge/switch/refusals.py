@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from bus1.context import label_of
 from bus1.core.api import Credentials, Parcel
+from bus1.record import owned
 
 from .. import codec
 from ..policy import Message
@@ -58,7 +59,7 @@ class Refusals:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._noted: dict[tuple[str, str, str, object], tuple[str, int]] = {}
+        self.noted: dict[tuple[str, str, str, object], tuple[str, int]] = {}
         """By cause: the first text, and how often."""
         self._left_out = 0
         self.not_delivered: Counter[str] = Counter()
@@ -71,25 +72,25 @@ class Refusals:
         """One more refusal; ``text`` is called for the first of its cause alone. None is the bus."""
         to = receiver if isinstance(receiver, str) else _unique(receiver)
         cause = (kind, _unique(sender), to, reason)
-        if cause in self._noted:
-            first, count = self._noted[cause]
-            self._noted[cause] = (first, count + 1)
-        elif len(self._noted) < CAUSES:
-            self._noted[cause] = (text(), 1)
+        if cause in self.noted:
+            first, count = self.noted[cause]
+            self.noted[cause] = (first, count + 1)
+        elif len(self.noted) < CAUSES:
+            self.noted[cause] = (text(), 1)
         else:
             self._left_out += 1
 
     def take(self) -> list[Refusal]:
         """What deserves a line in the log since the last call."""
-        if not self._noted:
+        if not self.noted:
             return []
         records = [
             Refusal(kind, sender, receiver, str(reason), text, count)
-            for (kind, sender, receiver, reason), (text, count) in self._noted.items()
+            for (kind, sender, receiver, reason), (text, count) in self.noted.items()
         ]
         if self._left_out:
             records.append(Refusal("more", "", "", "", "more was refused, of others", self._left_out))
-        self._noted.clear()
+        self.noted.clear()
         self._left_out = 0
         return records
 
@@ -113,9 +114,11 @@ class Refusals:
     ) -> None:
         """A message of this kind did not get into its receiver's queue; also counted for statistics."""
         self.not_delivered[kind] += 1
-        receiver.not_received[kind] += 1
+        receiver.not_received = counts = owned(receiver.not_received)
+        counts[kind] = counts.get(kind, 0) + 1
         if sender is not None:
-            sender.not_delivered[kind] += 1
+            sender.not_delivered = counts = owned(sender.not_delivered)
+            counts[kind] = counts.get(kind, 0) + 1
         self.note(kind, sender, receiver, "", text)
 
     # ---- texts -----------------------------------------------------------------------------------

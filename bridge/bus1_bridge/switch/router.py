@@ -41,6 +41,7 @@ from .writing import Outgoing, Told, Writing
 
 WORK_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
+_NOBODY: frozenset[int] = frozenset()
 
 
 class Natives(NativeEnds, Told, Protocol):
@@ -163,7 +164,7 @@ class Router:
             # it can't be told anything any more, so it should cost those who speak nothing
             self.tables.matches.drop(connection)
             self.delivery.eavesdroppers.pop(connection, None)
-            c.lines.clear()
+            c.lines = b""
             c.notice, c.offset = b"", 0
             if connection in self.writing.over_mark:
                 self.writing.over_mark.discard(connection)
@@ -211,7 +212,8 @@ class Router:
 
     def awaited(self) -> frozenset[int]:
         """Connections whose queue somebody waits for to move."""
-        return frozenset((*self.delivery.flow.awaited(), *self.writing.over_mark))
+        awaited, over_mark = self.delivery.flow.awaited, self.writing.over_mark
+        return frozenset((*awaited, *over_mark)) if awaited or over_mark else _NOBODY
 
     def moved(self, connection: int, when: float) -> None:
         """Others have written messages of its queue, or put the first one there."""
@@ -248,16 +250,22 @@ class Router:
         """When there is something to do (``tend``, ``go_on``); a time that has passed means at once."""
         if self._busy:
             return self.delivery.now
-        times = (
+        first = None
+        for time in (
             self._deadlines.next(), self.delivery.flow.next_deadline(), self.activation.next_deadline(),
             self.delivery.overdue.next_deadline(),
-        )
-        return min((time for time in times if time is not None), default=None)
+        ):
+            if time is not None and (first is None or time < first):
+                first = time
+        return first
 
     def take_effects(self) -> list[Effect]:
         """What the edge has to do."""
-        effects: list[Effect] = [*self.delivery.effects, *self.delivery.take_refused()]
-        self.delivery.effects.clear()
+        delivery = self.delivery
+        if not (delivery.effects or delivery.refusals.noted):
+            return []
+        effects: list[Effect] = [*delivery.effects, *delivery.take_refused()]
+        delivery.effects.clear()
         return effects
 
     # ---- output ----------------------------------------------------------------------------------
@@ -270,8 +278,6 @@ class Router:
         if c.is_deaf:
             self._drop_output(c)
             return []
-        if c.lines:
-            return [((bytes(c.lines),), ())]
         items = self.writing.next_items(c, limit)
         if not items and (c.has_ended or c.ending):
             # notifications without a message were all that was left
@@ -371,7 +377,10 @@ class Router:
 
     def _keeps_too_much(self, c: Connection) -> bool:
         """What it has sent, and nobody has taken yet."""
-        n_bytes, n_fds = self.activation.held_of(c.party)
+        kept = self.activation.kept.get(c.party.peer)
+        if kept is None:
+            return False
+        n_bytes, n_fds = kept
         # at least one message is kept, whatever the limits are
         most_bytes, most_fds = c.limits.max_incoming_bytes, c.limits.max_incoming_unix_fds
         return n_bytes >= max(1, most_bytes) or n_fds >= max(1, most_fds)

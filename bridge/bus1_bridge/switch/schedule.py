@@ -15,8 +15,8 @@ Not here: the clock, and what being served means (loop).
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from heapq import heapify, heappop, heapreplace
 
 TURN = 0.001
@@ -28,13 +28,13 @@ class Schedule:
 
     def __init__(self) -> None:
         self._tags: dict[Hashable, float] = {}
-        self._connections: Counter[Hashable] = Counter()
+        self._connections: dict[Hashable, int] = {}
         self._now = 0.0
         """The tag of the process that was served last."""
 
     def enter(self, process: Hashable) -> None:
         """The process has one more connection."""
-        self._connections[process] += 1
+        self._connections[process] = self._connections.get(process, 0) + 1
 
     def leave(self, process: Hashable) -> None:
         """The process has one connection less."""
@@ -44,11 +44,18 @@ class Schedule:
             self._tags.pop(process, None)
 
     def run(
-        self, waiting: Iterable[tuple[Hashable, int]], serve: Callable[[int], float], limit: float = TURN
+        self, waiting: Sequence[tuple[Hashable, int]], serve: Callable[[int], float], limit: float = TURN
     ) -> list[int]:
         """Serve those who wait, (process, connection) each, for ``limit`` seconds at least.
 
         ``serve`` says how many seconds it has taken. Returns the connections that were not reached."""
+        if len(waiting) == 1:
+            process, connection = waiting[0]
+            tag = self._now = max(self._tags.get(process, 0.0), self._now)
+            seconds = serve(connection)
+            if process in self._connections:
+                self._tags[process] = tag + seconds
+            return []
         lines: dict[Hashable, deque[int]] = {}
         for process, connection in waiting:
             lines.setdefault(process, deque()).append(connection)

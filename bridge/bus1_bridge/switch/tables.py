@@ -11,13 +11,12 @@ Not here: any decision.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bus1.core.api import CoreApi, Credentials, NodeRef, Usage
 from bus1.label import Label
-from bus1.record import field, record, replace
+from bus1.record import EMPTY, field, record, replace
 
 from ..bindings import Bindings
 from ..match import MatchIndex
@@ -37,10 +36,6 @@ UNKNOWN_ID = 0xFFFF_FFFF
 """The uid and gid of a client of whom the kernel knows none."""
 
 
-def _no_descriptor() -> None:
-    return None
-
-
 @record(eq=False)
 class Party:
     """A participant of the bus: one Core peer, one unique name."""
@@ -54,9 +49,9 @@ class Party:
     """The node that ``resolve`` hands out."""
     announced: bool = False
     """NameOwnerChanged for the unique name has been sent."""
-    not_received: Counter[str] = field(default_factory=Counter)
+    not_received: dict[str, int] = EMPTY
     """How many messages of each kind it did not get."""
-    not_delivered: Counter[str] = field(default_factory=Counter)
+    not_delivered: dict[str, int] = EMPTY
     """How many of its messages of each kind somebody did not get."""
     permissions: ClientPolicy = NOTHING
     """What the current policy says about it."""
@@ -131,10 +126,10 @@ class Note(NamedTuple):
 
 @record(eq=False)
 class LegacyParty(Party):
-    """A D-Bus connection. What stands behind ``is_monitor`` is the gateway's own."""
+    """A D-Bus connection. What stands behind ``is_monitor`` is the gateway's own.
 
-    open_pidfd: Callable[[], int | None] = _no_descriptor
-    """A new descriptor of its process."""
+    Most never meet a native peer: each of its tables is made when something is put there (``owned``)."""
+
     takes_fds: bool = False
     """UNIX_FD passing was negotiated."""
     stream: Stream | None = None
@@ -145,25 +140,25 @@ class LegacyParty(Party):
     """The lane that its everyday messages pass on."""
     is_monitor: bool = False
     """It sees everything, has no name any more, and says nothing."""
-    nodes: dict[int, Derived | Reply] = field(default_factory=dict)
+    nodes: dict[int, Derived | Reply] = EMPTY
     """By node id; the root is node 0 and is not listed."""
-    derived: dict[str, int] = field(default_factory=dict)
+    derived: dict[str, int] = EMPTY
     """Node id of each object path in use by a native peer."""
     next_node: int = 4
     """Node ids are multiples of 4 (MANAGED and REMOTE clear)."""
-    grants: dict[str, int] = field(default_factory=dict)
+    grants: dict[str, int] = EMPTY
     """Handle of each capability path that this client may use."""
     granted: int = 0
     """References in ``grants`` and those on their way: bounded."""
-    native_calls: dict[int, NativeCall] = field(default_factory=dict)
+    native_calls: dict[int, NativeCall] = EMPTY
     """By the serial that the bus chose for a native caller's message."""
-    open_replies: dict[tuple[str, int], int] = field(default_factory=dict)
+    open_replies: dict[tuple[str, int], int] = EMPTY
     """Reply node of each unanswered call of this client: (unique name of the callee, serial) -> node id."""
-    subscriptions: dict[tuple[str, str, str], dict[int, NodeRef]] = field(default_factory=dict)
+    subscriptions: dict[tuple[str, str, str], dict[int, NodeRef]] = EMPTY
     """Native subscribers to this client's signals: (path, interface, member) -> handle -> node; "" is any."""
-    held: dict[int, dict[Use, int]] = field(default_factory=dict)
+    held: dict[int, dict[Use, int]] = EMPTY
     """Every handle of this hosted peer, what for, and how often."""
-    notes: dict[int, Note] = field(default_factory=dict)
+    notes: dict[int, Note] = EMPTY
     next_note: int = 1
     next_serial: int = 1
     """For messages that the bus sends to this client on behalf of native peers, and its own."""
@@ -176,9 +171,11 @@ class LegacyParty(Party):
 
     def note_waiting(self, waiting: Usage) -> None:
         """So much waits now, and something of it is about to be taken: a peak is seen then."""
-        if waiting.bytes > self.peak.bytes or waiting.fds > self.peak.fds:
-            larger = max(waiting, self.peak)
-            self.peak = larger._replace(fds=max(waiting.fds, self.peak.fds))
+        peak = self.peak
+        if waiting.bytes > peak.bytes or waiting.fds > peak.fds:
+            larger = waiting if waiting > peak else peak
+            fds = max(waiting.fds, peak.fds)
+            self.peak = larger if larger.fds == fds else larger._replace(fds=fds)
 
 
 class PublishedObject(NamedTuple):
@@ -238,6 +235,8 @@ class Tables:
         """How clients may show who they are."""
         self.policy = OPEN
         """Who may do what: the current generation."""
+        self.open_pidfd: Callable[[int], int | None] = lambda peer: None
+        """A new descriptor of the process of a D-Bus client."""
         self.command_of: Callable[[int], str] = lambda pid: ""
         """Looks up the command line of a process, for people to read."""
         self.monitors = type(matches)(matches.tally)
