@@ -56,7 +56,7 @@ def test_everything_may_come_in_one_piece_and_in_pieces_of_one_byte(bus: PureSwi
 
 
 def test_answers_and_first_messages_go_together_and_in_pieces_of_any_size(bus: PureSwitch) -> None:
-    streams = []
+    streams: list[bytes] = []
     for size in (1, 7, 60, 1 << 20):
         client = Client(bus, bus.connect())
         client.say(SIGN_IN + HELLO)
