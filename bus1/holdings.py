@@ -124,7 +124,7 @@ class Holdings:
         """How much to read from a client, ``size`` or less. OSError.
 
         QuotaExceeded if it brings descriptors, and what waits to be closed is all that the user may have."""
-        if not self._closes_too_many(uid):
+        if not (self._closer.is_used and self._closes_too_many(uid)):
             return size
         n_bytes, has_fds = foreseen(sock, size)
         if has_fds:

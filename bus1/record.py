@@ -92,7 +92,7 @@ def _made_of(cls: Any, *, frozen: bool, eq: bool) -> Any:
         _compare(namespace, attrgetter(*rows), is_hashed=frozen)
 
     def first(self: Any, *args: Any, **kwargs: Any) -> None:
-        made.__init__ = _initializer(made, rows)
+        made.__init__ = _initializer(made, rows, frozen=frozen)
         made.__init__(self, *args, **kwargs)
 
     namespace["__init__"] = first
@@ -100,13 +100,11 @@ def _made_of(cls: Any, *, frozen: bool, eq: bool) -> Any:
     return made
 
 
-def _initializer(cls: type, rows: Mapping[str, Any]) -> Callable[..., None]:
+def _initializer(cls: type, rows: Mapping[str, Any], *, frozen: bool) -> Callable[..., None]:
     """``__init__``, written out and compiled."""
     known: dict[str, Any] = {"_none": _NONE}
     head, body = ["self"], []
     for name, default in rows.items():
-        # that of the slot, as a frozen record has no other
-        known[f"_set_{name}"] = getattr(cls, name).__set__
         value = name
         if isinstance(default, _Made):
             known[f"_new_{name}"] = default.factory
@@ -117,7 +115,12 @@ def _initializer(cls: type, rows: Mapping[str, Any]) -> Callable[..., None]:
         else:
             known[f"_default_{name}"] = default
             head.append(f"{name}=_default_{name}")
-        body.append(f"    _set_{name}(self, {value})\n")
+        if frozen:
+            # the slot's own: the record refuses
+            known[f"_set_{name}"] = getattr(cls, name).__set__
+            body.append(f"    _set_{name}(self, {value})\n")
+        else:
+            body.append(f"    self.{name} = {value}\n")
     exec(f"def __init__({', '.join(head)}):\n{''.join(body)}", known)
     init: Callable[..., None] = known["__init__"]
     init.__qualname__ = f"{cls.__qualname__}.__init__"

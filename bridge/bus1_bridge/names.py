@@ -157,6 +157,9 @@ class NameTable:
 
     def drop(self, peer: int) -> list[Change]:
         """The peer is gone: it gives up all names, the one it asked for last first."""
+        if peer not in self._held:
+            self.tally.forget(peer)
+            return []
         changes = [change for name in reversed(self.held(peer)) for change in self._give_up(peer, name)]
         self.tally.forget(peer)
         return changes

@@ -318,7 +318,7 @@ class Delivery:
                 for owner in (old, new):
                     if owner is not None:
                         sight.owned(change.name, owner.unique)
-            if isinstance(old, LegacyParty):
+            if isinstance(old, LegacyParty) and (old is not leaving or self.tables.monitors):
                 self._tell(old, "NameLost", change.name, only_monitors=old is leaving)
             parcels = self._change_parcels(change.name, old, new)
             if parcels:

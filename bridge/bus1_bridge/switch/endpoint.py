@@ -75,7 +75,7 @@ class Endpoint:
 
     __slots__ = (
         "_express", "_is_full", "_is_local", "_is_short", "_sock", "_turns", "_watched", "connection", "pid",
-        "uid",
+        "process", "uid",
     )
 
     def __init__(
@@ -86,6 +86,8 @@ class Endpoint:
         self.connection = connection
         self.pid = pid
         self.uid = uid
+        self.process = (uid, pid or -connection)
+        """Who shares its turns with whom; one whose process isn't known shares with nobody."""
         self._is_local = is_local
         """It is a unix socket."""
         self._is_full = False
@@ -95,11 +97,6 @@ class Endpoint:
         self._watched = 0
         self._express: Express | None = None
         """The lane, while it serves this socket."""
-
-    @property
-    def process(self) -> tuple[int, int]:
-        """Who shares its turns with whom; one whose process isn't known shares with nobody."""
-        return self.uid, self.pid or -self.connection
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -243,7 +240,8 @@ class Endpoint:
         if self._express is not None:
             reactor.take_back(self)
             _, fds = self._express.leave(self.connection)
-            self._turns.broker.holdings.discard(None, fds)
+            if fds:
+                self._turns.broker.holdings.discard(None, fds)
             self._express = None
         if self._watched:
             reactor.remove(self)

@@ -209,7 +209,7 @@ class PythonSwitch:
         if entrance is not None:
             come_in(self.router.delivery, party, entrance)
         self._endpoints[peer] = endpoint
-        self._reading.enter(endpoint.process)
+        endpoint.process = self._reading.enter(endpoint.process)
         self._flushing.enter(endpoint.process)
         self.reactor.station(peer, endpoint)
         # who connects mostly says something at once: it may be there already
@@ -296,7 +296,8 @@ class PythonSwitch:
             start, before = before, time.perf_counter()
             return before - start
 
-        return schedule.run([(self._endpoints[c].process, c) for c in waiting if c in self._endpoints], serve)
+        endpoints = self._endpoints
+        return schedule.run([(endpoints[c].process, c) for c in waiting if c in endpoints], serve)
 
     def _watch(self) -> None:
         used, self._used = self._used, {}

@@ -62,8 +62,9 @@ class Router:
         self.activation.deliver = self._planner.deliver_held
         self.activation.resume = self._go_on
         self._connections: dict[int, Connection] = {}
-        self._users: set[int] = {self.tables.bus_credentials.uid}
-        """Who has limits in Core."""
+        uid = self.tables.bus_credentials.uid
+        self._users = {uid: hosted_limits(self.limits.of_user(uid))}
+        """Who has limits in Core, and what each connection of theirs gets."""
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
         self.writing = Writing(delivery, natives)
@@ -78,9 +79,11 @@ class Router:
         self.delivery.now = now
         limits = self.limits.of_user(credentials.uid)
         if credentials.uid not in self._users:
-            self._users.add(credentials.uid)
+            self._users[credentials.uid] = hosted_limits(limits)
             self._core.set_user_limits(credentials.uid, user_limits(limits))
-        peer = self._core.peer_new(credentials.uid, limits=hosted_limits(limits), overhead=OVERHEAD)
+        peer = self._core.peer_new(
+            credentials.uid, limits=self._users[credentials.uid], overhead=OVERHEAD
+        )
         # naming a node creates it: 0 is the root, where all messages to this client go
         self._core.send(peer, (), handles=(0,), credentials=credentials)
         party = LegacyParty(peer, credentials, root=(peer, 0))
@@ -98,6 +101,7 @@ class Router:
         self.limits = self.delivery.limits = limits
         self.delivery.flow.configure(limits)
         for uid in self._users:
+            self._users[uid] = hosted_limits(limits.of_user(uid))
             self._core.set_user_limits(uid, user_limits(limits.of_user(uid)))
         for c in self._connections.values():
             self._set_limits(c)
@@ -152,7 +156,9 @@ class Router:
         c = self._connections.get(connection)
         if c is not None:
             c.has_ended = True
-            if not self._is_held(c):
+            if c.is_empty:
+                self._close_if_done(c)
+            elif not self._is_held(c):
                 self._advance(c)
 
     def hang_up(self, connection: int, now: float) -> None:
