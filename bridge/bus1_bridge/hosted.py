@@ -110,8 +110,9 @@ def following(serial: int) -> int:
 
 def next_serial(party: LegacyParty) -> int:
     """The bus's number for a message to this client: not that of an unanswered native call."""
-    while (serial := _draw_serial(party)) in party.native_calls:
-        pass
+    serial = _draw_serial(party)
+    while serial in party.native_calls:
+        serial = _draw_serial(party)
     return serial
 
 
@@ -121,7 +122,7 @@ def _draw_serial(party: LegacyParty) -> int:
         serial = party.express.lane.draw_serial(party.peer)
         return serial
     serial = party.next_serial
-    party.next_serial = following(serial)
+    party.next_serial = serial % _U32 + 1
     return serial
 
 

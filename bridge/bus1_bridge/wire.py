@@ -339,6 +339,10 @@ def error_body(text: str) -> bytes:
 
 def marshal(signature: str, *values: Any) -> bytes:
     """A body, little-endian: arrays from lists, dicts or bytes, structs from tuples, ``v`` from Variant."""
+    if signature == "s" and len(values) == 1:
+        # most of what the bus says
+        text = values[0].encode()
+        return b"%b%b\0" % (struct.pack("<I", len(text)), text)
     out = bytearray()
     for type_, value in zip(parse_signature(signature), values, strict=True):
         _put(type_, value, out)
