@@ -30,7 +30,7 @@ class Waiting(Protocol):
 class Allowance:
     """The allowance of one user, and its line."""
 
-    def __init__(self, reactor: Reactor, per_turn: int, spent: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, reactor: Reactor, per_turn: int, spent: Callable[[], int] | None = None) -> None:
         """``spent`` tells what the user has had in this turn already, in a lane."""
         self.left = 0
         """What this turn still allows; less than nothing if the last request was too large."""
@@ -43,7 +43,8 @@ class Allowance:
     def begin_turn(self) -> None:
         """Each turn of the reactor has its own allowance; a second time in a turn does nothing."""
         if self._turn != self._reactor.turn:
-            self._turn, self.left = self._reactor.turn, self._per_turn - self._spent()
+            spent = 0 if self._spent is None else self._spent()
+            self._turn, self.left = self._reactor.turn, self._per_turn - spent
 
     def wait(self, channel: Waiting) -> None:
         """The channel goes on in one of the next turns, behind those that wait already."""

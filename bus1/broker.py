@@ -46,6 +46,7 @@ from .reactor import Reactor
 from .record import record, replace
 from .sending import REFERENCES_PER_REQUEST
 from .station import PeerStation
+from .straight import straight_for
 
 _FDS_OF_PEER = 2
 """Its end of the pair, and a segment."""
@@ -104,6 +105,8 @@ class Broker:
         self.limits = limits or BrokerLimits()
         self.lane = lane_for(reactor, hub, self.limits)
         """Serves what is everyday without Python, where the native body is in use."""
+        self.straight = straight_for(hub)
+        """How everyday messages go where it is not."""
         self._report = report
         self._listeners: list[Listener] = []
         self._channels: dict[Channel, None] = {}
@@ -200,7 +203,7 @@ class Broker:
         """What all channels of a user draw on."""
         allowance = self._allowances.get(uid)
         if allowance is None:
-            spent = (lambda: 0) if self.lane is None else partial(self.lane.spent, uid)
+            spent = None if self.lane is None else partial(self.lane.spent, uid)
             allowance = Allowance(self.reactor, self.limits.requests_per_turn, spent)
             self._allowances[uid] = allowance
         return allowance
@@ -249,6 +252,8 @@ class Broker:
             namespace.close()
             raise OutOfMemory(f"no descriptors for one more peer: {error.strerror}") from error
         self._stations[station.cookie] = station
+        if self.straight is not None:
+            self.straight.stations[peer] = station
         self._n_peers[uid] += 1
         self.holdings.book(uid, _FDS_OF_PEER)
         if view is not None:
@@ -318,6 +323,8 @@ class Broker:
 
     def _forget(self, station: PeerStation) -> None:
         del self._stations[station.cookie]
+        if self.straight is not None:
+            del self.straight.stations[station.peer]
         self._opened_at.pop(station, None)
         if station in self._foreign:
             self._foreign.pop(station).close()

@@ -105,7 +105,8 @@ class Channel:
     def ready(self, events: int, now: float) -> None:
         """Epoll: read once, execute, write."""
         try:
-            self._take_back()
+            if self._lane is not None:
+                self._take_back()
             if events & _HANG_UP:
                 # Nobody reads answers any more; what was requested completely still counts.
                 self.outlet.forget()
@@ -157,7 +158,8 @@ class Channel:
         self._end_turn(now)
 
     def _end_turn(self, now: float) -> None:
-        self._flush()
+        if not self.outlet.is_empty:
+            self._flush()
         if self._is_closed:
             return
         if self._is_ended and not self._has_more and self.outlet.is_empty:
@@ -166,7 +168,8 @@ class Channel:
         if self._has_more and not self.outlet.is_clogged:
             self._allowance.wait(self)
         self._watch()
-        self._give_back()
+        if self._lane is not None:
+            self._give_back()
 
     def _take_back(self) -> bool:
         """The input is Python's now; whether there was some that the lane has not executed."""
@@ -233,7 +236,7 @@ class Channel:
     def _sender(self, arrival: Arrival) -> Credentials:
         """Who wrote what has just been read; looked up once, as long as it is the same process."""
         known, asks = self.credentials, self.broker.has_foreign_peers
-        is_same = (known.uid, known.gid, known.pid) == (arrival.uid, arrival.gid, arrival.pid)
+        is_same = known.pid == arrival.pid and known.uid == arrival.uid and known.gid == arrival.gid
         if is_same and (self._has_asked or not asks):
             return known
         sender = Credentials(arrival.uid, arrival.gid, arrival.pid, 0, self.accepted.secctx)
@@ -253,6 +256,8 @@ class Channel:
         self._is_working = True
         self._has_more = False
         self.spent = 0
+        core = self.broker.hub.core
+        effort = core.effort()
         try:
             while not self._is_closed:
                 frame, self._front = self._front or self._reader.next(), None
@@ -266,6 +271,8 @@ class Channel:
                 if not self._execute(frame):
                     self._has_more = True
                     break
+                before, effort = effort, core.effort()
+                self.spent += (effort - before) // REFERENCES_PER_REQUEST
         except ProtocolError as error:
             self.refuse(error)
         finally:
@@ -276,8 +283,6 @@ class Channel:
 
     def _execute(self, frame: Frame) -> bool:
         """False: the request goes on in the next turn."""
-        core = self.broker.hub.core
-        effort = core.effort()
         try:
             reply = execute(self, frame)
         except Unfinished:
@@ -287,7 +292,6 @@ class Channel:
             if frame.n_fds and self._front is not frame:
                 self._discard(frame.fds)
         self.broker.reactor.settle()
-        self.spent += (core.effort() - effort) // REFERENCES_PER_REQUEST
         if reply is not None:
             self.push(*reply)
         return True
@@ -336,6 +340,8 @@ class Channel:
         if self._is_closed:
             if fds is not None:
                 self._discard(fds)
+            return
+        if fds is None and not self._is_working and not (frame := self.outlet.send(frame)):
             return
         self.outlet.push(frame, fds)
         if not self._is_working:

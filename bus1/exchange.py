@@ -58,6 +58,7 @@ MAX_QUIET = 256
 """Quiet requests without a later answer; then one is answered."""
 Failed = Callable[[Bus1Error], None]
 _SEED, _PEEK, _DRAINED = int(RecvFlag.SEED), int(RecvFlag.PEEK), int(Note.DRAINED)
+_FIXED_AT = ANSWER_PREFIX.size
 _MORE, _RELEASED = int(Note.MORE), int(Note.RELEASED)
 
 
@@ -206,6 +207,23 @@ class Exchange:
         """The fields of an everyday message, if it is next, where there is a short way to them; else None."""
         return None
 
+    def take_message_answer(self, tag: int) -> Answer | None:
+        """The next answer, if it is a message of the queue that came without descriptors."""
+        answer = self._answers.get(tag)
+        if answer is None or answer.error is not None or self.stray or answer.fds or answer.offered:
+            return None
+        return self._next(tag) if answer.is_from_queue and not answer.is_peek else None
+
+    def put_back(self, tag: int, answer: Answer) -> None:
+        """An answer that was taken is the next one again."""
+        if (later := self._answers.get(tag)) is not None:
+            self._later.setdefault(tag, deque()).appendleft(later)
+        self._answers[tag] = answer
+
+    def is_waiting(self, tag: int) -> bool:
+        """The RECV will be answered, and nothing has come for it that was not taken."""
+        return not self.has_answer(tag) and tag in self._outstanding
+
     @property
     def has_stray(self) -> bool:
         """A cancelled RECV has brought a message along."""
@@ -289,7 +307,10 @@ class Exchange:
         """Look at every frame that has arrived."""
         try:
             while self._failure is None and (frame := self.reader.next()) is not None:
-                self._look_at(frame)
+                if frame.n_fds:
+                    self._look_at(frame)
+                else:
+                    self._arrived(frame)
         except RemoteProtocolError as error:
             self.fail(error)
 
@@ -378,11 +399,13 @@ class Exchange:
         code, done, notes = ANSWER_PREFIX.unpack_from(frame.body)
         values: tuple[int, ...] = ()
         error = None
-        tail = frame.body[ANSWER_PREFIX.size :]
         if code:
-            error = from_errno(code, tail.decode("utf-8", "replace"))
+            error, tail = from_errno(code, frame.body[_FIXED_AT:].decode("utf-8", "replace")), b""
         else:
-            values, tail = fields(RESULTS, operation, tail), tail[RESULTS[operation].size :]
+            layout = RESULTS[operation]
+            if len(frame.body) < (tail_at := _FIXED_AT + layout.size):
+                fields(RESULTS, operation, frame.body[_FIXED_AT:])
+            values, tail = layout.unpack_from(frame.body, _FIXED_AT), frame.body[tail_at:]
         # Nothing can be wrong with it from here on: what was offered has somebody to take it.
         offered = self._offers.pop(frame.tag, NO_FDS)
         self.n_drained += notes & _DRAINED
@@ -396,7 +419,6 @@ class Exchange:
         which = self.n_answers, is_from_queue, bool(flags & _PEEK), bool(notes & _RELEASED)
         if error is not None:
             offered.close()
-            tail = b""
         answer = Answer(operation, error, done, values, tail, frame.fds, offered, *which)
         if frame.tag in self._abandoned:
             if is_last:

@@ -46,6 +46,7 @@ QUIET = 0x2000
 
 HEADER = struct.Struct("<IHHQ")
 """length of the whole frame, operation, number of descriptors, tag."""
+_HEADER_SIZE = HEADER.size
 ANSWER_PREFIX = struct.Struct("<IHH")
 """errno or 0, operations of a sequence that took effect, notes. An error is followed by text."""
 
@@ -180,6 +181,8 @@ RESULTS: dict[int, struct.Struct] = {
     Operation.REPLY: _MESSAGE,
     Operation.RESPOND: struct.Struct("<"),
 }
+MESSAGE_ANSWER = struct.Struct(HEADER.format + (ANSWER_PREFIX.format + _MESSAGE.format).replace("<", ""))
+"""The whole answer to a RECV, up to the slice."""
 EVENTS: dict[int, struct.Struct] = {
     Event.REFUSED: struct.Struct("<I"),  # errno; then text
     Event.OFFER: struct.Struct("<"),
@@ -256,18 +259,21 @@ class FrameReader:
     def __init__(self, max_frame: int = MAX_FRAME) -> None:
         self._max_frame = max_frame
         self._buffer = bytearray()
+        self._whole, self._at = b"", 0
+        """What a read brought after frames that were complete, if that is not in the buffer, and up to where
+        it has been looked at."""
         self._fds: deque[int] = deque()
         self._is_short = False
 
     @property
     def is_empty(self) -> bool:
         """Nothing has arrived that no frame has been made of."""
-        return not (self._buffer or self._fds)
+        return not (self._whole or self._buffer or self._fds)
 
     @property
     def n_bytes(self) -> int:
         """How many bytes have arrived that no frame has been made of."""
-        return len(self._buffer)
+        return len(self._buffer) + len(self._whole) - self._at
 
     @property
     def n_stray_fds(self) -> int:
@@ -276,13 +282,22 @@ class FrameReader:
 
     def feed(self, data: bytes | memoryview, fds: Iterable[int] = (), *, truncated: bool = False) -> None:
         """What one recvmsg gave; takes the descriptors. ``truncated``: some could not be installed."""
-        self._buffer += data
-        self._fds.extend(fds)
-        self._is_short |= truncated
+        if self._whole:
+            self._spill()
+        if self._buffer or type(data) is not bytes:
+            self._buffer += data
+        else:
+            self._whole = data
+        if fds:
+            self._fds.extend(fds)
+        if truncated:
+            self._is_short = True
 
     def next(self) -> Frame | None:
         """The next complete frame. Descriptors that were lost to truncation are missing from it."""
-        if self.is_empty:
+        if self._whole and (frame := self._next_of_whole()) is not None:
+            return frame
+        if not (self._buffer or self._fds):
             return None
         if len(self._buffer) < HEADER.size:
             self._check_fds(0)
@@ -306,6 +321,28 @@ class FrameReader:
         taken = min(n_fds, len(self._fds))
         return Frame(operation, tag, body, Fds(self._fds.popleft() for _ in range(taken)), n_fds, is_quiet)
 
+    def _next_of_whole(self) -> Frame | None:
+        """A frame that came complete in one read, without descriptors; what is no such frame is spilt."""
+        whole, at = self._whole, self._at
+        left = len(whole) - at
+        if left >= _HEADER_SIZE and not self._fds:
+            length, operation, n_fds, tag = HEADER.unpack_from(whole, at)
+            if _HEADER_SIZE <= length <= self._max_frame and not n_fds and length <= left:
+                end = at + length
+                if length == left:
+                    self._whole, self._at = b"", 0
+                else:
+                    self._at = end
+                body = whole[at + _HEADER_SIZE : end]
+                return Frame(operation & ~QUIET, tag, body, NO_FDS, 0, operation & QUIET != 0)
+        self._spill()
+        return None
+
+    def _spill(self) -> None:
+        with memoryview(self._whole) as view:
+            self._buffer += view[self._at :]
+        self._whole, self._at = b"", 0
+
     def _check_fds(self, expected: int) -> None:
         # The header itself may still be on its way, hence FD_MAX for a frame that has begun.
         allowed = expected or (FD_MAX if self._buffer else 0)
@@ -320,6 +357,7 @@ class FrameReader:
     def close(self) -> None:
         """Forget everything; descriptors are closed."""
         self._buffer.clear()
+        self._whole, self._at = b"", 0
         self.take_fds().close()
 
 
@@ -331,8 +369,10 @@ class _Outgoing:
     def __init__(self, frame: bytes, owner: Fds | None) -> None:
         self.view = memoryview(frame)
         self.owner = owner
-        numbers = list(owner or ())
-        self.groups = [numbers[at : at + SCM_MAX_FD] for at in range(0, len(numbers), SCM_MAX_FD)]
+        self.groups: list[list[int]] = []
+        if owner:
+            numbers = list(owner)
+            self.groups = [numbers[at : at + SCM_MAX_FD] for at in range(0, len(numbers), SCM_MAX_FD)]
 
 
 class FrameWriter:
@@ -360,7 +400,8 @@ class FrameWriter:
         """Queue a frame; takes the descriptors and closes them once they are sent."""
         self._queue.append(_Outgoing(frame, fds))
         self.pending += len(frame)
-        self.n_fds += len(fds or ())
+        if fds:
+            self.n_fds += len(fds)
 
     def chunk(self) -> tuple[list[memoryview], Sequence[int]]:
         """Buffers and descriptors of the next sendmsg."""

@@ -10,7 +10,7 @@ for people (label).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
 from .core.api import Buffer, CoreApi, Credentials
@@ -28,6 +28,10 @@ class Hub(Protocol):
     @property
     def is_plain(self) -> bool:
         """What native peers send to each other goes to Core as it is, and nothing else is done with it."""
+
+    @property
+    def late(self) -> Sized:
+        """What hosted objects have to say though nothing has come for them: ``settle`` says it."""
 
     def may_connect(self, credentials: Credentials) -> bool:
         """Whether this client is served at all; asked when it connects, before a byte of it is read."""
@@ -59,7 +63,8 @@ class Hub(Protocol):
         """As ``Core.peer_disconnect``, with whatever depends on the peer."""
 
     def settle(self) -> None:
-        """Called after every command, before anything else runs: hosted objects answer now."""
+        """Called after every command that had effects, before anything else runs, and while something is
+        ``late``: hosted objects answer now."""
 
     def labels(self) -> dict[int, Label]:
         """What people may know of its peers, where that is more than who opened them."""
@@ -70,6 +75,7 @@ class PlainHub:
 
     def __init__(self, core: CoreApi) -> None:
         self.core = core
+        self.late: Sized = ()
 
     @property
     def is_plain(self) -> bool:

@@ -11,10 +11,15 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .core.api import RecvFlag
+from .frames import RecvOption
 from .record import field, record
 
 if TYPE_CHECKING:
     from .channel import Channel
+
+_INSTALL_FDS = int(RecvFlag.INSTALL_FDS)
+_EVERYDAY = int(RecvOption.PARK | RecvOption.DETACH)
 
 
 @record(eq=False)
@@ -40,6 +45,14 @@ class Line:
 
     waiting: deque[PendingRecv] = field(default_factory=deque)
     offer: PendingRecv | None = None
+
+    def first(self) -> PendingRecv | None:
+        """Who would be answered first, if it takes whatever comes and gives its slice back at once."""
+        if self.offer is not None or not self.waiting:
+            return None
+        request = self.waiting[0]
+        is_everyday = not request.flags & ~_INSTALL_FDS and request.options == _EVERYDAY
+        return request if is_everyday else None
 
     def all(self) -> list[PendingRecv]:
         """Everybody who has not been answered."""

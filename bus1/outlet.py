@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from .descriptors import Fds
 from .frames import FrameWriter
 from .listener import SHORTAGE
-from .transport import DONTWAIT, transmit
+from .transport import DONTWAIT, transmit, transmit_at_once
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -71,7 +71,7 @@ class Outlet:
     @property
     def events(self) -> int:
         """What to watch for."""
-        return 0 if self.is_empty or self._is_short else select.EPOLLOUT
+        return select.EPOLLOUT if self._writer.pending and not self._is_short else 0
 
     def push(self, frame: bytes, fds: Fds | None = None) -> None:
         """Queue a frame; takes the descriptors."""
@@ -80,6 +80,17 @@ class Outlet:
             self._broker.holdings.sent(self._uid, len(fds), self)
         self._writer.push(frame, fds)
         self._weigh()
+
+    def send(self, frame: bytes) -> bytes:
+        """Send a frame without descriptors now, if nothing waits; what has to be pushed of it."""
+        if self._writer.pending or self._is_short:
+            return frame
+        try:
+            n = transmit_at_once(self._sock, frame)
+        except OSError:
+            return frame  # it comes again where it can be told
+        self._pause = _FIRST_PAUSE
+        return frame[n:]
 
     def flush(self) -> None:
         """Send what the kernel takes now; OSError if nobody reads any more."""

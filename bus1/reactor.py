@@ -25,7 +25,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from heapq import heapify, heappop, heappush
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Settling(Protocol):
     @property
     def core(self) -> CoreApi:
         """The state machine whose effects are carried out."""
+
+    @property
+    def late(self) -> Sized:
+        """What hosted objects have to say that no command of now has asked for."""
 
     def settle(self) -> None:
         """Let hosted objects answer; may execute further commands."""
@@ -134,10 +138,10 @@ class Reactor:
 
         A station that settles while it is being told of a wake-up changes nothing: the call that is
         under way carries on with what it caused."""
-        if self._settling:
-            return
         hub = self.hub
         core = hub.core
+        if self._settling or not (core.has_effects() or hub.late):
+            return
         self._settling = True
         try:
             while True:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 Reply = tuple[bytes, Fds | None]
 _RECV_FLAGS = int(RecvFlag.PEEK | RecvFlag.SEED | RecvFlag.INSTALL_FDS)
 _RECV_OPTIONS = int(RecvOption.PARK | RecvOption.DETACH)
+_NO_SLOTS = struct.pack("<Q", 0)
 _SEED, _PEEK, _PARK = int(RecvFlag.SEED), int(RecvFlag.PEEK), int(RecvOption.PARK)
 
 
@@ -93,6 +94,9 @@ def execute(channel: Channel, frame: Frame) -> Reply | None:
 
 def _look_up(channel: Channel, frame: Frame) -> Callable[[Channel, Frame], Reply | None]:
     number = frame.operation
+    everyday = (_EVERYDAY_QUIET if frame.is_quiet else _EVERYDAY).get(number)
+    if everyday is not None and channel.station is not None and not frame.n_fds:
+        return everyday
     if channel.station is None and number not in (_GREETED if channel.is_greeted else _FIRST):
         raise RemoteProtocolError(f"operation {number:#x} before the peer is known")
     if channel.station is not None and number in _FIRST | _BINDING:
@@ -265,7 +269,14 @@ def _segment_unmapped(channel: Channel, frame: Frame) -> Reply | None:
 # ---- messages --------------------------------------------------------------------------------------
 
 
+def _goes_straight(channel: Channel, frame: Frame) -> bool:
+    straight = channel.broker.straight
+    return straight is not None and not frame.n_fds and straight.send(channel, frame)
+
+
 def _send(channel: Channel, frame: Frame) -> Reply | None:
+    if _goes_straight(channel, frame):
+        return None if frame.is_quiet else (answer(frame.operation, frame.tag, _NO_SLOTS), None)
     slots = send(channel, frame, take(channel, frame))
     if not any(slots):
         if frame.is_quiet:
@@ -320,6 +331,8 @@ def _sequence(channel: Channel, frame: Frame) -> None:
 
 def _respond(channel: Channel, frame: Frame) -> Reply | None:
     """Send, then release a handle, which is kept if nothing could be sent."""
+    if _goes_straight(channel, frame):
+        return _done(frame)
     sending = take(channel, frame)
     if sending.flags or sending.optional:
         raise InvalidArgument("RESPOND takes neither flags nor optional destinations")
@@ -388,3 +401,9 @@ OPERATIONS: dict[int, Callable[[Channel, Frame], Reply | None]] = {
     Operation.REPLY: _sequence,
     Operation.RESPOND: _respond,
 }
+_EVERYDAY: dict[int, Callable[[Channel, Frame], Reply | None]] = {
+    number: operation for number, operation in OPERATIONS.items()
+    if number not in _FIRST | _BINDING | _GIVES_FDS
+}
+"""What a channel with a peer may ask for, unless it brings descriptors: nothing else is to be looked at."""
+_EVERYDAY_QUIET = {int(number): _EVERYDAY[number] for number in MAY_BE_QUIET}

@@ -41,15 +41,14 @@ from .errors import (
     WouldBlock,
 )
 from .frames import (
+    ANSWER,
     EVENTS,
     MAX_INLINE_SLICE,
-    RESULTS,
+    MESSAGE_ANSWER,
     Event,
     Note,
-    Operation,
     RecvOption,
     SliceNote,
-    answer,
     encode,
     error_answer,
 )
@@ -82,10 +81,9 @@ class PeerStation:
         self.is_live = True
         self.channels: dict[Channel, None] = {}
         self._memory = memory
-        self._queue_line = Line()
+        self.queue_line = Line()
         self._seed_line = Line()
-        self._is_signalled = False
-        self._is_blocked = False
+        self._is_signalled = self._is_blocked = False
         self._holders: dict[int, set[Channel]] = {}
         self._retiring: dict[int, set[Channel]] = {}
         self._end, self.client_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -124,10 +122,10 @@ class PeerStation:
             self._give_line()
         else:  # the lane could not serve it
             self._take_line()
-            self._serve(self._queue_line)
+            self._serve(self.queue_line)
 
     def _signal(self) -> None:
-        if self._is_signalled or self._is_blocked or self._queue_line.offer or not self.is_live:
+        if self._is_signalled or self._is_blocked or self.queue_line.offer or not self.is_live:
             return
         if not self.broker.hub.core.is_readable(self.peer):
             return
@@ -159,8 +157,8 @@ class PeerStation:
         self.client_end.close()
         for channel in self.channels:
             channel.peer_gone()
-        waiting = self._queue_line.all() + self._seed_line.all()
-        self._queue_line, self._seed_line = Line(), Line()
+        waiting = self.queue_line.all() + self._seed_line.all()
+        self.queue_line, self._seed_line = Line(), Line()
         for request in waiting:
             self._fail(request, PeerShutdown("the peer has been disconnected"))
 
@@ -170,7 +168,13 @@ class PeerStation:
         """The peer turned readable."""
         if self.lane is None or not self.lane.woken():
             self._take_line()
-            self._serve(self._queue_line)
+            self._serve(self.queue_line)
+
+    def handed_over(self, request: PendingRecv, message: Message, contents: bytes, released: bool) -> None:
+        """Answer it with a message whose slice is released already (``straight``)."""
+        self.queue_line.waiting.popleft()
+        notes = self._drained() | (RELEASED if released else 0)
+        self._push(request, message, notes, contents, DETACHED, self._memory.segment_at(message.offset))
 
     def recv(self, request: PendingRecv) -> None:
         """Answer a RECV, now or when its turn comes."""
@@ -184,27 +188,27 @@ class PeerStation:
         self._serve(line)
 
     def _line_of(self, request: PendingRecv) -> Line:
-        return self._seed_line if request.flags & SEED else self._queue_line
+        return self._seed_line if request.flags & SEED else self.queue_line
 
     def cancel(self, channel: Channel, tag: int) -> None:
         """Answer a parked RECV with EAGAIN; one that is on offer goes on."""
         self._take_line()
-        for request in self._queue_line.waiting:
+        for request in self.queue_line.waiting:
             if request.channel is channel and request.tag == tag:
-                self._queue_line.waiting.remove(request)
+                self.queue_line.waiting.remove(request)
                 self._fail(request, WouldBlock("nothing has come in time"))
                 break
         self._give_line()
 
     def _take_line(self) -> None:
         if self.lane is not None:
-            is_signalled = self.lane.take(self._queue_line, self.channels)
+            is_signalled = self.lane.take(self.queue_line, self.channels)
             if is_signalled is not None:
                 self._is_signalled = is_signalled
 
     def _give_line(self) -> None:
         if self.lane is not None and self.is_live and not self._is_blocked:
-            self.lane.give(self._queue_line, self._is_signalled)
+            self.lane.give(self.queue_line, self._is_signalled)
 
     def _serve(self, line: Line) -> None:
         parked: list[PendingRecv] = []
@@ -243,7 +247,7 @@ class PeerStation:
             self._take_line()
             self._serve(self._seed_line)
             self._take_line()
-            self._serve(self._queue_line)
+            self._serve(self.queue_line)
 
     def _answer(self, request: PendingRecv) -> bool:
         """False: its user has to read other descriptors first."""
@@ -277,7 +281,7 @@ class PeerStation:
     def installed(self, channel: Channel, tag: int, is_installed: bool) -> None:
         """The client confirms an offer: the message is taken; or it could not: the message stays (R-33)."""
         self._take_line()
-        for line in (self._queue_line, self._seed_line):
+        for line in (self.queue_line, self._seed_line):
             request = line.offer
             if request is not None and request.channel is channel and request.tag == tag:
                 break
@@ -318,7 +322,7 @@ class PeerStation:
         if message.size <= MAX_INLINE_SLICE:
             inline = self._memory.contents(message.offset, message.size)
             if request.options & DETACH:
-                self.slice_release(request.channel, message.offset, message.serial)
+                self._release_slice(segment, message.offset, message.serial)
                 self._push(request, message, notes, inline, DETACHED, segment)
                 return
         slice_note = 0
@@ -349,28 +353,23 @@ class PeerStation:
         segment: Segment | None, fds: Fds | None = None,
     ) -> None:
         where = (segment.generation, segment.base, segment.size) if segment else (0, 0, 0)
-        body = RESULTS[Operation.RECV].pack(
-            message.type, message.flags, message.destination,
-            message.uid, message.gid, message.pid, message.tid,
-            message.offset, message.n_bytes, len(message.handles), len(message.fds),
-            len(message.secctx or b""), message.size, slice_note, len(inline), *where, message.serial,
-        )
-        n_fds = len(fds or ())
         # A client that does not read is answered no more than it asked for in time.
         if request.more and not request.channel.outlet.is_clogged:
             request.more -= 1
             notes |= MORE
             self._line_of(request).waiting.appendleft(request)
-        frame = answer(
-            request.operation, request.tag, body + inline, done=request.done, notes=notes, n_fds=n_fds
+        head = MESSAGE_ANSWER.pack(
+            MESSAGE_ANSWER.size + len(inline), request.operation | ANSWER, len(fds or ()), request.tag,
+            0, request.done, notes,
+            *message[:9], len(message.handles), len(message.fds), len(message.secctx or b""), message.size,
+            slice_note, len(inline), *where, message.serial,
         )
-        request.channel.push(frame, fds)
+        request.channel.push(head + inline, fds)
 
     def _fail(self, request: PendingRecv, error: Bus1Error) -> None:
         notes = self._drained() if self.is_live else 0
-        request.channel.push(
-            error_answer(request.operation, request.tag, error, done=request.done, notes=notes)
-        )
+        frame = error_answer(request.operation, request.tag, error, done=request.done, notes=notes)
+        request.channel.push(frame)
 
     # ---- segments --------------------------------------------------------------------------------
 
@@ -379,14 +378,24 @@ class PeerStation:
     ) -> None:
         """SLICE_RELEASE; the segment's charge waits for the channels that may still map it."""
         segment = self._memory.segment_at(offset)
-        holders = self._holders.get(segment.generation, set()) if segment else set()
-        left = holders - {channel} if is_unmapped else holders
-        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not left)
-        if is_unmapped and segment:
-            holders.discard(channel)
-            self._note_holders(segment.generation)
-        if segment and not holders and self._memory.segment(segment.generation) is None:
-            self._holders.pop(segment.generation, None)
+        if not is_unmapped or segment is None:
+            self._release_slice(segment, offset, serial)
+            return
+        holders = self._holders.get(segment.generation, set())
+        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not holders - {channel})
+        holders.discard(channel)
+        self._note_holders(segment.generation)
+        self._forget_holders(segment.generation, holders)
+
+    def _release_slice(self, segment: Segment | None, offset: int, serial: int) -> None:
+        holders = self._holders.get(segment.generation) if segment else None
+        self.broker.hub.core.slice_release(self.peer, offset, serial=serial, unmapped=not holders)
+        if segment and holders is not None:
+            self._forget_holders(segment.generation, holders)
+
+    def _forget_holders(self, generation: int, holders: set[Channel]) -> None:
+        if not holders and self._memory.segment(generation) is None:
+            self._holders.pop(generation, None)
 
     def segment_for(self, channel: Channel, generation: int) -> tuple[Segment, Fds]:
         """A segment once more, for a channel that could not take it with the answer."""
@@ -431,13 +440,11 @@ class PeerStation:
         """A channel is closed: its RECVs are cancelled, its offers have failed, it maps nothing."""
         self._take_line()
         self.channels.pop(channel, None)
-        for line in (self._queue_line, self._seed_line):
+        for line in (self.queue_line, self._seed_line):
             line.leave(channel)
         if not self.is_live:
             return
         for table in (self._holders, self._retiring):
             for generation in [number for number, holders in table.items() if channel in holders]:
                 self.segment_unmapped(channel, generation)
-        self._serve(self._seed_line)
-        self._take_line()
-        self._serve(self._queue_line)
+        self.go_on()

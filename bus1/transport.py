@@ -18,15 +18,16 @@ import errno
 import socket
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from .core.api import Credentials
 from .frames import SCM_MAX_FD, FrameReader, FrameWriter
-from .record import record
 
 RECEIVE_SIZE = 1 << 16
 # As plain numbers: enum members cost on every message.
 _CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 _NOSIGNAL = int(socket.MSG_NOSIGNAL)
+_SOCKET, _CREDENTIALS, _RIGHTS = socket.SOL_SOCKET, socket.SCM_CREDENTIALS, socket.SCM_RIGHTS
 DONTWAIT = int(socket.MSG_DONTWAIT)
 _UCRED = struct.Struct("=iII")
 _SO_PEERSEC = 31
@@ -38,8 +39,7 @@ _GROUPS_MAX, _LABEL_MAX = 65536 * 4, 4096
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
 
 
-@record(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What one recvmsg brought besides bytes; ``pid`` … are the sender's, as the kernel says."""
 
     size: int
@@ -63,11 +63,14 @@ def receive(
     """One recvmsg into ``reader``; size 0 at the end of input. OSError as recvmsg."""
     data, ancillary, message_flags, _ = sock.recvmsg(size, _ANCILLARY, flags | _CLOEXEC)
     pid, uid, gid = 0, 0xFFFF_FFFF, 0xFFFF_FFFF
+    fds: list[int] | tuple[int, ...] = ()
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+        if level == _SOCKET and kind == _CREDENTIALS:
             pid, uid, gid = _UCRED.unpack_from(content)
-    truncated = bool(message_flags & _TRUNCATED)
-    reader.feed(data, rights(ancillary), truncated=truncated)
+        elif level == _SOCKET and kind == _RIGHTS:
+            fds = rights(ancillary)
+    truncated = message_flags & _TRUNCATED != 0
+    reader.feed(data, fds, truncated=truncated)
     return Arrival(len(data), truncated, pid, uid, gid)
 
 
@@ -79,13 +82,18 @@ def transmit(sock: socket.socket, writer: FrameWriter, flags: int = 0) -> None:
         writer.sent(sock.sendmsg(buffers, ancillary, flags | _NOSIGNAL))
 
 
+def transmit_at_once(sock: socket.socket, frame: bytes) -> int:
+    """Send as much of a frame as there is room for; OSError as send."""
+    return sock.send(frame, DONTWAIT | _NOSIGNAL)
+
+
 def rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     """The descriptors that one recvmsg installed; the caller owns them."""
     if not ancillary:
         return []
     fds = array.array("i")
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOCKET and kind == _RIGHTS:
             fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
     return fds.tolist()
 

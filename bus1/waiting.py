@@ -9,6 +9,7 @@ Not here: clocks, and what is waited for (reactor, links).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 _LONGEST = 1e5
 """Seconds."""
@@ -17,3 +18,12 @@ _LONGEST = 1e5
 def time_left(deadline: float, now: float) -> float | None:
     """The next time-out on the way to ``deadline``: 0 if it has come, None for ever."""
     return None if deadline == math.inf else min(max(0.0, deadline - now), _LONGEST)
+
+
+def earliest(times: Iterable[float | None]) -> float | None:
+    """The first of some times, each of which may not be set; None if none is."""
+    first = None
+    for time in times:
+        if time is not None and (first is None or time < first):
+            first = time
+    return first

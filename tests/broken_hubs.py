@@ -46,6 +46,7 @@ class UnorderedHub(PlainHub):
         super().__init__(core)
         self._turn = 0
         self._held: deque[tuple[int, Callable[[], object]]] = deque()
+        self.late = self._held
 
     def settle(self) -> None:
         self._turn += 1

@@ -25,7 +25,7 @@ QUERY = encode(Operation.QUERY, 9, bytes(8))
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    world = World(has_lane=True, limits=Limits())
+    world = World(is_plain=True, limits=Limits())
     yield world
     world.close()
 

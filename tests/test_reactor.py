@@ -20,6 +20,7 @@ class Effects:
         self.woken: list[int] = []
         self.retired: list[tuple[int, int]] = []
         self.freed: list[int] = []
+        self.late: list[int] = []
         self.on_settle: Callable[[], None] = lambda: None
         self.core: Any = SimpleNamespace(
             take_woken=lambda: self._take("woken"), take_retired=lambda: self._take("retired"),
@@ -233,6 +234,6 @@ def test_hosted_objects_answer_before_wake_ups_are_delivered(reactor: Reactor, h
     station = Recorder()
     reactor.station(5, station)
     pending = [5]
-    hub.on_settle = lambda: hub.woken.append(pending.pop()) if pending else None
+    hub.late, hub.on_settle = pending, lambda: hub.woken.append(pending.pop()) if pending else None
     reactor.settle()
     assert station.told == ["woken"]

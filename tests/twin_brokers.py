@@ -1,4 +1,4 @@
-"""twin_brokers: the same bytes from the same clients, to a broker with a lane and to one without.
+"""twin_brokers: the same bytes from the same clients, to a broker with a shorter way and to one without.
 
 A ``World`` is a broker whose turns the test makes, and clients that write whatever a script says. What each
 client can observe after a step is a ``Sight``: the bytes that came, how many descriptors, whether the
@@ -34,7 +34,7 @@ _IDS = (ROOT, 0x20, 0x24, 11, 19, 27, 35, 43, 51, 59, 67, 5, HANDLE_INVALID)
 
 
 class OtherHub(PlainHub):
-    """A hub that a lane must not be beside."""
+    """A hub that allows no shorter way: it says that it looks at everything."""
 
     @property
     def is_plain(self) -> bool:
@@ -133,8 +133,8 @@ class Client:
 class World:
     """One of the two."""
 
-    def __init__(self, *, has_lane: bool, limits: Limits, **broker_limits: Any) -> None:
-        hub = PlainHub(Core(limits)) if has_lane else OtherHub(Core(limits))
+    def __init__(self, *, is_plain: bool, limits: Limits, **broker_limits: Any) -> None:
+        hub = PlainHub(Core(limits)) if is_plain else OtherHub(Core(limits))
         self.hub = hub
         self.now = 0.0
         self.reactor = Reactor(hub, lambda: self.now)
@@ -190,6 +190,8 @@ class Step:
     client: int
     data: bytes
     takes_byte: bool = False
+    has_fd: bool = False
+    """The first frame brings a descriptor."""
 
 
 def scripts(
@@ -213,6 +215,47 @@ def scripts(
         yield Step(client, frames[:cut])
         if cut < len(frames):
             yield Step(client, frames[cut:])
+
+
+def calls(seed: int, length: int) -> Iterator[Step]:
+    """Steps of clients that call each other, and wait for calls and answers nearly all the time."""
+    chance = random.Random(seed)
+    reply = 0x20
+    brought: list[list[int]] = [[] for _ in range(N_CLIENTS)]
+    n_brought = [0] * N_CLIENTS
+    for tag in range(100, 100 + length):
+        client, frames = chance.randrange(N_CLIENTS), []
+        if chance.random() < 0.4:
+            options = 3 if chance.random() < 0.9 else chance.choice((0, 1, 2))
+            most = chance.choice((0, 1, 3, 31, 255)) << 8 if options & 1 else 0
+            limit = NO_LIMIT if chance.random() < 0.9 else chance.choice((0, 64, 4096))
+            frames.append(encode(Operation.RECV, tag, struct.pack("<QQQ", 4, limit, options | most)))
+        size = chance.choice((0, 1, 7, 8, 9, 100, 100, 4080, 4088, 4096))
+        payload = bytes([chance.randrange(256)]) * size
+        quiet = QUIET if chance.random() < 0.8 else 0
+        if brought[client] and chance.random() < 0.5:
+            handle = brought[client].pop(chance.randrange(len(brought[client])))
+            tail = struct.pack("<Q", handle if chance.random() < 0.9 else chance.choice(_IDS))
+            fields = REQUESTS[Operation.RESPOND].pack(0, 1, 0, 0, size, 0, 0, handle)
+            frames.append(encode(Operation.RESPOND | quiet, tag + 1000, fields + tail + payload))
+        elif chance.random() < 0.8:
+            number = chance.randrange(N_CLIENTS - 1)
+            other = number + (number >= client)
+            reply += 4
+            handles = chance.choice(((reply,),) * 6 + ((), (11 + 8 * (1 - number % 2),), (reply - 4,)))
+            n_brought[other] += len(handles)
+            brought[other] += [19 + 8 * (n_brought[other] + 1)] * len(handles)
+            fields = REQUESTS[Operation.SEND].pack(0, 1, 0, len(handles), size, 0, 0)
+            tail = struct.pack(f"<{1 + len(handles)}Q", 11 + 8 * number, *handles)
+            frames.append(encode(Operation.SEND | quiet, tag + 1000, fields + tail + payload))
+        else:
+            fields = REQUESTS[Operation.DESTROY].pack(1, 1)
+            node = struct.pack("<Q", reply - 4 * chance.randrange(4))
+            frames.append(encode(Operation.DESTROY | quiet, tag + 1000, fields + node))
+        chance.shuffle(frames)
+        yield Step(client, b"".join(frames))
+        if chance.random() < 0.1:
+            yield Step(client, b"", takes_byte=True)
 
 
 def _spoil(chance: random.Random, frames: bytes) -> bytes:

@@ -296,7 +296,7 @@ class Activation:
     def expire(self, now: float) -> None:
         """Attempts whose time is over fail."""
         seconds = self._delivery.limits.service_start_timeout
-        while (due := self.next_deadline()) is not None and due <= now:
+        while self._attempts and (due := self.next_deadline()) is not None and due <= now:
             attempt = next(iter(self._attempts.values()))
             via = f" via systemd, unit '{attempt.unit}'" if attempt.unit else ""
             text = (
@@ -308,8 +308,9 @@ class Activation:
 
     def next_deadline(self) -> float | None:
         """When the first attempt's time is over: attempts stand in the order of their beginning."""
+        seconds = self._delivery.limits.service_start_timeout
         for attempt in self._attempts.values():
-            return attempt.began + self._delivery.limits.service_start_timeout
+            return attempt.began + seconds
         return None
 
     def forget(self, party: Party) -> None:

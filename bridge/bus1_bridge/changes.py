@@ -71,7 +71,7 @@ class Changes:
 
     def take(self, now: float) -> bool:
         """Whether there is something to tell now; told once."""
-        if self.deadline is None or now < self.deadline:
+        if self._since is None or (deadline := self.deadline) is None or now < deadline:
             return False
         self._since = None
         return True

@@ -27,6 +27,7 @@ from bus1.journal import INFORMATION, PRIORITY, Journal
 from bus1.log import Fields, Log
 from bus1.process import RELOAD, STOP
 from bus1.systemd import notify, notify_reload
+from bus1.waiting import earliest
 
 from .activator import Activator
 from .busconfig import ConfigError
@@ -194,8 +195,7 @@ class Daemon:
 
     def _deadline(self) -> float | None:
         changes = None if self._changes is None else self._changes.deadline
-        times = (self._log.deadline, self._watch_at, changes)
-        return min((time for time in times if time is not None), default=None)
+        return earliest((self._log.deadline, self._watch_at, changes))
 
     def _warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:

@@ -55,6 +55,7 @@ from .switch.limits import BYTES_PER_TURN
 from .switch.tables import Derived, LegacyParty, NativeCall, NativeParty, Reply
 from .translate import NativeCheck, NativeMessage, checked_message, to_envelope
 
+_CONTINUE = int(SendFlag.CONTINUE)
 CALLEE_SILENT = "Message recipient dropped the call without replying"
 
 
@@ -68,7 +69,7 @@ class Gateway:
         self._delivery = delivery
         self._check_descriptors = check_descriptors
         self._tables = delivery.tables
-        self.core = delivery.tables.core
+        self.core, self.late = delivery.tables.core, delivery.late
         self.registry = Registry(delivery)
         delivery.watchers = self.registry.watchers
         self._standard = StandardInterfaces(delivery)
@@ -102,7 +103,7 @@ class Gateway:
         mapped = [self._is_mapped(node) for _, node in targets]
         if fds and not (mapped and all(mapped)) and isinstance(self._tables.parties.get(peer), NativeParty):
             self._check_descriptors(fds)
-        if flags & ~SendFlag.CONTINUE or not any(mapped):
+        if flags & ~_CONTINUE or not any(mapped):
             return self.core.send(
                 peer, destinations, parts, handles, fds, flags=flags, optional=optional,
                 credentials=credentials,
@@ -112,7 +113,7 @@ class Gateway:
             message = self._checked(sender, parts, len(fds), progress)
         else:
             message = checked_message(parts, len(fds), {})
-        n_mandatory = 0 if flags & SendFlag.CONTINUE else len(destinations)
+        n_mandatory = 0 if flags & _CONTINUE else len(destinations)
         outbound = Outbound(self._delivery, self.registry, sender, message, handles)
         return outbound.send(targets, n_mandatory, fds, credentials)
 
@@ -155,10 +156,9 @@ class Gateway:
 
     def settle(self) -> None:
         """Objects of the bus answer what is in their queue."""
-        bus = self._tables.bus_peer
-        if not (self._delivery.late or self.core.is_readable(bus)):
+        bus, credentials = self._tables.bus_peer, self._tables.bus_credentials
+        if not (self.late or self.core.is_readable(bus)):
             return
-        credentials = self._tables.bus_credentials
         while (served := self.registry.serve()) is not None:
             if served.reply is not None:
                 # a caller that cannot be answered sees its reply node released

@@ -380,6 +380,7 @@ class Outbound:
         return size, about, (0,) * n_fds
 
 
+_NATIVE = Native()
 _Plan = Callable[[Outbound, int, NodeRef, Party | None, Target, bool], None]
 _PLANS: dict[tuple[type[Target], Kind], _Plan] = {
     (Derived, Kind.CALL): Outbound._to_object,
@@ -399,4 +400,4 @@ def target_of(delivery: Delivery, node: NodeRef) -> Target | None:
         return party.nodes.get(node[1])
     if node[0] == tables.bus_peer and node[1] in tables.emitters:
         return Emitter(tables.emitters[node[1]])
-    return Native()
+    return _NATIVE

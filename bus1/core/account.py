@@ -35,6 +35,7 @@ from .api import Limits, Usage
 
 SLICES, HANDLES, BYTES, FDS = range(4)
 RESOURCES = ("slices", "handles", "bytes", "fds")
+_NOTHING = [0, 0, 0, 0]
 SEED_SENDER = 0
 """The sender of a seed's flow: no peer has this number."""
 
@@ -98,6 +99,19 @@ class Account:
         if fds:
             flow.admit(FDS, fds)
         return Charge(flow, handles, size, fds)
+
+    def would_pass(self, uid: int, handles: int, size: int) -> bool:
+        """Whether ``charge`` would take a message without descriptors."""
+        user = self.user
+        shares, here = user.shares.get(uid) or _NOTHING, self.shares.get(uid) or _NOTHING
+        for resource, amount in ((SLICES, 1), (HANDLES, handles), (BYTES, size + self.overhead)):
+            left = user.limits[resource] - user.used[resource]
+            if amount and (
+                self.used[resource] + amount > self.limits[resource]
+                or exceeds_peer_quota(left, shares[resource], here[resource], amount)
+            ):
+                return False
+        return True
 
     def queued(self, sender: int) -> Usage:
         """What ``sender`` has undelivered here."""

@@ -59,6 +59,7 @@ from .objects import NEVER, Node, Peer, destroy
 from .pool import Pool
 from .queue import Instance
 from .sequencer import Sequencer
+from .straight import HandedOver, hand_over
 from .transaction import Transaction, check_counts, payload_size, resolve
 from .view import View
 
@@ -307,6 +308,15 @@ class Core:
         transaction.commit()
         return slots
 
+    def hand_over(
+        self, peer: int, number: int, payload: bytes, handles: tuple[int, ...], credentials: Credentials,
+        max_offset: int, max_size: int, *, is_answer: bool,
+    ) -> HandedOver | None:
+        """``send``, its receiver's ``recv`` and ``slice_release`` in one step; None: not in this way."""
+        return hand_over(
+            self._peer(peer), number, payload, handles, credentials, max_offset, max_size, is_answer=is_answer
+        )
+
     def recv(self, peer: int, flags: int = 0, max_offset: int = NO_LIMIT) -> Message:
         """The next message, or the seed (§5)."""
         return receive(self._peer(peer), flags, max_offset)
@@ -328,6 +338,8 @@ class Core:
     def ahead(self, peer: int, limit: int = 1) -> list[Ahead]:
         """Up to ``limit`` entries from the front, in order."""
         found = self._peer(peer)
+        if not found.queue.entries:
+            return []
         return [look(found, entry) for entry in islice(found.queue.entries, limit)]
 
     def seed_ahead(self, peer: int) -> Ahead | None:
@@ -337,7 +349,8 @@ class Core:
 
     def is_readable(self, peer: int) -> bool:
         """Something is queued (P-41); exact, as nothing undeliverable stays queued."""
-        return bool(self._peer(peer).queue.entries)
+        found = self._peers.get(peer) or self._peer(peer)
+        return bool(found.queue.entries)
 
     def node_of(self, peer: int, handle: int) -> NodeRef | None:
         """The live node behind a handle."""

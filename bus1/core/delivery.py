@@ -75,7 +75,8 @@ def look(peer: Peer, entry: Entry) -> Ahead:
     slice_ = entry.slice
     return Ahead(
         entry.type, destination, entry.sender, slice_.offset, entry.n_bytes, slice_.size, len(entry.nodes),
-        entry.fds.numbers if entry.fds is not None else (), peer.pool.memory.read(slice_.offset), entry.note,
+        entry.fds.numbers if entry.fds is not None else (),
+        peer.pool.memory.read(slice_.offset) if peer.pool.memory.shares_buffers else (), entry.note,
         entry.stamp,
     )
 

@@ -59,6 +59,11 @@ class Gaps:
         self._cut(i, start, room, size)
         return start
 
+    def find(self, size: int) -> int:
+        """What ``take`` would give."""
+        i = bisect_left(self._sorted, (size, 0))
+        return -1 if i == len(self._sorted) else self._sorted[i][1]
+
     def take_lowest(self, size: int) -> int:
         """As ``take``, but at the lowest address."""
         start = min((start for start, room in self.starts.items() if room >= size), default=-1)
@@ -179,6 +184,19 @@ class Pool:
             self.cancel(slice_)
             raise
         return slice_
+
+    def would_pass(self, size: int) -> int:
+        """Where a slice would lie that is freed at once, if that left no trace but its serial; -1 if not."""
+        if 0 not in self._shared or len(self._shared) != 1 or size >= OWN_SEGMENT:
+            return -1
+        return self._gaps.find(size)
+
+    def pass_by(self) -> int:
+        """Such a slice has been there; its serial."""
+        segment = self._shared[0]
+        segment.fresh, segment.exposed = False, True
+        self.serial += 1
+        return self.serial
 
     def cancel(self, slice_: Slice) -> None:
         """Undo the latest ``allocate`` that is not undone yet."""

@@ -38,7 +38,9 @@ from bus1.acceleration import native
 from bus1.core.api import Buffer
 from bus1.errors import InvalidArgument, RemoteProtocolError
 
+from . import quick
 from .types import MAX_ARRAY, MAX_DEPTH, ObjectPath, Type, is_object_path, parse, single
+from .way import Way
 
 Grant: TypeAlias = Callable[[object], "tuple[str, Any] | None"]
 """The path of an object that may become a capability, and what to send for it; None for others."""
@@ -79,8 +81,8 @@ class Encoded:
 
 def encode(signature: str, values: Sequence[Any], grant: Grant = lambda _: None) -> Encoded:
     """The body of ``values``, little-endian; InvalidArgument if they do not fit ``signature``."""
-    if _native is not None and (quick := _native.encode(signature, values)) is not None:
-        return Encoded(quick)
+    if (plain := _encode(signature, values)) is not None:
+        return Encoded(plain)
     try:
         types = parse(signature)
         if len(types) != len(values):
@@ -102,10 +104,10 @@ def decode(
     handles: Sequence[Any] = (), fds: Sequence[Any] = (),
 ) -> list[Any]:
     """The values of a whole body; RemoteProtocolError. ``caps`` is the envelope's."""
-    if _native is not None and not caps and (len(body) <= _SMALL or not _is_bulk(signature)):
-        quick: list[Any] | None = _native.decode(signature, body, endian == "l")
-        if quick is not None:
-            return quick
+    if not caps and (len(body) <= _SMALL or not _is_bulk(signature)):
+        plain: list[Any] | None = _decode(signature, body, endian == "l")
+        if plain is not None:
+            return plain
     reader = _Reader(body, endian, caps, handles, fds)
     try:
         values = [_READ[type_.code](reader, type_) for type_ in parse(signature)]
@@ -119,11 +121,13 @@ def decode(
 
 
 _native = None if native is None else native.Bodies(ObjectPath, Variant)
+_encode, _decode = (quick.encode, quick.decode) if _native is None else (_native.encode, _native.decode)
+"""For bodies of everyday; None for others."""
 
 
 def short_way(exchange: Any) -> Any:
-    """The native way of everyday calls through this exchange (``swift``), None without one."""
-    return None if _native is None or native is None else native.Swift(exchange, _native)
+    """The way of everyday calls through this exchange (``swift``)."""
+    return Way(exchange) if _native is None or native is None else native.Swift(exchange, _native)
 
 
 _SMALL = 1 << 16

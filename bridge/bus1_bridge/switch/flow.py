@@ -264,6 +264,8 @@ class Flow:
 
     def retries(self, now: float) -> list[int]:
         """Paused senders whose message should be tried again now."""
+        if not (self._freed or self._changed or self.awaited):
+            return []
         due, self._freed = self._freed, []
         for reader in self.awaited:
             pace = self._readers[reader]

@@ -24,6 +24,7 @@ from typing import Protocol
 
 from bus1.core.api import Credentials
 from bus1.errors import RemoteProtocolError
+from bus1.waiting import earliest
 
 from ..activation import Activation
 from ..driver import Driver
@@ -256,14 +257,10 @@ class Router:
         """When there is something to do (``tend``, ``go_on``); a time that has passed means at once."""
         if self._busy:
             return self.delivery.now
-        first = None
-        for time in (
+        return earliest((
             self._deadlines.next(), self.delivery.flow.next_deadline(), self.activation.next_deadline(),
             self.delivery.overdue.next_deadline(),
-        ):
-            if time is not None and (first is None or time < first):
-                first = time
-        return first
+        ))
 
     def take_effects(self) -> list[Effect]:
         """What the edge has to do."""
