@@ -2,8 +2,8 @@
 
 Theory. A bus is a process of its own on a socket in the run's directory. ``start`` returns once the address
 is known (the bus printed it, so it listens). Who reads dbus-daemon's configuration files reads the same
-one: everything is permitted, and the limits lie beyond what any load needs. A ``stock`` bus has the
-configuration and the limits that it comes with.
+one: the limits lie beyond what any load needs, and everything is permitted, or what a ``system``'s bus
+permits. A ``stock`` bus has the configuration and the limits that it comes with.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import ClassVar, Self
 
 from bus1.acceleration import VARIABLE
 
+from . import system
 from .worker import cpu_time, read_line
 
 _ROOMY = (
@@ -26,15 +27,21 @@ _ROOMY = (
 )
 _BYTES = ("max_incoming_bytes", "max_outgoing_bytes", "max_message_size")
 _LIMITS = {**dict.fromkeys(_ROOMY, 1_000_000), **dict.fromkeys(_BYTES, 1_000_000_000)}
-CONFIGURATION = f"""<busconfig>
+_OPEN = """<policy context="default">
+    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+  </policy>"""
+
+
+def configuration(policy: str) -> str:
+    """The file that is read."""
+    return f"""<busconfig>
   <type>session</type>
   <listen>unix:tmpdir=/tmp</listen>
   {"".join(f'<limit name="{name}">{limit}</limit>' for name, limit in _LIMITS.items())}
-  <policy context="default">
-    <allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
-  </policy>
+  {policy}
 </busconfig>
 """
+
 
 class Bus(ABC):
     """One process under test."""
@@ -45,9 +52,12 @@ class Bus(ABC):
     body: ClassVar[str] = ""
     """What ``BUS1_ACCEL`` says to the bus, and to Python programs that use it; nothing: what it says here."""
 
-    def __init__(self, directory: Path, instance: int | str = 0, *, stock: bool = False) -> None:
+    def __init__(
+        self, directory: Path, instance: int | str = 0, *, stock: bool = False, system: bool = False
+    ) -> None:
         self.directory = directory
         self.stock = stock
+        self.system = system
         self.socket = directory / f"{self.name.replace(' ', '-')}-{instance}"
         self.log = self.socket.with_suffix(".log")
         self.address = ""
@@ -140,8 +150,8 @@ class PrintingBus(Bus):
         """Spawn, and read the address that it prints once it listens."""
         choice = "--session"
         if not self.stock:
-            file = self.directory / "roomy.conf"
-            file.write_text(CONFIGURATION)
+            file = self.directory / ("system.conf" if self.system else "roomy.conf")
+            file.write_text(configuration(system.elements() if self.system else _OPEN))
             choice = f"--config-file={file}"
         self.spawn(choice, "--nofork", "--print-address=1", f"--address=unix:path={self.socket}")
         self.address = self.line()

@@ -43,7 +43,7 @@ def program() -> str:
 
 def measure(role: str, bus: Bus, **options: object) -> dict[str, float]:
     """Let the load generator play ``role`` on ``bus``; RuntimeError if it could not."""
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value).lower())]
+    words = [word for name, value in options.items() for word in (f"--{name}", _word(value))]
     command = [program(), role, bus.address, "--bus", str(bus.pid), *words]
     try:
         done = subprocess.run(
@@ -55,3 +55,7 @@ def measure(role: str, bus: Bus, **options: object) -> dict[str, float]:
         raise RuntimeError(f"{role}: {done.stderr.strip()}")
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

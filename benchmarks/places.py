@@ -49,9 +49,9 @@ class Place:
         """One more, not yet started."""
         return self.kind(self.directory, "fresh", stock=stock)
 
-    def start(self, label: str, crowd: Crowd = ()) -> Bus:
-        """One more, with a crowd."""
-        bus = self._stack.enter_context(self.kind(self.directory, label))
+    def start(self, label: str, crowd: Crowd = (), *, system: bool = False) -> Bus:
+        """One more, with a crowd; ``system``: with a policy like that of a system's bus."""
+        bus = self._stack.enter_context(self.kind(self.directory, label, system=system))
         for kind, wanted in crowd:
             before, count = bus.memory(), min(wanted, self.largest)
             worker = Worker("crowd", bus.address, kind, str(count))
@@ -70,6 +70,11 @@ class Place:
 def running(place: Place) -> None:
     """One bus."""
     place.start("running")
+
+
+def systemwide(place: Place) -> None:
+    """One bus, with a policy like that of a system's bus."""
+    place.start("system", system=True)
 
 
 def nothing(place: Place) -> None:

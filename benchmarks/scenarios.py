@@ -35,9 +35,9 @@ Found = tuple[float, ...]
 Options = Mapping[str, object]
 
 
-def call(role: str, place: Place, seconds: float) -> Found:
+def call(role: str, place: Place, seconds: float, **options: object) -> Found:
     """A call and its reply, one at a time: µs, and CPU of the bus for each message that it passes on."""
-    found = measure(role, place.bus, seconds=seconds, window=1)
+    found = measure(role, place.bus, seconds=seconds, window=1, **options)
     return found["p50"], found["p99"], found["bus_cpu"] / found["count"] / 2 * 1e6
 
 

@@ -15,6 +15,7 @@ from . import places, scenarios
 from .figures import Figure, Goal
 from .places import Place
 from .scenarios import MIB, Found
+from .system import SERVICE
 
 OURS = ("bus1-bridge", "bus1-bridge-python")
 BUSES = ("dbus-daemon", "dbus-broker", *OURS)
@@ -103,6 +104,23 @@ STREAMS = (
     _rate("descriptors", "calls that carry a descriptor", 2.5, "pipelined", each=True, descriptors=True),
 )
 AMONG = {key: places.among_rules(key) for key in ("path", "interface", "arg0", "argN")}
+_SYSTEM = "with a system's policy: "
+SYSTEM = (
+    Scenario("system-call", (
+        Figure("p50", f"{_SYSTEM}call + reply, p50", "µs"), Figure("p99", "the same, p99", "µs"),
+        Figure("cpu", "bus CPU per routed message in that", "µs"),
+    ), partial(scenarios.call, "call", name=SERVICE), places.systemwide, BUSES),
+    Scenario("system-getid", (
+        Figure("p50", f"{_SYSTEM}GetId, p50", "µs"), Figure("p99", "the same, p99", "µs"),
+        Figure("cpu", "bus CPU per message in that", "µs"),
+    ), partial(scenarios.call, "driver"), places.systemwide, BUSES),
+    Scenario("system-batched", (
+        Figure("rate", f"{_SYSTEM}64 calls outstanding, clients batch", "k/s"),
+    ), partial(scenarios.rate, "pipelined", {"name": SERVICE}), places.systemwide, BUSES),
+    Scenario("system-fan-out", (
+        Figure("rate", f"{_SYSTEM}one signal to 100 subscribers, deliveries", "k/s"),
+    ), partial(scenarios.rate, "signals", {"count": 100}), places.systemwide, BUSES),
+)
 RULES = (
     *(_rules(key, furnish) for key, furnish in AMONG.items()),
     Scenario("rule-memory", (Figure("memory", "memory per match rule", "B", Goal(most=300, of="itself")),),
@@ -168,6 +186,6 @@ CROWD = (
     _crowded("fan-out", "one signal to 100 subscribers", "signals", "rate", count=100),
     _crowded("connect", "connect + Hello + close", "connect", "rate"),
 )
-SCENARIOS = (*SINGLE, *STREAMS, *RULES, *MEMORY, *LIBRARIES, *PYTHON, *CROWD)
+SCENARIOS = (*SINGLE, *STREAMS, *SYSTEM, *RULES, *MEMORY, *LIBRARIES, *PYTHON, *CROWD)
 UNPINNED = tuple(scenario.name for scenario in (*SINGLE, *STREAMS, *LIBRARIES, *PYTHON))
 """Those that are measured a second time, with all CPUs."""

@@ -77,7 +77,7 @@ class Draw:
     def scene(self, n_steps: int) -> Scene:
         pick = self.random
         users = {who: pick.choice(list(PLAYED.values())) for who in CLIENTS} | {"boss": (ME, os.getgid())}
-        policy = self._policy()
+        policy = self.policy()
         steps = [Step(who, "connect") for who in CLIENTS]
         steps += [self._request("server", name) for name in pick.sample(NAMES, 2)]
         # somebody else may wait for one of these names
@@ -90,7 +90,8 @@ class Draw:
         steps += [self._step() for _ in range(n_steps)]
         return Scene(policy, users, tuple(steps), self.attributes)
 
-    def _policy(self) -> str:
+    def policy(self) -> str:
+        """The elements of a configuration, in any order."""
         pick = self.random
         is_open = pick.random() < 0.5
         default = [

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from dbus_fast._private.unmarshaller import Unmarshaller
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--unpinned", "--rounds", "1", "--seconds", "0.005", "--largest", "20")
-GROUPS = ("SINGLE", "STREAMS", "RULES", "MEMORY", "LIBRARIES", "PYTHON", "CROWD")
+GROUPS = ("SINGLE", "STREAMS", "SYSTEM", "RULES", "MEMORY", "LIBRARIES", "PYTHON", "CROWD")
 needs_cargo = pytest.mark.skipif(shutil.which("cargo") is None, reason="the load generator needs cargo")
 
 
@@ -192,6 +193,29 @@ def test_a_bus_that_fails_costs_the_others_nothing_and_is_reported(load: Any) ->
     assert len(results.values["memory", "dbus-daemon"]) == 2
     assert results.failures == {("memory", "broken"): "broken did not start: "}
     assert results.medians(scenarios[0], "dbus-daemon")["value"] > 1_000_000
+
+
+def test_a_system_s_policy_lets_the_same_pass_on_every_bus(load: Any, tmp_path: Path) -> None:
+    messages, system, connection = load("messages"), load("system"), load("connection")
+    request = messages.driver_call("RequestName", "su", system.SERVICE, 0)
+    for kind in (load("buses").DbusDaemon, load("buses").Bus1Bridge, load("broker").DbusBroker):
+        if kind.executable() is None:
+            continue
+        with kind(tmp_path, system=True) as bus:
+            service, client = (connection.Connection.open(bus.address) for _ in range(2))
+            with closing(service), closing(client):
+                service.socket.sendall(request)
+                service.take_reply()
+                for interface in (messages.SPOKEN, "org.bus1.Forbidden"):
+                    call = messages.call(system.SERVICE, messages.OBJECT, interface, "Echo")
+                    client.socket.sendall(call)
+                with pytest.raises(RuntimeError, match="AccessDenied"):
+                    client.take_reply()
+                while not (found := [each for each in service.frames() if each[1] == messages.CALL]):
+                    pass
+                assert [messages.text_field(each, messages.INTERFACE) for each in found] == [messages.SPOKEN]
+                with pytest.raises(RuntimeError, match="AccessDenied"):
+                    connection.Connection.open(bus.address, request.replace(b"Service", b"Serviss"))
 
 
 def test_the_load_writes_bodies_as_another_implementation_reads_them(load: Any) -> None:

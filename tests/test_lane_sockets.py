@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(acceleration.native is None, reason="there is no
 N_CLIENTS = 100
 MUCH = N_CLIENTS * (64 << 10)
 WHO = Credentials(0, 0, 0)
-STANDING = (True, True, True, 1 << 20, 16, 1 << 20, 1 << 20, 9)
+STANDING = (True, True, True, 1 << 20, 16, 1 << 20, 1 << 20, 9, None)
 
 
 def resident(pid: int) -> int:
@@ -103,7 +103,7 @@ def test_what_is_handed_over_and_not_wanted_is_not_watched() -> None:
     poller, lane = fresh_lane()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        lane.join(ours.fileno(), 2, ":1.2", WHO, STANDING, [], 0, False, 0, (1, False))
+        lane.join(ours.fileno(), 2, ":1.2", WHO, STANDING, ([], []), 0, False, 0, (1, False))
         theirs.sendall(b"?" * 20)
         assert poller.poll(1) == [(ours.fileno(), select.EPOLLIN)]
         assert lane.take(2) == (b"?" * 20, [], "")

@@ -56,6 +56,15 @@ WRONG: tuple[dict[str, Any], ...] = (
 )
 """Fields for which a client is disconnected, mostly."""
 
+STRICT = (
+    '<deny send_type="method_call"/>', '<allow send_type="signal"/>',
+    '<allow send_requested_reply="true" send_type="method_return"/>',
+    '<allow send_requested_reply="true" send_type="error"/>', '<allow receive_type="method_call"/>',
+    '<allow receive_type="method_return"/>', '<allow receive_type="error"/>',
+    '<allow receive_type="signal"/>', '<allow send_destination="t.N0"/>',
+    '<allow send_destination_prefix="t.N2"/>',
+)
+
 _clients = st.sampled_from(CLIENTS)
 _natives = st.sampled_from(NATIVES)
 _names = st.sampled_from(NAMES)
@@ -241,6 +250,47 @@ def scripts(draw: st.DrawFn, sizes: Sequence[int] = (0, 10, 5000, 70_000, 300_00
     least = draw(st.sampled_from((0, 6, 16)))  # a list by itself is short
     steps = draw(st.lists(scenes(sizes), min_size=least, max_size=24))
     return [*prelude, *(step for scene in steps for step in scene)]
+
+
+@st.composite
+def _elements(draw: st.DrawFn) -> str:
+    """One rule about messages."""
+    kind = draw(st.sampled_from(("send", "send", "receive")))
+    given: dict[str, str | None] = {
+        "interface": _maybe(draw, 1, st.sampled_from(INTERFACES[:2])),
+        "path": _maybe(draw, 2, st.sampled_from(PATHS[:3])),
+        "type": draw(st.sampled_from(("*", "*", "method_call", "method_return", "error", "signal"))),
+        "requested_reply": _maybe(draw, 2, st.sampled_from(("true", "false"))),
+    }
+    if given["interface"] or given["path"]:
+        given["member"] = _maybe(draw, 2, st.sampled_from(MEMBERS[:2]))
+    elif given["type"] == "error":
+        given["error"] = _maybe(draw, 1, st.just("t.Error"))
+    if draw(st.booleans()):
+        about = draw(st.sampled_from(("destination", "destination_prefix"))) if kind == "send" else "sender"
+        given[about] = draw(st.sampled_from(("t", "t.N2", "t.N") if about.endswith("prefix") else NAMES))
+    elif kind == "send":
+        given["broadcast"] = _maybe(draw, 3, st.sampled_from(("true", "false")))
+    words = [f'{kind}_{key}="{value}"' for key, value in given.items() if value]
+    for key, value in (("eavesdrop", "true"), ("max_fds", "0"), ("min_fds", "1"), ("log", "true")):
+        if _maybe(draw, 5, st.just(True)) and (key != "log" or kind == "send"):
+            words.append(f'{key}="{value}"')
+    return f"<{draw(st.sampled_from(('allow', 'deny')))} {' '.join(words)}/>"
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Term:
+    """Rules of which some forbid much, as a system's, and some little."""
+    return term("policy", *draw(st.sampled_from(((), (), STRICT))), *draw(st.lists(_elements(), max_size=6)))
+
+
+@st.composite
+def governed(draw: st.DrawFn) -> Script:
+    """Everything that clients do, under one policy and then another."""
+    steps = list(draw(st.one_of(everyday(), scripts(sizes=(0, 10, 5000)))))
+    for _ in range(draw(st.integers(1, 3))):
+        steps.insert(draw(st.integers(4, len(steps))), draw(policies()))
+    return steps
 
 
 @st.composite

@@ -28,6 +28,10 @@ from twin_script import Term
 from bus1.verbs.inspect import fetch
 
 _STATISTICS = f"{BUS}.Debug.Stats"
+_KEPT = f"""<policy context="mandatory">
+  <allow send_destination="{BUS}"/> <allow receive_sender="{BUS}"/>
+</policy>"""
+"""What no policy of a script forbids: to ask the bus."""
 _PIECE = 700
 """Bytes of a storm that a client writes before the next has its turn."""
 
@@ -51,6 +55,9 @@ class Stage:
         self._files = files
         self._path = str(place.folder / "bus")
         self._native_address = f"{self._path}1"
+        self._file = place.folder / "bus.conf"
+        self._configuration = ""
+        """As it was before a script had its own rules; empty while none has."""
         self._ids = {str(place.folder).encode()}
         self._idleness = place.idleness
         self._clients: dict[str, TwinClient] = {}
@@ -66,7 +73,7 @@ class Stage:
         self._steps: dict[str, Callable[..., None]] = {
             "connect": self._connect, "send": self._send, "rest": self._rest, "shut": self._shut,
             "close": self._close, "deafen": self._deafen, "listen": self._listen, "monitor": self._monitor,
-            "stats": self._stats, "storm": self._storm,
+            "stats": self._stats, "storm": self._storm, "policy": self._rule,
         }
 
     def leave(self) -> None:
@@ -83,15 +90,18 @@ class Stage:
         self._clients.clear()
         self._left.clear()
         self._natives.begin()
+        if self._configuration:
+            self._configure(self._configuration)
+            self._configuration = ""
         self._probe.got.clear()
 
     def play(self, step: Term) -> None:
         """Carry out one step, completely; one for which the client isn't there does nothing."""
         if (action := self._steps.get(step.word)) is None:
             self._natives.play(step)
-        elif step.word in ("connect", "storm") or not self._is_over(step.values[0]):
+        elif step.word in ("connect", "storm", "policy") or not self._is_over(step.values[0]):
             action(*step.values, **step.named)
-        self._settle(str(step.values[0]))
+        self._settle(str(step.values[0]) if step.values else "")
 
     def end(self) -> None:
         """Everybody leaves, natives first; then the bus tells what is left."""
@@ -189,6 +199,19 @@ class Stage:
         for client in self._clients.values():
             # who was first is a matter of time
             client.author.calls.sort(key=lambda call: str(call.sender))
+
+    def _rule(self, *rules: str) -> None:
+        """These rules for everybody, behind those that the configuration has."""
+        self._configuration = self._configuration or self._file.read_text()
+        policy = f'<policy context="default">{"".join(rules)}</policy>{_KEPT}</busconfig>'
+        self._configure(self._configuration.replace("</busconfig>", policy))
+
+    def _configure(self, text: str) -> None:
+        new = self._file.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self._file)
+        answer = self._probe.call("ReloadConfig")
+        assert answer is not None and answer.error_name is None, answer
 
     def _rest(self, name: str) -> None:
         self._send(name)

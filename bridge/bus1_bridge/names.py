@@ -16,7 +16,7 @@ Not here: which names may be requested (the driver checks syntax, limits and pol
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import Callable, KeysView
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -74,6 +74,8 @@ class NameTable:
     def __init__(self) -> None:
         self.tally = Tally()
         """Claims, and the unique names of those who have one."""
+        self.follower: Callable[[int, str, bool], None] | None = None
+        """Is told at once which peer owns or waits for which name, or does no longer."""
         self._queues: dict[str, list[_Claim]] = {}
         self._held: dict[int, dict[str, None]] = {}
         self._primary: dict[int, dict[str, None]] = {}
@@ -195,6 +197,8 @@ class NameTable:
         if name in self._held.get(peer, _NO_NAMES):
             _remove(self._held, peer, name)
             self.tally.remove(peer)
+            if self.follower is not None:
+                self.follower(peer, name, False)
             if peer not in self._held:
                 self._ordered.pop(peer, None)
             elif peer in self._ordered:
@@ -203,6 +207,8 @@ class NameTable:
     def _hold(self, peer: int, name: str) -> None:
         self._held.setdefault(peer, {})[name] = None
         self.tally.add(peer)
+        if self.follower is not None:
+            self.follower(peer, name, True)
         if peer in self._ordered:
             self._ordered[peer].add(name)
 

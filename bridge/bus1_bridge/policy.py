@@ -23,7 +23,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from .policyrules import EVERYBODY, GROUP, NOBODY_KNOWN, OWN, RECEIVE, SEND, USER, Contexts, Rule, rule_of
+from .policyrules import (
+    EVERYBODY,
+    GROUP,
+    NOBODY_KNOWN,
+    OWN,
+    RECEIVE,
+    SEND,
+    USER,
+    Contexts,
+    Rule,
+    RuleData,
+    rule_of,
+)
 from .wire import CALL, SIGNAL
 
 PICKED_MAX = 4096
@@ -218,6 +230,11 @@ class ClientPolicy:
         """It may send everything to everybody."""
         self.receives_all = self._received.allows_all
         """It may receive everything from everybody."""
+
+    def as_data(self) -> tuple[list[RuleData], list[RuleData]]:
+        """Its rules about sending and about receiving, in their order: what its native twin is made of."""
+        sent, received = self._sent.rules, self._received.rules
+        return [rule.as_data() for rule in sent], [rule.as_data() for rule in received]
 
     def narrowed(self) -> ClientPolicy:
         """The same, of a client of whose messages more than this is asked: none passes unasked."""

@@ -31,6 +31,13 @@ ATTRIBUTES = frozenset({
 _LONELY = ("own", "own_prefix", "user", "group")
 
 
+RuleData = tuple[
+    tuple[str | None, str | None, str | None, str | None], str | None,
+    tuple[bool, bool, bool, bool, bool], tuple[int, bool | None, int, int],
+]
+"""What a rule about messages says, without its text and its place."""
+
+
 class RuleError(ValueError):
     """The attributes make no rule; the text says why."""
 
@@ -80,6 +87,14 @@ class Rule:
 
     def __str__(self) -> str:
         return f"{self.text} ({self.place})"
+
+    def as_data(self) -> RuleData:
+        """As plain values: texts, whom it is about, flags, numbers."""
+        return (
+            (self.interface, self.member, self.error, self.path), self.name,
+            (self.allow, self.is_prefix, self.requested_reply, self.eavesdrop, self.log),
+            (self.type, self.broadcast, self.min_fds, self.max_fds),
+        )
 
     @property
     def place(self) -> str:

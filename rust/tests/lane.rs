@@ -14,7 +14,8 @@ use bus1_native::lane::express::Climate;
 use bus1_native::lane::parties::Bus as Itself;
 use bus1_native::lane::world::World;
 use bus1_native::lane::{Lane, Poller};
-use bus1_native::tables::{MatchIndex, MatchRule, ReplyTable, Tally};
+use bus1_native::tables::policy::{MOST_FDS, Rule};
+use bus1_native::tables::{ClientPolicy, MatchIndex, MatchRule, ReplyTable, Tally};
 
 const BUS: u64 = 1;
 
@@ -63,17 +64,7 @@ impl Bus {
         core.send(peer, &root, &Payload::default(), &credentials).unwrap();
         drop(core);
         let fd = ours.as_raw_fd();
-        let standing = Standing {
-            sends_all: true,
-            receives_all: true,
-            takes_fds: true,
-            max_message_size: 1 << 27,
-            max_message_unix_fds: 16,
-            max_incoming_bytes: 1 << 30,
-            max_outgoing_bytes: 1 << 30,
-            max_replies: 1000,
-        };
-        let connection = Connection::new(fd, peer, unique, credentials, standing);
+        let connection = Connection::new(fd, peer, unique, credentials, free());
         self.lane.lock().unwrap().join(Box::new(connection));
         self.poller.join(fd, self.number);
         self.ends.push(ours);
@@ -82,6 +73,21 @@ impl Bus {
 
     fn turn(&self) -> Vec<(RawFd, u32)> {
         self.poller.poll(Some(0.0)).unwrap()
+    }
+}
+
+/// Who may do everything.
+fn free() -> Standing {
+    Standing {
+        sends_all: true,
+        receives_all: true,
+        policy: None,
+        takes_fds: true,
+        max_message_size: 1 << 27,
+        max_message_unix_fds: 16,
+        max_incoming_bytes: 1 << 30,
+        max_outgoing_bytes: 1 << 30,
+        max_replies: 1000,
     }
 }
 
@@ -163,6 +169,40 @@ fn what_is_not_everyday_is_handed_over_alone_and_ends_the_turn() {
     bus.lane.lock().unwrap().give_back(a.peer, 0, false);
     assert_eq!(bus.turn(), []);
     assert!(bus.world.replies.lock().unwrap().awaits(a.peer, b.peer, 3));
+}
+
+#[test]
+fn what_a_policy_permits_passes_and_what_it_does_not_is_handed_over() {
+    let mut bus = Bus::new();
+    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let rule = |allow, name: Option<&str>| Rule {
+        allow,
+        name: name.map(Into::into),
+        requested_reply: allow,
+        max_fds: MOST_FDS,
+        ..Rule::default()
+    };
+    let sent = vec![rule(false, None), rule(true, Some("a.Service"))];
+    let policy = Arc::new(ClientPolicy::new(sent, vec![rule(true, None)]));
+    for peer in [a.peer, b.peer] {
+        let strict =
+            Standing { sends_all: false, receives_all: false, policy: Some(policy.clone()), ..free() };
+        bus.lane.lock().unwrap().parties.set_standing(peer, strict);
+    }
+    for (serial, is_held) in [(1, false), (2, true), (3, false)] {
+        bus.lane.lock().unwrap().parties.claim(b.peer, "a.Service", is_held);
+        let sent = call(serial, ":1.2");
+        a.socket.write_all(&sent).unwrap();
+        if is_held {
+            assert_eq!(bus.turn(), []);
+            read(&mut b.socket, sent.len() + 16);
+        } else {
+            assert_eq!(bus.turn(), [(a.fd, 1)]);
+            assert_eq!(bus.lane.lock().unwrap().take(a.peer).unwrap().data, sent);
+            bus.lane.lock().unwrap().give_back(a.peer, 0, false);
+        }
+    }
+    assert_eq!(bus.world.replies.lock().unwrap().outstanding(a.peer), 1);
 }
 
 #[test]

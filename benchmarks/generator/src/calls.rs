@@ -7,7 +7,9 @@
 use crate::child::{Child, say, told};
 use crate::connection::{CHUNK, Connection, PATIENCE, failed};
 use crate::frames::Head;
-use crate::message::{CALL, REPLY_SERIAL, SERIAL, TEXT, call, driver_call, patch, reply, string};
+use crate::message::{
+    CALL, REPLY_SERIAL, SERIAL, TEXT, call, driver_call, patch, reply, request_name, string,
+};
 use crate::meter::{Meter, Report};
 use crate::options::Options;
 use crate::sys::{self, Poll, libraries};
@@ -18,8 +20,9 @@ use std::time::{Duration, Instant};
 
 /// The role of a callee: answer until the parent or the bus ends.
 pub fn echo(options: &Options) -> io::Result<()> {
+    let requests = if options.name.is_empty() { vec![] } else { vec![request_name(2, &options.name)] };
     let opened: io::Result<Vec<_>> =
-        (0..options.count).map(|_| Connection::open(&options.address, &[])).collect();
+        (0..options.count).map(|_| Connection::open(&options.address, &requests)).collect();
     let mut connections = opened?;
     let names: Vec<&str> = connections.iter().map(|each| each.name.as_str()).collect();
     say(&names.join(" "))?;

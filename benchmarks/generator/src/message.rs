@@ -109,18 +109,27 @@ impl Parts<'_> {
 pub fn driver_call(serial: u32, member: &str, arguments: &[&str]) -> Vec<u8> {
     let mut body = Vec::new();
     arguments.iter().for_each(|text| string(&mut body, text));
-    let signature = "s".repeat(arguments.len());
-    let path = "/org/freedesktop/DBus";
-    let signature = signature.as_str();
+    ask_driver(serial, member, &"s".repeat(arguments.len()), &body)
+}
+
+/// A call of the bus itself that asks for a name.
+pub fn request_name(serial: u32, name: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    string(&mut body, name);
+    number(&mut body, 0);
+    ask_driver(serial, "RequestName", "su", &body)
+}
+
+fn ask_driver(serial: u32, member: &str, signature: &str, body: &[u8]) -> Vec<u8> {
     Parts {
         kind: CALL,
         serial,
-        path,
+        path: "/org/freedesktop/DBus",
         interface: DRIVER,
         member,
         destination: DRIVER,
         signature,
-        body: &body,
+        body,
         ..Parts::default()
     }
     .build()
@@ -196,7 +205,13 @@ mod tests {
 
     #[test]
     fn a_built_message_is_as_long_as_its_header_says() {
-        for message in [call(":1.5", 0, "s", b"\0\0\0\0\0", 1), reply(":1.15"), signal(4, 0), signal(0, 33)] {
+        for message in [
+            call(":1.5", 0, "s", b"\0\0\0\0\0", 1),
+            reply(":1.15"),
+            signal(4, 0),
+            signal(0, 33),
+            request_name(2, "a.b"),
+        ] {
             assert_eq!(length(&message), message.len());
         }
     }

@@ -26,6 +26,8 @@ pub struct Options {
     pub each: bool,
     /// Each call carries a descriptor.
     pub descriptors: bool,
+    /// The name that a callee owns; empty for none.
+    pub name: String,
     /// The C library of the caller.
     pub library: String,
 }
@@ -48,6 +50,7 @@ impl Options {
             arguments: 1,
             each: false,
             descriptors: false,
+            name: String::new(),
             library: String::new(),
         };
         while let Ok(name) = next("") {
@@ -67,6 +70,7 @@ impl Options {
             "--burst" => self.burst = value.parse()?,
             "--arguments" => self.arguments = value.parse()?,
             "--each" => self.each = value.parse()?,
+            "--name" => value.clone_into(&mut self.name),
             "--library" => value.clone_into(&mut self.library),
             "--descriptors" => self.descriptors = value.parse()?,
             _ => return Err("there is no such option".into()),
@@ -93,6 +97,7 @@ impl Options {
             ("--burst", self.burst.to_string()),
             ("--each", self.each.to_string()),
             ("--descriptors", self.descriptors.to_string()),
+            ("--name", self.name.clone()),
         ] {
             words.extend([name.to_owned(), value]);
         }

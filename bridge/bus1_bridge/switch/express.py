@@ -4,11 +4,13 @@ Theory. Where the native body is in use, D-Bus clients that have their name *joi
 poller, which reads, routes and writes within the wait, on the same tables (Core, match rules, replies). What
 is not everyday it hands over: one message, which the router gets as ever, or all that a socket has brought,
 and then the endpoint reads the socket until the router has nothing of it in hand. Then the input is *given
-back*. Rights, limits and names are the lane's copies, which are renewed here; what the lane saw happen
+back*. Rights, limits and names are the lane's copies, which are renewed here; of each policy there is one
+native twin, which all its clients share. What the lane saw happen
 (queues that moved, copies that found no room) is told to those who must know after each wait.
 
-Invariants. 1. The input of a connection is the lane's or the router's, never both's. 2. Whoever may not do
-everything, leaves, monitors or has left is not in the lane.
+Invariants. 1. The input of a connection is the lane's or the router's, never both's. 2. Whoever leaves,
+monitors or has left is not in the lane. 3. Of whoever sees a part of the bus the lane knows no policy: it
+carries out nothing of what such a client says or hears.
 
 Not here: what is everyday (the native module), sockets (endpoint).
 """
@@ -17,19 +19,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary
 
 from bus1 import acceleration
 from bus1.core.api import Parcel, Usage
 
 if TYPE_CHECKING:
+    from bus1._native import ClientPolicy as NativePolicy
     from bus1.holdings import Holdings
     from bus1.reactor import Reactor
 
+    from ..policy import ClientPolicy
     from .connection import Connection
     from .router import Router
 
-Standing = tuple[bool, bool, bool, int, int, int, int, int]
-"""May send everything, may receive everything, takes descriptors; the limits that the lane minds."""
+Standing = tuple[bool, bool, bool, int, int, int, int, int, "NativePolicy | None"]
+"""May send everything, may receive everything, takes descriptors; the limits that the lane minds; what it
+may do where that is not everything, if the lane can tell."""
 
 
 class Joining(Protocol):
@@ -56,6 +62,8 @@ class Express:
         self._holdings = holdings
         self._awaited: frozenset[int] = frozenset()
         self._late: frozenset[int] = frozenset()
+        self._policies: WeakKeyDictionary[ClientPolicy, NativePolicy] = WeakKeyDictionary()
+        tables.names.follower = self.lane.claim
         for name in tables.names.names():
             self.lane.own(name, tables.names.owner(name))
 
@@ -78,9 +86,9 @@ class Express:
         assert c is not None
         party = c.party
         self.lane.join(
-            endpoint.fileno(), peer, party.unique, party.credentials, _standing(c),
-            list(tables.names.primary(peer)), len(party.open_replies), bool(party.subscriptions), c.offset,
-            (party.next_serial, bool(party.native_calls)),
+            endpoint.fileno(), peer, party.unique, party.credentials, self._standing(c),
+            (list(tables.names.primary(peer)), list(tables.names.claims(peer))), len(party.open_replies),
+            bool(party.subscriptions), c.offset, (party.next_serial, bool(party.native_calls)),
         )
         party.express = self
         # one that comes again bears no marks
@@ -117,12 +125,30 @@ class Express:
     def renew(self, connection: int) -> None:
         """Policy or limits have changed."""
         if (c := self._router.connection(connection)) is not None:
-            self.lane.set_standing(connection, _standing(c))
+            self.lane.set_standing(connection, self._standing(c))
 
     def usage(self, connection: int) -> tuple[Usage, Usage, Usage]:
         """What has come and is not carried out, the most that ever was, and that ever waited for it."""
         now, peak_in, peak_out = self.lane.usage(connection)
         return Usage(*now), Usage(*peak_in), Usage(*peak_out)
+
+    def _standing(self, c: Connection) -> Standing:
+        permissions, limits, party = c.party.permissions, c.limits, c.party
+        is_open = permissions.sends_all and permissions.receives_all
+        policy = None if is_open or party.sight is not None else self._twin(permissions)
+        return (
+            permissions.sends_all, permissions.receives_all, party.takes_fds,
+            limits.max_message_size, limits.max_message_unix_fds,
+            limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection, policy,
+        )
+
+    def _twin(self, policy: ClientPolicy) -> NativePolicy:
+        """The native twin of a policy; one for all its clients."""
+        twin = self._policies.get(policy)
+        if twin is None:
+            assert acceleration.native is not None
+            twin = self._policies[policy] = acceleration.native.ClientPolicy(*policy.as_data())
+        return twin
 
     # ---- the wait --------------------------------------------------------------------------------
 
@@ -169,15 +195,6 @@ def _marked(
     for peer in old ^ new:
         mark(peer, peer in new)
     return new
-
-
-def _standing(c: Connection) -> Standing:
-    permissions, limits = c.party.permissions, c.limits
-    return (
-        permissions.sends_all, permissions.receives_all, c.party.takes_fds,
-        limits.max_message_size, limits.max_message_unix_fds,
-        limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection,
-    )
 
 
 def express_for(reactor: Reactor, holdings: Holdings, router: Router) -> Express | None:

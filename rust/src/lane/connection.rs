@@ -9,13 +9,14 @@
 //!
 //! Not here: what messages do (`express`), writing (`output`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::core::{Credentials, Usage};
 use crate::dbus::body::BodyCheck;
 use crate::sys;
+use crate::tables::ClientPolicy;
 
 /// What a client may do, and what it has, as far as the lane asks.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Standing {
     pub sends_all: bool,
     /// It may receive everything from everybody.
     pub receives_all: bool,
+    /// What it may do otherwise; one for all clients with the same rules. None: Python alone knows.
+    pub policy: Option<Arc<ClientPolicy>>,
     /// Descriptors may be passed to it, and by it.
     pub takes_fds: bool,
     pub max_message_size: usize,
@@ -196,6 +199,8 @@ pub struct Connection {
     pub comes_last: bool,
     /// Well-known names that it is primary owner of, in order of acquisition.
     pub names: Vec<Box<str>>,
+    /// These, and those that it waits for.
+    pub claims: BTreeSet<Box<str>>,
     pub input: Input,
     pub output: Output,
     pub pace: Pace,
@@ -237,6 +242,7 @@ impl Connection {
             has_followers: false,
             comes_last: false,
             names: Vec::new(),
+            claims: BTreeSet::new(),
             input,
             output: Output::default(),
             pace: Pace::default(),

@@ -1,7 +1,7 @@
 //! What becomes of one message of a D-Bus client, if it is everyday.
 //!
-//! Theory. Everyday is a valid message between D-Bus clients of the lane who may do everything, which finds its receivers,
-//! fits below the marks of back-pressure and within all limits, and which nobody else may want to see. Descriptors make it
+//! Theory. Everyday is a valid message between D-Bus clients of the lane that policies let pass in silence, which finds its
+//! receivers, fits below the marks of back-pressure and within all limits, and which nobody else may want to see. Descriptors make it
 //! less so: they go to one client, for whom nothing waits, and are such that nobody can make their closing wait. Whether
 //! it is everyday is found out without any effect; then it is carried out, which is one transaction of Core and at most
 //! one reply slot. Everything else is `NotEveryday`: the planner in Python decides, and nothing has happened.
@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use super::connection::Connection;
 use super::parties::Parties;
+use super::verdict;
 use super::world::Tables;
 use crate::core::Parts;
 use crate::dbus::arguments::arguments;
@@ -123,7 +124,7 @@ pub fn may_be_everyday(
     let Some(sender) = parties.get(from) else {
         return false;
     };
-    if !climate.is_unwatched || !sender.standing.sends_all {
+    if !climate.is_unwatched || !sender.standing.is_known() {
         return false;
     }
     if header.unix_fds != 0 && (climate.is_closing || !header.destination_span.is_some()) {
@@ -132,8 +133,8 @@ pub fn may_be_everyday(
     match header.destination(message) {
         None => header.kind == SIGNAL && !sender.has_followers,
         Some(DRIVER_NAME) => {
-            let is_free = sender.standing.receives_all && !sender.has_reserved && !climate.has_eavesdroppers;
-            is_free && asks_for_id(header, message)
+            let is_free = !sender.has_reserved && !climate.has_eavesdroppers;
+            is_free && asks_for_id(header, message) && verdict::may_ask(sender, header, message)
         }
         Some(name) => {
             let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
@@ -203,10 +204,10 @@ fn unicast(
 ) -> Result<(), NotEveryday> {
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
     let reader = parties.get(to).ok_or(NotEveryday)?;
-    if !reader.standing.receives_all {
+    let header = post.header;
+    if !verdict::passes(sender, reader, header, post.message.bytes(), &tables.replies) {
         return Err(NotEveryday);
     }
-    let header = post.header;
     let awaits = header.kind == CALL && header.flags & NO_REPLY_EXPECTED == 0;
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
@@ -264,7 +265,8 @@ fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) ->
         arguments: &mut |out| arguments(header.signature(bytes), body, header.endian, out),
     };
     tables.matches.receivers(&mut input, &mut peers);
-    let result = tell(post, parties, tables, &peers);
+    let result = verdict::leave_out(sender, parties, header, bytes, &mut peers)
+        .and_then(|()| tell(post, parties, tables, &peers));
     parties.peers = peers;
     result
 }
@@ -285,9 +287,6 @@ fn tell(
     for &peer in peers {
         let slot = parties.slot(peer).ok_or(NotEveryday)?;
         let reader = parties.get(slot).ok_or(NotEveryday)?;
-        if !reader.standing.receives_all {
-            return Err(NotEveryday);
-        }
         readers.push((slot, has_room(tables, sender, reader, size)?));
     }
     let mut slots = Vec::with_capacity(peers.len());

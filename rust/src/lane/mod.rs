@@ -14,6 +14,7 @@ pub mod output;
 pub mod parties;
 pub mod poller;
 mod reading;
+mod verdict;
 pub mod world;
 
 use std::io;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use bytes::Bytes;
 
-use super::connection::Connection;
+use super::connection::{Connection, Standing};
 use crate::core::Credentials;
 
 /// The bus itself, as a peer.
@@ -36,6 +36,8 @@ pub struct Parties {
     by_fd: AHashMap<RawFd, usize>,
     by_unique: AHashMap<Box<str>, usize>,
     owners: AHashMap<Box<str>, u64>,
+    /// How many may not receive everything.
+    n_asked: usize,
     /// Those that may have something to write.
     pub dirty: Vec<usize>,
     /// Those for which epoll may have to be asked for something else.
@@ -99,6 +101,7 @@ impl Parties {
         self.by_fd.insert(connection.fd, slot);
         self.by_unique.insert(connection.unique.clone(), slot);
         connection.is_stale = false;
+        self.n_asked += usize::from(!connection.standing.receives_all);
         self.slots[slot] = Some(connection);
         self.mark_stale(slot);
         slot
@@ -108,6 +111,7 @@ impl Parties {
     pub fn remove(&mut self, peer: u64) -> Option<Box<Connection>> {
         let slot = self.by_peer.remove(&peer)?;
         let connection = self.slots[slot].take()?;
+        self.n_asked -= usize::from(!connection.standing.receives_all);
         self.by_fd.remove(&connection.fd);
         self.by_unique.remove(&connection.unique);
         self.dirty.retain(|&other| other != slot);
@@ -129,6 +133,32 @@ impl Parties {
         }
         if let Some(c) = peer.and_then(|peer| self.slot(peer)).and_then(|slot| self.get_mut(slot)) {
             c.names.push(name.into());
+        }
+    }
+
+    /// The peer owns the name or waits for it, or does no longer.
+    pub fn claim(&mut self, peer: u64, name: &str, is_held: bool) {
+        if let Some(c) = self.slot(peer).and_then(|slot| self.get_mut(slot)) {
+            if is_held {
+                c.claims.insert(name.into());
+            } else {
+                c.claims.remove(name);
+            }
+        }
+    }
+
+    /// Everybody may receive everything.
+    pub fn receive_all(&self) -> bool {
+        self.n_asked == 0
+    }
+
+    /// Other rights and limits of a peer from now on.
+    pub fn set_standing(&mut self, peer: u64, standing: Standing) {
+        if let Some(c) = self.slot(peer).and_then(|slot| self.get_mut(slot)) {
+            let before = usize::from(!c.standing.receives_all);
+            let after = usize::from(!standing.receives_all);
+            c.standing = standing;
+            self.n_asked = self.n_asked - before + after;
         }
     }
 

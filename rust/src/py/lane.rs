@@ -9,6 +9,7 @@ use pyo3::types::PyBytes;
 use super::arguments::credentials_of;
 use super::core::Core;
 use super::locking::lock;
+use super::policy::ClientPolicy;
 use super::poller::Poller;
 use super::tables::{MatchIndex, ReplyTable};
 use crate::core::Usage;
@@ -39,10 +40,13 @@ fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
 }
 
-/// (sends_all, receives_all, takes_fds, max_message_size, max_message_unix_fds, max_incoming_bytes, max_outgoing_bytes, max_replies)
-type StandingTuple = (bool, bool, bool, usize, usize, u64, u64, usize);
+/// (sends_all, receives_all, takes_fds, max_message_size, max_message_unix_fds, max_incoming_bytes, max_outgoing_bytes, max_replies,
+/// policy)
+type StandingTuple<'py> = (bool, bool, bool, usize, usize, u64, u64, usize, Option<Bound<'py, ClientPolicy>>);
+/// Well-known names that a client is primary owner of, in order of acquisition; those that it owns or waits for.
+type NameLists = (Vec<String>, Vec<String>);
 
-fn standing(given: StandingTuple) -> Standing {
+fn standing(given: StandingTuple<'_>) -> Standing {
     let (
         sends_all,
         receives_all,
@@ -52,10 +56,12 @@ fn standing(given: StandingTuple) -> Standing {
         incoming,
         outgoing,
         replies,
+        policy,
     ) = given;
     Standing {
         sends_all,
         receives_all,
+        policy: policy.map(|policy| policy.get().shared()),
         takes_fds,
         max_message_size,
         max_message_unix_fds,
@@ -102,8 +108,8 @@ impl PyDbusLane {
         peer: u64,
         unique: &str,
         credentials: &Bound<'_, PyAny>,
-        given: StandingTuple,
-        names: Vec<String>,
+        given: StandingTuple<'_>,
+        names: NameLists,
         native_calls: usize,
         has_followers: bool,
         offset: usize,
@@ -113,7 +119,8 @@ impl PyDbusLane {
             Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
         connection.native_calls = native_calls;
         connection.has_followers = has_followers;
-        connection.names = names.into_iter().map(Into::into).collect();
+        connection.names = names.0.into_iter().map(Into::into).collect();
+        connection.claims = names.1.into_iter().map(Into::into).collect();
         connection.output.offset = offset;
         (connection.next_serial, connection.has_reserved) = serial;
         lock(py, &self.inner).join(Box::new(connection));
@@ -229,8 +236,9 @@ impl PyDbusLane {
     }
 
     /// Other rights and limits from now on.
-    fn set_standing(&self, py: Python<'_>, peer: u64, given: StandingTuple) {
-        self.with(py, peer, |c| c.standing = standing(given));
+    fn set_standing(&self, py: Python<'_>, peer: u64, given: StandingTuple<'_>) {
+        let standing = standing(given);
+        lock(py, &self.inner).parties.set_standing(peer, standing);
     }
 
     /// Native peers follow its signals, or do no longer.
@@ -246,6 +254,11 @@ impl PyDbusLane {
     /// The well-known name is this peer's, or nobody's.
     fn own(&self, py: Python<'_>, name: &str, peer: Option<u64>) {
         lock(py, &self.inner).parties.own(name, peer);
+    }
+
+    /// The peer owns the name or waits for it, or does no longer.
+    fn claim(&self, py: Python<'_>, peer: u64, name: &str, is_held: bool) {
+        lock(py, &self.inner).parties.claim(peer, name, is_held);
     }
 
     /// What holds for everybody until the next wait.

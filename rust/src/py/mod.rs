@@ -10,6 +10,7 @@ mod dbus;
 mod lane;
 pub mod locking;
 pub mod memory;
+mod policy;
 mod poller;
 mod server;
 mod swift;
@@ -22,7 +23,7 @@ use pyo3::types::PyTuple;
 const PARTS: &[&str] = &[
     "core",   // the bus1 state machine, and sealed pools
     "codec",  // D-Bus headers and bodies
-    "tables", // match rules, outstanding replies
+    "tables", // match rules, outstanding replies, verdicts
     "lane",   // everyday messages between D-Bus clients
     "server", // everyday requests of native peers
     "client", // the client's half of a native channel, bodies of everyday values
@@ -46,6 +47,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lane::PyDbusLane>()?;
     module.add("PARTS", PyTuple::new(module.py(), PARTS)?)?;
     module.add_class::<poller::Poller>()?;
+    module.add_class::<policy::ClientPolicy>()?;
     module.add_class::<tables::MatchIndex>()?;
     module.add_class::<tables::ReplyTable>()?;
     module.add_class::<tables::Tally>()?;
