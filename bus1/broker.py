@@ -20,7 +20,6 @@ import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -44,6 +43,7 @@ from .lane import lane_for
 from .listener import SHORTAGE_PAUSE, Listener
 from .namespaces import view_of
 from .reactor import Reactor
+from .record import record, replace
 from .sending import REFERENCES_PER_REQUEST
 from .station import PeerStation
 from .straight import straight_for
@@ -52,7 +52,7 @@ _FDS_OF_PEER = 2
 """Its end of the pair, and a segment."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class BrokerLimits:
     """Bounds of the native side; times in seconds."""
 

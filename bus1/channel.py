@@ -24,7 +24,6 @@ import os
 import select
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .core.api import Credentials
@@ -41,6 +40,7 @@ from .frames import Frame, FrameReader, refusal
 from .lane import ChannelLane
 from .namespaces import pidfd_of, pids_of
 from .outlet import Outlet
+from .record import replace
 from .requests import execute
 from .sending import REFERENCES_PER_REQUEST, Sending
 from .transport import DONTWAIT, RECEIVE_SIZE, Arrival, credentials_of, receive

@@ -42,6 +42,8 @@ class Closer:
     """Closes descriptors in the order of each owner: a user, or None for those of nobody in particular."""
 
     def __init__(self) -> None:
+        self.is_used = False
+        """Something was closed that could take its time; before, there is nothing to look at."""
         self.closed: deque[int | None] = deque()
         """The owner of each descriptor that has been closed; whoever reads it takes them out."""
         self._lines: dict[int | None, deque[int]] = {}
@@ -52,6 +54,7 @@ class Closer:
 
     def close(self, owner: int | None, fd: int) -> None:
         """Close it, now or soon."""
+        self.is_used = True
         with self._lock:
             line = self._lines.get(owner)
             if line is not None:

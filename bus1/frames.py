@@ -20,12 +20,12 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 from .core.api import FD_MAX
 from .descriptors import Fds
 from .errors import Bus1Error, RemoteProtocolError
+from .record import record
 
 MAGIC = b"bus1"
 VERSION = 1
@@ -194,7 +194,7 @@ NO_FDS = Fds()
 """What owns no descriptor, for the many frames that bring none."""
 
 
-@dataclass(slots=True)
+@record()
 class Frame:
     """One frame as it arrived; its reader closes the descriptors it does not take."""
 

@@ -124,7 +124,7 @@ class Holdings:
         """How much to read from a client, ``size`` or less. OSError.
 
         QuotaExceeded if it brings descriptors, and what waits to be closed is all that the user may have."""
-        if not (self._closing or self._closer.idle) or not self._closes_too_many(uid):
+        if not (self._closer.is_used and self._closes_too_many(uid)):
             return size
         n_bytes, has_fds = foreseen(sock, size)
         if has_fds:
@@ -170,9 +170,11 @@ class Holdings:
                 self._close_soon(uid, fd)
         self._note_closed()
 
-    def hang_up(self, uid: int, sock: socket.socket) -> None:
-        """Close a client's socket, without waiting for descriptors in it that nobody has read."""
-        if sock.family == socket.AF_UNIX:
+    def hang_up(self, uid: int, sock: socket.socket, *, is_local: bool = True) -> None:
+        """Close a client's socket, without waiting for descriptors in it that nobody has read.
+
+        ``is_local``: it is a unix socket, so there may be some."""
+        if is_local:
             with suppress(OSError):
                 # more cannot come from now on; the other end sees a hang-up once, when it is closed (P-43)
                 sock.shutdown(socket.SHUT_RD)
@@ -190,6 +192,8 @@ class Holdings:
         self._closer.close(uid, fd)
 
     def _note_closed(self) -> None:
+        if not self._closer.is_used:
+            return
         self._closer.retry()
         while self._closer.closed:
             uid = self._closer.closed.popleft()

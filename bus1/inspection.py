@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -23,6 +22,7 @@ from .core.api import Credentials
 from .descriptors import Fds
 from .errors import Denied, OutOfMemory
 from .frames import SNAPSHOT_FORMAT
+from .record import values
 
 if TYPE_CHECKING:
     from .broker import Broker
@@ -58,7 +58,7 @@ def _document(broker: Broker) -> dict[str, Any]:
     return {
         "format": SNAPSHOT_FORMAT,
         "bus": {
-            "pid": os.getpid(), "uid": os.geteuid(), "version": __version__, "limits": asdict(broker.limits),
+            "pid": os.getpid(), "uid": os.geteuid(), "version": __version__, "limits": values(broker.limits),
         },
         "peers": _peers(broker),
         "core": broker.hub.core.snapshot(),

@@ -9,11 +9,11 @@ Not here: who is answered when (station).
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .core.api import RecvFlag
 from .frames import RecvOption
+from .record import field, record
 
 if TYPE_CHECKING:
     from .channel import Channel
@@ -22,7 +22,7 @@ _INSTALL_FDS = int(RecvFlag.INSTALL_FDS)
 _EVERYDAY = int(RecvOption.PARK | RecvOption.DETACH)
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class PendingRecv:
     """A RECV that has not been answered yet; ``done`` counts the operations of its sequence so far."""
 
@@ -39,7 +39,7 @@ class PendingRecv:
     """The stamp of the message whose descriptors have been offered."""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Line:
     """RECVs in the order in which they came; nobody is served while an offer is open."""
 

@@ -43,6 +43,8 @@ class Listener:
         self._check_room = check_room
         self._is_paused = False
         self._is_short = False
+        self._more = select.poll()
+        self._more.register(sock, select.POLLIN)
         sock.setblocking(False)
         reactor.add(self, select.EPOLLIN)
 
@@ -52,8 +54,9 @@ class Listener:
 
     def ready(self, events: int, now: float) -> None:
         """Connections wait."""
-        for _ in range(_ACCEPTS_PER_TURN):
-            if self._is_paused:
+        for n in range(_ACCEPTS_PER_TURN):
+            # mostly one waits: to ask for a second is less than to try
+            if self._is_paused or (n and not self._more.poll(0)):
                 return
             try:
                 self._check_room(self.fileno())

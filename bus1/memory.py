@@ -20,10 +20,10 @@ import mmap
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from .core.api import Buffer
 from .errors import OutOfMemory
+from .record import record
 
 _F_SEAL_FUTURE_WRITE = 0x10
 _PAGE = mmap.PAGESIZE
@@ -61,7 +61,7 @@ class HeapMemory:
         self._slices.pop(offset, None)
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Segment:
     """One memfd of a sealed pool, ``base`` and ``size`` in bytes; it belongs to its ``SealedMemory``.
 

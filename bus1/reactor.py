@@ -26,13 +26,15 @@ import os
 import select
 import time
 from collections.abc import Callable, Sized
+from heapq import heapify, heappop, heappush
 from typing import Protocol
-
-from sortedcontainers import SortedList
 
 from . import acceleration
 from .core.api import CoreApi
 from .waiting import time_left
+
+_STALE = 64
+"""So many entries of timers that are no more are kept, and as many as there are timers."""
 
 
 class Settling(Protocol):
@@ -84,8 +86,8 @@ class Reactor:
         self._removed: set[int] = set()
         self._stations: dict[int, Station] = {}
         self._timers: dict[object, tuple[float, int, Callable[[float], None]]] = {}
-        self._due = SortedList()
-        """(when, number, key) of every timer."""
+        self._due: list[tuple[float, int, object]] = []
+        """A heap of every timer: when, its number, its key; and of some that are no more."""
         self._sequence = 0
         self._settling = False
         self.close_fd: Callable[[int], None] = os.close
@@ -166,31 +168,42 @@ class Reactor:
         self.cancel(key)
         self._sequence += 1
         self._timers[key] = (when, self._sequence, action)
-        self._due.add((when, self._sequence, key))
+        heappush(self._due, (when, self._sequence, key))
 
     def cancel(self, key: object) -> None:
         """Forget the timer of this key, if there is one."""
-        timer = self._timers.pop(key, None)
-        if timer is not None:
-            self._due.remove((timer[0], timer[1], key))
+        if self._timers.pop(key, None) is not None and len(self._due) > 2 * len(self._timers) + _STALE:
+            self._due[:] = [(when, number, key) for key, (when, number, _) in self._timers.items()]
+            heapify(self._due)
+
+    def _is_stale(self, number: int, key: object) -> bool:
+        timer = self._timers.get(key)
+        return timer is None or timer[1] != number
 
     def _next_due(self) -> float | None:
-        if not self._timers:
-            return None
-        when: float = self._due[0][0]
-        return when
+        while self._due:
+            when, number, key = self._due[0]
+            if not self._is_stale(number, key):
+                return when
+            heappop(self._due)
+        return None
 
     def _run_timers(self, now: float, last: int) -> None:
-        if not self._timers or self._due[0][0] > now:
-            return
-        due = self._due.irange(maximum=(now, math.inf))
-        for key, number in [(key, number) for _, number, key in due if number <= last]:
-            timer = self._timers.get(key)
-            if timer is None or timer[1] != number:
-                continue
-            self.cancel(key)
-            timer[2](now)
-            self.settle()
+        later = []
+        try:
+            while self._due and self._due[0][0] <= now:
+                entry = heappop(self._due)
+                _, number, key = entry
+                if self._is_stale(number, key):
+                    continue
+                if number > last:
+                    later.append(entry)
+                    continue
+                self._timers.pop(key)[2](now)
+                self.settle()
+        finally:
+            for entry in later:
+                heappush(self._due, entry)
 
     # ---- the loop --------------------------------------------------------------------------------
 

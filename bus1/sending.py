@@ -11,13 +11,13 @@ Not here: answers, and what follows in a sequence (requests).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .core.api import Buffer
 from .errors import InvalidArgument, NotSupported, TooLarge
 from .frames import MAX_INLINE_PAYLOAD, REQUESTS, Frame, check_length, fields, words
 from .memory import hollow, read_arena
+from .record import record
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _REHEARSED = 1 << 22
 """Larger payloads are rehearsed; who accepts default limits takes none of them."""
 
 
-@dataclass(slots=True)
+@record()
 class Sending:
     """The sending part of a request, checked; ``rest`` are the fixed fields behind it."""
 

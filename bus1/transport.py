@@ -14,9 +14,10 @@ Not here: when to read or write.
 from __future__ import annotations
 
 import array
+import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .core.api import Credentials
@@ -32,9 +33,9 @@ _UCRED = struct.Struct("=iII")
 _SO_PEERSEC = 31
 _SO_PEERPIDFD = 77
 _SO_PEERGROUPS = 59
-_FEW_GROUPS, _MANY_GROUPS = 1024, 65536 * 4
-"""Bytes to try with: most users are in few groups."""
-_LABEL_MAX = 4096
+_AT_ONCE = 1024
+"""Bytes: the most that Python asks the kernel for. Most users are in few groups, and have a short label."""
+_GROUPS_MAX, _LABEL_MAX = 65536 * 4, 4096
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * 4) + socket.CMSG_SPACE(_UCRED.size)
 
 
@@ -86,8 +87,10 @@ def transmit_at_once(sock: socket.socket, frame: bytes) -> int:
     return sock.send(frame, DONTWAIT | _NOSIGNAL)
 
 
-def rights(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+def rights(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     """The descriptors that one recvmsg installed; the caller owns them."""
+    if not ancillary:
+        return []
     fds = array.array("i")
     for level, kind, content in ancillary:
         if level == _SOCKET and kind == _RIGHTS:
@@ -111,17 +114,30 @@ def pidfd_of(sock: socket.socket) -> int | None:
 
 
 def _groups(sock: socket.socket) -> tuple[int, ...]:
-    for size in (_FEW_GROUPS, _MANY_GROUPS):
-        try:
-            data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size)
-        except OSError:
-            continue
-        return struct.unpack(f"{len(data) // 4}I", data)
-    return ()
+    data = _option(sock, _SO_PEERGROUPS, _GROUPS_MAX)
+    return struct.unpack(f"{len(data) // 4}I", data) if data else ()
 
 
 def _label(sock: socket.socket) -> bytes | None:
+    data = _option(sock, _SO_PEERSEC, _LABEL_MAX)
+    return None if data is None else data.rstrip(b"\0")
+
+
+def _option(sock: socket.socket, option: int, most: int) -> bytes | None:
+    """An option of a length that nobody knows, up to ``most`` bytes; None if the kernel has none."""
     try:
-        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERSEC, _LABEL_MAX).rstrip(b"\0")
-    except OSError:
-        return None
+        return sock.getsockopt(socket.SOL_SOCKET, option, _AT_ONCE)
+    except OSError as error:
+        return _long_option(sock, option, most) if error.errno == errno.ERANGE else None
+
+
+def _long_option(sock: socket.socket, option: int, most: int) -> bytes | None:
+    """As ``getsockopt``, which Python has for no more than ``_AT_ONCE`` bytes."""
+    # rarely needed, and dear to import
+    import ctypes
+
+    data, length = ctypes.create_string_buffer(most), ctypes.c_uint(most)
+    failed = ctypes.CDLL(None).getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, option, data, ctypes.byref(length)
+    )
+    return None if failed else data.raw[: length.value]

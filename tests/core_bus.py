@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from bus1.core.api import KEEP, NO_LIMIT, Buffer, Credentials, Limits, Memory, Message
@@ -11,6 +10,7 @@ from bus1.core.choice import (
     Core as Core,  # here, and nowhere else in the tests: any other Core passes them, too
 )
 from bus1.errors import Bus1Error, OutOfMemory
+from bus1.record import replace
 
 MIB = 1 << 20
 

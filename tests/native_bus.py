@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -35,6 +34,7 @@ from bus1.links import InProcessLink
 from bus1.memory import SealedMemory
 from bus1.peer import Peer
 from bus1.reactor import Reactor
+from bus1.record import values
 from bus1.transport import receive, transmit
 
 PATIENCE = 30.0
@@ -66,7 +66,7 @@ class NativeBus:
         ``pools_by_os``: pools are made by functions of os, which can ``fail``, whatever Core is in use."""
         self.address = str(directory / "bus1")
         options = {
-            "core": asdict(limits or Limits()), "broker": broker_limits, "hub": hub, "label": label,
+            "core": values(limits or Limits()), "broker": broker_limits, "hub": hub, "label": label,
             "uid": uid, "n_descriptors": n_descriptors, "pools_by_os": pools_by_os,
         }
         self.process = subprocess.Popen(

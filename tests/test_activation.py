@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -30,6 +29,7 @@ from mixed_bus import REGISTRY, MixedBus, Native
 from pure_switch import DRIVER, DRIVER_PATH, ERROR, FAULT, NO_REPLY_EXPECTED, SIGNAL, Client, PureSwitch
 
 from bus1.core.api import Credentials, MessageType
+from bus1.record import replace
 
 NAME, OTHER = "com.example.Service", "com.example.Other"
 SYSTEMD = "org.freedesktop.systemd1"

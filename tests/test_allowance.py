@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from stepped_bus import PER_TURN, QUERY, Client, SteppedBus
 from bus1.allowance import Allowance
 from bus1.descriptors import Fds
 from bus1.frames import REQUESTS, Operation, encode
+from bus1.record import replace
 from bus1.transport import credentials_of
 
 

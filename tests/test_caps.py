@@ -49,6 +49,7 @@ from bus1_services.standard import Introspectable, Properties
 from core_peer import introduce
 from test_services import core_peer, on_a_bus, quiet
 
+from bus1 import record
 from bus1.errors import NodeDestroyed
 
 SHELF = "org.example.Shelf1"
@@ -710,7 +711,7 @@ async def test_an_audit_tells_who_was_given_what_through_whom_and_who_used_it(
     kept, _ = await hand_over(service, client, editor)
     proxy, remote = await hand_over(service, client, plugin)
     number = await cast(Any, client.peer).transfer(remote.handle.id, friend.peer)
-    core_peer(friend).credentials = replace(core_peer(friend).credentials, pid=4711)
+    core_peer(friend).credentials = record.replace(core_peer(friend).credentials, pid=4711)
     passed_on = Remote(friend, friend.handle(number))
 
     await kept.find("Emma", 1)

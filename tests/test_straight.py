@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 from core_bus import FlatMemory
@@ -22,6 +21,7 @@ from bus1.core.api import (
 from bus1.core.bus import Core
 from bus1.core.view import View
 from bus1.errors import Bus1Error
+from bus1.record import replace
 
 UIDS = (1000, 1000, 1001, 1002)
 TIGHT = Limits(slices=12, handles=40, inflight_bytes=4096, inflight_fds=4)

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -27,6 +26,7 @@ from startable import Startable
 from test_idle import PROGRAM
 
 from bus1.errors import NodeDestroyed
+from bus1.record import replace
 
 UNKNOWN = "org.freedesktop.DBus.Error.ServiceUnknown"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import cast
@@ -26,6 +28,7 @@ from bus1.frames import EVENTS, REQUESTS, Operation, encode
 from bus1.hub import PlainHub
 from bus1.peer import Peer
 from bus1.reactor import Reactor
+from bus1.record import replace
 from bus1.transport import credentials_of
 
 
@@ -104,6 +107,8 @@ class LabelledSocket:
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         values = {socket.SO_PEERSEC: self._label, socket.SO_PEERCRED: struct.pack("=iII", 1, 2, 3)}
         value = values.get(option, struct.pack("=2I", 4, 5))
+        if size > 1024:
+            raise OSError("getsockopt buflen out of range")  # as Python says, without asking the kernel
         if len(value) > size:
             raise OSError(errno.ERANGE, "the label is longer")
         return value
@@ -112,7 +117,25 @@ class LabelledSocket:
 @pytest.mark.parametrize(
     "label, known", [(b"l" * 2000 + b"\0", b"l" * 2000), (b"short", b"short"), (b"\0", b""), (b"", b"")]
 )
-def test_a_security_label_is_known_whatever_its_length(label: bytes, known: bytes) -> None:
+def test_a_security_label_is_known_whatever_its_length(
+    label: bytes, known: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """P-53: an empty one is one."""
+    monkeypatch.setattr("bus1.transport._long_option", lambda sock, option, most: label[:most])
     sock = cast("socket.socket", LabelledSocket(label))
     assert credentials_of(sock) == Credentials(2, 3, 1, secctx=known, groups=(4, 5))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be in other groups")
+@pytest.mark.parametrize("count", [1, 256, 257, 3000])
+def test_all_groups_of_a_client_are_known_however_many_they_are(count: int) -> None:
+    code = (
+        "import socket; from bus1.transport import credentials_of; ours, theirs = socket.socketpair();"
+        "print(*credentials_of(ours).groups)"
+    )
+    groups = range(70_000, 70_000 + count)
+    done = subprocess.run(
+        [sys.executable, "-c", code], extra_groups=groups, capture_output=True, text=True, timeout=30,
+        check=True, env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert [int(group) for group in done.stdout.split()] == [*groups]

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from bus1_services.types import is_bus_name, is_error_name
 
 from bus1.core.api import Parcel
+from bus1.record import replace
 
 from . import codec, hosted, wire
 from .driver.errors import DriverError
@@ -129,7 +129,7 @@ class Activation:
         self._of_sender: Counter[int] = Counter()
         """Weight of what is held, by Core peer."""
         self._of_user: Counter[int | None] = Counter()
-        self._kept: dict[int, list[int]] = {}
+        self.kept: dict[int, list[int]] = {}
         """Bytes and descriptors of what is held, by Core peer."""
 
     # ---- who comes to wait -----------------------------------------------------------------------
@@ -164,16 +164,11 @@ class Activation:
         self._wait(name, found, held, sender)
         self._of_sender[sender.peer] += held.weight
         self._of_user[sender.uid] += held.weight
-        kept = self._kept.setdefault(sender.peer, [0, 0])
+        kept = self.kept.setdefault(sender.peer, [0, 0])
         kept[0] += len(held.incoming.message)
         kept[1] += len(held.incoming.fds)
         incoming.fds = ()
         return held
-
-    def held_of(self, party: Party) -> tuple[int, int]:
-        """How many bytes and descriptors of this client are held."""
-        n_bytes, n_fds = self._kept.get(party.peer, (0, 0))
-        return n_bytes, n_fds
 
     def start(self, ticket: Ticket, name: str) -> bool:
         """StartServiceByName: False if the name has an owner; else the ticket is answered later.
@@ -355,11 +350,11 @@ class Activation:
     def _release(self, held: Held) -> None:
         _take(self._of_sender, held.sender.peer, held.weight)
         _take(self._of_user, held.sender.uid, held.weight)
-        kept = self._kept[held.sender.peer]
+        kept = self.kept[held.sender.peer]
         kept[0] -= len(held.incoming.message)
         kept[1] -= len(held.incoming.fds)
         if not kept[0]:
-            del self._kept[held.sender.peer]
+            del self.kept[held.sender.peer]
         self.resume(held.sender.peer)
 
     def _fail(self, attempt: Attempt, name: str, text: str) -> None:

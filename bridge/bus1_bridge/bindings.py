@@ -16,17 +16,17 @@ again, or when its owner has doubled the number of its paths.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
 from bus1.core.api import CoreApi, NodeRef
 from bus1.errors import InvalidArgument, QuotaExceeded
+from bus1.record import field, record
 
 BINDINGS_MAX = 65536
 """Paths of the live nodes of one peer."""
 _FIRST_SWEEP = 64
 
 
-@dataclass(slots=True)
+@record()
 class _Owner:
     """The paths of one peer's nodes."""
 

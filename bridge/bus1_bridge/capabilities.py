@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bus1.core.api import HANDLE_INVALID, MANAGED, REMOTE, CoreApi, NodeRef
 from bus1.errors import InvalidArgument, QuotaExceeded
+from bus1.record import owned
 
 from . import hosted
 from .switch.tables import LegacyParty, NativeParty, Tables
@@ -100,6 +101,7 @@ def grant(core: CoreApi, party: LegacyParty, path: str, handle: int) -> None:
         return
     # the loss of an object that had the path before stood earlier in the client's queue
     assert party.grants.get(path, handle) == handle
+    party.grants = owned(party.grants)
     party.grants[path] = handle
     hosted.hold(party, handle, path)
 

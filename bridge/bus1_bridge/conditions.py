@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bus1_services.types import ObjectPath
-from sortedcontainers import SortedDict
 
 if TYPE_CHECKING:
     from .match import MatchInput, MatchRule
@@ -48,7 +47,7 @@ class ConditionTree:
         for key, value in _conditions(rule):
             branch = node._branches.get(key)
             if branch is None:
-                branch = node._branches[key] = SortedDict() if key[0] == "path" else {}
+                branch = node._branches[key] = _sorted() if key[0] == "path" else {}
             child = branch.get(value)
             if child is None:
                 child = branch[value] = ConditionTree()
@@ -91,6 +90,14 @@ class ConditionTree:
                     child = branch.get(value)
                     if child is not None:
                         ahead.append(child)
+
+
+def _sorted() -> dict[str, ConditionTree]:
+    # rarely needed, and dear to import
+    from sortedcontainers import SortedDict
+
+    made: dict[str, ConditionTree] = SortedDict()
+    return made
 
 
 def _conditions(rule: MatchRule) -> Iterator[tuple[Key, str]]:

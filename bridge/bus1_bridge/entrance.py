@@ -11,7 +11,8 @@ Not here: opening and closing (``entrances``), sockets (``switch.doors``), what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from bus1.record import field, record
 
 from .view import View
 
@@ -19,7 +20,7 @@ CONNECTIONS_MAX = 256
 """Clients of one entrance at a time."""
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Entrance:
     """One endpoint that somebody has opened."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from bus1.core.api import CoreApi, DestroyFlag
 from bus1.errors import QuotaExceeded
+from bus1.record import owned
 
 from .switch.tables import Derived, LegacyParty, NativeCall, Reply, Use
 
@@ -47,6 +48,7 @@ def derive(core: CoreApi, party: LegacyParty, path: str) -> int:
             raise QuotaExceeded(f"{DERIVED_MAX} objects of {party.unique} are in use")
         node = next_node(party)
         touch(core, party, node)
+        party.derived, party.nodes = owned(party.derived), owned(party.nodes)
         party.derived[path] = node
         party.nodes[node] = Derived(path)
     return node
@@ -67,6 +69,7 @@ def touch(core: CoreApi, party: LegacyParty, node: int) -> None:
 
 def open_reply(party: LegacyParty, node: int, reply: Reply) -> None:
     """The call was sent with the new node ``node`` for its answer."""
+    party.nodes, party.open_replies = owned(party.nodes), owned(party.open_replies)
     party.nodes[node] = reply
     party.open_replies[reply.callee, reply.serial] = node
 
@@ -87,7 +90,8 @@ def retire(core: CoreApi, party: LegacyParty) -> None:
     if party.nodes:
         core.node_destroy(party.peer, list(party.nodes), DestroyFlag.RELEASE_HANDLES)
     for table in (party.nodes, party.derived, party.open_replies, party.grants, party.subscriptions):
-        table.clear()
+        if table:
+            table.clear()
     for handle in list(party.held):
         for use, count in forget_handle(core, party, handle).items():
             if isinstance(use, int):
@@ -106,8 +110,9 @@ def following(serial: int) -> int:
 
 def next_serial(party: LegacyParty) -> int:
     """The bus's number for a message to this client: not that of an unanswered native call."""
-    while (serial := _draw_serial(party)) in party.native_calls:
-        pass
+    serial = _draw_serial(party)
+    while serial in party.native_calls:
+        serial = _draw_serial(party)
     return serial
 
 
@@ -117,12 +122,13 @@ def _draw_serial(party: LegacyParty) -> int:
         serial = party.express.lane.draw_serial(party.peer)
         return serial
     serial = party.next_serial
-    party.next_serial = following(serial)
+    party.next_serial = serial % _U32 + 1
     return serial
 
 
 def reserve_call(party: LegacyParty, serial: int, callers_own: int) -> None:
     """A native call with this serial is on its way, and wants an answer."""
+    party.native_calls = owned(party.native_calls)
     party.native_calls[serial] = NativeCall(0, callers_own)
     if party.express is not None:
         party.express.lane.set_reserved(party.peer)
@@ -133,6 +139,7 @@ def reserve_call(party: LegacyParty, serial: int, callers_own: int) -> None:
 
 def hold(party: LegacyParty, handle: int, use: Use) -> None:
     """One reference came in, for this use."""
+    party.held = owned(party.held)
     uses = party.held.setdefault(handle, {})
     uses[use] = uses.get(use, 0) + 1
 
@@ -152,7 +159,7 @@ def let_go(core: CoreApi, party: LegacyParty, handle: int, use: Use) -> int:
 
 def forget_handle(core: CoreApi, party: LegacyParty, handle: int) -> dict[Use, int]:
     """The node behind ``handle`` is gone: release all references, and say what they were for."""
-    uses = party.held.pop(handle, {})
+    uses = party.held.pop(handle) if handle in party.held else {}
     for _ in range(sum(uses.values())):
         core.handle_release(party.peer, handle)
     return uses

@@ -22,7 +22,6 @@ Not here: who may eavesdrop and how many rules one may have (the driver).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 
 from bus1_services.types import (
     ObjectPath,
@@ -34,6 +33,7 @@ from bus1_services.types import (
 )
 
 from bus1.errors import Rejected, TooLarge
+from bus1.record import record
 
 from .conditions import VALUE_MAX, ConditionTree
 from .tally import Tally
@@ -53,7 +53,7 @@ class MatchRuleTooLong(TooLarge):
     """The text has more than ``MAX_TEXT`` bytes (the driver answers LimitsExceeded)."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class ArgumentMatch:
     """What a rule asks of one argument: ``form`` is ``""``, ``path`` or ``namespace``."""
 
@@ -62,7 +62,7 @@ class ArgumentMatch:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class MatchRule:
     """One rule as a value; None and 0 stand for keys that are not given. ``str()`` is its normal form."""
 
@@ -88,7 +88,7 @@ class MatchRule:
 _NORMAL_ORDER = ("interface", "member", "path", "path_namespace", "sender", "destination")
 
 
-@dataclass(slots=True)
+@record()
 class MatchInput:
     """What rules look at in one message."""
 

@@ -17,13 +17,15 @@ Not here: which names may be requested (the driver checks syntax, limits and pol
 from __future__ import annotations
 
 from collections.abc import Callable, KeysView
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sortedcontainers import SortedList
+from bus1.record import record
 
 from .tally import Tally
+
+if TYPE_CHECKING:
+    from sortedcontainers import SortedList
 
 
 class NameFlag(IntFlag):
@@ -59,7 +61,7 @@ class Change(NamedTuple):
     new: int | None
 
 
-@dataclass(slots=True)
+@record()
 class _Claim:
     owner: int
     may_be_replaced: bool
@@ -108,6 +110,9 @@ class NameTable:
             return held is not None
         ordered = self._ordered.get(peer)
         if ordered is None:
+            # rarely needed, and dear to import
+            from sortedcontainers import SortedList
+
             ordered = self._ordered[peer] = SortedList(held)
         at = ordered.bisect_left(f"{space}.")
         return at < len(ordered) and str(ordered[at]).startswith(f"{space}.")
@@ -154,6 +159,9 @@ class NameTable:
 
     def drop(self, peer: int) -> list[Change]:
         """The peer is gone: it gives up all names, the one it asked for last first."""
+        if peer not in self._held:
+            self.tally.forget(peer)
+            return []
         changes = [change for name in reversed(self.held(peer)) for change in self._give_up(peer, name)]
         self.tally.forget(peer)
         return changes

@@ -18,7 +18,6 @@ Not here: messages of native peers alone (``Core.send``), the registry's own met
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from bus1_services.call import Kind
@@ -36,6 +35,7 @@ from bus1.errors import (
     QuotaExceeded,
     Rejected,
 )
+from bus1.record import owned, record
 
 from . import capabilities, codec, hosted, wire
 from .policy import Fields
@@ -62,7 +62,7 @@ class Native(NamedTuple):
 Target = Derived | Reply | Emitter | Native
 
 
-@dataclass(slots=True)
+@record()
 class _Piece:
     """What belongs to one parcel: its slot in the answer, and what was reserved for it."""
 
@@ -328,6 +328,7 @@ class Outbound:
             hosted.reserve_call(reader, serial, self._message.envelope.serial)
         number = reader.next_note
         reader.next_note += 1
+        reader.notes = owned(reader.notes)
         reader.notes[number] = Note(serial, grants)
         reader.granted += len(grants)
         return number

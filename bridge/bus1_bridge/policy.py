@@ -21,7 +21,6 @@ Not here: syntax (configxml, policyrules), where questions are asked (switch.gua
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from copy import copy
 from typing import NamedTuple, Protocol
 
 from .policyrules import (
@@ -239,6 +238,9 @@ class ClientPolicy:
 
     def narrowed(self) -> ClientPolicy:
         """The same, of a client of whose messages more than this is asked: none passes unasked."""
+        # rarely needed, and dear to import
+        from copy import copy
+
         other = copy(self)
         other.sends_all = other.receives_all = False
         return other

@@ -137,11 +137,14 @@ def _identity(config: BusConfig) -> Identity | None:
 
 def _load_everything() -> None:
     """What would be loaded later: another user may not be able to read it."""
+    import copy
     import traceback
+
+    import sortedcontainers
 
     from . import changes, daemon, keyring, starting
 
-    assert traceback and changes and daemon and keyring and starting
+    assert copy and traceback and sortedcontainers and changes and daemon and keyring and starting
 
 
 def _listen(options: Options, config: BusConfig) -> list[Door]:

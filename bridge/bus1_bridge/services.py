@@ -10,11 +10,10 @@ Not here: where the files lie (servicefiles), starting (starting).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from bus1_services.types import is_bus_name
 
 from bus1.errors import InvalidArgument
+from bus1.record import record
 
 from .wire import DRIVER_NAME
 
@@ -29,7 +28,7 @@ class ServiceError(InvalidArgument):
     """A service file, or the command in it, makes no sense; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Service:
     """One name that can be started."""
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bus1.core.api import CoreApi, NodeRef
 from bus1.errors import QuotaExceeded
+from bus1.record import owned
 
 from . import hosted
 from .switch.tables import LegacyParty
@@ -35,6 +36,7 @@ def subscribe(party: LegacyParty, topic: Topic, handle: int, node: NodeRef) -> b
         return False
     if sum(map(len, party.subscriptions.values())) >= SUBSCRIBERS_MAX:
         raise QuotaExceeded(f"{party.unique} has {SUBSCRIBERS_MAX} subscribers")
+    party.subscriptions = owned(party.subscriptions)
     party.subscriptions.setdefault(topic, {})[handle] = node
     if party.express is not None:
         party.express.lane.set_followers(party.peer, True)

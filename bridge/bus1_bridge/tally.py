@@ -29,10 +29,13 @@ class Tally:
     def add(self, owner: int) -> None:
         """One more."""
         count = self._counts[owner] = self._counts.get(owner, 0) + 1
-        self._peaks[owner] = max(count, self._peaks.get(owner, 0))
-        self.owner_peak = max(count, self.owner_peak)
+        if count > self._peaks.get(owner, 0):
+            self._peaks[owner] = count
+            if count > self.owner_peak:
+                self.owner_peak = count
         self.total += 1
-        self.peak = max(self.total, self.peak)
+        if self.total > self.peak:
+            self.peak = self.total
 
     def remove(self, owner: int, n: int = 1) -> None:
         """So many less."""

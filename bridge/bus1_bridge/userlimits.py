@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
+
+from bus1.record import replace
 
 from .busconfig import ConfigError
 from .switch.limits import MESSAGE_SIZE_CEILING, BusLimits
@@ -108,4 +109,4 @@ def _replaced(limits: BusLimits, values: dict[str, int]) -> BusLimits:
     given = dict(values)
     if "max_message_size" in given:
         given["max_message_size"] = min(given["max_message_size"], MESSAGE_SIZE_CEILING)
-    return replace(limits, **given)  # type: ignore[arg-type]
+    return replace(limits, **given)

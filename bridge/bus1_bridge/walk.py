@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -38,6 +37,7 @@ from bus1_services.types import (
 
 from bus1.core.api import Buffer
 from bus1.errors import RemoteProtocolError
+from bus1.record import record
 
 VALUE_COST = 16
 ANY_FD = 1 << 32
@@ -103,7 +103,7 @@ def _compile(types: tuple[Type, ...], depth: int) -> _Steps:
     return (*steps, (_END, 0, 0, (), depth))
 
 
-@dataclass(slots=True)
+@record()
 class _Bulk:
     """A range that is looked at chunk by chunk."""
 

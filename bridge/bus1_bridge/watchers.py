@@ -68,6 +68,8 @@ class Watchers:
 
     def names_changed(self, changes: Sequence[Change]) -> None:
         """NameOwnerChanged, to all who follow the name."""
+        if not self._following:
+            return
         for change in changes:
             handles = [*self._following.get("", ()), *self._following.get(change.name, ())]
             if handles:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -40,6 +39,7 @@ from bus1_services.types import parse as parse_signature
 
 from bus1.core.api import Buffer
 from bus1.errors import RemoteProtocolError, TooLarge
+from bus1.record import record
 
 from .walk import ANY_FD, ORDER, U32, BodyCheck, skip
 
@@ -107,7 +107,7 @@ class Header:
         self.has_unknown_fields = has_unknown_fields
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class _Field:
     """A row of the table of known fields."""
 
@@ -339,6 +339,10 @@ def error_body(text: str) -> bytes:
 
 def marshal(signature: str, *values: Any) -> bytes:
     """A body, little-endian: arrays from lists, dicts or bytes, structs from tuples, ``v`` from Variant."""
+    if signature == "s" and len(values) == 1:
+        # most of what the bus says
+        text = values[0].encode()
+        return b"%b%b\0" % (struct.pack("<I", len(text)), text)
     out = bytearray()
     for type_, value in zip(parse_signature(signature), values, strict=True):
         _put(type_, value, out)

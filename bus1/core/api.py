@@ -37,9 +37,10 @@ Not here: readiness descriptors, frames, credentials look-up, T-30's check of so
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..record import record
 
 if TYPE_CHECKING:
     from .view import View
@@ -109,7 +110,7 @@ class MessageFlag(IntFlag):
     CONTINUE = 2
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Limits:
     """The four maxima of a user or a peer: counts, and bytes of slices (Q-2, P-22)."""
 
@@ -119,7 +120,7 @@ class Limits:
     inflight_fds: int = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class PeerState:
     """What ``peer_query`` answers (P-20 … P-22)."""
 
@@ -127,7 +128,7 @@ class PeerState:
     limits: Limits
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Credentials:
     """Who sends: real ids of the sending task, and its label if there is one (P-50 … P-53)."""
 

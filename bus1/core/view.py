@@ -14,8 +14,7 @@ Not here: where views come from (``bus1.namespaces``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
+from ..record import record, replace
 from .api import Credentials
 
 OVERFLOW = 65534
@@ -24,7 +23,7 @@ Extent = tuple[int, int, int]
 """First id there, first id of the bus, how many."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class View:
     """The namespaces of a peer's opener; ``View()`` knows nobody."""
 

@@ -32,7 +32,6 @@ whether an index lies within the handle list (only the receiver knows that list)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from functools import lru_cache
 from itertools import pairwise
@@ -40,6 +39,7 @@ from struct import Struct
 
 from bus1.core.api import Buffer
 from bus1.errors import LocalProtocolError, RemoteProtocolError
+from bus1.record import record
 
 from .types import MAX_NAME, SignatureInvalid, is_error_name, is_interface_name, is_member_name, parse
 
@@ -78,7 +78,7 @@ class CallFlag(IntFlag):
 _NO_REPLY_EXPECTED = int(CallFlag.NO_REPLY_EXPECTED)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Envelope:
     """One message without its body; ``member`` of an ERROR is the error's name."""
 

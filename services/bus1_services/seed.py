@@ -17,11 +17,11 @@ introspection says (``interface``): it is text of the service, shown only as its
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 
 from bus1.core.api import Buffer
 from bus1.errors import LocalProtocolError, RemoteProtocolError, TooLarge
+from bus1.record import record
 
 from .types import MAX_ARRAY, is_bus_name, is_object_path
 
@@ -30,7 +30,7 @@ SIGNATURE = "sa(su)a(os)"
 _U32 = Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class SeedDocument:
     """A title, (name, RequestName flags) pairs, and (path, interface elements) pairs."""
 

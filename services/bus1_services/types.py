@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 from bus1.errors import RemoteProtocolError
+from bus1.record import record
 
 MAX_SIGNATURE = 255
 MAX_NAME = 255
@@ -48,7 +48,7 @@ class ObjectPath(str):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Type:
     """One complete type: its code (``a``, ``(``, ``{`` for containers), and the types inside."""
 

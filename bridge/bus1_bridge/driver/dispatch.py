@@ -54,7 +54,7 @@ class Driver:
                 self._delivery.show(sender, incoming)
             self._delivery.send_error(sender, header, error_name(error), str(error))
             return False
-        if is_stranger:
+        if is_stranger and self._delivery.tables.monitors:
             # monitors see Hello under the name that it gives
             self._delivery.show(sender, incoming)
         _answer(call, values)

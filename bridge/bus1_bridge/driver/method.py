@@ -12,10 +12,10 @@ Not here: which row a message means (``dispatch``), the rows (``table``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from bus1.errors import Bus1Error
+from bus1.record import field, record
 
 from .. import wire
 from ..switch.delivery import Delivery
@@ -47,7 +47,7 @@ class Ticket(NamedTuple):
     """The answer carries no sender: the call had no destination."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class Call:
     """One call to the driver."""
 

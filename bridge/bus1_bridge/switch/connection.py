@@ -17,10 +17,10 @@ Not here: what messages mean (router), sockets (loop).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from bus1.core.api import Buffer, Usage
 from bus1.errors import RemoteProtocolError
+from bus1.record import record
 
 from .. import codec, wire
 from ..capabilities import GrantedPaths
@@ -28,7 +28,7 @@ from ..codec import BodyCheck
 from ..sasl import MAX_BUFFER, ServerAuth
 from ..walk import ANY_FD
 from .limits import BusLimits
-from .tables import LegacyParty
+from .tables import NOTHING_YET, LegacyParty
 
 AUTH_CHUNK = 2 << 10
 """Bytes to ask the socket for during the authentication, whose lines are short and cost much each."""
@@ -39,7 +39,7 @@ LARGE_CHUNK = 1 << 20
 _FIXED_HEADER = 16
 
 
-@dataclass(slots=True)
+@record()
 class Incoming:
     """One complete frame with its descriptors; ``check`` is the unfinished check of its body."""
 
@@ -63,19 +63,25 @@ class Incoming:
 class Connection:
     """The state of one connection, apart from its party and its hosted peer."""
 
+    __slots__ = (
+        "_buffer", "_fds_came", "_start", "_whole", "accepted", "auth", "ending", "fds", "fds_are_timed",
+        "fds_since", "has_ended", "incoming", "is_deaf", "limits", "lines", "notice", "offset", "party",
+        "peak",
+    )
+
     def __init__(self, party: LegacyParty, auth: ServerAuth, limits: BusLimits, now: float) -> None:
         self.party = party
         party.stream = self
         self.auth: ServerAuth | None = auth
         self.accepted = now
         self.incoming: Incoming | None = None
-        self.fds: list[int] = []
+        self.fds: Sequence[int] = ()
         self.fds_since = 0.0
         """When the oldest of ``fds`` came, or a later one."""
         self._fds_came = 0.0
         self.fds_are_timed = False
         """The router has a deadline for them."""
-        self.lines = bytearray()
+        self.lines = b""
         """Answers of the authentication, not yet written."""
         self.notice = b""
         """A message in place of a notification, being written; it goes before the queue."""
@@ -87,13 +93,14 @@ class Connection:
         """The client receives nothing more."""
         self.ending = ""
         """Why the bus closes it as soon as the output is written."""
-        self.peak = Usage()
+        self.peak = NOTHING_YET
         """The most that ever waited to be handled."""
         self.limits = limits
         """Those of its user."""
         self._whole = b""
         """What came last if nothing waited: mostly exactly one message, which needs no copy then."""
-        self._buffer = bytearray()
+        self._buffer: bytearray | bytes = b""
+        """All else; bytes only if there are none."""
         self._start = 0
 
     def take(self, data: bytes, fds: Sequence[int], now: float) -> None:
@@ -102,12 +109,12 @@ class Connection:
             if not self.fds:
                 self.fds_since = now
             self._fds_came = now
-            self.fds.extend(fds)
+            self.fds = [*self.fds, *fds]
             if len(self.fds) > self.limits.max_message_unix_fds:
                 raise RemoteProtocolError(f"{len(self.fds)} descriptors are pending ({self._fds_limit()})")
         if self.auth is None:
             if self._buffer or self._whole:
-                self._buffer += self._whole + data
+                self._keep(self._whole + data)
                 self._whole = b""
             else:
                 self._whole = data
@@ -167,7 +174,7 @@ class Connection:
 
     def take_descriptors(self) -> list[int]:
         """All descriptors that are still here; the caller owns them."""
-        fds, self.fds = self.fds, []
+        fds, self.fds = list(self.fds), ()
         if self.incoming is not None:
             fds.extend(self.incoming.fds)
             self.incoming.fds = ()
@@ -181,14 +188,16 @@ class Connection:
             self.auth = None
             self.party.takes_fds = auth.takes_fds
             self.party.identify(auth.identity)
-            self._buffer += auth.rest
+            self._whole = auth.rest
 
     def _next_frame(self) -> Incoming | None:
         whole, self._whole = self._whole, b""
+        if not (whole or self._buffer):
+            return None
         if whole:
             if codec.frame_length(whole) == len(whole) <= self.limits.max_message_size:
                 return self._check(whole)
-            self._buffer += whole
+            self._keep(whole)
         start = self._start
         length = codec.frame_length(bytes(self._buffer[start : start + _FIXED_HEADER]))
         if length is None:
@@ -204,7 +213,7 @@ class Connection:
         message: Buffer
         if start == 0 and length == available > CHUNK:
             # no copy: the buffer itself is the message from now on
-            message, self._buffer = self._buffer, bytearray()
+            message, self._buffer = self._buffer, b""
         else:
             message = bytes(self._buffer[start : start + length])
             self._start = start + length
@@ -228,17 +237,25 @@ class Connection:
             header.signature, incoming.body, header.endian, ANY_FD, incoming.granted
         )
         if n_fds:
-            del self.fds[:n_fds]
+            self.fds = self.fds[n_fds:] or ()
             self.fds_since = self._fds_came
         return incoming
 
     def _fds_limit(self) -> str:
         return f"max_message_unix_fds={self.limits.max_message_unix_fds}"
 
+    def _keep(self, data: bytes) -> None:
+        if isinstance(self._buffer, bytearray):
+            self._buffer += data
+        else:
+            self._buffer = bytearray(data)
+
     def _compact(self) -> None:
-        if self._start:
+        if self._start >= len(self._buffer):
+            self._buffer = b""
+        elif isinstance(self._buffer, bytearray):
             del self._buffer[: self._start]
-            self._start = 0
+        self._start = 0
 
 
 def behind(parts: Sequence[Buffer], skip: int) -> tuple[Buffer, ...]:

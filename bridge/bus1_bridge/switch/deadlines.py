@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 
 from .connection import Connection
 
+_SPARE = 64
+"""So many entries may be there in vain, and as many as are needed."""
+
 
 class Deadlines:
     """When to look at whom."""
@@ -22,10 +25,20 @@ class Deadlines:
     def __init__(self, connections: Mapping[int, Connection]) -> None:
         self._connections = connections
         self._heap: list[tuple[float, int]] = []
+        self._most = _SPARE
+        """With more entries, those that are not needed any more are thrown out."""
 
     def opened(self, c: Connection, auth_timeout: float) -> None:
         """A new connection."""
         heapq.heappush(self._heap, (c.accepted + auth_timeout, c.party.peer))
+        if len(self._heap) > self._most:
+            self._heap = [entry for entry in self._heap if self._is_needed(entry[1])]
+            heapq.heapify(self._heap)
+            self._most = _SPARE + 2 * len(self._heap)
+
+    def _is_needed(self, peer: int) -> bool:
+        c = self._connections.get(peer)
+        return c is not None and (c.fds_are_timed or not (c.party.unique or c.party.is_monitor))
 
     def mind_descriptors(self, c: Connection) -> None:
         """Descriptors may have come, or their message."""

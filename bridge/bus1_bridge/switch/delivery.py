@@ -318,7 +318,7 @@ class Delivery:
                 for owner in (old, new):
                     if owner is not None:
                         sight.owned(change.name, owner.unique)
-            if isinstance(old, LegacyParty):
+            if isinstance(old, LegacyParty) and (old is not leaving or self.tables.monitors):
                 self._tell(old, "NameLost", change.name, only_monitors=old is leaving)
             parcels = self._change_parcels(change.name, old, new)
             if parcels:
@@ -355,12 +355,15 @@ class Delivery:
 
     def _signal_parcels(self, member: str, *arguments: str) -> list[Parcel]:
         """A signal of the bus for all whose rules match; one about a name for those who see that."""
+        found = self._matching(MatchInput(
+            type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
+            arguments=lambda: arguments,
+        ))
+        if not (found or self.tables.monitors):
+            return []
         fields = Fields(SIGNAL, DRIVER_PATH, DRIVER_NAME, member)
         receivers = [
-            party for party in self._matching(MatchInput(
-                type=SIGNAL, sender=DRIVER_NAME, path=DRIVER_PATH, interface=DRIVER_NAME, member=member,
-                arguments=lambda: arguments,
-            ))
+            party for party in found
             if (party.sight is None or not arguments or party.sight.sees(arguments[0]))
             and self.guard.refusal(None, party, fields, addressed=False) is None
         ]
@@ -381,8 +384,10 @@ class Delivery:
         ] + self.copies.of(None, (message,))
 
     def _matching(self, message: MatchInput) -> list[LegacyParty]:
-        parties = self.tables.parties
-        found = (parties.get(owner) for owner in self.tables.matches.receivers(message))
+        owners = self.tables.matches.receivers(message)
+        if not owners:
+            return []
+        found = map(self.tables.parties.get, owners)
         return [party for party in found if isinstance(party, LegacyParty)]
 
     def _party(self, peer: int | None) -> Party | None:

@@ -14,8 +14,9 @@ Not here: connections (router), native peers' publications (registry).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from bus1.record import replace
 
 from .. import hosted
 from ..match import MatchRule

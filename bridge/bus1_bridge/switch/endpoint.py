@@ -42,6 +42,9 @@ FLUSH_BYTES = 256 << 10
 """What one endpoint writes per turn, about."""
 _BUFFERS = 512
 _MAX_FDS = 253
+# As plain numbers: enum members cost on every read.
+_CLOEXEC, _TRUNCATED = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 _ANCILLARY = socket.CMSG_SPACE(_MAX_FDS * 4)
 _READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
@@ -70,7 +73,14 @@ class Turns(Protocol):
 class Endpoint:
     """One D-Bus connection's socket: a source and a station of the reactor."""
 
-    def __init__(self, turns: Turns, sock: socket.socket, connection: int, pid: int, uid: int) -> None:
+    __slots__ = (
+        "_express", "_is_full", "_is_local", "_is_short", "_sock", "_turns", "_watched", "connection", "pid",
+        "process", "uid",
+    )
+
+    def __init__(
+        self, turns: Turns, sock: socket.socket, connection: int, pid: int, uid: int, *, is_local: bool = True
+    ) -> None:
         self._turns = turns
         self._sock = sock
         self.connection = connection
@@ -78,6 +88,8 @@ class Endpoint:
         self.uid = uid
         self.process = (uid, pid or -connection)
         """Who shares its turns with whom; one whose process isn't known shares with nobody."""
+        self._is_local = is_local
+        """It is a unix socket."""
         self._is_full = False
         """The socket takes nothing at the moment."""
         self._is_short = False
@@ -228,18 +240,19 @@ class Endpoint:
         if self._express is not None:
             reactor.take_back(self)
             _, fds = self._express.leave(self.connection)
-            self._turns.broker.holdings.discard(None, fds)
+            if fds:
+                self._turns.broker.holdings.discard(None, fds)
             self._express = None
         if self._watched:
             reactor.remove(self)
             self._watched = 0
-        self._turns.broker.holdings.hang_up(self.uid, self._sock)
+        self._turns.broker.holdings.hang_up(self.uid, self._sock, is_local=self._is_local)
 
     def _read(self, now: float) -> None:
         router, holdings = self._turns.router, self._turns.broker.holdings
         try:
             size = holdings.allowed(self.uid, self._sock, router.wanted(self.connection))
-            data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._sock.recvmsg(size, _ANCILLARY, _CLOEXEC)
         except QuotaExceeded as error:
             router.lose(self.connection, str(error), now)
             return
@@ -251,7 +264,7 @@ class Endpoint:
                 return
             self._receive(b"", [], "failed", now)
             return
-        ended = "truncated" if flags & socket.MSG_CTRUNC else "" if data else "ended"
+        ended = "truncated" if flags & _TRUNCATED else "" if data else "ended"
         self._receive(data, rights(ancillary), ended, now)
 
     def _take_over(self, now: float) -> bool:
@@ -304,7 +317,7 @@ class Endpoint:
     def _write(self, buffers: list[Buffer], fds: tuple[int, ...], now: float) -> int:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            return self._sock.sendmsg(buffers, ancillary, socket.MSG_NOSIGNAL)
+            return self._sock.sendmsg(buffers, ancillary, _NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

@@ -72,14 +72,12 @@ class Express:
     def may_stay(self, connection: int) -> bool:
         """It has its name, and nothing else but messages to say and to hear."""
         c = self._router.connection(connection)
-        return c is not None and bool(c.party.unique) and not (
-            c.party.is_monitor or c.auth or c.lines or c.has_ended or c.is_deaf or c.ending
-        )
+        return c is not None and _has_only_messages(c)
 
     def may_join(self, connection: int) -> bool:
         """So it is, and nothing of it is in hand."""
         c = self._router.connection(connection)
-        return c is not None and not c.notice and self.may_stay(connection) and self._router.is_idle(c)
+        return c is not None and not c.notice and _has_only_messages(c) and self._router.is_idle(c)
 
     def join(self, endpoint: Joining) -> None:
         """The connection is served by the lane from now on."""
@@ -162,9 +160,12 @@ class Express:
             not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None,
             self._holdings.are_closing,
         )
-        self._awaited = _marked(self._awaited, router.awaited(), self.lane.set_awaited)
-        late = frozenset(delivery.flow.wasteful(delivery.now))
-        self._late = _marked(self._late, late, self.lane.set_late)
+        awaited = router.awaited()
+        if awaited or self._awaited:
+            self._awaited = _marked(self._awaited, awaited, self.lane.set_awaited)
+        late = delivery.flow.wasteful(delivery.now)
+        if late or self._late:
+            self._late = _marked(self._late, frozenset(late), self.lane.set_late)
 
     def after_wait(self) -> list[int]:
         """What the lane saw; the connections whose queues have moved."""
@@ -179,6 +180,12 @@ class Express:
         for sender, reader, header in self.lane.take_lost():
             delivery.refusals.lost(parties.get(sender), parties.get(reader), Parcel((reader, 0), (header,)))
         return [peer for peer, _ in moved]
+
+
+def _has_only_messages(c: Connection) -> bool:
+    return bool(c.party.unique) and not (
+        c.party.is_monitor or c.auth or c.lines or c.has_ended or c.is_deaf or c.ending
+    )
 
 
 def _marked(

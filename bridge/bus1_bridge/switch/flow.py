@@ -20,10 +20,10 @@ Not here: the delivery itself, and what the refused sender is told (delivery, ro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from bus1.core.api import CoreApi, Limits, Usage
+from bus1.record import EMPTY, owned, record
 
 from .limits import BusLimits, Excess
 
@@ -115,7 +115,7 @@ def hosted_limits(limits: BusLimits) -> Limits:
     )
 
 
-@dataclass(slots=True)
+@record()
 class Pause:
     """A sender whose next message waits for room at ``reader``."""
 
@@ -125,7 +125,7 @@ class Pause:
     n_fds: int
 
 
-@dataclass(slots=True)
+@record()
 class _Reader:
     """What is known of a reader's pace."""
 
@@ -136,7 +136,7 @@ class _Reader:
     expected: int = 0
     """Of a native reader: bytes that wait if it has taken nothing."""
     is_native: bool = False
-    waiting: dict[int, Pause] = field(default_factory=dict)
+    waiting: dict[int, Pause] = EMPTY
     """Paused senders that wait for this reader, the longest first."""
 
 
@@ -147,9 +147,9 @@ class Flow:
         self._core = core
         self._limits = limits
         self._of_peers: dict[int, BusLimits] = {}
-        """Those of D-Bus clients, which may differ by user."""
+        """Those of D-Bus clients for whose user others hold."""
         self._readers: dict[int, _Reader] = {}
-        self._awaited: dict[int, None] = {}
+        self.awaited: dict[int, None] = {}
         """Readers that somebody waits for."""
         self._changed: set[int] = set()
         """Those of them that took something since the last look."""
@@ -165,7 +165,10 @@ class Flow:
 
     def meet(self, peer: int, limits: BusLimits) -> None:
         """From now on these are the bounds of what this peer sends, and has waiting."""
-        self._of_peers[peer] = limits
+        if limits is self._limits:
+            self._of_peers.pop(peer, None)
+        else:
+            self._of_peers[peer] = limits
 
     def admits(
         self, sender: int, reader: int, size: int, kind: Kind, now: float, *, pausable: bool = False,
@@ -183,8 +186,9 @@ class Flow:
             pause = None
         if verdict is Verdict.PAUSE and pause is None:
             pace = self._readers.setdefault(reader, _Reader(now))
+            pace.waiting = owned(pace.waiting)
             self.pauses[sender] = pace.waiting[sender] = Pause(reader, now, size, n_fds)
-            self._awaited[reader] = None
+            self.awaited[reader] = None
         if verdict is Verdict.DROP and kind is Kind.BROADCAST:
             self._wasteful[sender] = now + PATIENCE
         return verdict
@@ -199,7 +203,7 @@ class Flow:
 
     def wasteful(self, now: float) -> Iterable[int]:
         """Senders whose broadcasts are being dropped."""
-        return [sender for sender in list(self._wasteful) if self.comes_last(sender, now)]
+        return self._wasteful and [sender for sender in list(self._wasteful) if self.comes_last(sender, now)]
 
     def delivering(self, reader: int, size: int, now: float) -> None:
         """A message of ``size`` is about to be queued at ``reader``."""
@@ -221,10 +225,6 @@ class Flow:
         self._readers.setdefault(reader, _Reader(when))
         self.progressed(reader, when)
 
-    def awaited(self) -> Iterable[int]:
-        """Readers that paused senders wait for."""
-        return self._awaited
-
     def progressed(self, reader: int, now: float) -> None:
         """Bytes entered the reader's socket."""
         pace = self._readers.get(reader)
@@ -243,7 +243,7 @@ class Flow:
             self._freed += pace.waiting
             for sender in pace.waiting:
                 del self.pauses[sender]
-            self._awaited.pop(peer, None)
+            self.awaited.pop(peer, None)
             self._changed.discard(peer)
 
     def makes_progress(self, reader: int, now: float) -> bool:
@@ -264,10 +264,10 @@ class Flow:
 
     def retries(self, now: float) -> list[int]:
         """Paused senders whose message should be tried again now."""
-        if not (self._freed or self._changed or self._awaited):
+        if not (self._freed or self._changed or self.awaited):
             return []
         due, self._freed = self._freed, []
-        for reader in self._awaited:
+        for reader in self.awaited:
             pace = self._readers[reader]
             if pace.is_native:
                 self.look_at_native(reader, now)
@@ -286,9 +286,9 @@ class Flow:
         """When the first pause ends by itself; a time that has passed if something is due."""
         if self._freed or self._changed:
             return float("-inf")
-        if not self._awaited:
+        if not self.awaited:
             return None
-        first = (self._readers[reader] for reader in self._awaited)
+        first = (self._readers[reader] for reader in self.awaited)
         return min((_expiry(pace, next(iter(pace.waiting.values()))) for pace in first), default=None)
 
     def _end_pause(self, sender: int) -> None:
@@ -297,7 +297,7 @@ class Flow:
             pace = self._readers[pause.reader]
             del pace.waiting[sender]
             if not pace.waiting:
-                del self._awaited[pause.reader]
+                del self.awaited[pause.reader]
                 self._changed.discard(pause.reader)
 
     def _judge(

@@ -10,8 +10,9 @@ Not here: the values of the files (busconfig), and the enforcement.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Self
+
+from bus1.record import field, fields, record
 
 BYTES_PER_TURN = 256 << 10
 """Of the bodies of one client, as many are checked in one turn; a longer check goes on in the next."""
@@ -28,7 +29,7 @@ class Excess(NamedTuple):
     """How much of it is used already."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True)
 class BusLimits:
     """The limits by their busconfig names; defaults are session.conf's. Times in seconds."""
 
@@ -61,7 +62,7 @@ class BusLimits:
     def of(cls, values: Mapping[str, int]) -> Self:
         """From the values of configuration files: times in milliseconds, negative for no limit."""
         given: dict[str, int | float | None] = {}
-        for name in (each.name for each in fields(cls) if each.name in values):
+        for name in (each for each in fields(cls) if each in values):
             value = values[name]
             given[name] = value
             if name.endswith("_timeout"):

@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from functools import partial
 
 from bus1.broker import Broker
 from bus1.context import context_of
@@ -31,6 +31,7 @@ from bus1.errors import InternalError
 from bus1.listener import Listener
 from bus1.process import SignalPipe
 from bus1.reactor import Reactor
+from bus1.record import replace
 from bus1.transport import credentials_of
 
 from ..arrival import come_in
@@ -72,7 +73,9 @@ class PythonSwitch:
         self.express = router.delivery.express = express_for(self.reactor, self.broker.holdings, router)
         """The lane of everyday messages, if there is one."""
         self._endpoints: dict[int, Endpoint] = {}
+        router.tables.open_pidfd = self._open_pidfd
         self._listeners: list[Listener] = []
+        self._accepts = True
         self._entrances = gateway.registry.entrances
         self._entrances.doors = Doors(self)
         self._signals: SignalPipe | None = None
@@ -94,14 +97,14 @@ class PythonSwitch:
     def poll(self, deadline: float | None) -> list[Punt]:
         """One turn."""
         due = self.router.next_deadline()
-        if due is not None:
-            deadline = due if deadline is None else min(due, deadline)
+        if due is not None and (deadline is None or due < deadline):
+            deadline = due
         if self._writing or self._readable or self._punts:
             deadline = self.router.delivery.now
         if self.express is not None:
             self.express.before_wait()
         n_ready = self.reactor.run_once(deadline)
-        now = self._now()
+        now = self.router.delivery.now
         if self.express is not None:
             for connection in self.express.after_wait():
                 if (endpoint := self._endpoints.get(connection)) is not None:
@@ -132,12 +135,13 @@ class PythonSwitch:
                     if native:
                         self.broker.listen(listening)
                     else:
-                        self._listeners.append(
-                            Listener(
-                                self.reactor, listening, self.accept, short=self._note_shortage,
-                                check_room=check_room,
-                            )
+                        is_local = listening.family == socket.AF_UNIX
+                        listener = Listener(
+                            self.reactor, listening, partial(self.accept, is_local=is_local),
+                            short=self._note_shortage, check_room=check_room,
                         )
+                        listener.pause(not self._accepts)
+                        self._listeners.append(listener)
                 case WatchSignals(descriptor):
                     self._signals = SignalPipe(
                         self.reactor, descriptor, lambda number: self.report(Signalled(number))
@@ -184,10 +188,11 @@ class PythonSwitch:
         self._punts.append(Failed(endpoint.pid, traceback.format_exc()))
         self._drop(endpoint)
 
-    def accept(self, connection: socket.socket, entrance: Entrance | None = None) -> None:
+    def accept(
+        self, connection: socket.socket, entrance: Entrance | None = None, *, is_local: bool = True
+    ) -> None:
         """A new D-Bus connection, at a socket of the bus's own unless an entrance is given."""
         connection.setblocking(False)
-        is_local = connection.family == socket.AF_UNIX
         who = credentials_of(connection)
         if entrance is not None:
             who = replace(who, secctx=context_of(who.secctx, entrance.name))
@@ -199,15 +204,16 @@ class PythonSwitch:
         if not is_local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self.router.connect(who, self.router.delivery.now, can_pass_fds=is_local)
-        endpoint = Endpoint(self, connection, peer, who.pid, who.uid)
+        endpoint = Endpoint(self, connection, peer, who.pid, who.uid, is_local=is_local)
         party = self.router.party(peer)
-        party.open_pidfd = endpoint.open_pidfd
         if entrance is not None:
             come_in(self.router.delivery, party, entrance)
         self._endpoints[peer] = endpoint
-        self._reading.enter(endpoint.process)
+        endpoint.process = self._reading.enter(endpoint.process)
         self._flushing.enter(endpoint.process)
         self.reactor.station(peer, endpoint)
+        # who connects mostly says something at once: it may be there already
+        self.has_input(endpoint)
         self.was_used(endpoint)
         self._mind_accepting()
 
@@ -217,6 +223,10 @@ class PythonSwitch:
             who = self.router.delivery.refusals.named(self.router.party(connection))
             self.report(Closed(endpoint.pid, endpoint.uid, who, reason))
             self._drop(endpoint)
+
+    def _open_pidfd(self, connection: int) -> int | None:
+        endpoint = self._endpoints.get(connection)
+        return None if endpoint is None else endpoint.open_pidfd()
 
     def report(self, punt: Punt) -> None:
         """Something for the control plane."""
@@ -269,6 +279,8 @@ class PythonSwitch:
         now: float,
     ) -> Sequence[int]:
         """Give those who wait their turn, as long as there is time; returns who was not reached."""
+        if not waiting:
+            return ()
         before = time.perf_counter()
 
         def serve(connection: int) -> float:
@@ -284,8 +296,8 @@ class PythonSwitch:
             start, before = before, time.perf_counter()
             return before - start
 
-        processes = ((self._endpoints[c].process, c) for c in waiting if c in self._endpoints)
-        return schedule.run(processes, serve) if waiting else ()
+        endpoints = self._endpoints
+        return schedule.run([(endpoints[c].process, c) for c in waiting if c in endpoints], serve)
 
     def _watch(self) -> None:
         used, self._used = self._used, {}
@@ -295,8 +307,10 @@ class PythonSwitch:
 
     def _mind_accepting(self) -> None:
         accepts = self.router.accepts()
-        for listener in self._listeners:
-            listener.pause(not accepts)
+        if accepts != self._accepts:
+            self._accepts = accepts
+            for listener in self._listeners:
+                listener.pause(not accepts)
 
     def _settle(self) -> None:
         """Carry out everything, and what comes of that: nothing of it may wait for the next event."""

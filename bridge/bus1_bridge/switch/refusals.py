@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 from bus1.context import label_of
 from bus1.core.api import Credentials, Parcel
+from bus1.record import owned
 
 from .. import codec
 from ..policy import Message
@@ -113,9 +114,11 @@ class Refusals:
     ) -> None:
         """A message of this kind did not get into its receiver's queue; also counted for statistics."""
         self.not_delivered[kind] += 1
-        receiver.not_received[kind] += 1
+        receiver.not_received = counts = owned(receiver.not_received)
+        counts[kind] = counts.get(kind, 0) + 1
         if sender is not None:
-            sender.not_delivered[kind] += 1
+            sender.not_delivered = counts = owned(sender.not_delivered)
+            counts[kind] = counts.get(kind, 0) + 1
         self.note(kind, sender, receiver, "", text)
 
     # ---- texts -----------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from .writing import Outgoing, Told, Writing
 
 WORK_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
+_NOBODY: frozenset[int] = frozenset()
 
 
 class Natives(NativeEnds, Told, Protocol):
@@ -62,8 +63,9 @@ class Router:
         self.activation.deliver = self._planner.deliver_held
         self.activation.resume = self._go_on
         self._connections: dict[int, Connection] = {}
-        self._users: set[int] = {self.tables.bus_credentials.uid}
-        """Who has limits in Core."""
+        uid = self.tables.bus_credentials.uid
+        self._users = {uid: hosted_limits(self.limits.of_user(uid))}
+        """Who has limits in Core, and what each connection of theirs gets."""
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
         self.writing = Writing(delivery, natives)
@@ -78,9 +80,11 @@ class Router:
         self.delivery.now = now
         limits = self.limits.of_user(credentials.uid)
         if credentials.uid not in self._users:
-            self._users.add(credentials.uid)
+            self._users[credentials.uid] = hosted_limits(limits)
             self._core.set_user_limits(credentials.uid, user_limits(limits))
-        peer = self._core.peer_new(credentials.uid, limits=hosted_limits(limits), overhead=OVERHEAD)
+        peer = self._core.peer_new(
+            credentials.uid, limits=self._users[credentials.uid], overhead=OVERHEAD
+        )
         # naming a node creates it: 0 is the root, where all messages to this client go
         self._core.send(peer, (), handles=(0,), credentials=credentials)
         party = LegacyParty(peer, credentials, root=(peer, 0))
@@ -98,6 +102,7 @@ class Router:
         self.limits = self.delivery.limits = limits
         self.delivery.flow.configure(limits)
         for uid in self._users:
+            self._users[uid] = hosted_limits(limits.of_user(uid))
             self._core.set_user_limits(uid, user_limits(limits.of_user(uid)))
         for c in self._connections.values():
             self._set_limits(c)
@@ -152,7 +157,9 @@ class Router:
         c = self._connections.get(connection)
         if c is not None:
             c.has_ended = True
-            if not self._is_held(c):
+            if c.is_empty:
+                self._close_if_done(c)
+            elif not self._is_held(c):
                 self._advance(c)
 
     def hang_up(self, connection: int, now: float) -> None:
@@ -164,7 +171,7 @@ class Router:
             # it can't be told anything any more, so it should cost those who speak nothing
             self.tables.matches.drop(connection)
             self.delivery.eavesdroppers.pop(connection, None)
-            c.lines.clear()
+            c.lines = b""
             c.notice, c.offset = b"", 0
             if connection in self.writing.over_mark:
                 self.writing.over_mark.discard(connection)
@@ -212,7 +219,8 @@ class Router:
 
     def awaited(self) -> frozenset[int]:
         """Connections whose queue somebody waits for to move."""
-        return frozenset((*self.delivery.flow.awaited(), *self.writing.over_mark))
+        awaited, over_mark = self.delivery.flow.awaited, self.writing.over_mark
+        return frozenset((*awaited, *over_mark)) if awaited or over_mark else _NOBODY
 
     def moved(self, connection: int, when: float) -> None:
         """Others have written messages of its queue, or put the first one there."""
@@ -273,8 +281,6 @@ class Router:
         if c.is_deaf:
             self._drop_output(c)
             return []
-        if c.lines:
-            return [((bytes(c.lines),), ())]
         items = self.writing.next_items(c, limit)
         if not items and (c.has_ended or c.ending):
             # notifications without a message were all that was left
@@ -374,7 +380,10 @@ class Router:
 
     def _keeps_too_much(self, c: Connection) -> bool:
         """What it has sent, and nobody has taken yet."""
-        n_bytes, n_fds = self.activation.held_of(c.party)
+        kept = self.activation.kept.get(c.party.peer)
+        if kept is None:
+            return False
+        n_bytes, n_fds = kept
         # at least one message is kept, whatever the limits are
         most_bytes, most_fds = c.limits.max_incoming_bytes, c.limits.max_incoming_unix_fds
         return n_bytes >= max(1, most_bytes) or n_fds >= max(1, most_fds)

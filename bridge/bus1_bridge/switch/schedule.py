@@ -15,9 +15,12 @@ Not here: the clock, and what being served means (loop).
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
 from heapq import heapify, heappop, heapreplace
+from typing import Any, TypeVar
+
+P = TypeVar("P", bound=Hashable)
 
 TURN = 0.001
 """Seconds after which nobody else is served in a turn."""
@@ -28,27 +31,39 @@ class Schedule:
 
     def __init__(self) -> None:
         self._tags: dict[Hashable, float] = {}
-        self._connections: Counter[Hashable] = Counter()
+        self._connections: dict[Hashable, tuple[Any, int]] = {}
+        """Each process, as it first came, and how many it has."""
         self._now = 0.0
         """The tag of the process that was served last."""
 
-    def enter(self, process: Hashable) -> None:
-        """The process has one more connection."""
-        self._connections[process] += 1
+    def enter(self, process: P) -> P:
+        """The process has one more connection. Returns one object for all of an equal process."""
+        known, n = self._connections.get(process, (process, 0))
+        self._connections[process] = known, n + 1
+        same: P = known
+        return same
 
     def leave(self, process: Hashable) -> None:
         """The process has one connection less."""
-        self._connections[process] -= 1
-        if not self._connections[process]:
-            del self._connections[process]
+        known, n = self._connections.pop(process)
+        if n > 1:
+            self._connections[process] = known, n - 1
+        else:
             self._tags.pop(process, None)
 
     def run(
-        self, waiting: Iterable[tuple[Hashable, int]], serve: Callable[[int], float], limit: float = TURN
+        self, waiting: Sequence[tuple[Hashable, int]], serve: Callable[[int], float], limit: float = TURN
     ) -> list[int]:
         """Serve those who wait, (process, connection) each, for ``limit`` seconds at least.
 
         ``serve`` says how many seconds it has taken. Returns the connections that were not reached."""
+        if len(waiting) == 1:
+            process, connection = waiting[0]
+            tag = self._now = max(self._tags.get(process, 0.0), self._now)
+            seconds = serve(connection)
+            if process in self._connections:
+                self._tags[process] = tag + seconds
+            return []
         lines: dict[Hashable, deque[int]] = {}
         for process, connection in waiting:
             lines.setdefault(process, deque()).append(connection)

@@ -11,19 +11,18 @@ Not here: any decision.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bus1.core.api import CoreApi, Credentials, NodeRef, Usage
 from bus1.label import Label
+from bus1.record import EMPTY, field, record, replace
 
 from ..bindings import Bindings
 from ..match import MatchIndex
 from ..names import NameTable
-from ..policy import NOTHING, OPEN, ClientPolicy, Policy
-from ..sasl import EXTERNAL_ONLY, AuthRules
+from ..policy import NOTHING, OPEN, ClientPolicy
+from ..sasl import EXTERNAL_ONLY
 from .limits import BYTES_PER_TURN, Excess
 from .replies import ReplyTable
 
@@ -37,11 +36,7 @@ UNKNOWN_ID = 0xFFFF_FFFF
 """The uid and gid of a client of whom the kernel knows none."""
 
 
-def _no_descriptor() -> None:
-    return None
-
-
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class Party:
     """A participant of the bus: one Core peer, one unique name."""
 
@@ -54,9 +49,9 @@ class Party:
     """The node that ``resolve`` hands out."""
     announced: bool = False
     """NameOwnerChanged for the unique name has been sent."""
-    not_received: Counter[str] = field(default_factory=Counter)
+    not_received: dict[str, int] = EMPTY
     """How many messages of each kind it did not get."""
-    not_delivered: Counter[str] = field(default_factory=Counter)
+    not_delivered: dict[str, int] = EMPTY
     """How many of its messages of each kind somebody did not get."""
     permissions: ClientPolicy = NOTHING
     """What the current policy says about it."""
@@ -129,12 +124,12 @@ class Note(NamedTuple):
     grants: tuple[str, ...] = ()
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class LegacyParty(Party):
-    """A D-Bus connection. What stands behind ``is_monitor`` is the gateway's own."""
+    """A D-Bus connection. What stands behind ``is_monitor`` is the gateway's own.
 
-    open_pidfd: Callable[[], int | None] = _no_descriptor
-    """A new descriptor of its process."""
+    Most never meet a native peer: each of its tables is made when something is put there (``owned``)."""
+
     takes_fds: bool = False
     """UNIX_FD passing was negotiated."""
     stream: Stream | None = None
@@ -145,25 +140,25 @@ class LegacyParty(Party):
     """The lane that its everyday messages pass on."""
     is_monitor: bool = False
     """It sees everything, has no name any more, and says nothing."""
-    nodes: dict[int, Derived | Reply] = field(default_factory=dict)
+    nodes: dict[int, Derived | Reply] = EMPTY
     """By node id; the root is node 0 and is not listed."""
-    derived: dict[str, int] = field(default_factory=dict)
+    derived: dict[str, int] = EMPTY
     """Node id of each object path in use by a native peer."""
     next_node: int = 4
     """Node ids are multiples of 4 (MANAGED and REMOTE clear)."""
-    grants: dict[str, int] = field(default_factory=dict)
+    grants: dict[str, int] = EMPTY
     """Handle of each capability path that this client may use."""
     granted: int = 0
     """References in ``grants`` and those on their way: bounded."""
-    native_calls: dict[int, NativeCall] = field(default_factory=dict)
+    native_calls: dict[int, NativeCall] = EMPTY
     """By the serial that the bus chose for a native caller's message."""
-    open_replies: dict[tuple[str, int], int] = field(default_factory=dict)
+    open_replies: dict[tuple[str, int], int] = EMPTY
     """Reply node of each unanswered call of this client: (unique name of the callee, serial) -> node id."""
-    subscriptions: dict[tuple[str, str, str], dict[int, NodeRef]] = field(default_factory=dict)
+    subscriptions: dict[tuple[str, str, str], dict[int, NodeRef]] = EMPTY
     """Native subscribers to this client's signals: (path, interface, member) -> handle -> node; "" is any."""
-    held: dict[int, dict[Use, int]] = field(default_factory=dict)
+    held: dict[int, dict[Use, int]] = EMPTY
     """Every handle of this hosted peer, what for, and how often."""
-    notes: dict[int, Note] = field(default_factory=dict)
+    notes: dict[int, Note] = EMPTY
     next_note: int = 1
     next_serial: int = 1
     """For messages that the bus sends to this client on behalf of native peers, and its own."""
@@ -176,9 +171,11 @@ class LegacyParty(Party):
 
     def note_waiting(self, waiting: Usage) -> None:
         """So much waits now, and something of it is about to be taken: a peak is seen then."""
-        if waiting.bytes > self.peak.bytes or waiting.fds > self.peak.fds:
-            larger = max(waiting, self.peak)
-            self.peak = larger._replace(fds=max(waiting.fds, self.peak.fds))
+        peak = self.peak
+        if waiting.bytes > peak.bytes or waiting.fds > peak.fds:
+            larger = waiting if waiting > peak else peak
+            fds = max(waiting.fds, peak.fds)
+            self.peak = larger if larger.fds == fds else larger._replace(fds=fds)
 
 
 class PublishedObject(NamedTuple):
@@ -189,7 +186,7 @@ class PublishedObject(NamedTuple):
     xml: str
 
 
-@dataclass(slots=True, eq=False)
+@record(eq=False)
 class NativeParty(Party):
     """A bus1 client; gateway's own apart from the fields of Party."""
 
@@ -207,48 +204,49 @@ class NativeParty(Party):
     """Bytes of its bodies that may still be checked before its turn ends."""
 
 
-@dataclass(slots=True)
 class Tables:
     """Everything there is."""
 
-    core: CoreApi
-    bus_peer: int
-    guid: str
-    """32 hex digits, of the authentication and of the printed address."""
-    bus_id: str
-    """What GetId answers."""
-    bus_credentials: Credentials
-    names: NameTable
-    matches: MatchIndex
-    replies: ReplyTable
-    parties: dict[int, Party] = field(default_factory=dict)
-    """By Core peer."""
-    unique: dict[str, Party] = field(default_factory=dict)
-    """By unique name; only parties that have one."""
-    next_unique: int = 0
-    watchers: dict[int, str] = field(default_factory=dict)
-    """Registry watchers: handle of the bus peer -> watched name, empty for all (registry's own)."""
-    emitters: dict[int, int] = field(default_factory=dict)
-    """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
-    machine_id: str = ""
-    auth: AuthRules = EXTERNAL_ONLY
-    """How clients may show who they are."""
-    policy: Policy = OPEN
-    """Who may do what: the current generation."""
-    command_of: Callable[[int], str] = lambda pid: ""
-    """Looks up the command line of a process, for people to read."""
-    monitors: MatchIndex = field(init=False)
-    """The rules of monitors, which match whoever a message is addressed to."""
-    shortage: Callable[[int], Excess | None] = lambda number: None
-    """Why a descriptor that got this number can't be kept for long; None if it can."""
-    sights: dict[int, Sight] = field(default_factory=dict)
-    """Those of all who do not see everything, by Core peer."""
-    bindings: Bindings = field(init=False)
-    """What each capability path stands for (gateway's own)."""
-
-    def __post_init__(self) -> None:
-        self.monitors = type(self.matches)(self.matches.tally)
-        self.bindings = Bindings(self.core)
+    def __init__(
+        self, core: CoreApi, bus_peer: int, guid: str, bus_id: str, bus_credentials: Credentials,
+        names: NameTable, matches: MatchIndex, replies: ReplyTable, *, machine_id: str = "",
+    ) -> None:
+        self.core = core
+        self.bus_peer = bus_peer
+        self.guid = guid
+        """32 hex digits, of the authentication and of the printed address."""
+        self.bus_id = bus_id
+        """What GetId answers."""
+        self.bus_credentials = bus_credentials
+        self.names = names
+        self.matches = matches
+        self.replies = replies
+        self.parties: dict[int, Party] = {}
+        """By Core peer."""
+        self.unique: dict[str, Party] = {}
+        """By unique name; only parties that have one."""
+        self.next_unique = 0
+        self.watchers: dict[int, str] = {}
+        """Registry watchers: handle of the bus peer -> watched name, empty for all (registry's own)."""
+        self.emitters: dict[int, int] = {}
+        """Node id on the bus peer -> Core peer of the native party (gateway's own)."""
+        self.machine_id = machine_id
+        self.auth = EXTERNAL_ONLY
+        """How clients may show who they are."""
+        self.policy = OPEN
+        """Who may do what: the current generation."""
+        self.open_pidfd: Callable[[int], int | None] = lambda peer: None
+        """A new descriptor of the process of a D-Bus client."""
+        self.command_of: Callable[[int], str] = lambda pid: ""
+        """Looks up the command line of a process, for people to read."""
+        self.monitors = type(matches)(matches.tally)
+        """The rules of monitors, which match whoever a message is addressed to."""
+        self.shortage: Callable[[int], Excess | None] = lambda number: None
+        """Why a descriptor that got this number can't be kept for long; None if it can."""
+        self.sights: dict[int, Sight] = {}
+        """Those of all who do not see everything, by Core peer."""
+        self.bindings = Bindings(core)
+        """What each capability path stands for (gateway's own)."""
 
     def enter(self, party: Party) -> None:
         """The party is known by its unique name from now on."""

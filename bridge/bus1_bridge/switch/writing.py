@@ -56,8 +56,6 @@ class Writing:
 
     def next_items(self, c: Connection, limit: int) -> list[Outgoing]:
         """What to write next, in order, about ``limit`` bytes at most (one message at least)."""
-        if c.lines:
-            return [((bytes(c.lines),), ())]
         peer = c.party.peer
         entries = [] if c.notice else self._core.ahead(peer, _AHEAD)
         while entries and entries[0].type is not MessageType.DATA and not c.notice:
@@ -66,9 +64,9 @@ class Writing:
             entries = self._core.ahead(peer, _AHEAD)
         if entries:
             c.party.note_waiting(self._core.waiting(peer))
+        items: list[Outgoing] = [((c.lines,), ())] if c.lines else []
         if c.notice:
-            return [((memoryview(c.notice)[c.offset :],), ())]
-        items: list[Outgoing] = []
+            return [*items, ((memoryview(c.notice)[c.offset :],), ())]
         skip = c.offset
         for entry in entries:
             if entry.type is not MessageType.DATA or limit <= 0:
@@ -81,8 +79,11 @@ class Writing:
     def written(self, c: Connection, n: int, now: float) -> None:
         """``n`` bytes of ``next_items`` entered the socket: whole messages leave their queue."""
         if c.lines:
-            del c.lines[:n]
-        elif c.notice:
+            left, c.lines = n - len(c.lines), c.lines[n:]
+            n = max(0, left)
+        if not n:
+            return
+        if c.notice:
             c.offset += n
             if c.offset == len(c.notice):
                 c.notice, c.offset = b"", 0
