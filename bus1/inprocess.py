@@ -3,9 +3,8 @@
 Theory. The link calls Core and lets the reactor settle; nothing is copied, nothing is scheduled. Readiness is
 an eventfd, set while messages are queued, from when somebody first asks for it. The thread that uses the
 link drives the bus: a RECV that waits runs turns of the reactor, and ends them when another thread sends
-to it. On the Core in Python no two threads may be in an operation at once; the native one lets them take
-turns. A fork leaves the bus with the parent: what the child has is a copy that nobody else is connected
-to, so there every operation says that the bus is gone.
+to it. Threads take turns, by the reactor's lock. A fork leaves the bus with the parent: what the child has
+is a copy that nobody else is connected to, so there every operation says that the bus is gone.
 
 Where the native body is in use, and the hub adds nothing, the peer is a ``Resident`` as well: what is
 everyday of ``send``, ``recv`` and giving back is done by it in one call, with what follows from it. For
@@ -27,10 +26,11 @@ import os
 import re
 import select
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import wraps
 from threading import RLock
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from . import acceleration
 from .core.api import (
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from .hub import Hub
     from .reactor import Reactor
 
+_Asked = ParamSpec("_Asked")
+_Answer = TypeVar("_Answer")
 _EVENT = re.compile(r"^eventfd-id:\s*(\d+)", re.MULTILINE)
 
 
@@ -76,6 +78,19 @@ def _can_reside(hub: Hub) -> bool:
     return native is not None and is_plain and isinstance(hub.core, native.Core)
 
 
+def _in_turn(
+    operation: Callable[Concatenate[InProcessLink, _Asked], _Answer],
+) -> Callable[Concatenate[InProcessLink, _Asked], _Answer]:
+    """Meanwhile no other thread works on the bus."""
+
+    @wraps(operation)
+    def in_turn(link: InProcessLink, /, *args: _Asked.args, **kwargs: _Asked.kwargs) -> _Answer:
+        with link._lock:
+            return operation(link, *args, **kwargs)
+
+    return in_turn
+
+
 class InProcessLink:
     """A peer in the process of ``reactor`` and its ``hub``, charged to this process's user."""
 
@@ -83,31 +98,32 @@ class InProcessLink:
 
     def __init__(self, reactor: Reactor, hub: Hub) -> None:
         self._reactor = reactor
+        self._lock = reactor.lock
         self._hub = hub
         self._credentials = Credentials(
             os.getuid(), os.getgid(), os.getpid(), groups=tuple(os.getgroups())
         )
         # a resident finds its payloads without a memory to look into
         self._memory = None if _can_reside(hub) else HeapMemory()
-        self.peer = hub.core.peer_new(self._credentials.uid, self._memory)
-        """The number of the peer in Core."""
-        self.granted = hub.peer_opened(self.peer, self._credentials)
-        self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        """What ``fileno`` gives, for who does not poll it; -1 once it is closed."""
         self._is_shown = False
         self._is_signalled = False
         self._is_live = True
-        self._counting = RLock()
         self._n_waiting = 0
-        number = _event_number(self.event)
-        assert number is not None
-        self._number = number
-        self._peers[number] = (hub, self.peer)
-        _links.add(self)
-        reactor.station(self.peer, self)
-        self.resident = self._settle_in()
-        """What does the everyday of this peer in one call."""
-        reactor.settle()
+        with self._lock:
+            self.peer = hub.core.peer_new(self._credentials.uid, self._memory)
+            """The number of the peer in Core."""
+            self.granted = hub.peer_opened(self.peer, self._credentials)
+            self.event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            """What ``fileno`` gives, for who does not poll it; -1 once it is closed."""
+            number = _event_number(self.event)
+            assert number is not None
+            self._number = number
+            self._peers[number] = (hub, self.peer)
+            _links.add(self)
+            reactor.station(self.peer, self)
+            self.resident = self._settle_in()
+            """What does the everyday of this peer in one call."""
+            reactor.settle()
 
     def _settle_in(self) -> Resident | None:
         native = acceleration.native
@@ -119,6 +135,7 @@ class InProcessLink:
         )
         return resident
 
+    @_in_turn
     def fileno(self) -> int:
         """An eventfd, readable while messages are queued, and from the disconnect on."""
         if self._is_live and not self._is_shown:
@@ -146,6 +163,7 @@ class InProcessLink:
             os.eventfd_read(self.event)
         self._is_signalled = is_readable
 
+    @_in_turn
     def _settle(self) -> None:
         if self.resident is None or not self.resident.settle():
             self._reactor.settle()
@@ -153,6 +171,7 @@ class InProcessLink:
 
     # ---- operations ------------------------------------------------------------------------------
 
+    @_in_turn
     def send(
         self, destinations: Sequence[int], parts: Sequence[Buffer], handles: Sequence[int],
         fds: Sequence[int], *, flags: int, optional: Sequence[int],
@@ -206,14 +225,14 @@ class InProcessLink:
     def _watched(self) -> Iterator[None]:
         """Meanwhile what others send to this peer, threads among them, ends a turn of the reactor."""
         self.fileno()  # from here on it follows the queue, so look once more before waiting
-        with self._counting:
+        with self._lock:
             self._n_waiting += 1
             if self._n_waiting == 1 and self.event >= 0:
                 self._reactor.add(self, select.EPOLLIN)
         try:
             yield
         finally:
-            with self._counting:
+            with self._lock:
                 self._n_waiting -= 1
                 if not self._n_waiting and self.event >= 0:
                     self._reactor.remove(self)
@@ -221,6 +240,7 @@ class InProcessLink:
     def ready(self, events: int, now: float) -> None:
         """Who waits for a message looks for it when the turn is over."""
 
+    @_in_turn
     def _receive(self, flags: int, max_offset: int) -> ReceivedMessage:
         core = self._hub.core
         copies = Fds()
@@ -282,6 +302,7 @@ class InProcessLink:
             self.release(release)
         return self.recv(flags, NO_LIMIT, timeout=math.inf)
 
+    @_in_turn
     def transfer(self, handle: int, destination: int | None) -> int:
         """One more reference for the peer behind a descriptor (None: this one); its id there."""
         target = self.peer
@@ -294,27 +315,32 @@ class InProcessLink:
         self._settle()
         return received
 
+    @_in_turn
     def release(self, handle: int) -> None:
         """Drop one reference."""
         self._hub.core.handle_release(self.peer, handle)
         self._settle()
 
+    @_in_turn
     def destroy(self, nodes: Sequence[int], flags: int) -> None:
         """Destroy own nodes at one instant."""
         self._hub.core.node_destroy(self.peer, nodes, flags)
         self._settle()
 
+    @_in_turn
     def release_slice(self, offset: int) -> None:
         """Give the slice at ``offset`` back."""
         self._hub.core.slice_release(self.peer, offset)
         self._settle()
 
+    @_in_turn
     def _give_back(self, message: ReceivedMessage) -> None:
         serial, _ = message.detach()
         with suppress(NoSuchHandle, Disconnected):
             self._hub.core.slice_release(self.peer, message.offset, serial=serial)
             self._settle()
 
+    @_in_turn
     def reset(
         self, flags: int, peer_flags: int, *, max_slices: int, max_handles: int, max_inflight_bytes: int,
         max_inflight_fds: int,
@@ -326,10 +352,12 @@ class InProcessLink:
         )
         self._settle()
 
+    @_in_turn
     def query(self) -> PeerState:
         """P-20 … P-22."""
         return self._hub.core.peer_query(self.peer)
 
+    @_in_turn
     def disconnect(self) -> None:
         """End the peer."""
         self._hub.peer_disconnect(self.peer)
@@ -338,6 +366,7 @@ class InProcessLink:
         self._reactor.settle()
         self._signal()
 
+    @_in_turn
     def close(self) -> None:
         """The peer ends."""
         if self._is_live:
@@ -345,17 +374,16 @@ class InProcessLink:
         if self.event >= 0:
             del self._peers[self._number]
             self._move_out()
-            with self._counting:
-                if self._n_waiting:
-                    self._reactor.remove(self)
-                event, self.event = self.event, -1
-                os.close(event)
+            if self._n_waiting:
+                self._reactor.remove(self)
+            event, self.event = self.event, -1
+            os.close(event)
 
     def leave_bus(self) -> None:
         """In the child of a fork: the bus stayed with the parent."""
         self._is_live = False
         self._move_out()
-        self._counting, self._n_waiting = RLock(), 0  # whoever held it, or waits, is the parent's
+        self._lock, self._n_waiting = RLock(), 0  # whoever held it, or waits, is the parent's
         self._hub = _ParentsHub()
 
     def _move_out(self) -> None:

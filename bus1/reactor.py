@@ -10,7 +10,8 @@ its command caused.
 A turn is: one epoll_wait, every ready source once, every timer that was due when the turn began.
 Work that exceeded its budget is continued by a timer that is due at once: others come first.
 
-The reactor runs in any thread, installs no signal handlers, and several may live in one process.
+The reactor runs in any thread, installs no signal handlers, and several may live in one process. Threads
+that use peers in its process take turns by its ``lock``.
 
 Invariants. 1. An event of a descriptor that was removed in this turn reaches nobody, even if its
 number is in use again. 2. ``settle`` returns only when Core's three effect lists are empty.
@@ -25,8 +26,9 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from heapq import heapify, heappop, heappush
+from threading import RLock
 from typing import Protocol
 
 from . import acceleration
@@ -94,6 +96,8 @@ class Reactor:
         """How a descriptor is closed that Core has let go."""
         self.turn = 0
         """Counts the turns."""
+        self.lock = RLock()
+        """Held while the bus is worked on, not while a turn waits: peers in its process have threads."""
 
     # ---- sources ---------------------------------------------------------------------------------
 
@@ -211,10 +215,16 @@ class Reactor:
         """One turn: wait until something is ready or due, or ``deadline`` has come (None: for ever).
 
         It may end earlier, with nothing done. Returns how many sources were ready."""
-        self.settle()
-        due = self._next_due()
+        with self.lock:
+            self.settle()
+            due = self._next_due()
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
         events = self._epoll.poll(time_left(until, self.clock()))
+        with self.lock:
+            self._carry_out(events)
+        return len(events)
+
+    def _carry_out(self, events: Sequence[tuple[int, int]]) -> None:
         self.turn += 1
         self._removed.clear()
         if self.poller is not None:
@@ -227,7 +237,6 @@ class Reactor:
             source.ready(mask, now)
             self.settle()
         self._run_timers(now, last)
-        return len(events)
 
     def close(self) -> None:
         """Forget everything and close the epoll descriptor; sources stay open."""

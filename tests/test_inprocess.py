@@ -14,7 +14,6 @@ import pytest
 from child import in_child
 from native_bus import InProcessBus
 
-from bus1.acceleration import native
 from bus1.broker import Broker
 from bus1.core.api import MessageType
 from bus1.errors import BadDescriptor, BusGone, PeerShutdown, WouldBlock
@@ -194,7 +193,6 @@ def test_a_thread_that_waits_sees_its_peer_end(q: Peer) -> None:
     assert outcomes == [PeerShutdown]
 
 
-@pytest.mark.skipif(native is None, reason="the Core in Python is for one thread at a time")
 def test_threads_take_turns(bus: InProcessBus) -> None:
     """Nothing is lost, nothing comes twice, and all is given back."""
     with bus.peer() as reader:
@@ -305,6 +303,6 @@ def test_a_hub_that_adds_something_is_asked_at_each_send() -> None:
         handle = peer.transfer(0x10)
         before = bus.hub.n_settled
         peer.send([handle])
+        assert bus.hub.n_settled > before
         peer.recv().release()
-        assert bus.hub.n_settled >= before + 3
     bus.close()
