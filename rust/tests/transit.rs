@@ -1,155 +1,24 @@
 //! Messages that pass through the lane without a queue: every byte arrives, and Core is as if they had been queued.
 
 mod bus;
+mod twins;
 
-use std::io::{self, ErrorKind, Read, Write, pipe};
+use std::io::{self, Read, Write, pipe};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use bus::{Bus, Client, call, read};
-use bus1_native::core::value::Value;
-use bus1_native::core::{Credentials, Limits, Parts};
-use bus1_native::dbus::{Outgoing, build, parse, stamp, text_body};
+use bus::{call, read};
+use bus1_native::core::Limits;
+use bus1_native::dbus::{Outgoing, build, parse};
 use bus1_native::lane::{Lane, Report};
 use bus1_native::sys::{self, Epoll};
 use bus1_native::tables::MatchRule;
-use bytes::Bytes;
+use twins::{NAMES, Twins, payload, quiet, quiets, signal, sizes, stamped, who};
 
-const NAMES: [&str; 3] = [":1.1", ":1.2", ":1.3"];
 const EPOLLOUT: u32 = libc::EPOLLOUT as u32;
-
-/// A bus whose clients have had a message each, and one on which the same is queued by hand.
-struct Twins {
-    bus: Bus,
-    clients: Vec<Client>,
-    plain: Bus,
-}
-
-impl Twins {
-    fn new() -> Self {
-        Self::on(Bus::new(), Bus::new())
-    }
-
-    fn with_limits(limits: Limits) -> Self {
-        Self::on(Bus::with_limits(limits), Bus::with_limits(limits))
-    }
-
-    fn on(mut bus: Bus, mut plain: Bus) -> Self {
-        let clients: Vec<Client> = NAMES.iter().map(|name| bus.client(name)).collect();
-        NAMES.iter().for_each(|name| drop(plain.client(name)));
-        let mut twins = Self { bus, clients, plain };
-        for (to, name) in NAMES.iter().enumerate() {
-            let message = twins.send(0, &[quiet(9, name, 0)]);
-            assert_eq!(twins.bus.turn(), []);
-            assert_eq!(read(&mut twins.clients[to].socket, message.len()), message);
-            twins.queue(0, to, &[message.len()], 1);
-        }
-        twins.compare();
-        twins
-    }
-
-    /// Messages of a client, in one write; what arrives of them.
-    fn send(&mut self, from: usize, messages: &[Vec<u8>]) -> Vec<u8> {
-        self.clients[from].socket.write_all(&messages.concat()).unwrap();
-        messages.iter().flat_map(|message| stamped(message, NAMES[from])).collect()
-    }
-
-    /// The same, queued; so many of them are taken.
-    fn queue(&self, from: usize, to: usize, sizes: &[usize], n_taken: usize) {
-        let (sender, reader) = (self.clients[from].peer, self.clients[to].peer);
-        let mut core = self.plain.world.core.lock().unwrap();
-        for &size in sizes {
-            core.deliver(sender, reader, &payload(size), size, &[], &who()).unwrap();
-        }
-        core.unwake(reader);
-        for _ in 0..n_taken {
-            core.take_front(reader).unwrap();
-        }
-    }
-
-    fn snapshots(&self) -> [Value; 2] {
-        [&self.bus, &self.plain].map(|bus| bus.world.core.lock().unwrap().snapshot())
-    }
-
-    fn compare(&self) {
-        let [passed, queued] = self.snapshots();
-        assert_eq!(passed, queued);
-    }
-
-    /// The socket of a client takes nothing more; how much is in it.
-    fn fill(&self, which: usize) -> usize {
-        let end = &self.bus.ends[which];
-        end.set_nonblocking(true).unwrap();
-        let mut n = 0;
-        loop {
-            match (&mut &*end).write(b"x") {
-                Ok(_) => n += 1,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return n,
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    fn offset(&self, which: usize) -> usize {
-        let lane = self.bus.lane.lock().unwrap();
-        let slot = lane.parties.slot(self.clients[which].peer).unwrap();
-        lane.parties.get(slot).unwrap().output.offset
-    }
-}
-
-fn who() -> Arc<Credentials> {
-    Arc::default()
-}
-
-fn payload(size: usize) -> Parts {
-    Parts::from_iter([Bytes::from(vec![0; size])])
-}
-
-fn stamped(message: &[u8], sender: &str) -> Vec<u8> {
-    let (header, mut out) = (parse(message).unwrap(), Vec::new());
-    stamp(message, &header, sender, &mut out).unwrap();
-    out.extend_from_slice(&message[header.header_length..]);
-    out
-}
-
-/// A call that wants no answer, with a text.
-fn quiet(serial: u32, to: &str, n: usize) -> Vec<u8> {
-    let body = text_body(&"t".repeat(n));
-    let header = Outgoing {
-        kind: 1,
-        flags: 1,
-        serial,
-        body_length: body.len() as u32,
-        path: Some("/a"),
-        member: Some("M"),
-        destination: Some(to),
-        signature: "s",
-        ..Outgoing::default()
-    };
-    [build(&header), body].concat()
-}
-
-fn signal(serial: u32) -> Vec<u8> {
-    build(&Outgoing {
-        kind: 4,
-        serial,
-        path: Some("/a"),
-        interface: Some("a.b"),
-        member: Some("S"),
-        ..Outgoing::default()
-    })
-}
-
-fn quiets(to: &str, n_bytes: usize, n: u32) -> Vec<Vec<u8>> {
-    (1..=n).map(|serial| quiet(serial, to, n_bytes)).collect()
-}
-
-fn sizes(messages: &[Vec<u8>], sender: &str) -> Vec<usize> {
-    messages.iter().map(|message| stamped(message, sender).len()).collect()
-}
 
 #[test]
 fn what_is_written_whole_leaves_what_a_queue_leaves() {

@@ -7,7 +7,7 @@
 //!
 //! Not here: checks of what is written; bodies of more than one basic value.
 
-use super::header::{
+use super::fields::{
     DESTINATION, ERROR_NAME, INTERFACE, MEMBER, PATH, REPLY_SERIAL, SENDER, SIGNATURE, TYPES, UNIX_FDS,
 };
 use super::{Endian, SIGNAL, padding};

@@ -13,6 +13,7 @@
 pub mod arguments;
 pub mod body;
 pub mod build;
+pub mod fields;
 pub mod header;
 pub mod names;
 pub mod signature;
@@ -22,7 +23,8 @@ mod values;
 pub use arguments::{Argument, arguments, arguments_up_to};
 pub use body::{BodyCheck, check_body};
 pub use build::{Outgoing, build, error_body, number_body, text_body};
-pub use header::{Header, Span, frame_length, parse};
+pub use fields::Span;
+pub use header::{Header, frame_length, parse};
 pub use stamp::{TooLarge, stamp};
 
 /// Bytes of one message.

@@ -10,7 +10,8 @@
 //! Not here: headers that the bus writes itself (`build`).
 
 use super::arguments::behind_variant;
-use super::header::{FIXED, Header, SENDER, TYPES};
+use super::fields::{SENDER, TYPES};
+use super::header::{FIXED, Header};
 use super::{Endian, MAX_ARRAY, MAX_MESSAGE, clamped, padding};
 
 /// With the sender the message would be larger than the protocol allows.
