@@ -13,8 +13,8 @@ Work that exceeded its budget is continued by a timer that is due at once: other
 The reactor runs in any thread, installs no signal handlers, and several may live in one process. Threads
 that use peers in its process take turns by its ``lock``.
 
-Invariants. 1. An event of a descriptor that was removed in this turn reaches nobody, even if its
-number is in use again. 2. ``settle`` returns only when Core's three effect lists are empty.
+Invariants. 1. An event of a descriptor that was removed since the wait for it began reaches nobody, even if
+its number is in use again. 2. ``settle`` returns only when Core's three effect lists are empty.
 3. At most one timer exists per key. 4. A timer set during a turn never runs in the same turn.
 
 Not here: what a source does with its bytes (channel, broker, the bridge's loop).
@@ -84,8 +84,9 @@ class Reactor:
         self.poller = None if native is None else native.Poller()
         """What lanes join: they serve their sockets while the reactor waits."""
         self._epoll = self.poller or select.epoll()
-        self._sources: dict[int, Source] = {}
-        self._removed: set[int] = set()
+        self._sources: dict[int, tuple[Source, int]] = {}
+        """By descriptor, with the number of its beginning."""
+        self._begun = 0
         self._stations: dict[int, Station] = {}
         self._timers: dict[object, tuple[float, int, Callable[[float], None]]] = {}
         self._due: list[tuple[float, int, object]] = []
@@ -105,7 +106,11 @@ class Reactor:
         """Watch a source; the caller keeps it, and removes it before closing its descriptor."""
         fd = source.fileno()
         self._epoll.register(fd, events)
-        self._sources[fd] = source
+        self._begin(fd, source)
+
+    def _begin(self, fd: int, source: Source) -> None:
+        self._begun += 1
+        self._sources[fd] = source, self._begun
 
     def modify(self, source: Source, events: int) -> None:
         """Watch for other events from now on; 0 leaves hang-ups and errors."""
@@ -116,17 +121,14 @@ class Reactor:
         fd = source.fileno()
         self._epoll.unregister(fd)
         del self._sources[fd]
-        self._removed.add(fd)
 
     def lend(self, source: Source) -> None:
         """A lane of ``poller`` watches the descriptor from now on; what it reports comes to the source."""
-        self._sources[source.fileno()] = source
+        self._begin(source.fileno(), source)
 
     def take_back(self, source: Source) -> None:
         """No lane watches it any more, and nobody does."""
-        fd = source.fileno()
-        del self._sources[fd]
-        self._removed.add(fd)
+        del self._sources[source.fileno()]
 
     # ---- stations --------------------------------------------------------------------------------
 
@@ -217,22 +219,21 @@ class Reactor:
         It may end earlier, with nothing done. Returns how many sources were ready."""
         with self.lock:
             self.settle()
-            due = self._next_due()
+            due, begun = self._next_due(), self._begun
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
         events = self._epoll.poll(time_left(until, self.clock()))
         with self.lock:
-            self._carry_out(events)
+            self._carry_out(events, begun)
         return len(events)
 
-    def _carry_out(self, events: Sequence[tuple[int, int]]) -> None:
+    def _carry_out(self, events: Sequence[tuple[int, int]], begun: int) -> None:
         self.turn += 1
-        self._removed.clear()
         if self.poller is not None:
             self.settle()  # what lanes have left
         now, last = self.clock(), self._sequence
         for fd, mask in events:
-            source = self._sources.get(fd)
-            if source is None or fd in self._removed:
+            source, number = self._sources.get(fd, (None, 0))
+            if source is None or number > begun:
                 continue
             source.ready(mask, now)
             self.settle()

@@ -6,12 +6,13 @@ for each of them, and loads ``inspect`` first: a quarter of the time from its st
 checkers see a dataclass.
 
 A record has ``__slots__``. Its fields are its annotations, after those of the record that it extends; a value
-in the class is the default, and ``field`` makes a new one for each object. Positional patterns work. A frozen
-record can't be changed, and is hashed by its fields; one with ``eq=False`` is equal to itself alone.
+in the class is the default, and ``field`` makes a new one for each object. Positional patterns work, and
+copies, pickled ones too. A frozen record can't be changed, and is hashed by its fields; one with ``eq=False``
+is equal to itself alone.
 
 Invariants. 1. A field that has no default comes before those that have one.
 
-Not here: anything else that dataclasses can do.
+Not here: anything else that dataclasses can do; their own functions don't take a record for one.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ def _made_of(cls: Any, *, frozen: bool, eq: bool) -> Any:
     namespace.setdefault("__repr__", _show)
     if frozen:
         namespace["__setattr__"] = namespace["__delattr__"] = _refuse
+        # a copy is made by its fields, as nothing can be set in it
+        namespace.setdefault("__reduce__", _made_again)
     if eq:
         _compare(namespace, attrgetter(*rows), is_hashed=frozen)
 
@@ -138,6 +141,10 @@ def _compare(namespace: dict[str, Any], key: Callable[[Any], Any], *, is_hashed:
 def _show(self: Any) -> str:
     shown = ", ".join(f"{name}={value!r}" for name, value in values(self).items())
     return f"{type(self).__qualname__}({shown})"
+
+
+def _made_again(self: Any) -> tuple[type, tuple[Any, ...]]:
+    return type(self), tuple(values(self).values())
 
 
 def _refuse(self: Any, name: str, value: Any = None) -> Never:

@@ -132,6 +132,34 @@ def test_an_event_of_a_removed_source_reaches_nobody_even_when_its_number_is_use
     assert late[0].seen == 1
 
 
+def test_an_event_of_a_source_that_another_thread_removes_reaches_nobody(
+    reactor: Reactor, pipes: list[tuple[int, int]]
+) -> None:
+    """It removes it when the wait is over, before this thread has the bus to itself."""
+    (first, _), (second, _) = pipes
+    old, new = PipeEnd(first, lambda: None), PipeEnd(first, lambda: None)
+
+    class Contended:
+        n_entered = 0
+
+        def __enter__(self) -> None:
+            self.n_entered += 1
+            if self.n_entered == 2:
+                reactor.remove(old)
+                os.dup2(second, first)
+                reactor.add(new, select.EPOLLIN)
+
+        def __exit__(self, *_: object) -> None:
+            """Nobody else wants it."""
+
+    reactor.add(old, select.EPOLLIN)
+    reactor.lock = Contended()  # type: ignore[assignment]
+    assert reactor.run_once(None) == 1
+    assert (old.seen, new.seen) == (0, 0)
+    reactor.run_once(None)
+    assert (old.seen, new.seen) == (0, 1)
+
+
 def test_settle_goes_on_until_nothing_is_left(reactor: Reactor, hub: Effects) -> None:
     second = Recorder()
     first = Recorder(lambda: hub.woken.append(2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -115,6 +117,17 @@ def test_a_record_can_be_looked_at_and_copied_with_changes() -> None:
             assert street == "Rue"
         case _:
             pytest.fail("a positional pattern does not work")
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda record: pickle.loads(pickle.dumps(record))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+@pytest.mark.parametrize("given", [Place("Elm", 9), Trunk("Ann", [1], 2.0, "brass")], ids=["frozen", "other"])
+def test_a_record_is_copied_by_its_fields(again: Any, given: Any) -> None:
+    copied = again(given)
+    assert copied == given
+    assert copied is not given
 
 
 def test_a_table_that_is_not_needed_is_shared_and_cannot_be_written_to() -> None:
