@@ -169,7 +169,7 @@ def test_who_has_not_looked_at_what_has_come_does_not_call(scene: Scene) -> None
     scene.arrives(a_call(scene))
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        assert scene.way.call(ours, scene.tag, 3, NODE, CALL, ["a"], scene.failed) is False
+        assert scene.way.call(ours, ours, scene.tag, 3, NODE, CALL, ["a"], scene.failed) is False
     assert scene.exchange.pending == 0
 
 
@@ -207,7 +207,7 @@ def test_who_waits_gets_the_values_and_gives_the_node_up(scene: Scene) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(scene.message(text(Kind.RETURN, RETURN, [5]), notes=int(Note.RELEASED)))
-        assert scene.way.call(ours, scene.tag, 3, NODE, CALL, ["a"], scene.failed) == [5]
+        assert scene.way.call(ours, ours, scene.tag, 3, NODE, CALL, ["a"], scene.failed) == [5]
         length, operation, _, _ = HEADER.unpack(theirs.recv(HEADER.size))
         assert operation == Operation.SEND | QUIET
         theirs.recv(length - HEADER.size)
@@ -226,10 +226,47 @@ def test_who_waits_for_anything_else_is_told_that_it_was_sent(scene: Scene, what
             theirs.send(a_call(scene))
         else:
             theirs.send(scene.message(text(Kind.RETURN, RETURN, [5])))
-        assert scene.way.call(ours, scene.tag, 3, node, names, ["a"], scene.failed) is None
+        assert scene.way.call(ours, ours, scene.tag, 3, node, names, ["a"], scene.failed) is None
         if what == "the end":
             with pytest.raises(BusGone):
                 scene.way.post_call(3, NODE, CALL, ["a"], scene.failed)
         else:
             assert scene.way.take(scene.tag) is not None
-            assert not scene.way.call(ours, scene.tag + 1, 3, node, names, ["a"], scene.failed)
+            assert not scene.way.call(ours, ours, scene.tag + 1, 3, node, names, ["a"], scene.failed)
+
+
+def test_who_waits_sends_what_is_posted_and_takes_what_comes_with_its_readiness(scene: Scene) -> None:
+    ours, theirs = socket.socketpair()
+    descriptor, bus = socket.socketpair()
+    with ours, theirs, descriptor, bus:
+        bus.send(b"12")
+        assert scene.way.respond(REPLY, 7, "u", [5], scene.failed)
+        theirs.send(scene.message(text(Kind.CALL, CALL, ["a"], serial=7), [REPLY], notes=int(Note.DRAINED)))
+        found = scene.way.wait(ours, descriptor, scene.tag)
+        assert found == (NODE, CALL[:3], REPLY, 7, ["a"], (1000, 100, 4242), None)
+        assert scene.exchange.pending == 0
+        assert descriptor.recv(8) == b"2"
+
+
+def test_who_waits_takes_what_is_there_and_reads_nothing(scene: Scene) -> None:
+    scene.arrives(a_call(scene))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert scene.way.respond(REPLY, 7, "u", [5], scene.failed)
+        assert scene.way.wait(ours, ours, scene.tag)[0] == NODE
+        assert scene.exchange.pending > 0
+
+
+@pytest.mark.parametrize("what, said", [("a signal", False), ("the end", False), ("an error", None)])
+def test_who_waits_for_something_else_is_told_whether_it_was_read(
+    scene: Scene, what: str, said: bool | None
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        if what == "a signal":
+            theirs.send(scene.message(text(Kind.SIGNAL, CALL, ["a"])))
+        elif what == "the end":
+            theirs.close()
+        else:
+            ours.setblocking(False)  # EAGAIN
+        assert scene.way.wait(ours, ours, scene.tag) is said

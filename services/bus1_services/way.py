@@ -18,6 +18,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bus1.core.api import HANDLE_INVALID, DestroyFlag, MessageFlag, MessageType
@@ -96,20 +97,18 @@ class Way:
             self._exchange.put_back(*self._taken)
             self._taken = None
 
+    # ---- both, for who has no loop ---------------------------------------------------------------
+
     def call(
-        self, sock: socket.socket, tag: int, handle: int, node: int, names: Names, values: Sequence[Any],
-        failed: Failed,
+        self, sock: socket.socket, descriptor: socket.socket, tag: int, handle: int, node: int, names: Names,
+        values: Sequence[Any], failed: Failed,
     ) -> list[Any] | bool | None:
         """Call and wait: the values; None: it was sent, and the answer is to be waited for; False: nothing
-        was done."""
+        was done. ``descriptor`` is the peer's, the readiness of which is taken."""
         exchange = self._exchange
         if not exchange.is_waiting(tag) or not self.post_call(handle, node, names, values, failed):
             return False
-        try:
-            exchange.transmit(sock)
-            exchange.take_in(sock)
-        except OSError:
-            return None  # who waits next finds out what it is
+        self._go_on(sock, descriptor)
         if (found := self.take(tag)) is None:
             return None
         if len(found) != 3 or found[0] != node or found[1] != names[3]:
@@ -118,6 +117,32 @@ class Way:
         exchange.forget(Operation.DESTROY, _GIVE_UP.pack(DestroyFlag.RELEASE_HANDLES, 1, node))
         answer: list[Any] = found[2]
         return answer
+
+    def wait(
+        self, sock: socket.socket, descriptor: socket.socket, tag: int
+    ) -> tuple[Any, ...] | bool | None:
+        """``take``, once something has come: if nothing has, send what is queued, and wait for it.
+
+        False: something has been read, and what has come is not for ``take``; None: nothing was read."""
+        has_read = self._exchange.is_waiting(tag) and self._go_on(sock, descriptor)
+        if (found := self.take(tag)) is not None:
+            return found
+        return False if has_read else None
+
+    def _go_on(self, sock: socket.socket, descriptor: socket.socket) -> bool:
+        """Send what is queued, and read once; False: the socket has an error, which who waits next meets."""
+        exchange = self._exchange
+        try:
+            exchange.transmit(sock)
+            exchange.take_in(sock)
+        except OSError as error:
+            if error.errno is None:
+                raise  # not the kernel's: a signal handler's own
+            return False
+        if n_drained := exchange.take_drained():
+            with suppress(OSError):
+                descriptor.recv(n_drained, socket.MSG_DONTWAIT)
+        return True
 
 
 def _fields(answer: Answer) -> tuple[Any, ...] | None:
