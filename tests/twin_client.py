@@ -202,7 +202,15 @@ class TwinClient:
             self.read()
 
     def call(self, member: str, signature: str = "", *args: Any, interface: str = BUS) -> Message | None:
-        """Ask the driver and read up to its answer; None if the bus hangs up instead."""
+        """Ask the driver and read up to its answer; None if the bus hangs up instead.
+
+        The bus has then done all that came of it. Others may hear of it later than who asked: when the time
+        of a turn is over, what is left is written in the next one."""
+        answer = self._answer_to(member, signature, *args, interface=interface)
+        self._idleness.wait()
+        return answer
+
+    def _answer_to(self, member: str, signature: str, *args: Any, interface: str) -> Message | None:
         self._asked += 1
         fields = [
             (PATH, "o", BUS_PATH), (INTERFACE, "s", interface), (MEMBER, "s", member), (DESTINATION, "s", BUS)
