@@ -57,15 +57,9 @@ class Tally:
 
 
 class ClientPolicy:
-    """As ``bus1_bridge.policy.ClientPolicy``; a verdict is (allowed, log, place of the rule that decides)."""
+    """What the lane asks in the place of a ``bus1_bridge.policy.ClientPolicy``, made of its ``as_data``."""
 
     def __init__(self, sent: list[Any], received: list[Any]) -> None: ...
-    def may_send(
-        self, message: object, receiver: object, *, requested_reply: bool = False
-    ) -> tuple[bool, bool, int | None]: ...
-    def may_receive(
-        self, message: object, sender: object, *, requested_reply: bool = False, eavesdropping: bool = False
-    ) -> tuple[bool, bool, int | None]: ...
 
 
 class MatchIndex:

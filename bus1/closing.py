@@ -48,7 +48,7 @@ class Closer:
         """The owner of each descriptor that has been closed; whoever reads it takes them out."""
         self._lines: dict[int | None, deque[int]] = {}
         self._slow: set[int | None] = set()
-        self.idle: set[int | None] = set()
+        self._idle: set[int | None] = set()
         """Owners whose thread could not be started."""
         self._lock = threading.Lock()
 
@@ -65,10 +65,10 @@ class Closer:
 
     def retry(self) -> None:
         """Start what could not be started before; for whoever comes by now and then."""
-        while self.idle:
-            owner = self.idle.pop()
+        while self._idle:
+            owner = self._idle.pop()
             self._start(owner)
-            if owner in self.idle:
+            if owner in self._idle:
                 return
 
     def _start(self, owner: int | None) -> None:
@@ -76,7 +76,7 @@ class Closer:
             thread = threading.Thread(target=self._work, args=(owner,), daemon=True)
             thread.start()
         except (RuntimeError, MemoryError):  # no thread, or no memory for one
-            self.idle.add(owner)
+            self._idle.add(owner)
             return
         if owner not in self._slow:
             thread.join(_MOMENT)

@@ -130,7 +130,7 @@ class Activation:
         """Weight of what is held, by Core peer."""
         self._of_user: Counter[int | None] = Counter()
         self.kept: dict[int, list[int]] = {}
-        """Bytes and descriptors of what is held, by Core peer."""
+        """Bytes and descriptors of what is held, by Core peer; ``router`` reads it, too."""
 
     # ---- who comes to wait -----------------------------------------------------------------------
 

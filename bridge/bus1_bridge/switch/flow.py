@@ -150,7 +150,7 @@ class Flow:
         """Those of D-Bus clients for whose user others hold."""
         self._readers: dict[int, _Reader] = {}
         self.awaited: dict[int, None] = {}
-        """Readers that somebody waits for."""
+        """Readers that somebody waits for; ``router`` reads it, too."""
         self._changed: set[int] = set()
         """Those of them that took something since the last look."""
         self._freed: list[int] = []
@@ -203,7 +203,9 @@ class Flow:
 
     def wasteful(self, now: float) -> Iterable[int]:
         """Senders whose broadcasts are being dropped."""
-        return self._wasteful and [sender for sender in list(self._wasteful) if self.comes_last(sender, now)]
+        if not self._wasteful:
+            return ()
+        return [sender for sender in list(self._wasteful) if self.comes_last(sender, now)]
 
     def delivering(self, reader: int, size: int, now: float) -> None:
         """A message of ``size`` is about to be queued at ``reader``."""

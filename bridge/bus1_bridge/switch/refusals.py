@@ -60,7 +60,7 @@ class Refusals:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self.noted: dict[tuple[str, str, str, object], tuple[str, int]] = {}
-        """By cause: the first text, and how often."""
+        """By cause: the first text, and how often; ``router`` looks whether there is any."""
         self._left_out = 0
         self.not_delivered: Counter[str] = Counter()
         """Messages that did not get into a queue, by kind."""

@@ -99,7 +99,7 @@ impl Standing {
             return Word::Passes;
         }
         let Some(policy) = &self.policy else { return Word::Unsure };
-        let is_allowed = policy.may_receive(message, sender, requested, false).allowed;
+        let is_allowed = policy.may_receive(message, sender, requested).allowed;
         if is_allowed { Word::Passes } else { Word::Refused }
     }
 }

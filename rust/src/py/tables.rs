@@ -271,7 +271,7 @@ impl Fields {
 }
 
 /// Texts of any collection.
-pub(super) fn names_of(names: &Bound<'_, PyAny>) -> PyResult<Vec<PyBackedStr>> {
+fn names_of(names: &Bound<'_, PyAny>) -> PyResult<Vec<PyBackedStr>> {
     names.try_iter()?.map(|name| name?.extract()).collect()
 }
 

@@ -121,8 +121,6 @@ pub struct Verdict {
     pub allowed: bool,
     /// It passes, but that is to be reported.
     pub log: bool,
-    /// The rule that decides, by its place; None if no rule does.
-    pub rule: Option<usize>,
 }
 
 /// What the rules say about clients of one kind.
@@ -140,18 +138,12 @@ impl ClientPolicy {
 
     /// Whether it may send this; `requested`: the receiver waits for this answer.
     pub fn may_send(&self, message: &Facts<'_>, receiver: &impl Names, requested: bool) -> Verdict {
-        self.sent.verdict(message, receiver, requested, false)
+        self.sent.verdict(message, receiver, requested)
     }
 
-    /// Whether it may receive this, which is addressed to somebody else if it eavesdrops.
-    pub fn may_receive(
-        &self,
-        message: &Facts<'_>,
-        sender: &impl Names,
-        requested: bool,
-        eavesdropping: bool,
-    ) -> Verdict {
-        self.received.verdict(message, sender, requested, eavesdropping)
+    /// Whether it may receive this, which is no copy of what is addressed to somebody else.
+    pub fn may_receive(&self, message: &Facts<'_>, sender: &impl Names, requested: bool) -> Verdict {
+        self.received.verdict(message, sender, requested)
     }
 
     /// To what it may send, all who hold no well-known name are the same.
@@ -219,14 +211,8 @@ impl Filed {
         filed
     }
 
-    fn verdict(
-        &self,
-        message: &Facts<'_>,
-        peer: &impl Names,
-        requested: bool,
-        eavesdropping: bool,
-    ) -> Verdict {
-        let mut search = Search { filed: self, message, requested, eavesdropping, found: None };
+    fn verdict(&self, message: &Facts<'_>, peer: &impl Names, requested: bool) -> Verdict {
+        let mut search = Search { filed: self, message, requested, found: None };
         search.look(&self.everybody);
         if !self.names.is_empty() {
             let held = peer.held();
@@ -249,7 +235,6 @@ impl Filed {
         Verdict {
             allowed: rule.is_some_and(|rule| rule.allow),
             log: rule.is_some_and(|rule| rule.allow && rule.log),
-            rule: search.found.map(|(place, _)| place as usize),
         }
     }
 }
@@ -259,7 +244,6 @@ struct Search<'s> {
     filed: &'s Filed,
     message: &'s Facts<'s>,
     requested: bool,
-    eavesdropping: bool,
     found: Option<(u32, &'s Rule)>,
 }
 
@@ -305,9 +289,8 @@ impl<'s> Search<'s> {
                 return false;
             }
         }
-        let is_copy = self.eavesdropping;
-        if self.filed.receives && rule.eavesdrop != is_copy && rule.allow == is_copy {
-            // an allow rule without eavesdrop is not about copies, a deny rule with it is about nothing else
+        if self.filed.receives && rule.eavesdrop && !rule.allow {
+            // it is about copies alone
             return false;
         }
         let is_broadcast = !message.has_destination && message.kind == SIGNAL;
@@ -365,19 +348,19 @@ mod tests {
             let message = Facts { kind: 1, interface, has_destination: true, ..Facts::default() };
             policy.may_send(&message, &Listed(held), false)
         };
-        let verdict = |allowed, log, rule| Verdict { allowed, log, rule: Some(rule) };
-        assert_eq!(said(&[], Some("x.Y")), verdict(true, false, 0));
-        assert_eq!(said(&["a.b"], Some("x.Z")), verdict(false, false, 1));
-        assert_eq!(said(&["a.b"], Some("x.Y")), verdict(true, true, 2));
-        assert_eq!(said(&["a.b"], None), verdict(false, false, 1));
-        assert_eq!(said(&["a.b", "c.d"], Some("x.Y")), verdict(false, false, 3));
-        assert_eq!(said(&["cd"], Some("x.Y")), verdict(true, false, 0));
+        let verdict = |allowed, log| Verdict { allowed, log };
+        assert_eq!(said(&[], Some("x.Y")), verdict(true, false));
+        assert_eq!(said(&["a.b"], Some("x.Z")), verdict(false, false));
+        assert_eq!(said(&["a.b"], Some("x.Y")), verdict(true, true));
+        assert_eq!(said(&["a.b"], None), verdict(false, false));
+        assert_eq!(said(&["a.b", "c.d"], Some("x.Y")), verdict(false, false));
+        assert_eq!(said(&["cd"], Some("x.Y")), verdict(true, false));
     }
 
     #[test]
     fn without_a_rule_nothing_is_allowed() {
-        let verdict = ClientPolicy::default().may_receive(&Facts::default(), &Listed(&[]), false, false);
-        assert_eq!(verdict, Verdict { allowed: false, log: false, rule: None });
+        let verdict = ClientPolicy::default().may_receive(&Facts::default(), &Listed(&[]), false);
+        assert_eq!(verdict, Verdict { allowed: false, log: false });
     }
 
     #[test]
