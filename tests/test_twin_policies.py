@@ -31,7 +31,8 @@ from bus1 import acceleration
 
 pytestmark = pytest.mark.skipif(acceleration.native is None, reason="there is no native body")
 HELD: tuple[tuple[str, ...], ...] = (
-    (), ("com.example.A",), ("com.example.A.B", "com.example.C"), ("com.example.AB", "com.example.A-B"),
+    (), (), (), ("com.example.A",), ("com.example.A.B", "com.example.C"),
+    ("com.example.AB", "com.example.A-B"),
     ("com.example.C",), ("com.example.A.B.C", "com.example.A-B.C", *(f"com.test.N{i}" for i in range(30))),
 )  # fmt: skip
 """The names of each client; the second to have one waits for it."""
@@ -231,7 +232,7 @@ def maybe(*values: Any) -> st.SearchStrategy[Any]:
 
 RULES = st.builds(
     rule_with, st.sampled_from([SEND, RECEIVE]), st.booleans(),
-    name=st.none() | st.sampled_from([*NAMES, *SPACES, *CLIENTS, ":1", "com.test.N7"]),
+    name=st.none() | st.sampled_from([*NAMES, *SPACES, *CLIENTS, *CLIENTS, ":1", "com.test.N7"]),
     is_prefix=st.booleans(), type=st.sampled_from([0, 0, 0, 1, 2, 3, 4]), interface=maybe(*INTERFACES),
     member=maybe(*MEMBERS), error=maybe(*ERRORS), path=maybe(*PATHS), requested_reply=st.booleans(),
     eavesdrop=st.booleans(), broadcast=st.sampled_from([None, None, True, False]),
