@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use bus::{call, read};
 use bus1_native::core::Limits;
 use bus1_native::dbus::{Outgoing, build, parse};
-use bus1_native::lane::{Lane, Report};
+use bus1_native::lane::{Lane, Report, Work};
 use bus1_native::sys::{self, Epoll};
 use bus1_native::tables::MatchRule;
 use twins::{NAMES, Twins, payload, quiet, quiets, signal, sizes, stamped, who};
@@ -290,8 +290,8 @@ struct Looking {
 }
 
 impl Lane for Looking {
-    fn prepare(&mut self, _: &Epoll) -> io::Result<bool> {
-        Ok(false)
+    fn prepare(&mut self, _: &Epoll) -> io::Result<Work> {
+        Ok(Work::Nothing)
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], _: f64, _: &mut Report) {

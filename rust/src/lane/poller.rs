@@ -2,7 +2,8 @@
 //!
 //! Theory. A `Poller` is an epoll instance for Python, and the lanes: what concerns a socket of a lane is done at once and
 //! the wait goes on, until there is something for Python, or the time is over. Events are level-triggered: what a turn
-//! leaves undone is reported again.
+//! leaves undone is reported again. In a turn first goes who was in the middle of its own when Python had to decide, then come
+//! the events of all lanes, and last what lanes have left from earlier turns.
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
@@ -17,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
 
-use super::{Lane, Report};
+use super::{Lane, Report, Work};
 use crate::sys::{Epoll, monotonic};
 
 /// The sockets of one turn.
@@ -36,6 +37,8 @@ struct Lanes {
     all: Vec<SharedLane>,
     /// Which lane a descriptor has joined.
     joined: AHashMap<RawFd, usize>,
+    /// The lane that goes on first in the next turn, as another has stopped the last one before.
+    passed_over: Option<usize>,
 }
 
 /// The value, whatever happened to the thread that had it: lanes keep their invariants at every step.
@@ -78,38 +81,45 @@ impl Poller {
         let mut now = monotonic();
         let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
-        let mut is_busy = locked(&self.lanes).prepare(&self.epoll)?;
+        let mut work = locked(&self.lanes).prepare(&self.epoll)?;
         loop {
             let left = match deadline {
-                _ if is_busy => 0,
+                _ if work > Work::Nothing => 0,
                 None => -1,
                 Some(deadline) => milliseconds(deadline - now),
             };
             events.clear();
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
             now = monotonic();
-            let lanes = locked(&self.lanes);
-            let report = lanes.turn(&events, now);
+            let mut lanes = locked(&self.lanes);
+            let report = lanes.turn(&events, work, now);
             let is_over = deadline.is_some_and(|deadline| now >= deadline);
             if !report.is_empty() || is_over {
                 return Ok(report.events);
             }
-            is_busy = lanes.prepare(&self.epoll)?;
+            work = lanes.prepare(&self.epoll)?;
         }
     }
 }
 
 impl Lanes {
-    fn prepare(&self, epoll: &Epoll) -> io::Result<bool> {
-        let mut is_busy = false;
+    fn prepare(&self, epoll: &Epoll) -> io::Result<Work> {
+        let mut work = Work::Nothing;
         for lane in &self.all {
-            is_busy |= locked(lane).prepare(epoll)?;
+            work = work.max(locked(lane).prepare(epoll)?);
         }
-        Ok(is_busy)
+        Ok(work)
     }
 
-    fn turn(&self, events: &[(RawFd, u32)], now: f64) -> Report {
+    fn turn(&mut self, events: &[(RawFd, u32)], work: Work, now: f64) -> Report {
         let mut report = Report::default();
+        if work == Work::First {
+            for lane in &self.all {
+                if !report.stops {
+                    locked(lane).resume(now, &mut report);
+                }
+            }
+        }
         // events in a row that are for one lane are one step of it
         let (mut start, mut current) = (0, None);
         for (at, &(fd, mask)) in events.iter().enumerate() {
@@ -122,10 +132,7 @@ impl Lanes {
                 report.events.push((fd, mask));
             }
         }
-        for (at, lane) in self.all.iter().enumerate() {
-            let rest = if current == Some(at) { &events[start..] } else { &[] };
-            locked(lane).finish(rest, now, &mut report);
-        }
+        self.finish(current, &events[start..], now, &mut report);
         report
     }
 
@@ -134,6 +141,30 @@ impl Lanes {
             && !report.stops
         {
             locked(lane).ready(events, now, report);
+        }
+    }
+
+    /// The last events, and what is left of each lane: that of the last events first, which is locked once so, unless
+    /// another was passed over.
+    fn finish(&mut self, current: Option<usize>, rest: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        let (mut first, mut rest) = (current.unwrap_or(0), rest);
+        if let Some(passed_over) = self.passed_over
+            && Some(passed_over) != current
+        {
+            self.serve(current, rest, now, report);
+            (first, rest) = (passed_over, &[]);
+        }
+        let n_lanes = self.all.len();
+        for at in (0..n_lanes).map(|step| (first + step) % n_lanes) {
+            let had_stopped = report.stops;
+            if !had_stopped && self.passed_over == Some(at) {
+                self.passed_over = None;
+            }
+            let events = if current == Some(at) { rest } else { &[] };
+            locked(&self.all[at]).finish(events, now, report);
+            if report.stops && !had_stopped {
+                self.passed_over = Some((at + 1) % n_lanes);
+            }
         }
     }
 }
