@@ -7,7 +7,8 @@
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
-//! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. Nobody waits for one of them with
+//! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. What epoll found of a descriptor reaches
+//! nobody once that is given up (`leave`, `depart`), which comes before it is closed. 5. Nobody waits for one of them with
 //! the interpreter's lock, which a turn may need to let a buffer of Python's go.
 //!
 //! Not here: what lanes do with their sockets.
@@ -39,6 +40,15 @@ struct Lanes {
     joined: AHashMap<RawFd, usize>,
     /// The lane that goes on first in the next turn, as another has stopped the last one before.
     passed_over: Option<usize>,
+    /// How often descriptors were given up, whose numbers may be used again.
+    n_departed: u64,
+}
+
+/// What was known before the wait.
+#[derive(Clone, Copy)]
+struct Prepared {
+    work: Work,
+    n_departed: u64,
 }
 
 /// The value, whatever happened to the thread that had it: lanes keep their invariants at every step.
@@ -71,20 +81,31 @@ impl Poller {
 
     /// The descriptor is Python's again.
     pub fn leave(&self, fd: RawFd) {
-        locked(&self.lanes).joined.remove(&fd);
+        let mut lanes = locked(&self.lanes);
+        lanes.joined.remove(&fd);
+        lanes.n_departed += 1;
     }
 
-    /// Waits until there is something for Python or `timeout` seconds are over (None: for ever).
+    /// A descriptor is not watched any more and is going to be closed: of what was found before, nothing is its next owner's.
+    /// How many departures there have been.
+    pub fn depart(&self) -> u64 {
+        let mut lanes = locked(&self.lanes);
+        lanes.n_departed += 1;
+        lanes.n_departed
+    }
+
+    /// Waits until there is something for Python or `timeout` seconds are over (None: for ever); that, and how many departures
+    /// there had been by then.
     ///
     /// Interrupted by a signal it raises so, and everything that was done counts.
-    pub fn poll(&self, timeout: Option<f64>) -> io::Result<Vec<(RawFd, u32)>> {
+    pub fn poll(&self, timeout: Option<f64>) -> io::Result<(Vec<(RawFd, u32)>, u64)> {
         let mut now = monotonic();
         let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
-        let mut work = locked(&self.lanes).prepare(&self.epoll)?;
+        let mut prepared = locked(&self.lanes).prepare(&self.epoll)?;
         loop {
             let left = match deadline {
-                _ if work > Work::Nothing => 0,
+                _ if prepared.work > Work::Nothing => 0,
                 None => -1,
                 Some(deadline) => milliseconds(deadline - now),
             };
@@ -92,28 +113,30 @@ impl Poller {
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
             now = monotonic();
             let mut lanes = locked(&self.lanes);
-            let report = lanes.turn(&events, work, now);
+            let report = lanes.turn(&events, prepared, now);
             let is_over = deadline.is_some_and(|deadline| now >= deadline);
             if !report.is_empty() || is_over {
-                return Ok(report.events);
+                return Ok((report.events, lanes.n_departed));
             }
-            work = lanes.prepare(&self.epoll)?;
+            prepared = lanes.prepare(&self.epoll)?;
         }
     }
 }
 
 impl Lanes {
-    fn prepare(&self, epoll: &Epoll) -> io::Result<Work> {
+    fn prepare(&self, epoll: &Epoll) -> io::Result<Prepared> {
         let mut work = Work::Nothing;
         for lane in &self.all {
             work = work.max(locked(lane).prepare(epoll)?);
         }
-        Ok(work)
+        Ok(Prepared { work, n_departed: self.n_departed })
     }
 
-    fn turn(&mut self, events: &[(RawFd, u32)], work: Work, now: f64) -> Report {
+    fn turn(&mut self, events: &[(RawFd, u32)], prepared: Prepared, now: f64) -> Report {
         let mut report = Report::default();
-        if work == Work::First {
+        // another thread has given up a descriptor meanwhile: what was found may be of a former one, and is reported again
+        let events = if prepared.n_departed == self.n_departed { events } else { &[] };
+        if prepared.work == Work::First {
             for lane in &self.all {
                 if !report.stops {
                     locked(lane).resume(now, &mut report);
@@ -172,4 +195,51 @@ impl Lanes {
 /// Rounded up, so that what is due at a time is never looked for before it.
 fn milliseconds(seconds: f64) -> i32 {
     (seconds.max(0.0) * 1e3).ceil().min(f64::from(i32::MAX)) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Default)]
+    struct Seen(Vec<(RawFd, u32)>);
+
+    impl Lane for Seen {
+        fn prepare(&mut self, _epoll: &Epoll) -> io::Result<Work> {
+            Ok(Work::Nothing)
+        }
+
+        fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, _report: &mut Report) {
+            self.0.extend(events);
+        }
+
+        fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+            self.ready(events, now, report);
+        }
+    }
+
+    #[test]
+    fn what_was_found_before_a_descriptor_was_given_up_reaches_nobody() {
+        let poller = Poller::new().expect("an epoll instance");
+        let lane = Arc::new(Mutex::new(Seen::default()));
+        poller.add_lane(lane.clone());
+        poller.join(7, 0);
+        // 8 is Python's
+        let events = [(7, 16), (8, 16)];
+        for is_joined in [true, false] {
+            let prepared = locked(&poller.lanes).prepare(&poller.epoll).expect("the lane is ready");
+            if is_joined {
+                poller.leave(7);
+            } else {
+                poller.depart();
+            }
+            poller.join(7, 0);
+            let report = locked(&poller.lanes).turn(&events, prepared, 0.0);
+            assert!(report.is_empty() && locked(&lane).0.is_empty());
+        }
+        let prepared = locked(&poller.lanes).prepare(&poller.epoll).expect("the lane is ready");
+        assert_eq!(locked(&poller.lanes).turn(&events, prepared, 0.0).events, [(8, 16)]);
+        assert_eq!(locked(&lane).0, [(7, 16)]);
+    }
 }

@@ -81,7 +81,7 @@ impl Bus {
     }
 
     pub fn turn(&self) -> Vec<(RawFd, u32)> {
-        self.poller.poll(Some(0.0)).unwrap()
+        self.poller.poll(Some(0.0)).unwrap().0
     }
 }
 
