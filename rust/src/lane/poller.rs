@@ -7,9 +7,9 @@
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
-//! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. What epoll found of a descriptor reaches
-//! nobody once that is given up (`leave`, `depart`), which comes before it is closed. 5. Nobody waits for one of them with
-//! the interpreter's lock, which a turn may need to let a buffer of Python's go.
+//! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. Nobody waits for one of them with
+//! the interpreter's lock, which a turn may need to let a buffer of Python's go. 5. What epoll found of a descriptor reaches
+//! nobody once that is given up (`leave`, `depart`), which comes before it is closed.
 //!
 //! Not here: what lanes do with their sockets.
 
