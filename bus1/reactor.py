@@ -13,8 +13,8 @@ Work that exceeded its budget is continued by a timer that is due at once: other
 The reactor runs in any thread, installs no signal handlers, and several may live in one process. Threads
 that use peers in its process take turns by its ``lock``.
 
-Invariants. 1. An event of a descriptor that was removed since the wait for it began reaches nobody, even if
-its number is in use again. 2. ``settle`` returns only when Core's three effect lists are empty.
+Invariants. 1. An event of a descriptor that was removed since, by whichever thread, reaches nobody, even
+if its number is in use again. 2. ``settle`` returns only when Core's three effect lists are empty.
 3. At most one timer exists per key. 4. A timer set during a turn never runs in the same turn.
 
 Not here: what a source does with its bytes (channel, broker, the bridge's loop).
@@ -84,9 +84,12 @@ class Reactor:
         self.poller = None if native is None else native.Poller()
         """What lanes join: they serve their sockets while the reactor waits."""
         self._epoll = self.poller or select.epoll()
-        self._sources: dict[int, tuple[Source, int]] = {}
-        """By descriptor, with the number of its beginning."""
-        self._begun = 0
+        self._sources: dict[int, Source] = {}
+        self._n_removed = 0
+        self._removed: dict[int, int] = {}
+        """Descriptors, while a turn is under way: which removal was the last. A poller counts them itself."""
+        self._n_turns = 0
+        """Turns that are under way, of all threads."""
         self._stations: dict[int, Station] = {}
         self._timers: dict[object, tuple[float, int, Callable[[float], None]]] = {}
         self._due: list[tuple[float, int, object]] = []
@@ -106,11 +109,7 @@ class Reactor:
         """Watch a source; the caller keeps it, and removes it before closing its descriptor."""
         fd = source.fileno()
         self._epoll.register(fd, events)
-        self._begin(fd, source)
-
-    def _begin(self, fd: int, source: Source) -> None:
-        self._begun += 1
-        self._sources[fd] = source, self._begun
+        self._sources[fd] = source
 
     def modify(self, source: Source, events: int) -> None:
         """Watch for other events from now on; 0 leaves hang-ups and errors."""
@@ -120,15 +119,20 @@ class Reactor:
         """Stop watching; closes nothing."""
         fd = source.fileno()
         self._epoll.unregister(fd)
-        del self._sources[fd]
+        self._depart(fd)
 
     def lend(self, source: Source) -> None:
         """A lane of ``poller`` watches the descriptor from now on; what it reports comes to the source."""
-        self._begin(source.fileno(), source)
+        self._sources[source.fileno()] = source
 
     def take_back(self, source: Source) -> None:
         """No lane watches it any more, and nobody does."""
-        del self._sources[source.fileno()]
+        self._depart(source.fileno())
+
+    def _depart(self, fd: int) -> None:
+        del self._sources[fd]
+        self._n_removed = self._n_removed + 1 if self.poller is None else self.poller.depart()
+        self._removed[fd] = self._n_removed
 
     # ---- stations --------------------------------------------------------------------------------
 
@@ -219,21 +223,36 @@ class Reactor:
         It may end earlier, with nothing done. Returns how many sources were ready."""
         with self.lock:
             self.settle()
-            due, begun = self._next_due(), self._begun
+            due = self._next_due()
+            self._n_turns += 1
         until = min(math.inf if deadline is None else deadline, math.inf if due is None else due)
-        events = self._epoll.poll(time_left(until, self.clock()))
-        with self.lock:
-            self._carry_out(events, begun)
+        try:
+            events, n_removed = self._wait(time_left(until, self.clock()))
+            with self.lock:
+                self._carry_out(events, n_removed)
+        finally:
+            with self.lock:
+                self._n_turns -= 1
+                if not self._n_turns:
+                    self._removed.clear()
         return len(events)
 
-    def _carry_out(self, events: Sequence[tuple[int, int]], begun: int) -> None:
+    def _wait(self, timeout: float | None) -> tuple[Sequence[tuple[int, int]], int]:
+        """What is ready, and how many removals cannot have made that wrong."""
+        if isinstance(self._epoll, select.epoll):
+            n_removed = self._n_removed
+            return self._epoll.poll(timeout), n_removed
+        found: tuple[list[tuple[int, int]], int] = self._epoll.poll(timeout)
+        return found
+
+    def _carry_out(self, events: Sequence[tuple[int, int]], n_removed: int) -> None:
         self.turn += 1
         if self.poller is not None:
             self.settle()  # what lanes have left
         now, last = self.clock(), self._sequence
         for fd, mask in events:
-            source, number = self._sources.get(fd, (None, 0))
-            if source is None or number > begun:
+            source = self._sources.get(fd)
+            if source is None or self._removed.get(fd, 0) > n_removed:
                 continue
             source.ready(mask, now)
             self.settle()

@@ -1,5 +1,6 @@
 //! The codec: what is forwarded, what is refused, and at which budget.
 
+use bus1_native::dbus::stamp::MARGIN;
 use bus1_native::dbus::{
     Argument, BodyCheck, CALL, ERROR, Endian, MAX_MESSAGE, Malformed, Outgoing, RETURN, SIGNAL, arguments,
     build, check_body, error_body, frame_length, parse, stamp, text_body,
@@ -100,6 +101,29 @@ fn a_stamp_is_the_header_with_the_sender() {
     let header = parse(&expected).unwrap();
     stamp(&expected, &header, ":1.9", &mut out).unwrap();
     assert_eq!(out, build(&Outgoing { sender: Some(":1.9"), ..call() }));
+}
+
+#[test]
+fn a_stamped_header_fits_where_the_margin_is_free() {
+    for n in 1..20 {
+        let (member, own) = ("M".repeat(n), format!(":1.{}", "1".repeat(n)));
+        for sender in [None, Some(":1.1"), Some(&own)] {
+            let message = build(&Outgoing { member: Some(&member), sender, ..call() });
+            for message in [with_unknown(message.clone(), &[99, 1, b'y', 0, 7]), message] {
+                let header = parse(&message).unwrap();
+                for name in
+                    [":1.1", ":1.22", ":1.333", ":1.4444", ":1.55555", ":1.666666", ":1.7777777", &own]
+                {
+                    let mut out = Vec::with_capacity(header.header_length + name.len() + MARGIN);
+                    let room = out.capacity();
+                    stamp(&message, &header, name, &mut out).unwrap();
+                    assert!(
+                        out.capacity() == room && out.len() <= header.header_length + name.len() + MARGIN
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]

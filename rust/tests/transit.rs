@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use bus::{call, read};
 use bus1_native::core::Limits;
 use bus1_native::dbus::{Outgoing, build, parse};
-use bus1_native::lane::{Lane, Report};
+use bus1_native::lane::{Lane, Report, Work};
 use bus1_native::sys::{self, Epoll};
 use bus1_native::tables::MatchRule;
 use twins::{NAMES, Twins, payload, quiet, quiets, signal, sizes, stamped, who};
@@ -162,6 +162,41 @@ fn where_quotas_are_nearly_used_messages_pass_and_the_first_that_finds_no_room_i
 }
 
 #[test]
+fn a_reader_for_whom_much_has_come_is_written_while_other_messages_are_in_transit() {
+    let (mut n_some, mut n_late) = (0, 0);
+    for limit in (0..30).map(|step| 100_000 + step * 30_000).chain([1 << 40]) {
+        let mut twins = Twins::with_limits(Limits([1 << 31, 1 << 31, limit, 1 << 31]));
+        for which in 0..3 {
+            twins.fill(which);
+        }
+        let mut found = Vec::new();
+        // together more than is kept for one reader
+        for (from, other) in [(0, 2), (2, 0)] {
+            let (few, many) = (quiets(NAMES[other], 1_000, 4), quiets(NAMES[1], 14_000, 6));
+            let messages = [few.clone(), many, few].concat();
+            twins.send(from, &messages);
+            let sizes = sizes(&messages, NAMES[from]).into_iter().enumerate();
+            found.extend(sizes.map(|(at, size)| (from, if (4..10).contains(&at) { 1 } else { other }, size)));
+        }
+        let events = twins.bus.turn();
+        let peers: Vec<u64> = twins.clients.iter().map(|client| client.peer).collect();
+        let mut core = twins.plain.world.core.lock().unwrap();
+        let mut deliver = |&&(from, to, size): &&(usize, usize, usize)| {
+            core.deliver(peers[from], peers[to], &payload(size), size, &[], &who()).is_ok()
+        };
+        let n_queued = found.iter().take_while(|message| deliver(message)).count();
+        peers.iter().for_each(|&peer| core.unwake(peer));
+        drop(core);
+        twins.compare();
+        assert_eq!(events.is_empty(), n_queued == found.len(), "{limit}");
+        n_some += usize::from(n_queued < found.len());
+        // behind the one that found the reader full
+        n_late += usize::from((22..found.len()).contains(&n_queued));
+    }
+    assert!(n_some > 5 && n_late > 0);
+}
+
+#[test]
 fn what_came_before_a_message_that_is_handed_over_has_passed() {
     let mut twins = Twins::new();
     let first = quiet(1, NAMES[1], 30);
@@ -290,8 +325,8 @@ struct Looking {
 }
 
 impl Lane for Looking {
-    fn prepare(&mut self, _: &Epoll) -> io::Result<bool> {
-        Ok(false)
+    fn prepare(&mut self, _: &Epoll) -> io::Result<Work> {
+        Ok(Work::Nothing)
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], _: f64, _: &mut Report) {

@@ -118,10 +118,8 @@ pub fn frame_length(data: &[u8]) -> Result<Option<usize>, Malformed> {
 
 /// The header of a message, of which at least the header is there.
 pub fn parse(message: &[u8]) -> Result<Header, Malformed> {
-    let Some(length) = frame_length(message)? else {
-        return Err(Malformed::new("the message ends within its header"));
-    };
-    parse_frame(message, length)
+    // whether there is enough for one is asked there
+    parse_frame(message, frame_length(message)?.unwrap_or(FIXED))
 }
 
 /// The same, of a message that has the length which `frame_length` gave.

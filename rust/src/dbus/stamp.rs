@@ -14,6 +14,9 @@ use super::fields::{SENDER, TYPES};
 use super::header::{FIXED, Header};
 use super::{Endian, MAX_ARRAY, MAX_MESSAGE, clamped, padding};
 
+/// A header with the bus's sender has so many bytes more than before and than that name, at most.
+pub const MARGIN: usize = 16;
+
 /// With the sender the message would be larger than the protocol allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooLarge;
@@ -23,11 +26,11 @@ impl TooLarge {
     pub const TEXT: &str = "there is no room for the sender in a message of that size";
 }
 
-/// Appends the header to forward, with its padding, to `out`.
+/// Appends the header to forward, with its padding, to `out`; `MARGIN` tells what room is enough.
 pub fn stamp(message: &[u8], header: &Header, sender: &str, out: &mut Vec<u8>) -> Result<(), TooLarge> {
     let start = out.len();
     let has_sender = header.sender_span.is_some();
-    out.reserve(header.header_length + sender.len() + 24);
+    out.reserve(header.header_length + sender.len() + MARGIN);
     let mut fixed = [0; FIXED];
     if let Some(first) = message.first_chunk::<FIXED>() {
         fixed = *first;

@@ -23,7 +23,7 @@ use super::express::Climate;
 use super::output::{self, Flushed};
 use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
-use super::{Lane, Report};
+use super::{Lane, Report, Work};
 use crate::core::Usage;
 use crate::sys::{self, Epoll};
 
@@ -210,7 +210,7 @@ impl DbusLane {
             && self.unwatched.is_empty())
     }
 
-    fn resume(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+    fn resume_all(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
         for slot in std::mem::take(&mut self.parties.resuming) {
             let Some(c) = self.parties.get(slot) else { continue };
             if report.stops || !c.input.is_ours {
@@ -230,7 +230,8 @@ impl DbusLane {
         report: &mut Report,
     ) {
         if !(report.stops || self.parties.resuming.is_empty()) {
-            self.resume(tables, now, report);
+            // given back after the turn had begun, by another thread
+            self.resume_all(tables, now, report);
         }
         for &(fd, events) in events {
             if report.stops {
@@ -312,7 +313,7 @@ impl DbusLane {
 }
 
 impl Lane for DbusLane {
-    fn prepare(&mut self, epoll: &Epoll) -> io::Result<bool> {
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<Work> {
         while let Some(slot) = self.parties.stale.pop() {
             let Some(c) = self.parties.get_mut(slot) else {
                 continue;
@@ -339,7 +340,21 @@ impl Lane for DbusLane {
                 self.unwatched.push(c.peer);
             }
         }
-        Ok(self.is_busy())
+        Ok(match self.is_busy() {
+            false => Work::Nothing,
+            true if self.parties.resuming.is_empty() => Work::Something,
+            true => Work::First,
+        })
+    }
+
+    fn resume(&mut self, now: f64, report: &mut Report) {
+        if self.parties.resuming.is_empty() {
+            return;
+        }
+        let world = Arc::clone(&self.world);
+        let mut tables = world.tables();
+        self.resume_all(&mut tables, now, report);
+        self.parties.settle(&mut tables.core);
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {

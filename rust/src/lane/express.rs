@@ -26,7 +26,7 @@ use crate::core::Parts;
 use crate::dbus::arguments::arguments;
 use crate::dbus::build::{Outgoing, append};
 use crate::dbus::header::Header;
-use crate::dbus::stamp::stamp;
+use crate::dbus::stamp::{MARGIN, stamp};
 use crate::dbus::{CALL, DRIVER_NAME, ERROR, NO_REPLY_EXPECTED, RETURN, SIGNAL};
 use crate::sys;
 use crate::tables::MatchInput;
@@ -85,7 +85,7 @@ impl Message<'_> {
         let message = self.bytes();
         let body = &message[header.header_length..];
         let is_small = body.len() <= SMALL_BODY || matches!(self, Self::Borrowed(_));
-        let room = header.header_length + 32 + sender.len() + if is_small { body.len() } else { 0 };
+        let room = header.header_length + MARGIN + sender.len() + if is_small { body.len() } else { 0 };
         let mut out = Vec::new();
         // Python finds the memory, or tells the client that there is none
         out.try_reserve(room).map_err(|_| NotEveryday)?;
@@ -189,19 +189,18 @@ fn asks_for_id(header: &Header, message: &[u8]) -> bool {
 fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<(), NotEveryday> {
     let to = parties.get(post.from).ok_or(NotEveryday)?;
     let most = IDENTITY_ROOM + to.unique.len() + parties.bus.id.len();
-    let ways = (BUS, post.from);
-    if parties.may_pass(&mut tables.core, ways, most, u64::MAX, &mut Ahead::default()) {
-        let mut passage = parties.take_passage(post.from).ok_or(NotEveryday)?;
-        let before = passage.bytes.len();
-        put_id(post, parties, &mut passage.bytes);
-        let n_bytes = passage.bytes.len() - before;
-        let stamp = tables.core.draw_stamp();
-        parties.keep(passage, ways, n_bytes, stamp, post.now);
-    } else {
+    let (core, ways) = (&mut tables.core, (BUS, post.from));
+    let has_passed = parties.may_pass(core, ways, most, u64::MAX, &mut Ahead::default())
+        && parties.append(core, ways, None, post.now, |parties, out| {
+            put_id(post, parties, out);
+            true
+        });
+    if !has_passed {
         parties.settle(&mut tables.core);
         let to = parties.get(post.from).ok_or(NotEveryday)?.peer;
         let was_empty = tables.core.waiting(to).ok_or(NotEveryday)?.messages == 0;
-        let mut answer = Vec::with_capacity(most);
+        let mut answer = Vec::new();
+        answer.try_reserve(most).map_err(|_| NotEveryday)?;
         put_id(post, parties, &mut answer);
         let n_bytes = answer.len();
         let mut parts = Parts::new();
@@ -276,9 +275,9 @@ fn forward(
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
     let reader = parties.get(to).ok_or(NotEveryday)?;
     // what the planner weighs, with room for the sender's name
-    let weighed = post.message.bytes().len() + sender.unique.len() + 16;
+    let weighed = post.message.bytes().len() + sender.unique.len() + MARGIN;
     let marks = sender.marks(reader);
-    if post.fds.is_empty() && pass(post, parties, tables, to, weighed, marks)? {
+    if post.fds.is_empty() && pass(post, parties, tables, to, weighed, marks) {
         return Ok(());
     }
     parties.settle(&mut tables.core);

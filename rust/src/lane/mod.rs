@@ -50,14 +50,27 @@ impl Report {
     }
 }
 
+/// What a lane can do without an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    #[default]
+    Nothing,
+    /// The wait is short.
+    Something,
+    /// And somebody goes on before anybody else has a turn.
+    First,
+}
+
 /// A table of sockets that are served within the wait.
 pub trait Lane: Send {
-    /// Before the wait: watch sockets for what is wanted now; whether there is work that needs no event.
-    fn prepare(&mut self, epoll: &Epoll) -> io::Result<bool>;
-    /// Epoll reported these events for sockets of this lane; they are looked at until one stops the turn. Who was in the
-    /// middle of its turn when Python had to decide goes on before that.
+    /// Before the wait: watch sockets for what is wanted now; what there is to do without an event.
+    fn prepare(&mut self, epoll: &Epoll) -> io::Result<Work>;
+    /// First of all in a turn, if a lane has found `Work::First`: who was in the middle of its turn when Python had to
+    /// decide goes on.
+    fn resume(&mut self, _now: f64, _report: &mut Report) {}
+    /// Epoll reported these events for sockets of this lane; they are looked at until one stops the turn.
     fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
-    /// The end of a turn: its last events, as `ready`; then, if nothing stops it, what is left from earlier turns; and
-    /// writing what there is.
+    /// The end of a turn, when no other lane has events left: its last ones, as `ready`; then, if nothing stops it, what is
+    /// left from earlier turns; and writing what there is.
     fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
 }

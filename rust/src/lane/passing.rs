@@ -11,7 +11,7 @@ use super::transit::{ALL, Ahead};
 use super::world::Tables;
 use crate::core::Core;
 use crate::dbus::header::Header;
-use crate::dbus::stamp::stamp;
+use crate::dbus::stamp::{MARGIN, stamp};
 
 /// The message passes without being queued, if it may; false, and nothing has happened, if not.
 pub(super) fn pass(
@@ -21,29 +21,20 @@ pub(super) fn pass(
     to: usize,
     most: usize,
     marks: u64,
-) -> Result<bool, NotEveryday> {
+) -> bool {
     let Message::Borrowed(message) = post.message else {
-        return Ok(false);
+        return false;
     };
     let ways = (post.from, to);
     let core = &mut tables.core;
-    let may_pass = parties.may_pass(core, ways, most, marks, &mut Ahead::default())
-        || (parties.make_room(core) && parties.may_pass(core, ways, most, marks, &mut Ahead::default()));
-    if !may_pass {
-        return Ok(false);
-    }
-    let mut passage = parties.take_passage(to).ok_or(NotEveryday)?;
-    let put = put_stamped(message, post.header, parties, post.from, most, &mut passage.bytes);
-    let Some(n_bytes) = put else {
-        parties.put_passage(to, Some(passage));
-        return Ok(false);
-    };
-    let stamp = tables.core.draw_stamp();
-    parties.keep(passage, ways, n_bytes, stamp, post.now);
-    Ok(true)
+    parties.may_pass_at_last(core, |parties, core| {
+        parties.may_pass(core, ways, most, marks, &mut Ahead::default())
+    }) && parties.append(core, ways, None, post.now, |parties, out| {
+        put_stamped(message, post.header, parties, post.from, most, out)
+    })
 }
 
-/// Appends the message as it is forwarded; its length. None, and nothing is appended, if it has more than `most` bytes.
+/// Appends the message as it is forwarded; false, and what is appended counts for nothing, if it has more than `most` bytes.
 fn put_stamped(
     message: &[u8],
     header: &Header,
@@ -51,16 +42,14 @@ fn put_stamped(
     from: usize,
     most: usize,
     out: &mut Vec<u8>,
-) -> Option<usize> {
+) -> bool {
     let before = out.len();
-    stamp(message, header, &parties.get(from)?.unique, out).ok()?;
-    out.extend_from_slice(&message[header.header_length..]);
-    let n_bytes = out.len() - before;
-    if n_bytes > most {
-        out.truncate(before);
-        return None;
+    let sender = parties.get(from);
+    if sender.is_none_or(|sender| stamp(message, header, &sender.unique, out).is_err()) {
+        return false;
     }
-    Some(n_bytes)
+    out.extend_from_slice(&message[header.header_length..]);
+    out.len() - before <= most
 }
 
 /// A signal passes to all its receivers without being queued; false, and nothing has happened, if not to each of them.
@@ -74,12 +63,12 @@ pub(super) fn pass_to_all(
         return Ok(false);
     };
     let mut slots = std::mem::take(&mut parties.transit.receivers);
-    let most = message.len() + parties.get(post.from).ok_or(NotEveryday)?.unique.len() + 16;
+    let most = message.len() + parties.get(post.from).ok_or(NotEveryday)?.unique.len() + MARGIN;
     let core = &mut tables.core;
     // those who surely may not cost the others little
     let has_passed = are_free(most, parties, peers, &mut slots)
-        && (may_pass_to_all(post.from, most, parties, core, &slots)
-            || (parties.make_room(core) && may_pass_to_all(post.from, most, parties, core, &slots)))
+        && parties
+            .may_pass_at_last(core, |parties, core| may_pass_to_all(post.from, most, parties, core, &slots))
         && put_to_all(post, message, most, parties, core, &slots);
     parties.transit.receivers = slots;
     Ok(has_passed)
@@ -124,14 +113,15 @@ fn put_to_all(
 ) -> bool {
     let mut stamped = std::mem::take(&mut parties.transit.copy);
     stamped.clear();
-    let is_done = put_stamped(message, post.header, parties, post.from, most, &mut stamped).is_some();
+    let is_done = stamped.try_reserve(most).is_ok()
+        && put_stamped(message, post.header, parties, post.from, most, &mut stamped);
     if is_done {
         let stamp = core.draw_stamp();
         for &to in slots {
-            if let Some(mut passage) = parties.take_passage(to) {
-                passage.bytes.extend_from_slice(&stamped);
-                parties.keep(passage, (post.from, to), stamped.len(), stamp, post.now);
-            }
+            parties.append(core, (post.from, to), Some(stamp), post.now, |_, out| {
+                out.extend_from_slice(&stamped);
+                true
+            });
         }
     }
     parties.transit.copy = stamped;

@@ -2,12 +2,14 @@
 //!
 //! Theory. A `Poller` is an epoll instance for Python, and the lanes: what concerns a socket of a lane is done at once and
 //! the wait goes on, until there is something for Python, or the time is over. Events are level-triggered: what a turn
-//! leaves undone is reported again.
+//! leaves undone is reported again. In a turn first goes who was in the middle of its own when Python had to decide, then come
+//! the events of all lanes, and last what lanes have left from earlier turns.
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
 //! order: the poller's, a lane's, those of the tables (Core, replies, match rules). 4. Nobody waits for one of them with
-//! the interpreter's lock, which a turn may need to let a buffer of Python's go.
+//! the interpreter's lock, which a turn may need to let a buffer of Python's go. 5. What epoll found of a descriptor reaches
+//! nobody once that is given up (`leave`, `depart`), which comes before it is closed.
 //!
 //! Not here: what lanes do with their sockets.
 
@@ -17,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
 
-use super::{Lane, Report};
+use super::{Lane, Report, Work};
 use crate::sys::{Epoll, monotonic};
 
 /// The sockets of one turn.
@@ -36,6 +38,17 @@ struct Lanes {
     all: Vec<SharedLane>,
     /// Which lane a descriptor has joined.
     joined: AHashMap<RawFd, usize>,
+    /// The lane that goes on first in the next turn, as another has stopped the last one before.
+    passed_over: Option<usize>,
+    /// How often descriptors were given up, whose numbers may be used again.
+    n_departed: u64,
+}
+
+/// What was known before the wait.
+#[derive(Clone, Copy)]
+struct Prepared {
+    work: Work,
+    n_departed: u64,
 }
 
 /// The value, whatever happened to the thread that had it: lanes keep their invariants at every step.
@@ -68,48 +81,68 @@ impl Poller {
 
     /// The descriptor is Python's again.
     pub fn leave(&self, fd: RawFd) {
-        locked(&self.lanes).joined.remove(&fd);
+        let mut lanes = locked(&self.lanes);
+        lanes.joined.remove(&fd);
+        lanes.n_departed += 1;
     }
 
-    /// Waits until there is something for Python or `timeout` seconds are over (None: for ever).
+    /// A descriptor is not watched any more and is going to be closed: of what was found before, nothing is its next owner's.
+    /// How many departures there have been.
+    pub fn depart(&self) -> u64 {
+        let mut lanes = locked(&self.lanes);
+        lanes.n_departed += 1;
+        lanes.n_departed
+    }
+
+    /// Waits until there is something for Python or `timeout` seconds are over (None: for ever); that, and how many departures
+    /// there had been by then.
     ///
     /// Interrupted by a signal it raises so, and everything that was done counts.
-    pub fn poll(&self, timeout: Option<f64>) -> io::Result<Vec<(RawFd, u32)>> {
+    pub fn poll(&self, timeout: Option<f64>) -> io::Result<(Vec<(RawFd, u32)>, u64)> {
         let mut now = monotonic();
         let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
-        let mut is_busy = locked(&self.lanes).prepare(&self.epoll)?;
+        let mut prepared = locked(&self.lanes).prepare(&self.epoll)?;
         loop {
             let left = match deadline {
-                _ if is_busy => 0,
+                _ if prepared.work > Work::Nothing => 0,
                 None => -1,
                 Some(deadline) => milliseconds(deadline - now),
             };
             events.clear();
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
             now = monotonic();
-            let lanes = locked(&self.lanes);
-            let report = lanes.turn(&events, now);
+            let mut lanes = locked(&self.lanes);
+            let report = lanes.turn(&events, prepared, now);
             let is_over = deadline.is_some_and(|deadline| now >= deadline);
             if !report.is_empty() || is_over {
-                return Ok(report.events);
+                return Ok((report.events, lanes.n_departed));
             }
-            is_busy = lanes.prepare(&self.epoll)?;
+            prepared = lanes.prepare(&self.epoll)?;
         }
     }
 }
 
 impl Lanes {
-    fn prepare(&self, epoll: &Epoll) -> io::Result<bool> {
-        let mut is_busy = false;
+    fn prepare(&self, epoll: &Epoll) -> io::Result<Prepared> {
+        let mut work = Work::Nothing;
         for lane in &self.all {
-            is_busy |= locked(lane).prepare(epoll)?;
+            work = work.max(locked(lane).prepare(epoll)?);
         }
-        Ok(is_busy)
+        Ok(Prepared { work, n_departed: self.n_departed })
     }
 
-    fn turn(&self, events: &[(RawFd, u32)], now: f64) -> Report {
+    fn turn(&mut self, events: &[(RawFd, u32)], prepared: Prepared, now: f64) -> Report {
         let mut report = Report::default();
+        // another thread has given up a descriptor meanwhile: what was found may be of a former one, and is reported again
+        let events = if prepared.n_departed == self.n_departed { events } else { &[] };
+        if prepared.work == Work::First {
+            for lane in &self.all {
+                if !report.stops {
+                    locked(lane).resume(now, &mut report);
+                }
+            }
+        }
         // events in a row that are for one lane are one step of it
         let (mut start, mut current) = (0, None);
         for (at, &(fd, mask)) in events.iter().enumerate() {
@@ -122,10 +155,7 @@ impl Lanes {
                 report.events.push((fd, mask));
             }
         }
-        for (at, lane) in self.all.iter().enumerate() {
-            let rest = if current == Some(at) { &events[start..] } else { &[] };
-            locked(lane).finish(rest, now, &mut report);
-        }
+        self.finish(current, &events[start..], now, &mut report);
         report
     }
 
@@ -136,9 +166,80 @@ impl Lanes {
             locked(lane).ready(events, now, report);
         }
     }
+
+    /// The last events, and what is left of each lane: that of the last events first, which is locked once so, unless
+    /// another was passed over.
+    fn finish(&mut self, current: Option<usize>, rest: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        let (mut first, mut rest) = (current.unwrap_or(0), rest);
+        if let Some(passed_over) = self.passed_over
+            && Some(passed_over) != current
+        {
+            self.serve(current, rest, now, report);
+            (first, rest) = (passed_over, &[]);
+        }
+        let n_lanes = self.all.len();
+        for at in (0..n_lanes).map(|step| (first + step) % n_lanes) {
+            let had_stopped = report.stops;
+            if !had_stopped && self.passed_over == Some(at) {
+                self.passed_over = None;
+            }
+            let events = if current == Some(at) { rest } else { &[] };
+            locked(&self.all[at]).finish(events, now, report);
+            if report.stops && !had_stopped {
+                self.passed_over = Some((at + 1) % n_lanes);
+            }
+        }
+    }
 }
 
 /// Rounded up, so that what is due at a time is never looked for before it.
 fn milliseconds(seconds: f64) -> i32 {
     (seconds.max(0.0) * 1e3).ceil().min(f64::from(i32::MAX)) as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Default)]
+    struct Seen(Vec<(RawFd, u32)>);
+
+    impl Lane for Seen {
+        fn prepare(&mut self, _epoll: &Epoll) -> io::Result<Work> {
+            Ok(Work::Nothing)
+        }
+
+        fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, _report: &mut Report) {
+            self.0.extend(events);
+        }
+
+        fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+            self.ready(events, now, report);
+        }
+    }
+
+    #[test]
+    fn what_was_found_before_a_descriptor_was_given_up_reaches_nobody() {
+        let poller = Poller::new().expect("an epoll instance");
+        let lane = Arc::new(Mutex::new(Seen::default()));
+        poller.add_lane(lane.clone());
+        poller.join(7, 0);
+        // 8 is Python's
+        let events = [(7, 16), (8, 16)];
+        for is_joined in [true, false] {
+            let prepared = locked(&poller.lanes).prepare(&poller.epoll).expect("the lane is ready");
+            if is_joined {
+                poller.leave(7);
+            } else {
+                poller.depart();
+            }
+            poller.join(7, 0);
+            let report = locked(&poller.lanes).turn(&events, prepared, 0.0);
+            assert!(report.is_empty() && locked(&lane).0.is_empty());
+        }
+        let prepared = locked(&poller.lanes).prepare(&poller.epoll).expect("the lane is ready");
+        assert_eq!(locked(&poller.lanes).turn(&events, prepared, 0.0).events, [(8, 16)]);
+        assert_eq!(locked(&lane).0, [(7, 16)]);
+    }
 }

@@ -6,8 +6,10 @@
 //! is the same. Buffers are borrowed from a store for a step, so that an idle connection has none.
 //!
 //! Invariants. 1. While something is in transit nothing else happens in Core: who needs Core for something else settles
-//! first. 2. Nothing is in transit when the lock of the tables is free. 3. What is in transit is bounded: `FULL` at a reader,
-//! `ALL` together.
+//! first. A reader at `FULL` is written before the others. What it does not take is queued then, which had room as all that is
+//! in transit; nothing more may pass to it, so who has asked that settles all before anything else.
+//! 2. Nothing is in transit when the lock of the tables is free. 3. What is in transit is bounded: `FULL` at a reader, `ALL`
+//! together.
 //!
 //! Not here: which messages are everyday (`express`), writing queues (`output`).
 
@@ -121,16 +123,41 @@ impl Parties {
             && passage.records.try_reserve(1).is_ok()
     }
 
-    /// The last `n_bytes` of the passage are a message.
-    pub fn keep(
+    /// The same, if need be when what is in transit has been written; `ask` finds out, and may be asked twice.
+    pub fn may_pass_at_last(
         &mut self,
-        passage: Box<Passage>,
+        core: &mut Core,
+        mut ask: impl FnMut(&mut Self, &mut Core) -> bool,
+    ) -> bool {
+        if ask(self, core) {
+            return true;
+        }
+        let has_something = self.transit.charged.messages > 0;
+        self.settle(core);
+        has_something && ask(self, core)
+    }
+
+    /// A message that may pass is in transit from now on, as `write` appends it; false, and nothing has happened, if that
+    /// says so. Its stamp is drawn then, unless it is one that has been.
+    pub fn append(
+        &mut self,
+        core: &mut Core,
         (from, to): (usize, usize),
-        n_bytes: usize,
-        stamp: u64,
+        stamp: Option<u64>,
         now: f64,
-    ) {
-        let mut passage = passage;
+        write: impl FnOnce(&Self, &mut Vec<u8>) -> bool,
+    ) -> bool {
+        let Some(mut passage) = self.take_passage(to) else {
+            return false;
+        };
+        let before = passage.bytes.len();
+        if !write(self, &mut passage.bytes) {
+            passage.bytes.truncate(before);
+            self.put_passage(to, Some(passage));
+            return false;
+        }
+        let n_bytes = passage.bytes.len() - before;
+        let stamp = stamp.unwrap_or_else(|| core.draw_stamp());
         let was_empty = passage.records.is_empty();
         let charge = passage.room.charge(n_bytes);
         passage.weight += charge;
@@ -139,37 +166,32 @@ impl Parties {
         self.transit.charged.bytes += charge;
         self.put_passage(to, Some(passage));
         self.delivered(to, was_empty, now);
+        true
     }
 
     /// What is about to be written to a reader, for a moment.
-    pub fn take_passage(&mut self, to: usize) -> Option<Box<Passage>> {
+    fn take_passage(&mut self, to: usize) -> Option<Box<Passage>> {
         self.get_mut(to)?.output.passage.take()
     }
 
     /// The opposite.
-    pub fn put_passage(&mut self, to: usize, passage: Option<Box<Passage>>) {
+    fn put_passage(&mut self, to: usize, passage: Option<Box<Passage>>) {
         if let Some(c) = self.get_mut(to) {
             c.output.passage = passage;
         }
     }
 
-    /// Settle, if that may make a difference.
-    pub fn make_room(&mut self, core: &mut Core) -> bool {
-        let has_something = self.transit.charged.messages > 0;
-        self.settle(core);
-        has_something
-    }
-
     /// Write what is in transit; whatever is not taken is in Core's queues then.
     pub fn settle(&mut self, core: &mut Core) {
-        let mut readers = std::mem::take(&mut self.transit.readers);
-        for to in readers.drain(..) {
+        let mut at = 0;
+        while let Some(&to) = self.transit.readers.get(at) {
+            at += 1;
             self.settle_one(core, to);
             if let Some(passage) = self.take_passage(to) {
                 self.transit.give(passage);
             }
         }
-        self.transit.readers = readers;
+        self.transit.readers.clear();
         self.transit.charged = Ahead::default();
     }
 

@@ -50,18 +50,25 @@ impl Poller {
         Ok(self.shared()?.epoll().remove(fd)?)
     }
 
-    /// (descriptor, events) of what is ready; waits for that, at most `timeout` seconds (None: for ever).
+    /// A descriptor is not watched any more and is going to be closed; how many departures there have been.
+    fn depart(&self, py: Python<'_>) -> PyResult<u64> {
+        let inner = self.shared()?;
+        Ok(py.detach(|| inner.depart()))
+    }
+
+    /// (descriptor, events) of what is ready, and how many departures there had been by then; waits for that, at most
+    /// `timeout` seconds (None: for ever).
     #[pyo3(signature = (timeout=None))]
-    fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<(RawFd, u32)>> {
+    fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<(Vec<(RawFd, u32)>, u64)> {
         let inner = self.shared()?;
         match py.detach(|| inner.poll(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                 py.check_signals()?;
                 // the caller looks at its clock and comes again
-                Ok(Vec::new())
+                Ok((Vec::new(), 0))
             }
             Err(error) => Err(PyOSError::new_err((error.raw_os_error(), error.to_string()))),
-            Ok(events) => Ok(events),
+            Ok(found) => Ok(found),
         }
     }
 

@@ -276,5 +276,7 @@ fn a_receive_that_comes_while_the_line_is_pythons_is_kept_behind_the_others() {
     assert_eq!((is_signalled, waiting.len(), waiting[0].tag), (None, 1, 9));
     scene.server.give_line(1, false, waiting);
     scene.say(12, send(3, scene.handles[1], b"answer"));
+    assert!(scene.written().is_empty(), "who has paused goes on behind the events");
+    scene.turn(&[(12, IN)]);
     assert_eq!(tags(&scene.written()[0].1), [9]);
 }

@@ -16,7 +16,7 @@ use super::execute::Step;
 use super::frames::{HEADER, Header, MAX_FRAME};
 use super::request::{REFERENCES_PER_REQUEST, Request};
 use super::{Server, locked};
-use crate::lane::{Lane, Report};
+use crate::lane::{Lane, Report, Work};
 use crate::sys::Epoll;
 
 /// Bytes of one read, and of incomplete frames that are kept.
@@ -31,9 +31,9 @@ const INPUT: u32 = libc::EPOLLIN as u32;
 const UNUSUAL: u32 = (libc::EPOLLHUP | libc::EPOLLERR | libc::EPOLLRDHUP | libc::EPOLLOUT) as u32;
 
 impl Lane for Server {
-    fn prepare(&mut self, _epoll: &Epoll) -> io::Result<bool> {
+    fn prepare(&mut self, _epoll: &Epoll) -> io::Result<Work> {
         self.turn += 1;
-        Ok(self.is_busy())
+        Ok(if self.is_busy() { Work::Something } else { Work::Nothing })
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, report: &mut Report) {
@@ -68,9 +68,8 @@ impl Server {
     }
 
     fn serve_event(&mut self, fd: RawFd, events: u32, report: &mut Report) {
-        self.resume(report);
         if self.paused.is_some() {
-            return; // it is reported again
+            return; // it is reported again; who has paused goes on behind the events of all lanes
         }
         let Some(channel) = self.channels.get_mut(&fd).filter(|channel| channel.is_here) else {
             report.events.push((fd, events));

@@ -1,4 +1,6 @@
 //! A bus of clients that are all in the lane, driven through socket pairs.
+// each test program uses a part of it
+#![allow(dead_code)]
 
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
@@ -39,6 +41,11 @@ impl Bus {
     }
 
     pub fn with_limits(limits: Limits) -> Self {
+        Self::beside(limits, None)
+    }
+
+    /// Behind another lane.
+    pub fn beside(limits: Limits, other: Option<Arc<Mutex<dyn Lane>>>) -> Self {
         let mut core = Core::new(limits);
         core.peer_new(0, Memory::Heap(None), Setup::default());
         let world = World {
@@ -51,6 +58,7 @@ impl Bus {
         lane.climate = Climate { is_unwatched: true, ..Climate::default() };
         let lane = Arc::new(Mutex::new(lane));
         let poller = Poller::new().unwrap();
+        other.map(|other| poller.add_lane(other));
         let number = poller.add_lane(Arc::clone(&lane) as Arc<Mutex<dyn Lane>>);
         Self { poller, lane, number, world, ends: Vec::new() }
     }
@@ -73,7 +81,7 @@ impl Bus {
     }
 
     pub fn turn(&self) -> Vec<(RawFd, u32)> {
-        self.poller.poll(Some(0.0)).unwrap()
+        self.poller.poll(Some(0.0)).unwrap().0
     }
 }
 
