@@ -505,8 +505,8 @@ QUOTAS = [
     ),
     Fault(
         "one of what is left is kept back", ("Q-23", "Q-25"), ACCOUNT,
-        "        left = user.limits[resource] - user.used[resource]\n",
-        "        left = user.limits[resource] - user.used[resource] - 1\n",
+        "        left = user.limits[resource] - user.used[resource]\n        share",
+        "        left = user.limits[resource] - user.used[resource] - 1\n        share",
     ),
 ]
 

@@ -407,7 +407,7 @@ from bus1.frames import Operation
 def planted(channel, frame):
     raise RuntimeError("planted")
 
-requests.OPERATIONS[Operation.QUERY] = planted
+requests.OPERATIONS[Operation.QUERY] = requests._EVERYDAY[Operation.QUERY] = planted
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -10,10 +10,11 @@ Not here: where the files lie (servicefiles), starting (starting).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from bus1_services.types import is_bus_name
 
 from bus1.errors import InvalidArgument
-from bus1.record import record
 
 from .wire import DRIVER_NAME
 
@@ -28,8 +29,7 @@ class ServiceError(InvalidArgument):
     """A service file, or the command in it, makes no sense; the text says why."""
 
 
-@record(frozen=True)
-class Service:
+class Service(NamedTuple):
     """One name that can be started."""
 
     name: str
