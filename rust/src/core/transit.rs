@@ -3,9 +3,9 @@
 //! Theory. `deliver` and then `take_front` leave little behind: a stamp that is drawn, a serial of the reader's pool that is
 //! used up. So messages to a reader for whom nothing waits may be kept aside for a moment, each with its stamp. Those that
 //! reach the reader are counted (`passed`); those that do not are delivered late, in their order, and then everything is as
-//! if they had been queued when they came. Meanwhile nothing else happens in Core (those for one reader may be
-//! delivered late before those for others), and no more is kept aside than has
-//! *room*: whatever of it lies where and is whose, no quota would refuse it.
+//! if they had been queued when they came. Meanwhile nothing else happens in Core (those for one reader may be delivered
+//! late before those for others), and no more is kept aside than has *room*: whatever of it lies where and is whose, no
+//! quota would refuse it.
 //!
 //! Invariants. 1. What `passed` leaves is what `deliver` and `take_front` of each message would have left. 2. What was found
 //! to have room is delivered late without fail.
