@@ -256,9 +256,10 @@ def test_a_service_manager_is_told_of_every_change(bridge: Daemon) -> None:
 
 def test_the_pid_file_has_the_process_that_serves_and_goes_with_it(daemon: Daemon) -> None:
     pidfile = daemon.folder / "pid"
-    process, _ = daemon.serve("--config-file", daemon.configure(f"<pidfile>{pidfile}</pidfile>"))
-    # the reference prints first
+    process, address = daemon.serve("--config-file", daemon.configure(f"<pidfile>{pidfile}</pidfile>"))
+    # the reference prints first, and knows what SIGTERM is to do when it serves
     eventually(lambda: pidfile.exists() and pidfile.read_text() == f"{process.pid}\n", pidfile.exists)
+    assert serves(address)
     daemon.stop(process)
     assert not pidfile.exists()
 
@@ -379,8 +380,9 @@ def test_a_file_may_ask_for_the_background(daemon: Daemon, content: str, expecte
     try:
         assert int(pid) != process.pid
         assert (daemon.folder / "pid").read_text() == f"{pid}\n"
-        assert umask(int(pid)) == expected
         with Client(path_of(address)) as client:
+            # by then the reference has its umask, too; its parent doesn't wait for that
+            assert umask(int(pid)) == expected
             # the reference leaves the folder, and looks for its file where it is then
             assert daemon.is_reference or client.ask("ReloadConfig") == []
     finally:
