@@ -10,6 +10,7 @@ import pytest
 from core_bus import CoreBus
 from stepped_bus import Client, SteppedBus
 
+from bus1.acceleration import native
 from bus1.core.api import KEEP, NO_LIMIT, Limits, SendFlag
 from bus1.errors import Bus1Error, QuotaExceeded
 from bus1.frames import ANSWER_PREFIX, REQUESTS, Frame, Operation, encode
@@ -159,5 +160,6 @@ def test_a_payload_that_nobody_has_room_for_is_not_copied(
 def test_a_payload_that_somebody_gets_is_copied_once(
     bus: SteppedBus, client: Client, copied: list[int]
 ) -> None:
+    """The native body has the kernel copy it, which ``test_one_copy`` looks at."""
     assert outcome(bus, client, large(0x10))[0] == 0
-    assert copied == [LARGE]
+    assert copied == ([LARGE] if native is None else [])
