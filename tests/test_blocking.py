@@ -29,13 +29,11 @@ from bus1_services.errors import DBusError, InvalidArgs, NoReply, Timeout, Unkno
 from bus1_services.proxy import PendingCall, Remote
 from buses import Bus as Daemon
 
-from bus1 import acceleration
 from bus1.addresses import native_address
 from bus1.errors import Disconnected, NoSuchHandle, PeerShutdown
 
 NAME, PATH = "org.example.Slate", "/org/example/Slate"
 OTHER = PATH + "/Other"
-needs_native = pytest.mark.skipif(acceleration.native is None, reason="there is no native body")
 
 
 class Pen(Interface, name="org.example.Pen1"):
@@ -232,7 +230,6 @@ def is_posted(bus: Bus, slate: blocking.Blocking) -> bool:
     return short.post_call(far.handle.id, node, names, (), print)
 
 
-@needs_native
 def test_a_call_that_could_not_be_sent_ends_the_wait_for_its_answer(bus1_bus: Daemon) -> None:
     """Nothing comes then but the error of a request that is not waited for."""
     address = native_address(bus1_bus.address)
@@ -246,7 +243,6 @@ def test_a_call_that_could_not_be_sent_ends_the_wait_for_its_answer(bus1_bus: Da
                 bus.result(pending.outcome())
 
 
-@needs_native
 def test_a_service_that_has_had_many_calls_at_once_is_not_readable_behind_them(bus1_bus: Daemon) -> None:
     with serving(bus1_bus) as address, blocking.connect(address) as bus:
         slate = bus.proxy(Slate, NAME, PATH)
@@ -255,7 +251,6 @@ def test_a_service_that_has_had_many_calls_at_once_is_not_readable_behind_them(b
             assert not slate.readable()
 
 
-@needs_native
 def test_a_call_that_comes_while_a_method_waits_has_its_turn_when_that_has_ended(bus1_bus: Daemon) -> None:
     """Also if it is another object's, and would be over at once."""
     Slate.log.clear()
