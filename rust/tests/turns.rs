@@ -62,6 +62,16 @@ fn ready(bus: &Bus) -> (UnixStream, UnixStream) {
     (theirs, ours)
 }
 
+/// Two clients: of the first a call is handed over, and one for the second lies behind it.
+fn handed_over(bus: &mut Bus) -> (Client, Client) {
+    let (mut a, b) = (bus.client(":1.1"), bus.client(":1.2"));
+    let mut sent = call(1, "org.freedesktop.DBus");
+    sent.extend_from_slice(&call(2, ":1.2"));
+    a.socket.write_all(&sent).unwrap();
+    assert_eq!(bus.turn(), [(a.fd, 1)]);
+    (a, b)
+}
+
 fn decide(bus: &Bus, client: &Client) {
     bus.lane.lock().unwrap().take(client.peer).unwrap();
     bus.lane.lock().unwrap().give_back(client.peer, 0, false);
@@ -70,11 +80,7 @@ fn decide(bus: &Bus, client: &Client) {
 #[test]
 fn who_was_handed_over_goes_on_before_the_other_lane_and_its_clients() {
     let (mut bus, other) = scene();
-    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
-    let mut sent = call(1, "org.freedesktop.DBus");
-    sent.extend_from_slice(&call(2, ":1.2"));
-    a.socket.write_all(&sent).unwrap();
-    assert_eq!(bus.turn(), [(a.fd, 1)]);
+    let (a, mut b) = handed_over(&mut bus);
     {
         let mut other = other.lock().unwrap();
         (other.looks_at, other.caller) = (Some(bus.world.clone()), a.peer);
@@ -89,11 +95,7 @@ fn who_was_handed_over_goes_on_before_the_other_lane_and_its_clients() {
 #[test]
 fn who_was_handed_over_goes_on_although_the_other_lane_pauses_each_time() {
     let (mut bus, other) = scene();
-    let (mut a, mut b) = (bus.client(":1.1"), bus.client(":1.2"));
-    let mut sent = call(1, "org.freedesktop.DBus");
-    sent.extend_from_slice(&call(2, ":1.2"));
-    a.socket.write_all(&sent).unwrap();
-    assert_eq!(bus.turn(), [(a.fd, 1)]);
+    let (a, mut b) = handed_over(&mut bus);
     other.lock().unwrap().pauses = true;
     decide(&bus, &a);
     assert_eq!(bus.turn(), []);
