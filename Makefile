@@ -13,7 +13,7 @@ PAGES := build/man/bus1.1 build/man/bus1.7 build/man/bus1-bridge.1
 FUZZ_SECONDS := 600
 
 .DEFAULT_GOAL := help
-.PHONY: help test native wheel demo bench scaling costs desktop deep fuzz lint man conformance tools
+.PHONY: help test native wheel demo bench scaling costs desktop deep fuzz sanitize lint man conformance tools
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
@@ -54,7 +54,7 @@ desktop: $(BODIES) ## compare Xfce on bus1-bridge with Xfce on dbus-daemon; two 
 	.ci/prepare desktop
 	$(PYTHON_IN_VENV) tests/desktop_session.py --screenshot docs/desktop.png
 
-deep: $(BODIES) fuzz ## the long runs: fuzzing, seeded faults, more examples, larger floods
+deep: $(BODIES) fuzz sanitize ## the long runs: fuzzing, AddressSanitizer, seeded faults, more examples, larger floods
 	BUS1_ACCEL=python $(PYTEST) -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
 ifdef CARGO
 	BUS1_ACCEL=native $(PYTEST) -m "deep or not deep" --hypothesis-profile=deep --timeout=1800
@@ -68,6 +68,13 @@ fuzz: $(BODIES) ## fuzz codecs, the server loop, and both bodies of the D-Bus bu
 	$(PYTHON_IN_VENV) -m fuzz server --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz codec --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz twins --seconds $(FUZZ_SECONDS)
+
+sanitize: $(BODIES) ## the native body under AddressSanitizer; ten minutes; needs cargo and gcc
+ifdef CARGO
+	.ci/sanitize
+else
+	$(WITHOUT_CARGO)
+endif
 
 man: $(PAGES) ## the manual pages, in build/man
 
