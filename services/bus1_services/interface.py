@@ -244,7 +244,8 @@ class Interface:
 
     A class says ``name=`` for the interface that it declares, ``annotations=`` of it, and ``max_calls=``, how
     many calls of one object the service takes at a time, the waiting ones included. TypeError for a name
-    that is none, for no calls, and for new members of a class that names no interface for them."""
+    that is none, for no calls, for new members of a class that names no interface for them, and for bases of
+    which two have a member of one Python name."""
 
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}
@@ -275,6 +276,7 @@ class Interface:
                 setattr(cls, attribute, value)
             if isinstance(value, Member):
                 _place(cls, value, inherited)
+        _tell_apart(cls)
 
     @property
     def __near__(self) -> list[Near]:
@@ -309,6 +311,18 @@ def _place(cls: type[Interface], member: Member, inherited: Member | None) -> No
     if "__interface__" not in vars(cls):
         raise TypeError(f"{cls.__qualname__} adds {member.attribute}, but names no interface for it")
     member.interface = cls
+
+
+def _tell_apart(cls: type[Interface]) -> None:
+    """Each member is found under its name: what bases have in common comes from one class; TypeError."""
+    for base in cls.__mro__:
+        for attribute, member in vars(base).items():
+            if not isinstance(member, Member):
+                continue
+            found = getattr(cls, attribute)
+            if isinstance(found, Member) and found.interface is not member.interface:
+                both = f"{found.interface.__qualname__} and {member.interface.__qualname__}"
+                raise TypeError(f"{cls.__qualname__}: {both} have {attribute}; rename one, and say name=")
 
 
 def spec_of(cls: type[Interface]) -> InterfaceSpec:
