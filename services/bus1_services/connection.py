@@ -146,7 +146,7 @@ class Connection:
         return [receiver for receiver in self._receivers.values() if isinstance(receiver, Export)]
 
     async def shut(self) -> None:
-        """Destroy the nodes of all objects at one instant, and wait for what was sent to them before."""
+        """Destroy the nodes of all objects at one instant, and wait for what came before. Disconnected."""
         last = self._next_node
         self._next_node += 4
         arrived = self._shut[last] = anyio.Event()
@@ -269,7 +269,7 @@ class Connection:
         self, destinations: Sequence[int], kind: Kind, signature: str = "", values: Sequence[Any] = (), *,
         optional: Sequence[int] = (), **heading: Unpack[Heading],
     ) -> list[int]:
-        """``write`` and ``deliver``."""
+        """``write`` and ``deliver``, with the errors of both."""
         return await self.deliver(destinations, self.write(kind, signature, values, **heading), optional)
 
     async def forward(
@@ -403,14 +403,16 @@ class Connection:
 
 @asynccontextmanager
 async def connect(address: str | None = None) -> AsyncIterator[Connection]:
-    """A new peer on the bus at ``address``, with pump and sweeper; closed at the end."""
+    """A new peer on the bus at ``address``, or where ``default_address`` says; closed at the end.
+
+    BusGone, if there is none; Denied, QuotaExceeded, OutOfMemory, TooManyDescriptors, if it takes no more."""
     async with aio.connect(address) as peer, attach(peer) as connection:
         yield connection
 
 
 @asynccontextmanager
 async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
-    """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile.
+    """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile. Disconnected.
 
     They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
     failure: BaseException | None = None

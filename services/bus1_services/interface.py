@@ -229,7 +229,7 @@ class BoundProperty(Generic[T]):
         await self.changed()
 
     async def changed(self) -> None:
-        """Tell subscribers that the service changed it, as its ``emits`` says."""
+        """Tell subscribers that the service changed it, as its ``emits`` says; what reading it raises."""
         if not self._spec.is_readable:
             return
         gathered = vars(self._instance).get("__gathered__")
@@ -350,7 +350,7 @@ def _same(one: MethodSpec | SignalSpec | PropertySpec, other: MethodSpec | Signa
 
 
 def interfaces_of(cls: type[Interface]) -> tuple[InterfaceSpec, ...]:
-    """Every interface of the objects of ``cls``, the most derived first."""
+    """Every interface of the objects of ``cls``, the most derived first; TypeError if one cannot be read."""
     bases = (base for base in cls.__mro__ if issubclass(base, Interface))
     return tuple(spec_of(base) for base in bases if vars(base).get("__interface__"))
 
