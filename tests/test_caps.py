@@ -51,7 +51,7 @@ from core_peer import introduce
 from test_services import core_peer, on_a_bus, quiet
 
 from bus1 import record
-from bus1.errors import NodeDestroyed
+from bus1.errors import InvalidArgument, NodeDestroyed
 
 SHELF = "org.example.Shelf1"
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -423,6 +423,26 @@ async def test_a_view_that_relays_signals_ends_with_its_object(
             await anext(stream)
     with pytest.raises(NodeDestroyed):
         await proxy.find("Emma", 1)
+
+
+@on_a_bus(3)
+async def test_what_one_connection_holds_travels_on_another_as_a_view_alone(
+    service: Connection, client: Connection, other: Connection
+) -> None:
+    shelf = Shelf()
+    here, _ = await hand_over(service, client, shelf)
+    there, remote = await hand_over(service, other, shelf)
+    book = await here.take()
+    held = cast(Remote, book.__far__).handle
+    assert await here.give(book) == "mine"
+    for foreign in (book, held):
+        with pytest.raises(InvalidArgument, match="another connection"):
+            await remote.call(SHELF, "Give", "o", (foreign,))
+    for misuse in (lambda: other.proxy(Book, held), lambda: Remote(other, held)):
+        with pytest.raises(InvalidArgument, match="another connection"):
+            misuse()
+    view, _ = revocable(book)
+    assert await there.give(view) == "foreign"
 
 
 def test_a_mistake_in_a_grant_is_a_type_error() -> None:

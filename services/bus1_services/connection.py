@@ -120,11 +120,11 @@ class Connection:
         """An object of ``interface`` that stands for the node behind ``handle``.
 
         Its calls are given up after ``timeout`` seconds, if any, with the error Timeout. TypeError for a
-        path without a capability, or one that is gone."""
+        path without a capability, or one that is gone; InvalidArgument for one of another connection."""
         held = held_by(handle)
         if held is None:
             raise TypeError(f"{handle!r} carries no live handle")
-        own = self._receivers.get(held.id)
+        own = self._receivers.get(held.at(self.release).id)
         if isinstance(own, Export) and isinstance(own.target, interface):
             return own.target
         proxy = object.__new__(interface)
@@ -132,14 +132,14 @@ class Connection:
         return proxy
 
     def grant(self, value: object) -> tuple[str, int] | None:
-        """The path and the handle id of an object that may travel; None for anything else."""
+        """The path and the handle id of an object that may travel; None for others. InvalidArgument."""
         if isinstance(value, Interface):
             far = value.__far__
             if far is None or isinstance(far, Gate):
                 return self.export(value).capability()
             value = far.handle if isinstance(far, Remote) else None
         held = held_by(value)
-        return None if held is None else held.capability()
+        return None if held is None else held.at(self.release).capability()
 
     def exports(self) -> list[Export]:
         """All objects that are served here."""
