@@ -95,7 +95,7 @@ class Peer:
         except BaseException as error:
             peer.close()
             if isinstance(error, OSError) and not isinstance(error, Bus1Error):
-                raise BusGone(f"no bus at {name}: {error.strerror}") from error
+                raise BusGone(f"no bus at {name}: {error.strerror or error}") from error
             raise
         return peer
 

@@ -150,7 +150,7 @@ class SocketLink:
         except BaseException as error:
             sock.close()
             if isinstance(error, OSError) and not isinstance(error, Bus1Error):
-                raise BusGone(f"no bus at {self._address}: {error.strerror}") from error
+                raise BusGone(f"no bus at {self._address}: {error.strerror or error}") from error
             raise
         return sock, self._client
 

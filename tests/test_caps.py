@@ -37,6 +37,7 @@ from bus1_services import (
 from bus1_services.caps import Audit, Membrane, Revoked, Use, attenuate, audit, expiring, revocable
 from bus1_services.errors import (
     AccessDenied,
+    InvalidArgs,
     NoReply,
     PropertyReadOnly,
     UnknownInterface,
@@ -50,7 +51,7 @@ from core_peer import introduce
 from test_services import core_peer, on_a_bus, quiet
 
 from bus1 import record
-from bus1.errors import NodeDestroyed
+from bus1.errors import InvalidArgument, NodeDestroyed
 
 SHELF = "org.example.Shelf1"
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -266,6 +267,56 @@ async def test_a_capability_does_not_come_in_under_the_name_of_a_fixed_path(
         await proxy.mark(ObjectPath("/org/example/other"))
 
 
+class Door(Interface, name="org.example.Door1"):
+    """Members that have one name on the bus."""
+
+    @method(name="Open")
+    def open_as(self, who: Str) -> Str:
+        return f"as {who}"
+
+    @method(name="Open")
+    def open_for(self, seconds: Int32) -> Str:
+        return f"for {seconds} s"
+
+    @signal(name="Open")
+    def opened(self, who: Str) -> None: ...
+
+    @signal(name="Open")
+    def opened_for(self, seconds: Int32) -> None: ...
+
+
+@on_a_bus()
+async def test_of_several_members_of_one_name_the_granted_one_is_there(
+    service: Connection, client: Connection
+) -> None:
+    two = attenuate(Door(), Door.open_for, Door.opened)
+    for view in (
+        attenuate(Door(), Door.open_for), attenuate(two, Door.open_for),
+        attenuate(Door(), fixed={Door.open_for: {"seconds": 5}}),
+    ):
+        proxy = client.proxy(Door, await introduce(service, client, view))
+        assert await proxy.open_for(5) == "for 5 s"
+        with pytest.raises(InvalidArgs):
+            await proxy.open_as("root")
+    with pytest.raises(AccessDenied):
+        await proxy.open_for(500)
+
+
+@on_a_bus(3)
+async def test_of_several_signals_of_one_name_the_granted_one_is_relayed(
+    service: Connection, broker: Connection, client: Connection
+) -> None:
+    door = Door()
+    held = broker.proxy(Door, await introduce(service, broker, door))
+    remote = Remote(client, await introduce(broker, client, attenuate(held, Door.open_for, Door.opened_for)))
+    async with SignalStream(client) as stream:
+        await stream.add(remote.handle)
+        await door.opened("root")
+        await door.opened_for(5)
+        assert (await anext(stream)).values == [5]
+    await quiet(client, broker, service)
+
+
 @on_a_bus()
 async def test_signals_that_are_not_granted_are_not_heard(service: Connection, client: Connection) -> None:
     shelf = Shelf()
@@ -372,6 +423,26 @@ async def test_a_view_that_relays_signals_ends_with_its_object(
             await anext(stream)
     with pytest.raises(NodeDestroyed):
         await proxy.find("Emma", 1)
+
+
+@on_a_bus(3)
+async def test_what_one_connection_holds_travels_on_another_as_a_view_alone(
+    service: Connection, client: Connection, other: Connection
+) -> None:
+    shelf = Shelf()
+    here, _ = await hand_over(service, client, shelf)
+    there, remote = await hand_over(service, other, shelf)
+    book = await here.take()
+    held = cast(Remote, book.__far__).handle
+    assert await here.give(book) == "mine"
+    for foreign in (book, held):
+        with pytest.raises(InvalidArgument, match="another connection"):
+            await remote.call(SHELF, "Give", "o", (foreign,))
+    for misuse in (lambda: other.proxy(Book, held), lambda: Remote(other, held)):
+        with pytest.raises(InvalidArgument, match="another connection"):
+            misuse()
+    view, _ = revocable(book)
+    assert await there.give(view) == "foreign"
 
 
 def test_a_mistake_in_a_grant_is_a_type_error() -> None:

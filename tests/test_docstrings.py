@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import bus1_services
 import pytest
-from bus1_services import caps, polkit, testing
+from bus1_services import blocking, caps, errors, polkit, testing
+
+import bus1.errors
 
 ROOM = Path(bus1_services.__file__).parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -103,3 +107,20 @@ HOMES = {
 @pytest.mark.parametrize("name", HOMES)
 def test_a_public_name_says_what_it_is(name: str) -> None:
     assert described(HOMES[name], name)
+
+
+ERRORS = {
+    name for module in (bus1.errors, errors, builtins) for name, value in vars(module).items()
+    if isinstance(value, type) and issubclass(value, BaseException)
+}
+NEVER_FAILS = {"revocable"}
+FUNCTIONS = [
+    (home, name) for name, home in HOMES.items()
+    if name not in NEVER_FAILS and inspect.isfunction(vars(importlib.import_module(home))[name])
+]
+
+
+@pytest.mark.parametrize(("module", "name"), [(blocking.__name__, "connect"), *FUNCTIONS])
+def test_a_public_function_says_how_it_fails(module: str, name: str) -> None:
+    words = described(module, name)
+    assert ERRORS & set(re.findall(r"\w+", words)) or re.search(r"raise|\wError\b", words)

@@ -325,3 +325,16 @@ def test_introspection_carries_docs_and_notes() -> None:
     assert notes["Blink", "org.freedesktop.DBus.Method.NoReply"] == "true"
     assert notes["Serial", "org.freedesktop.DBus.Property.EmitsChangedSignal"] == "const"
     assert ("Level", "org.freedesktop.DBus.Property.EmitsChangedSignal") not in notes
+
+
+def test_bases_whose_members_have_one_python_name_are_a_mistake() -> None:
+    class Bell(Interface, name="org.example.Bell1"):
+        @prop
+        def level(self) -> Str:
+            return "loud"
+
+    with pytest.raises(TypeError, match=r"Lamp and .*Bell have level"):
+        type("Both", (Lamp, Bell), {})
+    dimmed = type("Dimmed", (Lamp,), {"level": prop(lambda self: 1)})
+    bright = type("Bright", (Lamp,), {})
+    assert interfaces_of(type("Diamond", (dimmed, bright), {})) == interfaces_of(Lamp)

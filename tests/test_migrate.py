@@ -255,16 +255,30 @@ def test_any_interface_comes_back_as_it_was_in_lines_of_a_bounded_length(
         assert text.isascii() and max(map(len, text.splitlines())) <= 110
 
 
-def test_interfaces_of_one_object_are_served_by_one_unless_their_members_have_one_name() -> None:
+def test_interfaces_of_one_object_are_served_by_one_whatever_their_members_are_called() -> None:
     tree = b"""<node name='/a'><interface name='org.example.A'><method name='Go'/></interface>
      <interface name='org.example.B'><method name='Stop'/></interface>
-     <interface name='org.example.C'><method name='go'/></interface></node>"""
+     <interface name='org.example.C'><method name='go'/><property name='Go' type='s' access='readwrite'/>
+     </interface></node>"""
     module = package("a", "org.example.A", read("a.xml", tree))["service.py"]
-    assert '{"/a": together(A(), B()), "/org/example/C": C()}' in module.replace("\n    ", "")
-    (a, b, _) = load(module)
+    assert '{"/a": together(A(), B(), C())}' in module.replace("\n    ", "")
+    a, b, c = load(module)
     served = sys.modules[a.__module__].service().objects
-    assert list(served) == ["/a", "/org/example/C"]
-    assert interfaces_of(type(served["/a"])) == (spec_of(a), spec_of(b))
+    assert list(served) == ["/a"]
+    assert interfaces_of(type(served["/a"])) == (spec_of(a), spec_of(b), spec_of(c))
+    assert [spec.attribute for spec in spec_of(c).members.values()] == ["go_2", "go_3"]
+
+
+def test_an_interface_of_several_objects_is_served_at_each_of_them() -> None:
+    sized = (Property("Size", "t", True, False),)
+    disk, part = Described("org.example.Disk", sized), Described("org.example.Part", sized)
+    paths = {"org.example.Disk": ["/a", "/b"], "org.example.Part": ["/b", "/c"]}
+    module = package("disks", "org.example.Disks", (disk, part), paths)["service.py"]
+    served = sys.modules[load(module)[0].__module__].service().objects
+    assert {path: [spec.name for spec in interfaces_of(type(one))] for path, one in served.items()} == {
+        "/a": ["org.example.Disk"], "/b": ["org.example.Disk", "org.example.Part"],
+        "/c": ["org.example.Part"],
+    }
 
 
 def test_a_client_reaches_what_was_written_and_is_told_what_was_not() -> None:

@@ -557,6 +557,87 @@ def test_several_objects_at_one_path_become_one() -> None:
     assert '"/org/mpris/MediaPlayer2": together(Root(), Player())' in text
 
 
+NAMESAKES = """\
+    import asyncio
+    from dbus_fast.aio import MessageBus
+    from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
+    class Disk(ServiceInterface):
+        @dbus_property()
+        def Size(self) -> "t":
+            return 10
+        @Size.setter
+        def Size(self, size: "t"):
+            pass
+    class Part(ServiceInterface):
+        @dbus_property()
+        def Size(self) -> "t":
+            return self._size
+        @Size.setter
+        def Size(self, size: "t"):
+            self._size = size
+            self.emit_properties_changed({"Size": size})
+        @dbus_method()
+        def Grow(self, by: "t"):
+            self._size += by
+            self.emit_properties_changed({"Size": self._size})
+    class Lid(ServiceInterface):
+        @dbus_method()
+        def Size(self) -> "t":
+            return 3
+    async def main():
+        bus = await MessageBus().connect()
+        bus.export("/a", Disk("org.example.Disk"))
+        part = Part("org.example.Part")
+        bus.export("/a", part)
+        bus.export("/b", Lid("org.example.Lid"))
+        await bus.request_name("org.example.Disks")
+    asyncio.run(main())
+    """
+
+
+def test_members_of_one_name_in_objects_at_one_path_get_names_of_their_own() -> None:
+    text, findings = carried(NAMESAKES)
+    assert told(findings, Kind.LOST) == []
+    assert "await self.size_2.changed()" in text
+    module = loaded(NAMESAKES)
+    disk, lid = module.service().objects.values()
+    assert outline(type(disk)) == [
+        "method Grow(t) -> ()", "property Size: t readwrite true", "property Size: t readwrite true",
+    ]
+    assert [module.Part.size_2.spec().name, outline(type(lid))] == ["Size", ["method Size() -> (t)"]]
+
+    async def main() -> tuple[int, int]:
+        await disk.size_2.set(7)
+        await disk.grow(4)
+        return await disk.size, await disk.size_2
+
+    assert anyio.run(main) == (10, 11)
+
+
+def test_namesakes_whose_library_gives_them_their_names_are_told() -> None:
+    _, findings = carried("""\
+        import asyncio
+        from sdbus import DbusInterfaceCommonAsync, dbus_method_async, request_default_bus_name_async
+        class Disk(DbusInterfaceCommonAsync, interface_name="org.example.Disk"):
+            @dbus_method_async("", "t")
+            async def size(self) -> int:
+                return 10
+        class Part(DbusInterfaceCommonAsync, interface_name="org.example.Part"):
+            @dbus_method_async("", "t")
+            async def size(self) -> int:
+                return 7
+        async def main():
+            await request_default_bus_name_async("org.example.Disks")
+            disk = Disk()
+            part = Part()
+            disk.export_to_dbus("/a")
+            part.export_to_dbus("/a")
+            await asyncio.Future()
+        asyncio.run(main())
+        """)
+    assert told(findings, Kind.LOST) == [(7, "class Part")]
+
+
 def test_names_that_are_taken_in_the_program_are_given_way_to() -> None:
     module = loaded("""\
         import signal

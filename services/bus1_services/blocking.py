@@ -48,7 +48,9 @@ T = TypeVar("T")
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[Bus]:
-    """A new peer on the bus at ``address``, closed at the end; for the thread that made it."""
+    """A new peer on the bus at ``address``, closed at the end; for the thread that made it.
+
+    Errors as of ``bus1_services.connect``: BusGone, if there is no bus."""
     peer = Peer.open_blocking(address)
     try:
         drive(peer.reset(peer_flags=PeerFlag.WANT_SECCTX))

@@ -120,11 +120,11 @@ class Connection:
         """An object of ``interface`` that stands for the node behind ``handle``.
 
         Its calls are given up after ``timeout`` seconds, if any, with the error Timeout. TypeError for a
-        path without a capability, or one that is gone."""
+        path without a capability, or one that is gone; InvalidArgument for one of another connection."""
         held = held_by(handle)
         if held is None:
             raise TypeError(f"{handle!r} carries no live handle")
-        own = self._receivers.get(held.id)
+        own = self._receivers.get(held.at(self.release).id)
         if isinstance(own, Export) and isinstance(own.target, interface):
             return own.target
         proxy = object.__new__(interface)
@@ -132,21 +132,21 @@ class Connection:
         return proxy
 
     def grant(self, value: object) -> tuple[str, int] | None:
-        """The path and the handle id of an object that may travel; None for anything else."""
+        """The path and the handle id of an object that may travel; None for others. InvalidArgument."""
         if isinstance(value, Interface):
             far = value.__far__
             if far is None or isinstance(far, Gate):
                 return self.export(value).capability()
             value = far.handle if isinstance(far, Remote) else None
         held = held_by(value)
-        return None if held is None else held.capability()
+        return None if held is None else held.at(self.release).capability()
 
     def exports(self) -> list[Export]:
         """All objects that are served here."""
         return [receiver for receiver in self._receivers.values() if isinstance(receiver, Export)]
 
     async def shut(self) -> None:
-        """Destroy the nodes of all objects at one instant, and wait for what was sent to them before."""
+        """Destroy the nodes of all objects at one instant, and wait for what came before. Disconnected."""
         last = self._next_node
         self._next_node += 4
         arrived = self._shut[last] = anyio.Event()
@@ -269,7 +269,7 @@ class Connection:
         self, destinations: Sequence[int], kind: Kind, signature: str = "", values: Sequence[Any] = (), *,
         optional: Sequence[int] = (), **heading: Unpack[Heading],
     ) -> list[int]:
-        """``write`` and ``deliver``."""
+        """``write`` and ``deliver``, with the errors of both."""
         return await self.deliver(destinations, self.write(kind, signature, values, **heading), optional)
 
     async def forward(
@@ -403,14 +403,16 @@ class Connection:
 
 @asynccontextmanager
 async def connect(address: str | None = None) -> AsyncIterator[Connection]:
-    """A new peer on the bus at ``address``, with pump and sweeper; closed at the end."""
+    """A new peer on the bus at ``address``, or where ``default_address`` says; closed at the end.
+
+    BusGone, if there is none; Denied, QuotaExceeded, OutOfMemory, TooManyDescriptors, if it takes no more."""
     async with aio.connect(address) as peer, attach(peer) as connection:
         yield connection
 
 
 @asynccontextmanager
 async def attach(peer: aio.Peer) -> AsyncIterator[Connection]:
-    """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile.
+    """Pump and sweeper for a peer that exists; nobody else may receive from it meanwhile. Disconnected.
 
     They, and the calls of objects, go on until the block has ended, even if it is cancelled."""
     failure: BaseException | None = None

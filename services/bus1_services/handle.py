@@ -2,7 +2,7 @@
 
 Theory. A reference to a node belongs to a ``Handle`` object: one object, one reference. Who is done with it
 calls ``release``; a Handle that is dropped releases itself. Either way the id is only queued: giving it back
-is the connection's business.
+is the connection's business. The id is one of that connection: at another it would be whatever has it there.
 
 Not here: who takes arrivals (``connection``).
 """
@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from bus1.context import endpoint_of, label_of
 from bus1.core.api import HANDLE_INVALID
+from bus1.errors import InvalidArgument
 from bus1.received import ReceivedMessage
 
 from .body import Reference, decode
@@ -33,9 +34,10 @@ def capability_path() -> str:
 class Handle:
     """One reference to a node, released by ``release``, at the end of ``with``, or with its last user."""
 
-    __slots__ = ("__weakref__", "_release", "id", "path")
+    __slots__ = ("__weakref__", "_home", "_release", "id", "path")
 
     def __init__(self, number: int, release: Callable[[int], None]) -> None:
+        self._home = release
         self.id = number
         self.path: str | None = None
         """How the object is written in bodies, once it came or went in one as a capability."""
@@ -51,6 +53,12 @@ class Handle:
         """The reference goes back in another way; its id."""
         self._release = None
         return self.id
+
+    def at(self, release: Callable[[int], None]) -> Self:
+        """Itself, where it is released like that; InvalidArgument at any other connection."""
+        if release is not self._home:
+            raise InvalidArgument(f"{self!r} is of another connection: a view of the object may travel here")
+        return self
 
     def capability(self) -> tuple[str, int]:
         """The path to write and the handle to send, to pass the object on."""

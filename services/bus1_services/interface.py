@@ -229,7 +229,7 @@ class BoundProperty(Generic[T]):
         await self.changed()
 
     async def changed(self) -> None:
-        """Tell subscribers that the service changed it, as its ``emits`` says."""
+        """Tell subscribers that the service changed it, as its ``emits`` says; what reading it raises."""
         if not self._spec.is_readable:
             return
         gathered = vars(self._instance).get("__gathered__")
@@ -244,7 +244,8 @@ class Interface:
 
     A class says ``name=`` for the interface that it declares, ``annotations=`` of it, and ``max_calls=``, how
     many calls of one object the service takes at a time, the waiting ones included. TypeError for a name
-    that is none, for no calls, and for new members of a class that names no interface for them."""
+    that is none, for no calls, for new members of a class that names no interface for them, and for bases of
+    which two have a member of one Python name."""
 
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}
@@ -275,6 +276,7 @@ class Interface:
                 setattr(cls, attribute, value)
             if isinstance(value, Member):
                 _place(cls, value, inherited)
+        _tell_apart(cls)
 
     @property
     def __near__(self) -> list[Near]:
@@ -311,6 +313,18 @@ def _place(cls: type[Interface], member: Member, inherited: Member | None) -> No
     member.interface = cls
 
 
+def _tell_apart(cls: type[Interface]) -> None:
+    """Each member is found under its name: what bases have in common comes from one class; TypeError."""
+    for base in cls.__mro__:
+        for attribute, member in vars(base).items():
+            if not isinstance(member, Member):
+                continue
+            found = getattr(cls, attribute)
+            if isinstance(found, Member) and found.interface is not member.interface:
+                both = f"{found.interface.__qualname__} and {member.interface.__qualname__}"
+                raise TypeError(f"{cls.__qualname__}: {both} have {attribute}; rename one, and say name=")
+
+
 def spec_of(cls: type[Interface]) -> InterfaceSpec:
     """The interface that ``cls`` itself names; TypeError if a declaration cannot be read."""
     spec = vars(cls).get("__spec__")
@@ -336,7 +350,7 @@ def _same(one: MethodSpec | SignalSpec | PropertySpec, other: MethodSpec | Signa
 
 
 def interfaces_of(cls: type[Interface]) -> tuple[InterfaceSpec, ...]:
-    """Every interface of the objects of ``cls``, the most derived first."""
+    """Every interface of the objects of ``cls``, the most derived first; TypeError if one cannot be read."""
     bases = (base for base in cls.__mro__ if issubclass(base, Interface))
     return tuple(spec_of(base) for base in bases if vars(base).get("__interface__"))
 

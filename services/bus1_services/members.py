@@ -159,8 +159,6 @@ class InterfaceSpec:
         first = self.members.get(name)
         if isinstance(first, MethodSpec) and first.signature == signature:
             return first
-        if first is None:
-            return None
         named = [spec for spec in self.members.values() if isinstance(spec, MethodSpec) and spec.name == name]
         return next((spec for spec in named if spec.signature == signature), named[0] if named else None)
 

@@ -131,11 +131,12 @@ def adopt(connection: Connection, interface: type[Any], value: Any) -> Any:
 class Remote:
     """The node behind a handle, as something to call; what a proxy is made of.
 
-    A call that is not answered within ``timeout`` seconds, if any, is given up: Timeout."""
+    A call that is not answered within ``timeout`` seconds, if any, is given up: Timeout. InvalidArgument for
+    a handle of another connection."""
 
     def __init__(self, connection: Connection, handle: Handle, timeout: float | None = None) -> None:
         self.connection = connection
-        self.handle = handle
+        self.handle = handle.at(connection.release)
         self.timeout = timeout
 
     async def call(

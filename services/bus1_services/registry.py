@@ -149,16 +149,16 @@ class Registry:
 
     async def derive(self, root: Handle, path: str) -> Handle:
         """The node of an object of the owner whose root this is; UnknownObject."""
-        return _handle(await self._call("Derive", "", "o", (path,), handles=[root.id]))
+        return _handle(await self._call("Derive", "", "o", (path,), handles=[self._id(root)]))
 
     async def identify(self, handle: Handle) -> str:
         """The unique name of the node's owner; NameHasNoOwner, AccessDenied, InvalidArgs if it is gone."""
-        name: str = (await self._call("Identify", "s", handles=[handle.id])).values[0]
+        name: str = (await self._call("Identify", "s", handles=[self._id(handle)])).values[0]
         return name
 
     async def credentials(self, handle: Handle) -> tuple[int, int]:
         """Uid and pid (0: unknown) of the node's owner, as the bus sees them; errors as of ``identify``."""
-        uid, pid = (await self._call("Credentials", "uu", handles=[handle.id])).values
+        uid, pid = (await self._call("Credentials", "uu", handles=[self._id(handle)])).values
         return uid, pid
 
     async def names(self) -> list[str]:
@@ -259,6 +259,9 @@ class Registry:
                 # its NODE_RELEASE may have come before the answer that ended its publication
                 self._connection.doubt(export.node)
         self._connection.published[:] = exports
+
+    def _id(self, handle: Handle) -> int:
+        return handle.at(self._connection.release).id
 
     async def _call(
         self, member: str, result: str, signature: str = "", values: Sequence[object] = (), *,

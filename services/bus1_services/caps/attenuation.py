@@ -37,8 +37,8 @@ def attenuate(
     settable = {_key(member) for member in writable}
     specs = [
         replace(table, members=MappingProxyType({
-            name: _limited(spec, (table.name, name) in settable)
-            for name, spec in table.members.items() if (table.name, name) in wanted
+            name: _limited(spec, (table.name, spec.attribute) in settable)
+            for name, spec in table.members.items() if (table.name, spec.attribute) in wanted
         }))
         for table in specs_of(target)
     ]
@@ -73,7 +73,8 @@ class Attenuated(Gate[I]):
 
 
 def _key(member: Member) -> tuple[str, str]:
-    return spec_of(member.interface).name, member.spec().name
+    """Its interface and what it is called in Python: on the bus, several may have one name."""
+    return spec_of(member.interface).name, member.spec().attribute
 
 
 def _limited(spec: Spec, is_settable: bool) -> Spec:
@@ -83,10 +84,10 @@ def _limited(spec: Spec, is_settable: bool) -> Spec:
 
 
 def _check(wanted: set[tuple[str, str]], settable: set[tuple[str, str]], specs: list[InterfaceSpec]) -> None:
-    there = {(table.name, name): spec for table in specs for name, spec in table.members.items()}
-    for interface, name in sorted(wanted - there.keys()):
-        raise TypeError(f"the object has no {interface}.{name} to grant")
+    there = {(table.name, spec.attribute): spec for table in specs for spec in table.members.values()}
+    for interface, attribute in sorted(wanted - there.keys()):
+        raise TypeError(f"the object has no {attribute} of {interface} to grant")
     for key in sorted(settable):
         spec = there[key]
         if not isinstance(spec, PropertySpec) or not spec.is_writable:
-            raise TypeError(f"{'.'.join(key)} cannot be set, so that cannot be granted")
+            raise TypeError(f"{key[0]}.{spec.name} cannot be set, so that cannot be granted")

@@ -35,7 +35,11 @@ class Relay:
         self._gate = gate
         self._remote = remote
         self._scope = anyio.CancelScope()
-        self._tables = {table.name: table.members for table in gate.specs}
+        specs = [(table.name, spec) for table in gate.specs for spec in table.members.values()]
+        self._signals = {
+            (of, spec.name, spec.signature): spec for of, spec in specs if isinstance(spec, SignalSpec)
+        }
+        self._properties = {(of, spec.name): spec for of, spec in specs if isinstance(spec, PropertySpec)}
 
     def start(self) -> None:
         """Receive, as a task of the connection that holds the object."""
@@ -63,8 +67,8 @@ class Relay:
             if received.member == "PropertiesChanged" and received.signature == "sa{sv}as":
                 await self._changed(*received.values)
             return
-        spec = self._tables.get(received.interface, {}).get(received.member)
-        if isinstance(spec, SignalSpec) and spec.signature == received.signature:
+        spec = self._signals.get((received.interface, received.member, received.signature))
+        if spec is not None:
             try:
                 values = tuple(spec.row.read(received.values, self._remote.adopt))
             except InvalidArgs as error:
@@ -75,8 +79,8 @@ class Relay:
     async def _changed(self, interface: str, changed: dict[str, Variant], invalidated: list[str]) -> None:
         changes: list[tuple[PropertySpec, Any]] = []
         for name in dict.fromkeys((*changed, *invalidated)):
-            spec = self._tables.get(interface, {}).get(name)
-            if not isinstance(spec, PropertySpec):
+            spec = self._properties.get((interface, name))
+            if spec is None:
                 continue
             value = None
             if spec.emits == "true":

@@ -67,7 +67,7 @@ def carry(
         )
     note_authority(program)
     wiring = find_wiring(program)
-    plans = plan_all(program, declared)
+    plans = plan_all(program, declared, [_paths_of(program, each.node, wiring) for each in declared])
     placed, objects = _places(program, plans, wiring)
     name = bus_name or (wiring.names or [plans[0].declared.interface])[0]
     if not bus_name and not wiring.names:
@@ -102,19 +102,8 @@ def _places(
     placed = []
     for plan in plans:
         node = plan.declared.node
-        names = {node.name} | {
-            target.id
-            for statement in ast.walk(program.tree)
-            if isinstance(statement, ast.Assign)
-            for target in statement.targets
-            if isinstance(target, ast.Name)
-            and isinstance(statement.value, ast.Call)
-            and isinstance(statement.value.func, ast.Name)
-            and statement.value.func.id == node.name
-        }
-        if _publishes(program, node):
-            names.add("for_publication")
-        path = next((path for path, values in objects if names & set(map(_root, values))), None)
+        known = _paths_of(program, node, wiring)
+        path = next((path for path, _ in objects if path in known), None)
         if path is None:
             path = "/" + plan.declared.interface.replace(".", "/")
             if path not in dict(objects) and _needs_nothing(program, node):
@@ -131,6 +120,23 @@ def _places(
                 )
         placed.append(Placed(plan.declared.described(plan.declared.interface), node.name, path))
     return placed, objects
+
+
+def _paths_of(program: Program, node: ast.ClassDef, wiring: Wiring) -> set[str]:
+    """Where the program exports objects of a class, as far as it can be seen."""
+    names = {node.name} | {
+        target.id
+        for statement in ast.walk(program.tree)
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+        and isinstance(statement.value, ast.Call)
+        and isinstance(statement.value.func, ast.Name)
+        and statement.value.func.id == node.name
+    }
+    if _publishes(program, node):
+        names.add("for_publication")
+    return {path for path, values in wiring.objects if names & set(map(_root, values))}
 
 
 def _publishes(program: Program, node: ast.ClassDef) -> bool:

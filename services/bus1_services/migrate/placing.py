@@ -1,10 +1,11 @@
 """placing: which classes interfaces become, and at which paths objects of them are served.
 
-Theory. An object is served where one was described, with all the interfaces that it had there. Two
-interfaces whose members have the same name in Python cannot be one object: then the second is served at a
-path that follows from its name. So is an interface whose path is not known.
+Theory. An object is served where one was described, with all the interfaces that it had there. As one
+object, these have all their members in Python: one whose name is that of a member before it gets another.
+An interface whose path is not known is served at one that follows from its name.
 
-Invariants. 1. Every interface has a class, and an object. 2. Objects at one path have no member in common.
+Invariants. 1. Every interface has a class, and an object at each of its paths. 2. Objects at one path have no
+Python name of a member in common.
 
 Not here: what the classes say (``writing``).
 """
@@ -20,11 +21,14 @@ from .naming import Names
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """An interface, the class that it becomes, and the path where an object of it is served."""
+    """An interface, the class that it becomes, and the path where an object of it is served.
+
+    ``attributes`` are the Python names of its members, in their order."""
 
     described: Described
     class_: str
     path: str
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -42,20 +46,14 @@ def find_places(
     places, classes = Places(), Names(*taken)
     members: dict[str, set[str]] = {}
     for described in interfaces:
-        class_, own = classes.class_(described.name), attributes(described)
-        fit = [
-            path for path in paths.get(described.name) or [described.path]
-            if path and not own & members.get(path, set())
-        ]
-        for path in fit or ["/" + described.name.replace(".", "/")]:
+        class_ = classes.class_(described.name)
+        known = [path for path in paths.get(described.name) or [described.path] if path]
+        there = known or ["/" + described.name.replace(".", "/")]
+        names = Names(*(name for path in there for name in members.get(path, ())))
+        attributes = tuple(names.member(member.name) for member in described.members)
+        for path in there:
             places.objects.setdefault(path, []).append(class_)
-            members.setdefault(path, set()).update(own)
-        first = next(path for path, there in places.objects.items() if class_ in there)
-        places.placed.append(Placed(described, class_, first))
+            members.setdefault(path, set()).update(attributes)
+        first = next(path for path, classes_there in places.objects.items() if class_ in classes_there)
+        places.placed.append(Placed(described, class_, first, attributes))
     return places
-
-
-def attributes(described: Described) -> set[str]:
-    """The names that the members of an interface get in Python."""
-    names = Names()
-    return {names.member(member.name) for member in described.members}

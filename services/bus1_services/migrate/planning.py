@@ -14,13 +14,14 @@ Not here: changes of the text (``rewriting``).
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .declared import Declared, Part
 from .description import Method, Property, Signal
 from .naming import Names
 from .program import Function, Program
+from .report import Kind
 
 _INTERFACE = ("unreferenced", "mro")
 _CHANGES = {
@@ -82,9 +83,20 @@ class Plan:
         return f"_emit_{self.attributes[part.python]}"
 
 
-def plan_all(program: Program, declared: list[Declared]) -> list[Plan]:
-    """Decide for all classes of a program."""
-    plans = [_named(program, each) for each in declared]
+def plan_all(program: Program, declared: list[Declared], paths: Sequence[set[str]]) -> list[Plan]:
+    """Decide for all classes of a program; ``paths`` are where each has objects.
+
+    Those at one path are one object, in which each member has a name of its own."""
+    plans: list[Plan] = []
+    for each, there in zip(declared, paths, strict=True):
+        beside = (plan for plan, others in zip(plans, paths, strict=False) if others & there)
+        taken = {name for plan in beside for name in plan.attributes.values()}
+        plan = _named(program, each, taken)
+        if both := taken & set(plan.attributes.values()):
+            why = f"another object at its path has {', '.join(sorted(both))}, too"
+            advice = "rename them in one, with name="
+            program.tell(each.node, Kind.LOST, f"class {each.node.name}", why, advice)
+        plans.append(plan)
     for plan in plans:
         _find_sites(program, plan, plans)
     for plan in plans:
@@ -95,7 +107,7 @@ def plan_all(program: Program, declared: list[Declared]) -> list[Plan]:
 # ---- names -----------------------------------------------------------------------------------------
 
 
-def _named(program: Program, declared: Declared) -> Plan:
+def _named(program: Program, declared: Declared, beside: set[str]) -> Plan:
     plan, node = Plan(declared), declared.node
     for part in declared.parts:
         if isinstance(part.member, Signal) or declared.keeps_names:
@@ -116,7 +128,7 @@ def _named(program: Program, declared: Declared) -> Plan:
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
-    names = Names("self", *_INTERFACE, *(taken - converted))
+    names = Names("self", *_INTERFACE, *(taken - converted), *beside)
     for part in declared.parts:
         plan.attributes[part.python] = part.python if declared.keeps_names else names.member(part.member.name)
     return plan

@@ -109,13 +109,14 @@ def _import(module: str, names: Sequence[str]) -> str:
 
 
 def _class(place: Placed, hints: Hints) -> str:
-    described, names = place.described, Names()
+    described = place.described
     doc, notes = documented(described.annotations)
     heads: list[Item] = ["Interface", Pair("name=", literal(described.name))]
     if notes:
         heads.append(Pair("annotations=", notes_of(notes)))
     head = lay_out(Group(f"class {place.class_}", tuple(heads)), 0, after=":")
-    members = [_member(member, names.member(member.name), hints) for member in described.members]
+    named = zip(described.members, place.attributes, strict=True)
+    members = [_member(member, attribute, hints) for member, attribute in named]
     body = [*([_doc(doc, 1)] if doc else []), *members]
     return f"{head}\n" + "\n".join(body or ["    pass\n"])
 
