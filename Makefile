@@ -62,11 +62,12 @@ else
 	$(WITHOUT_CARGO)
 endif
 
-fuzz: $(BODIES) ## fuzz codecs, the server loop, and both bodies of the D-Bus bus, FUZZ_SECONDS=600 each
+fuzz: $(BODIES) ## fuzz codecs, SASL, match rules, the server loop, both bodies of the bus, FUZZ_SECONDS=600 each
 	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	$(PYTHON_IN_VENV) -m fuzz frames --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz server --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz codec --seconds $(FUZZ_SECONDS)
+	$(PYTHON_IN_VENV) -m fuzz texts --seconds $(FUZZ_SECONDS)
 	$(PYTHON_IN_VENV) -m fuzz twins --seconds $(FUZZ_SECONDS)
 
 sanitize: $(BODIES) ## the native body under AddressSanitizer; ten minutes; needs cargo and gcc

@@ -4,8 +4,8 @@ Theory. atheris is libFuzzer for Python: it counts branches of the instrumented 
 reach new ones, and changes them. It is imported here alone; the targets are plain functions, which the
 tests run over the corpus without it.
 
-Not here: what is fuzzed (frames_target, server_target, codec_target, twins_target), where the first inputs
-come from (seeds).
+Not here: what is fuzzed (frames_target, server_target, codec_target, texts_target, twins_target),
+where the first inputs come from (seeds).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from types import ModuleType
 CORPUS = Path(__file__).parent / "corpus"
 TARGETS = {
     "frames": "codec and client of the native protocol", "server": "a whole bus",
-    "codec": "the D-Bus codec, both bodies of it", "twins": "D-Bus clients, on a bus with each body",
+    "codec": "the D-Bus codec, both bodies of it", "texts": "SASL and match rules",
+    "twins": "D-Bus clients, on a bus with each body",
 }
 
 

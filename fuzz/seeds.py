@@ -4,7 +4,7 @@ Theory. Each is a program as an honest or nearly honest client would write it: e
 that make sense, one after the other, so that the fuzzer starts deep and changes single choices. ``Script``
 writes the choices in the order in which the targets take them.
 
-Not here: what the choices do (server_target, frames_target).
+Not here: what the choices do (server_target, frames_target, texts_target).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bus1.frames import REQUESTS, Operation
 from .hostile_client import IN_ARENA, INLINE
 from .program import INTERESTING, LEARNED, RAW
 from .server_target import COUNTS, KINDS, OPERATIONS, STEPS
+from .texts_target import KEYS, LIKELY, MECHANISMS, VALUES, WORDS, right_answer
 
 ALL = NO_LIMIT
 LAST = -1
@@ -194,9 +195,37 @@ def frames_seeds() -> Iterator[bytes]:
         yield bytes([0]) + request * 2
 
 
+_END = b"NEGOTIATE_UNIX_FD\r\nBEGIN\r\n"
+_ASK, _KNOW = b"AUTH DBUS_COOKIE_SHA1 31303030\r\n", b"DATA " + right_answer() + b"\r\n"
+_BY_UID, _NOBODY = b"AUTH EXTERNAL 31303030\r\n", b"AUTH ANONYMOUS\r\n"
+SIGN_INS: Sequence[Sequence[bytes]] = (
+    (_BY_UID, _END, b"l\1\0\1"), (b"AUTH EXTERNAL\r\nDATA\r\n", _END), (_NOBODY, _END), (_ASK, _KNOW, _END),
+    (_ASK, b"DATA " + right_answer(b"other") + b"\r\n", b"BEGIN\r\n"), (_BY_UID, b"BEGIN\r\n"),
+    (_BY_UID, b"CANCEL", b"\r\n", _NOBODY, _END), (b"AUTH", b"\r\n", _BY_UID, b"ERROR", b"\r\n", _ASK),
+)
+"""What clients say: with and without an initial response, as nobody, with the cookie, with another one."""
+
+
+def texts_seeds() -> Iterator[bytes]:
+    """Every way to sign in, under all mechanisms; likely rules; rules that come and go, and messages."""
+    for way in SIGN_INS:
+        for number in range(len(MECHANISMS)):
+            beginning = [0, 3, number, 0, 0, 7, 0]  # all is allowed; the pieces have 8 bytes
+            yield bytes([*beginning, *map(WORDS.index, way)])
+    for chance in map(random.Random, range(30)):
+        rule = [0, chance.randrange(len(KEYS)), chance.randrange(len(VALUES))]
+        yield bytes([1, 0, *rule, 0, chance.randrange(len(KEYS)), chance.randrange(len(VALUES))])
+        script = [2]
+        for _ in range(12):
+            step, owner, n_parts = chance.choice((0, 0, 0, 4, 5, 6)), chance.randrange(4), chance.randrange(3)
+            parts = [chance.randrange(len(LIKELY)) for _ in range(1 + n_parts)]
+            script += [step, owner, *([n_parts, *parts] if step < 5 else [])]
+        yield bytes([*script, 7, 0, *[chance.randrange(6) for _ in range(9)]])
+
+
 def main(directory: str) -> None:
-    """Write both corpora below ``directory``."""
-    for name, seeds in (("frames", frames_seeds()), ("server", server_seeds())):
+    """Write their corpora below ``directory``."""
+    for name, seeds in (("frames", frames_seeds()), ("server", server_seeds()), ("texts", texts_seeds())):
         folder = Path(directory) / name
         folder.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(seeds):

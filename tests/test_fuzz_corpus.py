@@ -21,12 +21,12 @@ from bus1.frames import MAX_FRAME, REQUESTS, RESULTS, VERSION, Event, Operation,
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # fuzz is not installed
 
-from fuzz import codec_target, frames_target, seeds, server_target, twins_target  # noqa: E402
+from fuzz import codec_target, frames_target, seeds, server_target, texts_target, twins_target  # noqa: E402
 from fuzz.program import Program  # noqa: E402
 
 TARGETS = {
     "frames": frames_target.one_input, "server": server_target.one_input, "codec": codec_target.one_input,
-    "twins": twins_target.one_input,
+    "texts": texts_target.one_input, "twins": twins_target.one_input,
 }
 CORPUS = ROOT / "fuzz" / "corpus"
 CHUNKS = 8
@@ -57,6 +57,8 @@ def test_seeds_keep_the_contract() -> None:
         server_target.one_input(data)
     for data in seeds.frames_seeds():
         frames_target.one_input(data)
+    for data in seeds.texts_seeds():
+        texts_target.one_input(data)
 
 
 def test_the_fuzzer_knows_every_request_under_a_fixed_number() -> None:
