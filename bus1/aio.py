@@ -31,6 +31,7 @@ from .exchange import Answer, Exchange, Failed
 from .frames import MORE_SHIFT, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
+from .turns import Turns
 
 T = TypeVar("T")
 SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
@@ -109,6 +110,12 @@ class Peer:
         """Of a peer that was made by ``open_blocking``."""
         assert isinstance(self._link, BlockLink)
         return self._link
+
+    @property
+    def turns(self) -> Turns:
+        """Of the loop that it runs on."""
+        assert isinstance(self._link, AsyncLink) and self._link.turns is not None
+        return self._link.turns
 
     def fileno(self) -> int:
         """The peer's descriptor: poll it, present it to ``transfer`` of another peer.

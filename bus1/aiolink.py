@@ -28,6 +28,7 @@ from .exchange import Answer
 from .frames import REQUESTS, Operation
 from .loops import Watch
 from .received import ReceivedMessage
+from .turns import Turns
 
 T = TypeVar("T")
 
@@ -45,6 +46,8 @@ class AsyncLink:
         self._is_read = False
         self._is_flushed = False
         self._is_corked = False
+        self.turns: Turns | None = None
+        """Of the loop, once the socket is used."""
         self._watch: Watch | None = None
         """Of the task that receives for this peer."""
         self._is_closed = False
@@ -53,6 +56,7 @@ class AsyncLink:
     def connected(self) -> None:
         """From now on the socket is used."""
         self._sock.setblocking(False)
+        self.turns = Turns()
 
     def close(self) -> None:
         """Close the socket and the descriptor; whoever waits is told."""
@@ -115,8 +119,9 @@ class AsyncLink:
             self._take_in()
             return look()
 
+        assert self.turns is not None
         self._is_read = True
-        self._watch = Watch(self._sock, read, rest, is_urgent)
+        self._watch = Watch(self._sock, read, rest, is_urgent, self.turns)
         try:
             await self._watch.run()
         finally:

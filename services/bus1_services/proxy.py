@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
-from bus1.loops import Pause
+from bus1.turns import Pause
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
