@@ -4,10 +4,11 @@ Theory. anyio knows what asyncio and trio have in common: a task waits for a soc
 Each such wait costs asyncio two changes of what it polls, and some objects. Where a call is measured in
 microseconds that is much; so a socket that is read all the time is registered once and calls back. While
 its messages follow each other closely, and the loop has nothing else to do, the callback waits for the next
-one itself: with the loop's own epoll, which it leaves to the loop as soon as that tells of anything else.
+one itself: with the loop's own epoll, and for as long as the loop would. As soon as there is anything else,
+it leaves everything to the loop.
 
 Invariants. 1. What runs in a callback finds the task that it runs for as the current one. 2. Callbacks run in
-the order in which they would if none waited; timers are late by two milliseconds at most.
+the order, and timers at the times, in which they would if none waited.
 
 Not here: what is read (aiolink, attendance), whose turn is next (turns).
 """
@@ -20,7 +21,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -31,19 +32,34 @@ LONGEST = 0.1
 """Seconds that a callback goes on for; whose last one is longer ago waits for nothing."""
 
 
+class Reader(Protocol):
+    """What is done each time. None of it waits, but ``wait``; what it raises is the end."""
+
+    def look(self) -> bool:
+        """Look at what has been read; whether that is enough."""
+
+    def read(self) -> bool:
+        """Read, and look."""
+
+    def rest(self) -> bool:
+        """What follows, behind tasks that were woken, if it is not ``is_urgent``; whether that is enough."""
+
+    def is_urgent(self) -> bool:
+        """No task has been woken."""
+
+    def wait(self, seconds: float) -> Any:
+        """Something for ``deal``, once it comes; False: something else has; None: nothing, or who knows."""
+
+    def deal(self, found: Any) -> bool:
+        """What ``look`` does with it; True: it is left to that."""
+
+
 class Watch:
-    """Calls ``read`` each time a socket can be read, then ``rest``, until one of them says that it is enough.
+    """Calls a reader each time a socket can be read, until it says that it is enough."""
 
-    If what has been read is not ``is_urgent``, the tasks that ``read`` has woken run before ``rest``."""
-
-    def __init__(
-        self, sock: socket.socket, read: Callable[[], bool], rest: Callable[[], bool],
-        is_urgent: Callable[[], bool], turns: Turns,
-    ) -> None:
+    def __init__(self, sock: socket.socket, reader: Reader, turns: Turns) -> None:
         self._sock = sock
-        self._read = read
-        self._rest = rest
-        self._is_urgent = is_urgent
+        self._reader = reader
         self._turns = turns
         self._loop = turns.loop
         self._task: asyncio.Task[Any] | None = None
@@ -61,11 +77,11 @@ class Watch:
         while True:
             with suppress(anyio.ClosedResourceError):  # ``read`` sees that it is closed
                 await anyio.wait_readable(self._sock)
-            if self._read():
+            if self._reader.read():
                 return
-            if not self._is_urgent():
+            if not self._reader.is_urgent():
                 await checkpoint()
-            if self._rest():
+            if self._reader.rest():
                 return
 
     def closing(self) -> None:
@@ -86,40 +102,67 @@ class Watch:
 
     def _readable(self) -> None:
         turns, now = self._turns, monotonic()
-        end = min(now, self._last) + LONGEST
-        self._last = now
-        while self._takes_turn() and now < end and turns.wait(end - now) == self._events:
-            self._last = now = monotonic()
+        end = now + LONGEST if now - self._last < LONGEST else now
+        try:
+            while self._takes_turn():
+                if self._has_come(end):
+                    continue
+                seconds = turns.patience(end)
+                if turns.epoll is None or seconds <= 0 or turns.epoll.poll(seconds, 2) != self._events:
+                    break
+        finally:
+            # also where an interrupt of the program has come from anywhere
+            turns.is_reading, self._last = False, monotonic()
+            turns.leave()
 
     def _takes_turn(self) -> bool:
         """Read, and whatever follows; whether all of it is done, and there may be more."""
-        turns = self._turns
+        turns, reader = self._turns, self._reader
         turns.is_reading = True
-        try:
-            goes_on = self._goes_on(self._read)
-        finally:
-            turns.is_reading = False
+        goes_on = self._goes_on(reader.read)
+        turns.is_reading = False
         turns.go_on()
-        if not goes_on:
+        if goes_on and turns.is_crowded and not reader.is_urgent() and self._loop is not None:
+            self._loop.call_soon(self._goes_on, reader.rest)
             return False
-        if self._loop is not None and turns.is_crowded and not self._is_urgent():
-            self._loop.call_soon(self._goes_on, self._rest)
-            return False
-        return self._goes_on(self._rest)
+        return goes_on and self._goes_on(reader.rest)
+
+    def _has_come(self, end: float) -> bool:
+        """Go on by the short way, as long as all that comes goes it; whether something else has come."""
+        turns, reader, has_begun, is_left = self._turns, self._reader, False, False
+        while not is_left and (seconds := turns.patience(end)) > 0:
+            if not (found := reader.wait(seconds)):
+                if found is False:
+                    return True
+                break
+            has_begun = turns.is_reading = True
+            is_left = self._called(reader.deal, found) is not False
+            turns.is_reading = False
+            if turns.woken:
+                turns.go_on()
+        if has_begun and not is_left:
+            self._goes_on(reader.rest)
+        return is_left
 
     def _goes_on(self, function: Callable[[], bool]) -> bool:
+        """Call it for the task, which has its turn if that is enough; whether it has not."""
+        is_enough = self._called(function)
+        if is_enough and self._done is not None:
+            self._done.set_result(None)
+        return is_enough is False
+
+    def _called(self, function: Callable[..., bool], *args: Any) -> bool | None:
+        """What a function says to the task; None, if that has ended, or does now with what it raises."""
         loop, task, done = self._loop, self._task, self._done
         if done is None or task is None or loop is None or done.done():
-            return False
+            return None
         # asyncio's own functions for who switches between tasks
         asyncio._enter_task(loop, task)
         try:
-            is_enough = function()
+            is_enough = function(*args)
         except BaseException as error:
             done.set_exception(error)
-            return False
+            return None
         finally:
             asyncio._leave_task(loop, task)
-        if is_enough:
-            done.set_result(None)
-        return not is_enough
+        return is_enough

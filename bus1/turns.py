@@ -24,9 +24,6 @@ from typing import Any, Protocol
 
 import anyio
 
-Poll = Callable[[float, int], list[tuple[int, int]]]
-"""Of ``select.epoll``: given seconds, and how many events at most; descriptors with their events."""
-
 
 class Pause(Protocol):
     """One task waits, once, by ``await``; ``end`` wakes it, whether it waits already or not."""
@@ -50,13 +47,13 @@ class Turns:
         """Whose turn is next, before that of all others."""
         self.ready: deque[Any] | None = None
         """What the loop runs next; None if there is no looking at that."""
-        self.poll: Poll | None = None
-        """What the loop waits with."""
+        self.epoll: select.epoll | None = None
+        """What the loop waits with, likewise."""
         if type(self.loop) is asyncio.SelectorEventLoop and not self.loop.get_debug():
             epoll = getattr(getattr(self.loop, "_selector", None), "_selector", None)
             ready = getattr(self.loop, "_ready", None)
             if type(epoll) is select.epoll and type(ready) is deque:
-                self.ready, self.poll = ready, epoll.poll
+                self.ready, self.epoll = ready, epoll
 
     @property
     def is_crowded(self) -> bool:
@@ -67,14 +64,14 @@ class Turns:
         """For one task to wait for one thing."""
         return _Event() if self.loop is None else _Future(self, self.loop)
 
-    def wait(self, seconds: float) -> list[tuple[int, int]]:
-        """What the loop would hear of next, if it had nothing else to do, and within so many seconds."""
-        poll, loop = self.poll, self._inner
-        if poll is None or self.ready or loop._stopping:
-            return []
-        if scheduled := loop._scheduled:
-            seconds = min(seconds, scheduled[0]._when - monotonic())
-        return poll(seconds, 2) if seconds > 0 else []
+    def patience(self, end: float) -> float:
+        """Seconds that the loop would wait now, but not beyond ``end``; 0 or less: it would do something."""
+        loop = self._inner
+        if self.epoll is None or self.ready or loop._stopping:
+            return 0
+        if (scheduled := loop._scheduled) and scheduled[0]._when < end:
+            end = scheduled[0]._when
+        return end - monotonic()
 
     def go_on(self) -> None:
         """Run the tasks that were woken, now."""

@@ -170,7 +170,7 @@ class CorePeer:
             return received
 
     async def attend(
-        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], swift: None
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], short: None
     ) -> None:
         while True:
             if hear(await self.recv()):

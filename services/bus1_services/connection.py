@@ -80,7 +80,7 @@ class Connection:
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
         self._receivers: dict[int, Receiver] = {}
-        self.short = short(peer, self._receivers.get, self._sweeper)
+        self.short = short(peer, self._receivers, self._sweeper)
         """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
         self._mourners: dict[int, set[Mourner]] = {}
@@ -316,8 +316,7 @@ class Connection:
         try:
             while True:
                 try:
-                    swift = None if self.short is None else self.short.take
-                    await self.peer.attend(self._take, self._sweeper.collect, swift=swift)
+                    await self.peer.attend(self._take, self._sweeper.collect, short=self.short)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
                     self._take(await self.peer.recv(install_fds=False))
