@@ -16,6 +16,7 @@ Not here: what is read (aiolink, attendance), whose turn is next (turns).
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 import socket
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class Watch:
         self._number = sock.fileno()
         self._events = [(self._number, select.EPOLLIN)]
         """What epoll says if there is nothing but input of this socket."""
-        self._last = 0.0
+        self._last = -math.inf
 
     async def run(self) -> None:
         """Until it is enough; raises what the functions raise."""
