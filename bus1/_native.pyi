@@ -1,6 +1,7 @@
 """The native module, as Python sees it (``rust/src/py``)."""
 
 from collections.abc import Callable, Collection, Sequence
+from select import epoll
 from socket import socket
 from typing import Any, Protocol
 
@@ -418,6 +419,10 @@ class Swift:
         names: tuple[str, str, str, str], values: Sequence[Any], failed: Failed | None,
     ) -> list[Any] | bool | None: ...
     def wait(self, sock: socket, descriptor: socket, tag: int) -> tuple[Any, ...] | bool | None: ...
+    def next(
+        self, sock: socket, descriptor: socket, tag: int, epoll: epoll, seconds: float
+    ) -> tuple[Any, ...] | bool | None: ...
+    def give_up(self, node: int) -> None: ...
     def post_call(
         self, handle: int, node: int, names: tuple[str, str, str, str], values: Sequence[Any],
         failed: Failed | None,

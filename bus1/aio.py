@@ -22,7 +22,7 @@ from anyio.lowlevel import checkpoint
 
 from .addresses import default_address, socket_name
 from .aiolink import AsyncLink
-from .attendance import Attendance
+from .attendance import Attendance, ShortWay
 from .blocklink import BlockLink, drive
 from .client import Request, as_parts
 from .core.api import HANDLE_INVALID, KEEP, NO_LIMIT, Buffer, PeerState, RecvFlag, SendFlag
@@ -31,6 +31,7 @@ from .exchange import Answer, Exchange, Failed
 from .frames import MORE_SHIFT, Operation, RecvOption
 from .peer import HasFileno, descriptor_of
 from .received import ReceivedMessage
+from .turns import Turns
 
 T = TypeVar("T")
 SEED, INSTALL_FDS = int(RecvFlag.SEED), int(RecvFlag.INSTALL_FDS)
@@ -56,6 +57,8 @@ class Peer:
         self.granted: tuple[int, ...] = ()
         """Handles that the endpoint granted; ``granted[0]`` is the registry of the default endpoint."""
         self._link = link
+        self.push = link.push
+        """Send what was posted by a way of its own, unless it is to be kept; whether something is left."""
 
     @classmethod
     async def open(cls, address: str | None = None) -> Peer:
@@ -110,6 +113,12 @@ class Peer:
         assert isinstance(self._link, BlockLink)
         return self._link
 
+    @property
+    def turns(self) -> Turns:
+        """Of the loop that it runs on."""
+        assert isinstance(self._link, AsyncLink) and self._link.turns is not None
+        return self._link.turns
+
     def fileno(self) -> int:
         """The peer's descriptor: poll it, present it to ``transfer`` of another peer.
 
@@ -144,7 +153,7 @@ class Peer:
 
     async def attend(
         self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,
-        swift: Callable[[int], bool | None] | None = None,
+        short: ShortWay | None = None,
     ) -> None:
         """Call ``hear`` with each message as soon as it is read; up to ``ahead`` leave the queue at once.
 
@@ -152,18 +161,19 @@ class Peer:
         woken tasks that should run before ``rest`` is called, and what was posted leaves in one write.
         NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``). Raises what
         ``recv`` does, and can then be begun again; what came and was not given out is the next ``recv``'s.
-        ``swift``, given the tag of the RECV, may take a message out of the exchange by a way of its own; it
-        says None if it has not, else what ``hear`` says."""
-        await self.attendance(hear, rest, ahead, swift).run()
+        By ``short``, given the tag of the RECV, a message may come another way."""
+        await self.attendance(hear, rest, ahead, short=short).run()
 
     def attendance(
         self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,
-        swift: Callable[[int], bool | None] | None = None,
+        swift: Callable[[int], bool | None] | None = None, short: ShortWay | None = None,
     ) -> Attendance:
-        """What ``attend`` runs; a program without a loop asks it step by step."""
+        """What ``attend`` runs; a program without a loop asks it step by step.
+
+        ``swift`` is what ``take`` of a short way is."""
         options = RecvOption.PARK | RecvOption.DETACH | ahead - 1 << MORE_SHIFT
         request = self._link.client.recv(INSTALL_FDS, NO_LIMIT, options)
-        return Attendance(self._link, request, hear, rest, swift)
+        return Attendance(self._link, request, hear, rest, swift, short)
 
     async def recv_nowait(
         self, *, install_fds: bool = True, flags: int = 0, max_offset: int = NO_LIMIT
@@ -223,10 +233,6 @@ class Peer:
             self._link.client.post_last(handle, parts, handles, failed)
             self._link.flush_posted()
         return may_post
-
-    def flush_posted(self) -> None:
-        """Send what was posted by a way of its own, unless it is to be kept."""
-        self._link.flush_posted()
 
     def destroy_soon(self, nodes: Sequence[int]) -> None:
         """Destroy own nodes and release their handles, without waiting; errors are not reported."""

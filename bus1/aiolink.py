@@ -14,7 +14,7 @@ Not here: what the operations are (aio).
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -26,8 +26,9 @@ from .client import Client, Request
 from .errors import BusGone
 from .exchange import Answer
 from .frames import REQUESTS, Operation
-from .loops import Watch
+from .loops import Reader, Watch
 from .received import ReceivedMessage
+from .turns import Turns
 
 T = TypeVar("T")
 
@@ -41,10 +42,13 @@ class AsyncLink:
         """The peer's, once it is known."""
         self.arena_use = anyio.Lock()
         """Held while a payload lies in the arena."""
-        self._sock = sock
+        self.sock = sock
+        """For who reads and writes by a way of its own, too."""
         self._is_read = False
         self._is_flushed = False
         self._is_corked = False
+        self.turns: Turns | None = None
+        """Of the loop, once the socket is used."""
         self._watch: Watch | None = None
         """Of the task that receives for this peer."""
         self._is_closed = False
@@ -52,7 +56,8 @@ class AsyncLink:
 
     def connected(self) -> None:
         """From now on the socket is used."""
-        self._sock.setblocking(False)
+        self.sock.setblocking(False)
+        self.turns = Turns()
 
     def close(self) -> None:
         """Close the socket and the descriptor; whoever waits is told."""
@@ -61,10 +66,10 @@ class AsyncLink:
         self._try_flush()
         self._is_closed = True
         with suppress(OSError):
-            anyio.notify_closing(self._sock)
+            anyio.notify_closing(self.sock)
         if self._watch is not None:
             self._watch.closing()
-        self._sock.close()
+        self.sock.close()
         self.client.close()
         if self.descriptor is not None:
             self.descriptor.close()
@@ -95,28 +100,21 @@ class AsyncLink:
                 self.client.exchange.cancel(tag)
                 self._try_flush()
 
-    async def attend(
-        self, tag: int, look: Callable[[], bool], rest: Callable[[], bool], is_urgent: Callable[[], bool]
-    ) -> None:
-        """Read for all; after each time ``look``, then ``rest``, until one of them has had enough.
+    async def attend(self, tag: int, reader: Reader) -> None:
+        """Read for all, by ``reader``, until it has had enough.
 
-        While another task reads for a request of its own, ``look`` is called when something has come for
-        ``tag``. What ``is_urgent`` says: see ``loops.Watch``."""
+        While another task reads for a request of its own, it looks when something has come for ``tag``."""
         while self._is_read:
             event = self._waiting[tag] = Event()
             try:
                 await event.wait()
             finally:
                 self._waiting.pop(tag, None)
-            if look() or rest():
+            if reader.look() or reader.rest():
                 return
-
-        def read() -> bool:
-            self._take_in()
-            return look()
-
+        assert self.turns is not None
         self._is_read = True
-        self._watch = Watch(self._sock, read, rest, is_urgent)
+        self._watch = Watch(self.sock, reader, self.turns)
         try:
             await self._watch.run()
         finally:
@@ -128,6 +126,18 @@ class AsyncLink:
     def cork(self) -> None:
         """Keep what is posted or forgotten from now on until the next ``flush``, or request."""
         self._is_corked = True
+
+    @property
+    def is_awaited(self) -> bool:
+        """A task waits for the answer to its request."""
+        return bool(self._waiting)
+
+    def push(self) -> bool:
+        """``flush_posted``, then ``has_unsent``."""
+        if self._is_corked or self._is_closed:
+            return False
+        self._try_flush()
+        return self.client.exchange.pending > 0
 
     @property
     def has_unsent(self) -> bool:
@@ -172,14 +182,14 @@ class AsyncLink:
 
     async def _read(self) -> None:
         with suppress(anyio.ClosedResourceError):  # found out again below
-            await anyio.wait_readable(self._sock)
-        self._take_in()
+            await anyio.wait_readable(self.sock)
+        self.take_in()
 
-    def _take_in(self) -> None:
+    def take_in(self) -> None:
         """Read once; whoever has been answered is woken."""
         exchange = self.client.exchange
         try:
-            exchange.take_in(self._sock)
+            exchange.take_in(self.sock)
         except BlockingIOError:
             return
         except OSError:
@@ -200,7 +210,7 @@ class AsyncLink:
         """Send what can be sent now; False if something is left."""
         exchange = self.client.exchange
         try:
-            exchange.transmit(self._sock)
+            exchange.transmit(self.sock)
         except BlockingIOError:
             return False
         except (BrokenPipeError, ConnectionResetError):
@@ -243,7 +253,7 @@ class AsyncLink:
                 self._is_read = True
                 tasks.start_soon(self._keep_reading)
             with suppress(OSError, anyio.ClosedResourceError):
-                await anyio.wait_writable(self._sock)
+                await anyio.wait_writable(self.sock)
             tasks.cancel_scope.cancel()
 
     async def _keep_reading(self) -> None:

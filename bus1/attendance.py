@@ -13,7 +13,9 @@ Not here: reading for other tasks (aiolink), loops (loops), what is done with me
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from anyio import CancelScope
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -25,20 +27,36 @@ from .exchange import Answer
 from .received import ReceivedMessage
 
 
+class ShortWay(Protocol):
+    """Takes messages out of the exchange by a way of its own."""
+
+    def take(self, tag: int) -> bool | None:
+        """Hand the next one over: whether that has woken a task; None: it is left."""
+
+    def next(
+        self, sock: socket.socket, descriptor: socket.socket, tag: int, epoll: Any, seconds: float
+    ) -> Any:
+        """Wait for something that ``deal`` knows: see ``loops.Reader``."""
+
+    def deal(self, found: Any) -> bool | None:
+        """As ``take``."""
+
+
 class Attendance:
     """Repeats ``request``, a RECV that is answered several times; see ``aio.Peer.attend``."""
 
     def __init__(
         self, link: AsyncLink | BlockLink, request: Request[Answer],
         hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None],
-        swift: Callable[[int], bool | None] | None = None,
+        swift: Callable[[int], bool | None] | None = None, short: ShortWay | None = None,
     ) -> None:
         self._link = link
         self._client = link.client
         self._request = request
         self._hear = hear
         self._rest = rest
-        self._swift = swift
+        self._swift = swift if short is None else short.take
+        self._short = short
         self.tag = 0
         """Of the RECV."""
         self._missing: tuple[Answer, Request[None]] | None = None
@@ -53,8 +71,8 @@ class Attendance:
         try:
             while True:
                 await self.begin()
-                if not (self.look() or self._finish()):
-                    await link.attend(self.tag, self.look, self._finish, self._is_urgent)
+                if not (self.look() or self.rest()):
+                    await link.attend(self.tag, self)
                 if self._missing is None and not link.try_flush_all():
                     with CancelScope(shield=True):
                         await link.flush()
@@ -105,10 +123,32 @@ class Attendance:
         self._client.exchange.cancel(self.tag)
         self._link.try_flush_all()
 
-    def _is_urgent(self) -> bool:
+    # ---- what the loop's callback asks -----------------------------------------------------------
+
+    def read(self) -> bool:
+        """``look``, when something can be read."""
+        assert isinstance(self._link, AsyncLink)
+        self._link.take_in()
+        return self.look()
+
+    def is_urgent(self) -> bool:
+        """No task has been woken that may post something."""
         return not self._has_woken
 
-    def _finish(self) -> bool:
+    def wait(self, seconds: float) -> Any:
+        """What comes next by the short way, if nobody needs what else may come; see ``loops.Reader``."""
+        link, short = self._link, self._short
+        assert isinstance(link, AsyncLink)
+        if short is None or link.turns is None or link.descriptor is None or link.is_awaited:
+            return None
+        return short.next(link.sock, link.descriptor, self.tag, link.turns.epoll, seconds)
+
+    def deal(self, found: Any) -> bool:
+        """Hand it over; whether it is left to ``look``."""
+        assert self._short is not None
+        return self._short.deal(found) is None
+
+    def rest(self) -> bool:
         """Send what was posted; whether the task has to do something."""
         self._has_woken = False
         self._rest()

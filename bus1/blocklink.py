@@ -112,6 +112,10 @@ class BlockLink:
     def flush_posted(self) -> None:
         """Everything is kept until somebody waits."""
 
+    def push(self) -> bool:
+        """Everything is kept until somebody waits."""
+        return False
+
     def try_flush_all(self) -> bool:
         """Send everything."""
         if not self._is_closed:

@@ -1,82 +1,74 @@
-"""loops: what can be had for less if asyncio runs this task, and what stands for it elsewhere.
+"""loops: a socket that is read all the time, on asyncio's loop for less, and elsewhere as anyio has it.
 
 Theory. anyio knows what asyncio and trio have in common: a task waits for a socket, and is woken by an event.
 Each such wait costs asyncio two changes of what it polls, and some objects. Where a call is measured in
-microseconds that is much; so a socket that is read all the time is registered once and calls back, and who
-waits for one thing waits for a bare future. On any other loop, the same is done with what anyio has.
+microseconds that is much; so a socket that is read all the time is registered once and calls back. While
+its messages follow each other closely, and the loop has nothing else to do, the callback waits for the next
+one itself: with the loop's own epoll, and for as long as the loop would. As soon as there is anything else,
+it leaves everything to the loop.
 
-Invariants. 1. What runs in a callback finds the task that it runs for as the current one.
+Invariants. 1. What runs in a callback finds the task that it runs for as the current one. 2. Callbacks run in
+the order, and timers at the times, in which they would if none waited.
 
-Not here: what is read, who waits for what (aiolink, attendance).
+Not here: what is read (aiolink, attendance), whose turn is next (turns).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import select
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from time import monotonic
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from .turns import Turns
 
-def asyncio_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs the current task, if it is asyncio's."""
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    return None if asyncio.current_task(loop) is None else loop
+LONGEST = 0.1
+"""Seconds that a callback goes on for; whose last one is longer ago waits for nothing."""
 
 
-class Pause:
-    """One task waits, once, by ``await``; ``end`` wakes it, whether it waits already or not."""
+class Reader(Protocol):
+    """What is done each time. None of it waits, but ``wait``; what it raises is the end."""
 
-    __slots__ = ("_event", "_future")
+    def look(self) -> bool:
+        """Look at what has been read; whether that is enough."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """``loop`` is what ``asyncio_loop`` says."""
-        self._future: asyncio.Future[None] | None = None
-        self._event: anyio.Event | None = None
-        if loop is None:
-            self._event = anyio.Event()
-        else:
-            self._future = loop.create_future()
+    def read(self) -> bool:
+        """Read, and look."""
 
-    def end(self) -> None:
-        """Wake the task; a second time does nothing."""
-        if self._future is None:
-            assert self._event is not None
-            self._event.set()
-        elif not self._future.done():
-            self._future.set_result(None)
+    def rest(self) -> bool:
+        """What follows, behind tasks that were woken, if it is not ``is_urgent``; whether that is enough."""
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        if self._future is not None:
-            return self._future.__await__()
-        assert self._event is not None
-        return self._event.wait().__await__()
+    def is_urgent(self) -> bool:
+        """No task has been woken."""
+
+    def wait(self, seconds: float) -> Any:
+        """Something for ``deal``, once it comes; False: something else has; None: nothing, or who knows."""
+
+    def deal(self, found: Any) -> bool:
+        """What ``look`` does with it; True: it is left to that."""
 
 
 class Watch:
-    """Calls ``read`` each time a socket can be read, then ``rest``, until one of them says that it is enough.
+    """Calls a reader each time a socket can be read, until it says that it is enough."""
 
-    If what has been read is not ``is_urgent``, the tasks that ``read`` has woken run before ``rest``."""
-
-    def __init__(
-        self, sock: socket.socket, read: Callable[[], bool], rest: Callable[[], bool],
-        is_urgent: Callable[[], bool],
-    ) -> None:
+    def __init__(self, sock: socket.socket, reader: Reader, turns: Turns) -> None:
         self._sock = sock
-        self._read = read
-        self._rest = rest
-        self._is_urgent = is_urgent
-        self._loop = asyncio_loop()
+        self._reader = reader
+        self._turns = turns
+        self._loop = turns.loop
         self._task: asyncio.Task[Any] | None = None
         self._done: asyncio.Future[None] | None = None
         self._number = sock.fileno()
+        self._events = [(self._number, select.EPOLLIN)]
+        """What epoll says if there is nothing but input of this socket."""
+        self._last = -math.inf
 
     async def run(self) -> None:
         """Until it is enough; raises what the functions raise."""
@@ -86,11 +78,11 @@ class Watch:
         while True:
             with suppress(anyio.ClosedResourceError):  # ``read`` sees that it is closed
                 await anyio.wait_readable(self._sock)
-            if self._read():
+            if self._reader.read():
                 return
-            if not self._is_urgent():
+            if not self._reader.is_urgent():
                 await checkpoint()
-            if self._rest():
+            if self._reader.rest():
                 return
 
     def closing(self) -> None:
@@ -110,25 +102,68 @@ class Watch:
                 loop.remove_reader(self._number)
 
     def _readable(self) -> None:
-        if self._goes_on(self._read):
-            if self._is_urgent():
-                self._goes_on(self._rest)
-            elif self._loop is not None:
-                self._loop.call_soon(self._goes_on, self._rest)
+        turns, now = self._turns, monotonic()
+        end = now + LONGEST if now - self._last < LONGEST else now
+        try:
+            while self._takes_turn():
+                if self._has_come(end):
+                    continue
+                seconds = turns.patience(end)
+                if turns.epoll is None or seconds <= 0 or turns.epoll.poll(seconds, 2) != self._events:
+                    break
+        finally:
+            # also where an interrupt of the program has come from anywhere
+            turns.is_reading, self._last = False, monotonic()
+            turns.leave()
+
+    def _takes_turn(self) -> bool:
+        """Read, and whatever follows; whether all of it is done, and there may be more."""
+        turns, reader = self._turns, self._reader
+        turns.is_reading = True
+        goes_on = self._goes_on(reader.read)
+        turns.is_reading = False
+        turns.go_on()
+        if goes_on and turns.is_crowded and not reader.is_urgent() and self._loop is not None:
+            self._loop.call_soon(self._goes_on, reader.rest)
+            return False
+        return goes_on and self._goes_on(reader.rest)
+
+    def _has_come(self, end: float) -> bool:
+        """Go on by the short way, as long as all that comes goes it; whether something else has come."""
+        turns, reader, has_begun, is_left = self._turns, self._reader, False, False
+        while not is_left and (seconds := turns.patience(end)) > 0:
+            if not (found := reader.wait(seconds)):
+                if found is False:
+                    return True
+                break
+            has_begun = turns.is_reading = True
+            is_left = self._called(reader.deal, found) is not False
+            turns.is_reading = False
+            if turns.woken:
+                turns.go_on()
+        if has_begun and not is_left:
+            self._goes_on(reader.rest)
+        return is_left
 
     def _goes_on(self, function: Callable[[], bool]) -> bool:
+        """Call it for the task, which has its turn if that is enough; whether it has not."""
+        is_enough = self._called(function)
+        if is_enough and self._done is not None:
+            self._done.set_result(None)
+        return is_enough is False
+
+    def _called(self, function: Callable[..., bool], *args: Any) -> bool | None:
+        """What a function says to the task; None, if that has ended, or does now with what it raises."""
         loop, task, done = self._loop, self._task, self._done
         if done is None or task is None or loop is None or done.done():
-            return False
+            return None
         # asyncio's own functions for who switches between tasks
         asyncio._enter_task(loop, task)
         try:
-            is_enough = function()
+            is_enough = function(*args)
         except BaseException as error:
             done.set_exception(error)
-            return False
+            return None
         finally:
             asyncio._leave_task(loop, task)
-        if is_enough:
-            done.set_result(None)
-        return not is_enough
+        return is_enough

@@ -24,6 +24,7 @@ from bus1.descriptors import Fds, duplicate
 from bus1.errors import Bus1Error, BusGone, WouldBlock
 from bus1.exchange import Failed
 from bus1.received import ReceivedMessage
+from bus1.turns import Turns
 
 ME = Credentials(os.getuid(), os.getgid(), os.getpid())
 
@@ -64,6 +65,7 @@ class CorePeer:
         self.memory = HeapMemory()
         self.number = bus.core.peer_new(os.getuid(), self.memory)
         self.granted: tuple[int, ...] = ()
+        self.turns = Turns()
         self.n_arrived = 0
         self.credentials = ME
         self.readable = anyio.Event()
@@ -168,7 +170,7 @@ class CorePeer:
             return received
 
     async def attend(
-        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], swift: None
+        self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], short: None
     ) -> None:
         while True:
             if hear(await self.recv()):

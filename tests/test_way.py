@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -270,3 +272,78 @@ def test_who_waits_for_something_else_is_told_whether_it_was_read(
         else:
             ours.setblocking(False)  # EAGAIN
         assert scene.way.wait(ours, ours, scene.tag) is said
+
+
+@contextmanager
+def looped() -> Iterator[tuple[socket.socket, socket.socket, select.epoll]]:
+    """A socket and its other end, and the epoll of a loop that reads it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, select.epoll() as epoll:
+        ours.setblocking(False)
+        epoll.register(ours, select.EPOLLIN)
+        yield ours, theirs, epoll
+
+
+def test_who_waits_with_a_loop_sends_what_is_posted_and_takes_what_comes(scene: Scene) -> None:
+    descriptor, bus = socket.socketpair()
+    with looped() as (ours, theirs, epoll), descriptor, bus:
+        bus.send(b"12")
+        assert scene.way.respond(REPLY, 7, "u", [5], scene.failed)
+        theirs.send(scene.message(text(Kind.CALL, CALL, ["a"], serial=7), [REPLY], notes=int(Note.DRAINED)))
+        found = scene.way.next(ours, descriptor, scene.tag, epoll, 10)
+        assert found == (NODE, CALL[:3], REPLY, 7, ["a"], (1000, 100, 4242), None)
+        assert scene.exchange.pending == 0
+        assert descriptor.recv(8) == b"2"
+
+
+@pytest.mark.parametrize("what", ["another socket, too", "another socket", "nothing", "the end", "room"])
+def test_who_waits_with_a_loop_leaves_what_else_comes_to_it(scene: Scene, what: str) -> None:
+    other, others = socket.socketpair()
+    with looped() as (ours, theirs, epoll), other, others:
+        epoll.register(other, select.EPOLLIN)
+        if what.startswith("another"):
+            others.send(b"1")
+        if what == "the end":
+            theirs.close()
+        elif what == "room":
+            epoll.modify(ours, select.EPOLLIN | select.EPOLLOUT)
+        if what in {"another socket, too", "room"}:
+            theirs.send(a_call(scene))
+        assert scene.way.next(ours, ours, scene.tag, epoll, 0) is None
+        assert len(epoll.poll(0)) == {"another socket, too": 2, "nothing": 0}.get(what, 1)
+        assert not scene.exchange.has_answer(scene.tag)
+
+
+def test_who_waits_with_a_loop_is_told_of_what_is_not_everyday(scene: Scene) -> None:
+    with looped() as (ours, theirs, epoll):
+        theirs.send(scene.message(text(Kind.SIGNAL, CALL, ["a"])))
+        assert scene.way.next(ours, ours, scene.tag, epoll, 10) is False
+        assert scene.way.next(ours, ours, scene.tag, epoll, 10) is None
+
+
+def test_who_waits_with_a_loop_takes_what_is_there_and_reads_nothing(scene: Scene) -> None:
+    scene.arrives(a_call(scene))
+    with looped() as (ours, theirs, epoll):
+        theirs.send(a_call(scene))
+        assert scene.way.respond(REPLY, 7, "u", [5], scene.failed)
+        assert scene.way.next(ours, ours, scene.tag, epoll, 10)[0] == NODE
+        assert scene.exchange.pending > 0
+        assert len(epoll.poll(0)) == 1
+
+
+def test_who_cannot_send_with_a_loop_waits_for_nothing(scene: Scene) -> None:
+    with looped() as (ours, theirs, epoll):
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(1 << 16))
+        theirs.send(a_call(scene))
+        assert scene.way.respond(REPLY, 7, "u", [5], scene.failed)
+        assert scene.way.next(ours, ours, scene.tag, epoll, 10) is None
+        assert scene.exchange.pending > 0
+
+
+def test_a_node_that_is_given_up_is_destroyed(scene: Scene) -> None:
+    scene.way.give_up(NODE)
+    sent = scene.sent()
+    assert HEADER.unpack_from(sent)[1] == Operation.DESTROY | QUIET
+    assert sent[HEADER.size :] == struct.pack("<QQQ", 1, 1, NODE)

@@ -160,6 +160,18 @@ impl Epoll {
     }
 }
 
+/// Waits at most `timeout` milliseconds; whether input of `fd` is all that somebody's `epoll` tells then.
+///
+/// As that one is not edge-triggered, whoever waits with it next is told the same.
+pub fn is_only_input(epoll: RawFd, fd: RawFd, timeout: c_int) -> io::Result<bool> {
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+    // SAFETY: the array has room for as many entries as are said, and lives through the call.
+    let n = unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), events.len() as c_int, timeout) };
+    let n = checked(n as isize)?;
+    // Python writes the descriptor into the lower half alone
+    Ok(n == 1 && events[0].u64 as u32 == fd as u32 && events[0].events == libc::EPOLLIN as u32)
+}
+
 /// What one `recvmsg` brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Received {

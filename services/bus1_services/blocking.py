@@ -31,8 +31,8 @@ from bus1.aio import Peer
 from bus1.blocklink import BlockLink, Late, drive
 from bus1.core.api import HANDLE_INVALID, PeerFlag
 from bus1.errors import Bus1Error, BusGone, TooManyDescriptors
-from bus1.loops import Pause
 from bus1.received import ReceivedMessage
+from bus1.turns import Pause
 
 from .connection import MAX_CALLS, Connection
 from .interface import BoundProperty, BoundSignal, Interface, Method, Prop, Signal, spec_of

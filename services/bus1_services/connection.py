@@ -28,8 +28,8 @@ import anyio
 from bus1 import aio
 from bus1.core.api import MessageType, PeerFlag
 from bus1.errors import Bus1Error, BusGone, PeerShutdown, RemoteProtocolError, TooManyDescriptors
-from bus1.loops import Pause, asyncio_loop
 from bus1.received import ReceivedMessage
+from bus1.turns import Pause
 
 from . import letter
 from .body import Reference
@@ -80,7 +80,7 @@ class Connection:
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
         self._receivers: dict[int, Receiver] = {}
-        self.short = short(peer, self._receivers.get, self._sweeper)
+        self.short = short(peer, self._receivers, self._sweeper)
         """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
         self._mourners: dict[int, set[Mourner]] = {}
@@ -88,7 +88,6 @@ class Connection:
         self._handed_out: dict[int, int] = {}
         self._sending: dict[int, int] = {}
         self._is_yielding = False
-        self._loop = asyncio_loop()
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
         self._eased: anyio.Event | None = None
@@ -306,7 +305,7 @@ class Connection:
 
     def pause(self) -> Pause:
         """For a task of this connection, to wait for one thing."""
-        return Pause(self._loop)
+        return self.peer.turns.pause()
 
     def within(self, seconds: float | None) -> AbstractContextManager[Scope]:
         """A scope whose tasks can be cancelled, and are after so many seconds, if any."""
@@ -317,8 +316,7 @@ class Connection:
         try:
             while True:
                 try:
-                    swift = None if self.short is None else self.short.take
-                    await self.peer.attend(self._take, self._sweeper.collect, swift=swift)
+                    await self.peer.attend(self._take, self._sweeper.collect, short=self.short)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
                     self._take(await self.peer.recv(install_fds=False))
@@ -444,7 +442,7 @@ async def _attend(connection: Connection, life: anyio.CancelScope, has_begun: an
                 tasks.start_soon(connection.run_pump)
                 tasks.start_soon(connection.run_sweeper)
                 has_begun.set()
-                await anyio.sleep_forever()
+                await anyio.Event().wait()
     finally:
         # also when a method has raised what is not for its caller: nobody waits in vain
         connection.end(BusGone("this connection has been closed"))

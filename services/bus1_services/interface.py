@@ -115,11 +115,17 @@ class Method(Member, Generic[P, R]):
             return self
 
         async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            result: Any
             if (far := instance.__far__) is None:
                 result = self.function(instance, *args, **kwargs)
-                return cast(R, await result if inspect.isawaitable(result) else result)
-            spec = cast(MethodSpec, self.spec())
-            return cast(R, await far.invoke(spec_of(self.interface).name, spec, spec.bind(args, kwargs)))
+                result = await result if inspect.isawaitable(result) else result
+            else:
+                spec = self._spec or self.spec()
+                assert isinstance(spec, MethodSpec)
+                interface = self.interface.__interface__
+                values = args if not kwargs and len(args) == len(spec.inputs) else spec.bind(args, kwargs)
+                result = await far.invoke(interface, spec, values)
+            return result  # type: ignore[no-any-return]
 
         return call
 

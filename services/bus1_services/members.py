@@ -74,7 +74,8 @@ class MethodSpec:
 
     def gathered(self, values: Sequence[Any], adopt: Adopt) -> Any:
         """What a call gives, of the values of its answer; InvalidArgs."""
-        values = self.gives.read(values, adopt)
+        if self.gives.is_read:
+            values = self.gives.read(values, adopt)
         if self.gather is not None:
             return self.gather(values)
         return values[0] if values else None
@@ -83,7 +84,8 @@ class MethodSpec:
         """The values of an answer, of what the method gave; InvalidArgument, or what ``tuple`` raises."""
         if not self.outputs:
             return ()
-        return self.gives.write((result,) if self.gather is None else tuple(result))
+        values = (result,) if self.gather is None else tuple(result)
+        return self.gives.write(values) if self.gives.is_written else values
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values of the arguments in order; TypeError as for any call."""

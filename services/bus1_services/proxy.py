@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from bus1.errors import Bus1Error, QuotaExceeded, RemoteProtocolError
-from bus1.loops import Pause
+from bus1.turns import Pause
 
 from .body import Reference, Variant
 from .call import CallFlag, Kind
@@ -62,13 +62,19 @@ class Answer:
             fd.close()
 
 
+Given = tuple[str, list[Any]]
+"""A result that brought nothing but values: signature, values."""
+
+
 class PendingCall:
     """The receiver of a reply node: the first thing that happens to it is the outcome."""
+
+    __slots__ = ("_connection", "_done", "_outcome")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._done: Pause | None = None
-        self._outcome: Answer | Exception | None = None
+        self._outcome: Given | Answer | Exception | None = None
 
     def arrived(self, arrival: Arrival) -> None:
         """The answer."""
@@ -88,8 +94,11 @@ class PendingCall:
             self._settle(RemoteProtocolError(f"a {kind.name} in place of an answer"))
 
     def given(self, signature: str, values: list[Any]) -> None:
-        """A result that brought nothing but values."""
-        self._settle(Answer(signature, values, ()))
+        """A result that brought nothing but values; the node has been given up."""
+        if self._outcome is None:
+            self._outcome = signature, values
+            if self._done is not None:
+                self._done.end()
 
     def released(self) -> None:
         """Nobody can answer any more."""
@@ -106,12 +115,24 @@ class PendingCall:
 
     async def outcome(self) -> Answer:
         """Wait for the answer, or raise what came in its place."""
+        if (pause := self.pause()) is not None:
+            await pause
+        found = self.found()
+        return found if isinstance(found, Answer) else Answer(*found, ())
+
+    def pause(self) -> Pause | None:
+        """What to wait for, if there is no outcome yet."""
         if self._outcome is None:
             self._done = self._connection.pause()
-            await self._done
-        if isinstance(self._outcome, Answer):
-            return self._outcome
-        raise self._outcome or NoReply()
+            return self._done
+        return None
+
+    def found(self) -> Given | Answer:
+        """The outcome, or raise it."""
+        outcome = self._outcome
+        if isinstance(outcome, (tuple, Answer)):
+            return outcome
+        raise outcome or NoReply()
 
     def _settle(self, outcome: Answer | Exception) -> None:
         if self._outcome is None:
@@ -179,26 +200,6 @@ class Remote:
         finally:
             self.connection.retire(node)
 
-    async def _declared(self, interface: str, spec: MethodSpec, values: Sequence[Any]) -> Answer:
-        """``call`` of a method that has been declared, by the short way if there is one."""
-        connection = self.connection
-        if self.timeout is None and connection.short is not None:
-            pending = PendingCall(connection)
-            node = connection.node(pending)
-            names = interface, spec.name, spec.signature, spec.result
-            try:
-                is_sent = connection.short.post_call(self.handle.id, node, names, values, pending.failed)
-            except Exception:
-                connection.forget(node)
-                raise
-            if is_sent:
-                try:
-                    return await pending.outcome()
-                finally:
-                    connection.retire(node)
-            connection.forget(node)
-        return await self.call(interface, spec.name, spec.signature, values)
-
     async def send(
         self, interface: str, member: str, signature: str = "", values: Sequence[Any] = ()
     ) -> None:
@@ -212,11 +213,39 @@ class Remote:
 
     async def invoke(self, interface: str, spec: MethodSpec, args: tuple[Any, ...]) -> Any:
         """Call a method of an interface; its result, a tuple of several. InvalidArgs for another type."""
-        values = spec.takes.write(args)
+        values = spec.takes.write(args) if spec.takes.is_written else args
+        connection = self.connection
+        if connection.short is None or self.timeout is not None or spec.no_reply:
+            return await self._invoke(interface, spec, values)
+        pending = PendingCall(connection)
+        node, names = connection.node(pending), (interface, spec.name, spec.signature, spec.result)
+        try:
+            is_sent = connection.short.post_call(self.handle.id, node, names, values, pending.failed)
+        except Exception:
+            connection.forget(node)
+            raise
+        if not is_sent:
+            connection.forget(node)
+            return await self._invoke(interface, spec, values)
+        try:
+            if (pause := pending.pause()) is not None:
+                await pause
+            found = pending.found()
+        except BaseException:
+            connection.retire(node)
+            raise
+        if isinstance(found, tuple):
+            if found[0] == spec.result:
+                return spec.gathered(found[1], self.adopt)
+            found = Answer(*found, ())
+        connection.retire(node)
+        return self.result(spec, found)
+
+    async def _invoke(self, interface: str, spec: MethodSpec, values: Sequence[Any]) -> Any:
         if spec.no_reply:
             await self.send(interface, spec.name, spec.signature, values)
             return None
-        return self.result(spec, await self._declared(interface, spec, values))
+        return self.result(spec, await self.call(interface, spec.name, spec.signature, values))
 
     def result(self, spec: MethodSpec, answer: Answer) -> Any:
         """What a method gave, of its answer; InvalidArgs, and what came is given back."""

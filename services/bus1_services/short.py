@@ -9,6 +9,7 @@ Not here: which calls may be over at once (``swift``), bytes (``rust/src/py/swif
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +35,11 @@ class Short:
     """The short way of one connection; made by ``short``."""
 
     def __init__(
-        self, peer: Peer, way: Any, receiver: Callable[[int], Receiver | None], sweeper: Sweeper
+        self, peer: Peer, way: Any, receivers: dict[int, Receiver], sweeper: Sweeper
     ) -> None:
         self._peer = peer
         self._way = way
-        self._receiver = receiver
+        self._receivers = receivers
         self._sweeper = sweeper
         self._is_kept = False
         self.call = way.call
@@ -47,6 +48,8 @@ class Short:
         """For who has no loop: if nothing has come, send what is posted, and read; what ``deal`` is for.
 
         False: something was read, and what has come is for the usual way; None: nothing was read."""
+        self._next = way.next
+        self._give_up = way.give_up
         self.respond: Callable[[int, int, str, Sequence[Any], Failed], bool] = self._respond
         """Send a result, and give the reply handle back with it. False: nothing has happened."""
 
@@ -54,7 +57,11 @@ class Short:
         self, handle: int, node: int, names: Names, values: Sequence[Any], failed: Failed
     ) -> bool:
         """Send a call of a declared method whose answer goes to ``node``. False: nothing has happened."""
-        return self._way.post_call(handle, node, names, values, failed) and self._is_posted()
+        if not self._way.post_call(handle, node, names, values, failed):
+            return False
+        if self._peer.push():
+            self._sweeper.wake()
+        return True
 
     def keep_posted(self) -> None:
         """There is no loop: what is posted leaves when somebody waits, and nobody is to be woken for it."""
@@ -64,13 +71,19 @@ class Short:
     def _respond(
         self, reply: int, serial: int, signature: str, values: Sequence[Any], failed: Failed
     ) -> bool:
-        return self._way.respond(reply, serial, signature, values, failed) and self._is_posted()
-
-    def _is_posted(self) -> bool:
-        self._peer.flush_posted()
-        if self._peer.has_unsent:
+        if not self._way.respond(reply, serial, signature, values, failed):
+            return False
+        if self._peer.push():
             self._sweeper.wake()
         return True
+
+    def next(
+        self, sock: socket.socket, descriptor: socket.socket, tag: int, epoll: Any, seconds: float
+    ) -> Any:
+        """``wait`` for who has a loop, with its epoll, until that tells of something (``loops.Reader``)."""
+        if self._sweeper.has_work:
+            self._sweeper.collect()
+        return self._next(sock, descriptor, tag, epoll, seconds)
 
     def take(self, tag: int) -> bool | None:
         """Deal with the next message of this RECV: whether that has woken a task. None: it is left."""
@@ -80,14 +93,16 @@ class Short:
     def deal(self, found: tuple[Any, ...]) -> bool | None:
         """The same, with what ``wait`` has given."""
         if len(found) == _N_OF_RESULT:
-            pending = self._receiver(found[0])
+            pending = self._receivers.get(found[0])
             if type(pending) is PendingCall:
                 if not self._is_kept:
                     self._sweeper.hold()
+                del self._receivers[found[0]]
+                self._give_up(found[0])
                 pending.given(found[1], found[2])
                 return True
         else:
-            export = self._receiver(found[0])
+            export = self._receivers.get(found[0])
             if type(export) is Export and (work := export.swift(found[1])) is not None:
                 if not self._is_kept:
                     self._sweeper.hold()
@@ -98,8 +113,8 @@ class Short:
 
 
 def short(
-    peer: Peer, receiver: Callable[[int], Receiver | None], sweeper: Sweeper
+    peer: Peer, receivers: dict[int, Receiver], sweeper: Sweeper
 ) -> Short | None:
     """The short way through the channel of this peer; None if there is none."""
     way = None if peer.exchange is None else short_way(peer.exchange)
-    return None if way is None else Short(peer, way, receiver, sweeper)
+    return None if way is None else Short(peer, way, receivers, sweeper)

@@ -33,41 +33,43 @@ class Sweeper:
         self._work = anyio.Event()
         self._thread = threading.get_ident()
         self._is_held = False
+        self.has_work = False
+        """Something was given up."""
 
     def release(self, handle: int) -> None:
         """Give one reference back. For finalizers, too: from any thread, at any time."""
         self._released.append(handle)
+        self.has_work = True
         self.wake()
 
     def destroy(self, node: int) -> None:
         """Destroy an own node, and drop its pinned reference."""
         self._destroyed.append(node)
+        self.has_work = True
         self.wake()
 
     def doubt(self, node: int) -> None:
         """Let the bus say again whether nobody else holds an own node."""
         self._doubted.append(node)
+        self.has_work = True
         self.wake()
-
-    @property
-    def has_work(self) -> bool:
-        """Something was given up."""
-        return bool(self._destroyed or self._released or self._doubted)
 
     def hold(self) -> None:
         """Nothing leaves before ``collect``, and the request behind it takes everything along."""
-        self._peer.cork()
-        self._is_held = True
+        if not self._is_held:
+            self._peer.cork()
+            self._is_held = True
 
     def collect(self) -> None:
         """Write the requests down; what is held leaves with the next request that is awaited."""
-        self._is_held = False
+        self._is_held = self.has_work = False
         if self._destroyed:
             destroyed, self._destroyed = self._destroyed, []
             self._peer.destroy_soon(destroyed)
         while self._released:
             self._peer.release_soon(self._released.pop())
         if self._doubted:
+            self.has_work = True
             self._work.set()
 
     async def swept(self) -> None:

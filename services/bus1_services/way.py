@@ -15,9 +15,10 @@ Not here: which calls may go this way (``short``).
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,8 @@ _DATA, _CALL, _RETURN = MessageType.DATA, Kind.CALL, Kind.RETURN
 _HAS_SECCTX, _DETACHED = int(MessageFlag.HAS_SECCTX), int(SliceNote.DETACHED)
 _ALL_FLAGS = int(MessageFlag.HAS_SECCTX | MessageFlag.CONTINUE)
 _MOST = MAX_INLINE_PAYLOAD // 2
+_MAX_WAIT = 60.0
+"""Seconds that are waited at most."""
 _GIVE_UP = struct.Struct("<QQQ")
 
 
@@ -97,7 +100,11 @@ class Way:
             self._exchange.put_back(*self._taken)
             self._taken = None
 
-    # ---- both, for who has no loop ---------------------------------------------------------------
+    def give_up(self, node: int) -> None:
+        """The answer has come to this node: it is destroyed with the next write."""
+        self._exchange.forget(Operation.DESTROY, _GIVE_UP.pack(DestroyFlag.RELEASE_HANDLES, 1, node))
+
+    # ---- both ------------------------------------------------------------------------------------
 
     def call(
         self, sock: socket.socket, descriptor: socket.socket, tag: int, handle: int, node: int, names: Names,
@@ -114,7 +121,7 @@ class Way:
         if len(found) != 3 or found[0] != node or found[1] != names[3]:
             self.put_back()
             return None
-        exchange.forget(Operation.DESTROY, _GIVE_UP.pack(DestroyFlag.RELEASE_HANDLES, 1, node))
+        self.give_up(node)
         answer: list[Any] = found[2]
         return answer
 
@@ -129,11 +136,31 @@ class Way:
             return found
         return False if has_read else None
 
-    def _go_on(self, sock: socket.socket, descriptor: socket.socket) -> bool:
-        """Send what is queued, and read once; False: the socket has an error, which who waits next meets."""
+    def next(
+        self, sock: socket.socket, descriptor: socket.socket, tag: int, epoll: select.epoll, seconds: float
+    ) -> tuple[Any, ...] | bool | None:
+        """As ``wait``, for who has a loop: it is waited for so many seconds with that one's epoll.
+
+        If that tells of anything but input of this socket, nothing is read."""
+        def is_input() -> bool:
+            return epoll.poll(min(seconds, _MAX_WAIT), 2) == [(sock.fileno(), select.EPOLLIN)]
+
+        has_read = self._exchange.is_waiting(tag) and self._go_on(sock, descriptor, is_input)
+        if (found := self.take(tag)) is not None:
+            return found
+        return False if has_read else None
+
+    def _go_on(
+        self, sock: socket.socket, descriptor: socket.socket, is_input: Callable[[], bool] | None = None
+    ) -> bool:
+        """Send what is queued, and read once, if there ``is_input``; False: that, or an error of the socket.
+
+        Who waits next meets the error."""
         exchange = self._exchange
         try:
             exchange.transmit(sock)
+            if is_input is not None and not is_input():
+                return False
             exchange.take_in(sock)
         except OSError as error:
             if error.errno is None:

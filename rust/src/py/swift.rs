@@ -8,17 +8,19 @@
 //!
 //! Not here: which calls may be over at once.
 
+use std::os::fd::RawFd;
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
-use super::answer::{Message, is_everyday};
+use super::answer::{Message, is_everyday, os_error};
 use super::body::Bodies;
 use super::client::{Listener, PyExchange, post_to};
 use crate::client::answer::Answer;
 use crate::client::envelope::{self, CALL, RETURN};
+use crate::client::exchange::Exchange;
 use crate::client::protocol as wire;
 use crate::sys;
 
@@ -27,6 +29,9 @@ const MAX_INLINE: usize = 1 << 15;
 const DATA: u64 = 1;
 /// Bytes of readiness: of one read there are fewer.
 const DRAINED_MAX: usize = 1 << 12;
+
+/// Milliseconds that are waited at most.
+const MAX_WAIT: f64 = 60_000.0;
 
 /// The short way through one exchange.
 #[pyclass(module = "bus1._native", frozen)]
@@ -56,6 +61,31 @@ fn is_of_kernel(py: Python<'_>, error: &PyErr) -> bool {
 
 fn text<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyString>> {
     std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()).map(|text| PyString::new(py, text))
+}
+
+fn forget_node(exchange: &mut Exchange<Listener>, node: u64) {
+    let mut body = [0; 24];
+    for (bytes, word) in body.chunks_exact_mut(8).zip([wire::RELEASE_HANDLES, 1, node]) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    exchange.forget(wire::DESTROY, &body, None);
+}
+
+/// Waits, at most so many seconds; whether input of the socket is all that the loop's epoll tells.
+fn is_only_input(
+    py: Python<'_>,
+    epoll: &Bound<'_, PyAny>,
+    sock: &Bound<'_, PyAny>,
+    seconds: f64,
+) -> PyResult<bool> {
+    let epoll: RawFd = epoll.call_method0("fileno")?.extract()?;
+    let fd: RawFd = sock.call_method0("fileno")?.extract()?;
+    let milliseconds = (seconds * 1000.0).ceil().clamp(0.0, MAX_WAIT) as i32;
+    match py.detach(|| sys::is_only_input(epoll, fd, milliseconds)) {
+        Ok(is_only) => Ok(is_only),
+        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => py.check_signals().map(|()| false),
+        Err(error) => Err(os_error(&error)),
+    }
 }
 
 #[pymethods]
@@ -133,11 +163,37 @@ impl Swift {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let is_waiting = self.exchange.get().lock().is_waiting(tag);
         let has_read = is_waiting && self.go_on(py, sock, descriptor)?;
-        Ok(match self.take(py, tag)? {
-            Some(fields) => Some(fields.into_any()),
-            None if has_read => Some(false.into_pyobject(py)?.to_owned().into_any()),
-            None => None,
-        })
+        self.found(py, tag, has_read)
+    }
+
+    /// As `wait`, for who has a loop: what is queued is sent; then, for so many seconds, it is waited with the loop's
+    /// epoll, until that tells of something.
+    ///
+    /// If that is anything but input of this socket, nothing is read.
+    fn next<'py>(
+        &self,
+        py: Python<'py>,
+        sock: &Bound<'py, PyAny>,
+        descriptor: &Bound<'py, PyAny>,
+        tag: u64,
+        epoll: &Bound<'py, PyAny>,
+        seconds: f64,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let channel = self.exchange.get();
+        let mut has_read = false;
+        if channel.lock().is_waiting(tag) {
+            if channel.lock().writer.pending() > 0
+                && let Err(error) = channel.transmit(py, sock, 0)
+            {
+                // Whoever sends next finds out what it is.
+                return if is_of_kernel(py, &error) { Ok(None) } else { Err(error) };
+            }
+            if !is_only_input(py, epoll, sock, seconds)? {
+                return Ok(None);
+            }
+            has_read = self.read(py, sock, descriptor)?;
+        }
+        self.found(py, tag, has_read)
     }
 
     /// The next message, if it is everyday; else None.
@@ -166,6 +222,11 @@ impl Swift {
             if is_return { self.return_fields(py, &answer)? } else { self.call_fields(py, &answer)? };
         self.hold(tag, answer, fields.is_some());
         Ok(fields)
+    }
+
+    /// The answer has come to this node: it is destroyed with the next write.
+    fn give_up(&self, node: u64) {
+        forget_node(&mut self.exchange.get().lock(), node);
     }
 
     /// What was taken last is the next message again.
@@ -212,9 +273,26 @@ impl Swift {
         sock: &Bound<'_, PyAny>,
         descriptor: &Bound<'_, PyAny>,
     ) -> PyResult<bool> {
+        match self.exchange.get().transmit(py, sock, 0) {
+            Ok(()) => self.read(py, sock, descriptor),
+            Err(error) if is_of_kernel(py, &error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is taken next, or what `wait` says in its place.
+    fn found<'py>(&self, py: Python<'py>, tag: u64, has_read: bool) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(match self.take(py, tag)? {
+            Some(fields) => Some(fields.into_any()),
+            None if has_read => Some(false.into_pyobject(py)?.to_owned().into_any()),
+            None => None,
+        })
+    }
+
+    /// Reads, as the second half of `go_on`.
+    fn read(&self, py: Python<'_>, sock: &Bound<'_, PyAny>, descriptor: &Bound<'_, PyAny>) -> PyResult<bool> {
         let channel = self.exchange.get();
-        let found = channel.transmit(py, sock, 0).and_then(|()| channel.receive(py, sock, 0));
-        match found {
+        match channel.receive(py, sock, 0) {
             Ok(0) => channel.fail(py, None)?,
             Ok(_) => channel.process(py)?,
             // Whoever waits next finds out what it is. What a signal's handler raises is no such error.
@@ -280,11 +358,7 @@ impl Swift {
             exchange.put_back(tag, answer);
             return None;
         }
-        let mut body = Vec::with_capacity(24);
-        for word in [wire::RELEASE_HANDLES, 1, node] {
-            body.extend(word.to_le_bytes());
-        }
-        exchange.forget(wire::DESTROY, &body, None);
+        forget_node(&mut exchange, node);
         values
     }
 
