@@ -182,8 +182,8 @@ def test_what_waits_together_keeps_the_limits_of_descriptors(
         limits: Any = {limit: 2}
         scene = Scene(tmp_path, python, cleanup, BusLimits(**limits))
         scene.narrow(1)
-        scene.say([1, 1, 1], size=12_000)
+        scene.say([1] * 5, size=2000)
         scene.crank.turn_until(lambda: bool(python))
         scene.crank.turn()
         assert scene.waiting == (2, 2)
-        scene.crank.during(lambda: scene.hear([1, 1]))
+        scene.crank.during(lambda: scene.hear([1, 1, 1]))

@@ -41,6 +41,8 @@ const READER_MARK: u64 = 64 << 20;
 const FD_WEIGHT: u64 = 64 << 10;
 /// So many descriptors of the process are kept free, or an eighth of them.
 const FDS_KEPT: u64 = 64;
+/// So many descriptors may be in queues that Python has not booked for their sender.
+const FDS_UNTOLD: usize = 256;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
 /// The answer to GetId has fewer bytes beyond the two texts that differ.
@@ -281,7 +283,7 @@ fn forward(
     if !post.fds.is_empty() {
         let takes_fds = reader.standing.takes_fds;
         let ceiling = *parties.ceiling.get_or_insert_with(descriptors_below);
-        if !(takes_fds && may_come(post.fds, ceiling)) {
+        if !takes_fds || parties.fds.len() > FDS_UNTOLD || !may_come(post.fds, ceiling) {
             return Err(NotEveryday);
         }
     }

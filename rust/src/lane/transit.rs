@@ -6,10 +6,11 @@
 //! is the same. Buffers are borrowed from a store for a step, so that an idle connection has none.
 //!
 //! Invariants. 1. While something is in transit nothing else happens in Core: who needs Core for something else settles
-//! first. A reader at `FULL` is written before the others. What it does not take is queued then, which had room as all that is
+//! first. A reader at `FULL` (`FDS_FULL`) is written before the others. What it does not take is queued then, which had room as all that is
 //! in transit; nothing more may pass to it, so who has asked that settles all before anything else.
 //! 2. Nothing is in transit when the lock of the tables is free. 3. What is in transit is bounded: `FULL` at a reader, `ALL`
-//! together.
+//! together; likewise descriptors. 4. A descriptor in transit is closed once it is written, or is in Core's queue and in
+//! `Parties::fds`.
 //!
 //! Not here: which messages are everyday (`express`), writing queues (`output`).
 
@@ -32,6 +33,8 @@ const LARGEST: usize = 17 << 10;
 const FULL: usize = 128 << 10;
 /// So many descriptors for one reader are written at once.
 const FDS_FULL: usize = 64;
+/// So many descriptors may be in transit, so that they leave room for those of others.
+const FDS_ALL: u64 = 256;
 /// So much may be charged for all that is in transit.
 pub const ALL: u64 = 8 << 20;
 /// So many bytes in buffers are kept for the next step, and so many buffers.
@@ -146,7 +149,7 @@ impl Parties {
             && (n_fds == 0 || passage.fds.is_empty() || passage.fds.len() + n_fds <= marks.fds)
             && charged.messages + ahead.messages <= passage.room.messages
             && bytes <= passage.room.bytes.min(ALL)
-            && (n_fds == 0 || charged.fds + ahead.fds <= passage.room.fds)
+            && (n_fds == 0 || charged.fds + ahead.fds <= passage.room.fds.min(FDS_ALL))
             && passage.bytes.try_reserve(most).is_ok()
             && passage.records.try_reserve(1).is_ok()
             && passage.fds.try_reserve(n_fds).is_ok()
@@ -278,6 +281,9 @@ impl Parties {
             self.transit.charged.bytes -= passage.weight;
             self.transit.charged.fds -= n_fds;
             self.transit.written_fds.append(&mut passage.fds);
+            if self.transit.written_fds.len() >= FDS_FULL {
+                sys::close_all(&mut self.transit.written_fds);
+            }
             passage.clear();
             self.put_passage(to, Some(passage));
             return;
