@@ -35,9 +35,12 @@ CALLS, SIZE = 40, 64 << 10
 class Crank:
     """A bus that lives only while it is turned."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.monotonic, limits: BusLimits | None = None
+    ) -> None:
         self.path = str(folder / "bus")
-        delivery = Delivery(new_tables(Core(), BusLimits(), guid="0" * 32, bus_id="1" * 32), BusLimits())
+        limits = limits or BusLimits()
+        delivery = Delivery(new_tables(Core(), limits, guid="0" * 32, bus_id="1" * 32), limits)
         gateway = Gateway(delivery, refuse_unix_sockets)
         self.switch = PythonSwitch(Router(delivery, gateway), gateway, clock)
         self._clock = clock

@@ -9,6 +9,7 @@
 #[cfg(feature = "python")]
 pub mod buffers;
 mod sealed;
+mod several;
 
 use std::io;
 use std::mem;
@@ -18,6 +19,7 @@ use libc::{c_int, c_void};
 use smallvec::SmallVec;
 
 pub use sealed::SealedFile;
+pub use several::{close_all, send_several};
 
 /// The most descriptors that the kernel passes in one message.
 pub const SCM_MAX_FD: usize = 253;

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .router import Router
 
-Standing = tuple[bool, bool, bool, int, int, int, int, int, "NativePolicy | None"]
+Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, "NativePolicy | None"]
 """May send everything, may receive everything, takes descriptors; the limits that the lane minds; what it
 may do where that is not everything, if the lane can tell."""
 
@@ -138,7 +138,8 @@ class Express:
         policy = None if is_open or party.sight is not None else self._twin(permissions)
         return (
             permissions.sends_all, permissions.receives_all, party.takes_fds,
-            limits.max_message_size, limits.max_message_unix_fds,
+            limits.max_message_size,
+            (limits.max_message_unix_fds, limits.max_incoming_unix_fds, limits.max_outgoing_unix_fds),
             limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection, policy,
         )
 

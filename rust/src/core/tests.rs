@@ -109,27 +109,31 @@ fn what_passes_leaves_what_a_queue_leaves() {
         core.take_woken();
     }
     let room = passing.room(one, two, &who()).unwrap();
-    assert_eq!((room.charge(0), room.charge(9)), (108, 116));
+    assert_eq!((room.charge(0, 0), room.charge(9, 0), room.charge(9, 3)), (108, 116, 132));
     for n_written in [3, 1] {
+        let mut freed = Vec::new();
         let stamps = [(); 3].map(|()| passing.draw_stamp());
         if n_written == 3 {
             passing.passed(two, 3);
         } else {
             for stamp in stamps {
-                passing.deliver_late(one, two, parts(b"hello"), 5, &who(), stamp);
+                assert!(passing.deliver_late((one, two), parts(b"hello"), 5, &FDS, &who(), stamp));
             }
             passing.take_front(two).unwrap();
         }
         for _ in 0..3 {
-            plain.deliver(one, two, &parts(b"hello"), 5, &[], &who()).unwrap();
+            plain.deliver(one, two, &parts(b"hello"), 5, &FDS, &who()).unwrap();
         }
         for _ in 0..n_written {
             plain.take_front(two).unwrap();
         }
         for core in [&mut passing, &mut plain] {
             core.unwake(two);
+            freed.push(core.take_freed_fds().len());
             assert!(!core.has_effects());
         }
+        // those of what has passed are not Core's
+        assert_eq!(freed, if n_written == 3 { [0, 9] } else { [3, 3] });
         assert_eq!(passing.snapshot(), plain.snapshot());
     }
     passing.take_front(two).unwrap();
@@ -145,6 +149,8 @@ fn what_passes_leaves_what_a_queue_leaves() {
     assert!(passing.room(one, one, &who()).is_none(), "it is not known how its pool is");
 }
 
+const FDS: [i32; 3] = [7, 8, 9];
+
 #[test]
 fn whoever_gets_how_much_of_the_room_nothing_is_refused() {
     let mut state = 7_u64;
@@ -153,11 +159,11 @@ fn whoever_gets_how_much_of_the_room_nothing_is_refused() {
         (state >> 33) % n
     };
     for _ in 0..300 {
-        let limits = Limits([20 + below(400), 1000, 4_000 + below(60_000), 100]);
+        let limits = Limits([20 + below(400), 1000, 4_000 + below(60_000), 5 + below(300)]);
         let mut core = Core::new(limits);
         let mut peers = Vec::new();
         for at in 0..4 {
-            let own = Limits([15 + below(200), 1000, 3_000 + below(40_000), 100]);
+            let own = Limits([15 + below(200), 1000, 3_000 + below(40_000), 3 + below(100)]);
             let setup = Setup { overhead: 100, limits: Some(own), ..Setup::default() };
             peers.push(core.peer_new(1000 + at / 3, Memory::Heap(None), setup));
         }
@@ -169,17 +175,19 @@ fn whoever_gets_how_much_of_the_room_nothing_is_refused() {
         }
         for _ in 0..below(12) {
             let (from, to) = (peers[below(4) as usize], peers[1 + below(3) as usize]);
-            let _ = core.deliver(from, to, &parts(b"before"), 6, &[], &who());
+            let _ = core.deliver(from, to, &parts(b"before"), 6, &FDS[..below(3) as usize], &who());
         }
         let reader = peers[0];
         let sender = peers[below(4) as usize];
         let room = core.room(sender, reader, &who()).unwrap();
-        let (mut messages, mut bytes) = (0, 0);
+        let (mut messages, mut bytes, mut fds) = (0, 0, 0);
         // to anybody of the same user, or of another, from anybody
         loop {
             let n_bytes = below(1_500) as usize;
-            let charge = room.charge(n_bytes);
-            if messages + 1 > room.messages || bytes + charge > room.bytes {
+            let n_fds = if below(2) == 0 { below(4) } else { 0 };
+            let charge = room.charge(n_bytes, n_fds as usize);
+            let takes_fds = n_fds == 0 || fds + n_fds <= room.fds;
+            if messages + 1 > room.messages || bytes + charge > room.bytes || !takes_fds {
                 break;
             }
             let payload = Parts::from_iter([Bytes::from(vec![0; n_bytes])]);
@@ -189,10 +197,10 @@ fn whoever_gets_how_much_of_the_room_nothing_is_refused() {
             } else {
                 (sender, reader)
             };
-            let result = core.deliver(from, to, &payload, n_bytes, &[], &who());
-            assert!(result.is_ok() || is_elsewhere, "{room:?}: {messages} and {bytes}");
+            let result = core.deliver(from, to, &payload, n_bytes, &FDS[..n_fds as usize], &who());
+            assert!(result.is_ok() || is_elsewhere, "{room:?}: {messages}, {bytes} and {fds}");
             if result.is_ok() {
-                (messages, bytes) = (messages + 1, bytes + charge);
+                (messages, bytes, fds) = (messages + 1, bytes + charge, fds + n_fds);
             } else if below(20) == 0 {
                 break;
             }

@@ -12,9 +12,10 @@
 //!
 //! Not here: who keeps messages aside (`lane::transit`).
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::account::{BYTES, SLICES};
+use super::account::{BYTES, FDS, SLICES};
 use super::api::{Credentials, Parts, Payload};
 use super::backing::Memory;
 use super::transaction::aligned;
@@ -25,14 +26,16 @@ use super::{Core, NEVER};
 pub struct Room {
     pub messages: u64,
     pub bytes: u64,
+    pub fds: u64,
     /// Charged with each of them beyond its size.
     pub beside: u64,
 }
 
 impl Room {
-    /// What a message of so many bytes is charged.
-    pub fn charge(&self, n_bytes: usize) -> u64 {
-        aligned(n_bytes as u64).max(8).saturating_add(self.beside)
+    /// What a message of so many bytes, with so many descriptors, is charged.
+    pub fn charge(&self, n_bytes: usize, n_fds: usize) -> u64 {
+        let size = aligned(n_bytes as u64).saturating_add(aligned(4 * n_fds as u64));
+        size.max(8).saturating_add(self.beside)
     }
 }
 
@@ -55,6 +58,7 @@ impl Core {
         Some(Room {
             messages: peer.account.room(user, uid, SLICES),
             bytes: peer.account.room(user, uid, BYTES),
+            fds: peer.account.room(user, uid, FDS),
             beside: peer.account.overhead.saturating_add(context),
         })
     }
@@ -71,23 +75,24 @@ impl Core {
         }
     }
 
-    /// One message that was kept aside is queued, with the stamp that it has.
+    /// One message that was kept aside is queued, with the stamp that it has; takes `fds`, unless it is false.
     pub fn deliver_late(
         &mut self,
-        sender: u64,
-        reader: u64,
+        (sender, reader): (u64, u64),
         parts: Parts,
         n_bytes: usize,
+        fds: &[RawFd],
         credentials: &Arc<Credentials>,
         stamp: u64,
-    ) {
-        let placed = self.begin(sender, &[], credentials).and_then(|tx| {
-            let what = super::express::outgoing(n_bytes, false);
-            self.place_at_root(&tx, reader, &what)
+    ) -> bool {
+        let placed = self.begin(sender, fds, credentials).and_then(|mut tx| {
+            let what = super::express::outgoing(n_bytes, !fds.is_empty());
+            self.place_at_root(&tx, reader, &what).inspect_err(|_| self.cancel(&mut tx))
         });
         match placed {
             Ok(entry) => self.commit_one(reader, entry, stamp, Payload::from(parts)),
-            Err(error) => self.sequencer.fail(format!("a message with room found none: {error:?}")),
+            Err(ref error) => self.sequencer.fail(format!("a message with room found none: {error:?}")),
         }
+        placed.is_ok()
     }
 }

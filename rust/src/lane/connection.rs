@@ -32,6 +32,8 @@ pub struct Standing {
     pub takes_fds: bool,
     pub max_message_size: usize,
     pub max_message_unix_fds: usize,
+    pub max_incoming_unix_fds: usize,
+    pub max_outgoing_unix_fds: usize,
     pub max_incoming_bytes: u64,
     pub max_outgoing_bytes: u64,
     pub max_replies: usize,

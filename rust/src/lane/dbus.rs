@@ -25,7 +25,7 @@ use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
 use super::{Lane, Report, Work};
 use crate::core::Usage;
-use crate::sys::{self, Epoll};
+use crate::sys::Epoll;
 
 pub(super) const IN: u32 = EPOLLIN as u32;
 const OUT: u32 = EPOLLOUT as u32;
@@ -45,8 +45,6 @@ pub struct DbusLane {
     unwatched: Vec<u64>,
     /// Others have had something in this turn.
     has_served: bool,
-    /// Core has let descriptors go that are Python's to close.
-    has_freed: bool,
     /// An empty buffer for whoever reads next.
     pub(super) spare: Vec<u8>,
     scratch: Vec<u8>,
@@ -64,7 +62,6 @@ impl DbusLane {
             late: Vec::new(),
             unwatched: Vec::new(),
             has_served: false,
-            has_freed: false,
             spare: Vec::new(),
             scratch: Vec::new(),
         }
@@ -156,7 +153,7 @@ impl DbusLane {
         let flushed = output::flush(c, &mut tables.core, now, &mut self.scratch);
         c.output.is_blocked = flushed == Flushed::Blocked;
         let has_moved = c.pace.moved != before;
-        self.close_freed(tables);
+        self.parties.close_freed(&mut tables.core);
         if has_moved {
             self.parties.moved(slot, now);
         }
@@ -166,19 +163,6 @@ impl DbusLane {
             _ => {}
         }
         flushed
-    }
-
-    /// Descriptors that are written: those that only the lane knows are closed, the others are Python's business.
-    fn close_freed(&mut self, tables: &mut Tables<'_>) {
-        let freed = tables.core.freed_fds();
-        freed.retain(|fd| match self.parties.fds.remove(fd) {
-            Some(_) => {
-                sys::close(*fd);
-                false
-            }
-            None => true,
-        });
-        self.has_freed |= !freed.is_empty();
     }
 
     fn write_all(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
@@ -385,7 +369,7 @@ impl Lane for DbusLane {
         }
         self.has_served = false;
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
-        report.is_due |= std::mem::take(&mut self.has_freed);
+        report.is_due |= std::mem::take(&mut self.parties.has_freed);
     }
 }
 

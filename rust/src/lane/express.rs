@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::parties::Parties;
 use super::passing::{pass, pass_to_all};
 use super::poller::locked;
-use super::transit::{Ahead, BUS};
+use super::transit::{Ahead, BUS, Marks, Size};
 use super::verdict;
 use super::world::Tables;
 use crate::core::Parts;
@@ -41,6 +41,8 @@ const READER_MARK: u64 = 64 << 20;
 const FD_WEIGHT: u64 = 64 << 10;
 /// So many descriptors of the process are kept free, or an eighth of them.
 const FDS_KEPT: u64 = 64;
+/// So many descriptors may be in queues that Python has not booked for their sender.
+const FDS_UNTOLD: usize = 256;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
 /// The answer to GetId has fewer bytes beyond the two texts that differ.
@@ -190,8 +192,9 @@ fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> R
     let to = parties.get(post.from).ok_or(NotEveryday)?;
     let most = IDENTITY_ROOM + to.unique.len() + parties.bus.id.len();
     let (core, ways) = (&mut tables.core, (BUS, post.from));
-    let has_passed = parties.may_pass(core, ways, most, u64::MAX, &mut Ahead::default())
-        && parties.append(core, ways, None, post.now, |parties, out| {
+    let (size, no_marks) = (Size { most, n_fds: 0 }, Marks { bytes: u64::MAX, fds: 0 });
+    let has_passed = parties.may_pass(core, ways, size, no_marks, &mut Ahead::default())
+        && parties.append(core, ways, None, post.now, &[], |parties, out| {
             put_id(post, parties, out);
             true
         });
@@ -277,16 +280,21 @@ fn forward(
     // what the planner weighs, with room for the sender's name
     let weighed = post.message.bytes().len() + sender.unique.len() + MARGIN;
     let marks = sender.marks(reader);
-    if post.fds.is_empty() && pass(post, parties, tables, to, weighed, marks) {
+    if !post.fds.is_empty() {
+        let takes_fds = reader.standing.takes_fds;
+        let ceiling = *parties.ceiling.get_or_insert_with(descriptors_below);
+        if !takes_fds || parties.fds.len() > FDS_UNTOLD || !may_come(post.fds, ceiling) {
+            return Err(NotEveryday);
+        }
+    }
+    if pass(post, parties, tables, to, weighed, marks) {
         return Ok(());
     }
     parties.settle(&mut tables.core);
-    let ceiling =
-        if post.fds.is_empty() { 0 } else { *parties.ceiling.get_or_insert_with(descriptors_below) };
     let (sender, reader) = (parties.get(post.from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
     let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
-    if !(post.fds.is_empty() || was_empty && may_pass(post.fds, reader, ceiling)) {
+    if !(post.fds.is_empty() || was_empty) {
         return Err(NotEveryday);
     }
     tables
@@ -305,9 +313,9 @@ fn descriptors_below() -> u64 {
     ceiling - FDS_KEPT.min(ceiling / 8)
 }
 
-/// The reader takes descriptors, these close at once, and the process has enough others.
-fn may_pass(fds: &[RawFd], reader: &Connection, ceiling: u64) -> bool {
-    reader.standing.takes_fds && fds.iter().all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
+/// These close at once, and the process has enough others.
+fn may_come(fds: &[RawFd], ceiling: u64) -> bool {
+    fds.iter().all(|&fd| (fd as u64) < ceiling && sys::closes_at_once(fd))
 }
 
 fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<usize, NotEveryday> {
@@ -393,8 +401,12 @@ fn has_room(
 
 impl Connection {
     /// What may wait at a reader if this sender is to send more.
-    pub(super) fn marks(&self, reader: &Self) -> u64 {
-        PAIR_MARK.min(self.standing.max_incoming_bytes).min(reader.standing.max_outgoing_bytes)
+    pub(super) fn marks(&self, reader: &Self) -> Marks {
+        let (mine, its) = (&self.standing, &reader.standing);
+        Marks {
+            bytes: PAIR_MARK.min(mine.max_incoming_bytes).min(its.max_outgoing_bytes),
+            fds: mine.max_incoming_unix_fds.min(its.max_outgoing_unix_fds),
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Standing};
 use super::transit::Transit;
-use crate::core::Credentials;
+use crate::core::{Core, Credentials};
+use crate::sys;
 
 /// The bus itself, as a peer.
 #[derive(Default)]
@@ -53,6 +54,8 @@ pub struct Parties {
     pub lost: Vec<(u64, u64, Bytes)>,
     /// Descriptors in Core's queues of which nobody but the lane knows, with who has sent them.
     pub fds: AHashMap<RawFd, u64>,
+    /// Core has let descriptors go that are Python's to close.
+    pub has_freed: bool,
     /// Room for receivers.
     pub peers: Vec<u64>,
     /// Below which number descriptors may come in this turn, once that was asked.
@@ -195,6 +198,19 @@ impl Parties {
             c.input.is_busy = true;
             self.busy.push_back(slot);
         }
+    }
+
+    /// Descriptors that are written: those that only the lane knows are closed, the others are Python's business.
+    pub fn close_freed(&mut self, core: &mut Core) {
+        let freed = core.freed_fds();
+        freed.retain(|fd| match self.fds.remove(fd) {
+            Some(_) => {
+                sys::close(*fd);
+                false
+            }
+            None => true,
+        });
+        self.has_freed |= !freed.is_empty();
     }
 
     /// A message was queued for it.

@@ -7,7 +7,7 @@
 
 use super::express::{Message, NotEveryday, Post};
 use super::parties::Parties;
-use super::transit::{ALL, Ahead};
+use super::transit::{ALL, Ahead, Marks, Size};
 use super::world::Tables;
 use crate::core::Core;
 use crate::dbus::header::Header;
@@ -20,16 +20,17 @@ pub(super) fn pass(
     tables: &mut Tables<'_>,
     to: usize,
     most: usize,
-    marks: u64,
+    marks: Marks,
 ) -> bool {
     let Message::Borrowed(message) = post.message else {
         return false;
     };
     let ways = (post.from, to);
+    let size = Size { most, n_fds: post.fds.len() };
     let core = &mut tables.core;
     parties.may_pass_at_last(core, |parties, core| {
-        parties.may_pass(core, ways, most, marks, &mut Ahead::default())
-    }) && parties.append(core, ways, None, post.now, |parties, out| {
+        parties.may_pass(core, ways, size, marks, &mut Ahead::default())
+    }) && parties.append(core, ways, None, post.now, post.fds, |parties, out| {
         put_stamped(message, post.header, parties, post.from, most, out)
     })
 }
@@ -99,7 +100,7 @@ fn may_pass_to_all(
             return false;
         };
         let marks = sender.marks(reader);
-        parties.may_pass(core, (from, to), most, marks, &mut ahead)
+        parties.may_pass(core, (from, to), Size { most, n_fds: 0 }, marks, &mut ahead)
     })
 }
 
@@ -118,7 +119,7 @@ fn put_to_all(
     if is_done {
         let stamp = core.draw_stamp();
         for &to in slots {
-            parties.append(core, (post.from, to), Some(stamp), post.now, |_, out| {
+            parties.append(core, (post.from, to), Some(stamp), post.now, &[], |_, out| {
                 out.extend_from_slice(&stamped);
                 true
             });

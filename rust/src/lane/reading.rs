@@ -22,6 +22,9 @@ use crate::sys;
 
 /// Bytes to ask a socket for.
 const CHUNK: usize = 128 << 10;
+/// So often one client is read in a turn, if little comes at a time: together about as much as one call may bring.
+const READS_PER_TURN: usize = 32;
+const SMALL_READ: usize = CHUNK / READS_PER_TURN;
 /// Longer bodies are not copied if they have a buffer for themselves.
 const LARGE_BODY: usize = 16 << 10;
 /// The most to ask for within a large message.
@@ -52,15 +55,28 @@ enum Found {
 impl DbusLane {
     // ---- input ---------------------------------------------------------------------------------------
 
-    /// Read once, and carry out what is there.
+    /// Read, and carry out what is there: once, or if descriptors come, with which the kernel ends what one call reads,
+    /// as long as little comes.
     pub(super) fn read(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        for _ in 0..READS_PER_TURN {
+            let has_more = self.read_once(slot, tables, now, report);
+            let goes_on = |c: &Connection| c.input.is_ours && c.input.pending() == 0 && !c.input.is_busy;
+            if !has_more || report.stops || !self.parties.get(slot).is_some_and(goes_on) {
+                break;
+            }
+        }
+        self.tidy(slot);
+    }
+
+    /// The same with one call of the kernel; true if another may bring more.
+    fn read_once(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) -> bool {
         let bus = tables.core.queued(self.parties.bus.peer, self.peer(slot)).map_or(0, |usage| usage.bytes);
         let Some(c) = self.parties.get_mut(slot) else {
-            return;
+            return false;
         };
         if bus > BUS_MARK {
             hand_over_all(c, End::Open, report);
-            return;
+            return false;
         }
         let room = if c.input.pending() == 0 {
             room_for_first(c, &mut self.spare)
@@ -70,11 +86,13 @@ impl DbusLane {
         let Ok(most) = room else {
             c.input.give_up();
             report.hand_over(c.fd, IN);
-            return;
+            return false;
         };
+        let mut has_more = false;
         let mut fds = Vec::new();
         match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
             Ok(received) => {
+                has_more = !fds.is_empty() && received.n_bytes <= SMALL_READ;
                 c.input.fds.extend(fds);
                 if received.is_truncated {
                     hand_over_all(c, End::Truncated, report);
@@ -88,7 +106,7 @@ impl DbusLane {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => hand_over_all(c, end_after(&error), report),
         }
-        self.tidy(slot);
+        has_more
     }
 
     /// Carry out what is there, within the budget.

@@ -6,16 +6,19 @@
 //! is the same. Buffers are borrowed from a store for a step, so that an idle connection has none.
 //!
 //! Invariants. 1. While something is in transit nothing else happens in Core: who needs Core for something else settles
-//! first. A reader at `FULL` is written before the others. What it does not take is queued then, which had room as all that is
+//! first. A reader at `FULL` (`FDS_FULL`) is written before the others. What it does not take is queued then, which had room as all that is
 //! in transit; nothing more may pass to it, so who has asked that settles all before anything else.
 //! 2. Nothing is in transit when the lock of the tables is free. 3. What is in transit is bounded: `FULL` at a reader, `ALL`
-//! together.
+//! together; likewise descriptors. 4. A descriptor in transit is closed once it is written, or is in Core's queue and in
+//! `Parties::fds`.
 //!
 //! Not here: which messages are everyday (`express`), writing queues (`output`).
 
 use std::io;
+use std::os::fd::RawFd;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::output;
 use super::parties::Parties;
@@ -28,6 +31,10 @@ pub const BUS: usize = usize::MAX;
 const LARGEST: usize = 17 << 10;
 /// So much for one reader is written at once.
 const FULL: usize = 128 << 10;
+/// So many descriptors for one reader are written at once.
+const FDS_FULL: usize = 64;
+/// So many descriptors may be in transit, so that they leave room for those of others.
+const FDS_ALL: u64 = 256;
 /// So much may be charged for all that is in transit.
 pub const ALL: u64 = 8 << 20;
 /// So many bytes in buffers are kept for the next step, and so many buffers.
@@ -38,6 +45,7 @@ const STORED: usize = 1024;
 struct Record {
     stamp: u64,
     n_bytes: usize,
+    n_fds: usize,
     /// Slot of its sender.
     from: usize,
 }
@@ -48,6 +56,8 @@ pub struct Passage {
     /// The messages, one behind the other.
     pub bytes: Vec<u8>,
     records: Vec<Record>,
+    /// Their descriptors, in the same order, which are the passage's.
+    fds: Vec<RawFd>,
     /// What they are charged.
     weight: u64,
     /// Whose messages have this room here.
@@ -66,34 +76,52 @@ pub struct Transit {
     #[allow(clippy::vec_box)]
     store: Vec<Box<Passage>>,
     stored_bytes: usize,
+    /// Descriptors that have been written: closed at the end of the step.
+    written_fds: Vec<RawFd>,
     /// Room for the receivers of a signal, and for the signal.
     pub receivers: Vec<usize>,
     pub copy: Vec<u8>,
 }
 
-/// Messages, and the bytes that they are charged.
+/// Messages, the bytes that they are charged, and their descriptors.
 #[derive(Clone, Copy, Default)]
 pub struct Ahead {
     messages: u64,
     bytes: u64,
+    fds: u64,
+}
+
+/// How large a message is at most, and how many descriptors it has.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub most: usize,
+    pub n_fds: usize,
+}
+
+/// What may wait at a reader, in bytes and in descriptors.
+#[derive(Clone, Copy)]
+pub struct Marks {
+    pub bytes: u64,
+    pub fds: usize,
 }
 
 impl Parties {
-    /// Whether a message of `most` bytes at most may pass from one slot to another; its buffer has room for it then.
+    /// Whether a message of this size may pass from one slot to another; there is room for it in the buffer then.
     ///
     /// `marks` is what may wait there; `ahead` is what passes before it, and grows.
     pub fn may_pass(
         &mut self,
         core: &mut Core,
         (from, to): (usize, usize),
-        most: usize,
-        marks: u64,
+        Size { most, n_fds }: Size,
+        marks: Marks,
         ahead: &mut Ahead,
     ) -> bool {
-        if most > LARGEST {
+        if most > LARGEST || n_fds > FDS_FULL {
             return false;
         }
-        let is_full = |passage: &Passage| passage.bytes.len() + most > FULL;
+        let is_full =
+            |passage: &Passage| passage.bytes.len() + most > FULL || passage.fds.len() + n_fds > FDS_FULL;
         if self.passage(to).is_some_and(is_full) {
             self.settle_one(core, to);
         }
@@ -108,19 +136,23 @@ impl Parties {
             let Some(passage) = passage else { return false };
             (passage.from, passage.room) = (from, room);
         }
-        let (messages, bytes) = (self.transit.charged.messages, self.transit.charged.bytes);
+        let charged = self.transit.charged;
         let Some(passage) = self.passage_mut(to) else {
             return false;
         };
-        let charge = passage.room.charge(most);
+        let charge = passage.room.charge(most, n_fds);
         ahead.messages += 1;
         ahead.bytes = ahead.bytes.saturating_add(charge);
-        let bytes = bytes.saturating_add(ahead.bytes);
-        (passage.records.is_empty() || passage.weight.saturating_add(charge) <= marks)
-            && messages + ahead.messages <= passage.room.messages
+        ahead.fds += n_fds as u64;
+        let bytes = charged.bytes.saturating_add(ahead.bytes);
+        (passage.records.is_empty() || passage.weight.saturating_add(charge) <= marks.bytes)
+            && (n_fds == 0 || passage.fds.is_empty() || passage.fds.len() + n_fds <= marks.fds)
+            && charged.messages + ahead.messages <= passage.room.messages
             && bytes <= passage.room.bytes.min(ALL)
+            && (n_fds == 0 || charged.fds + ahead.fds <= passage.room.fds.min(FDS_ALL))
             && passage.bytes.try_reserve(most).is_ok()
             && passage.records.try_reserve(1).is_ok()
+            && passage.fds.try_reserve(n_fds).is_ok()
     }
 
     /// The same, if need be when what is in transit has been written; `ask` finds out, and may be asked twice.
@@ -137,14 +169,15 @@ impl Parties {
         has_something && ask(self, core)
     }
 
-    /// A message that may pass is in transit from now on, as `write` appends it; false, and nothing has happened, if that
-    /// says so. Its stamp is drawn then, unless it is one that has been.
+    /// A message that may pass is in transit from now on, as `write` appends it, and `fds` with it; false, and nothing has
+    /// happened, if that says so. Its stamp is drawn then, unless it is one that has been.
     pub fn append(
         &mut self,
         core: &mut Core,
         (from, to): (usize, usize),
         stamp: Option<u64>,
         now: f64,
+        fds: &[RawFd],
         write: impl FnOnce(&Self, &mut Vec<u8>) -> bool,
     ) -> bool {
         let Some(mut passage) = self.take_passage(to) else {
@@ -159,11 +192,13 @@ impl Parties {
         let n_bytes = passage.bytes.len() - before;
         let stamp = stamp.unwrap_or_else(|| core.draw_stamp());
         let was_empty = passage.records.is_empty();
-        let charge = passage.room.charge(n_bytes);
+        let charge = passage.room.charge(n_bytes, fds.len());
         passage.weight += charge;
-        passage.records.push(Record { stamp, n_bytes, from });
+        passage.records.push(Record { stamp, n_bytes, n_fds: fds.len(), from });
+        passage.fds.extend_from_slice(fds);
         self.transit.charged.messages += 1;
         self.transit.charged.bytes += charge;
+        self.transit.charged.fds += fds.len() as u64;
         self.put_passage(to, Some(passage));
         self.delivered(to, was_empty, now);
         true
@@ -193,6 +228,7 @@ impl Parties {
         }
         self.transit.readers.clear();
         self.transit.charged = Ahead::default();
+        sys::close_all(&mut self.transit.written_fds);
     }
 
     fn passage(&self, to: usize) -> Option<&Passage> {
@@ -230,9 +266,10 @@ impl Parties {
             self.put_passage(to, Some(passage));
             return;
         };
-        output::note_peak(c, Usage { bytes: passage.weight, messages: n_messages, fds: 0 });
+        let n_fds = passage.fds.len() as u64;
+        output::note_peak(c, Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
         let result = loop {
-            match sys::send(c.fd, &[&passage.bytes], &[]) {
+            match passage.write(c.fd) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result,
             }
@@ -242,13 +279,18 @@ impl Parties {
             core.passed(c.peer, n_messages);
             self.transit.charged.messages -= n_messages;
             self.transit.charged.bytes -= passage.weight;
+            self.transit.charged.fds -= n_fds;
+            self.transit.written_fds.append(&mut passage.fds);
+            if self.transit.written_fds.len() >= FDS_FULL {
+                sys::close_all(&mut self.transit.written_fds);
+            }
             passage.clear();
             self.put_passage(to, Some(passage));
             return;
         }
         // what else it is, if not that, is met again by who writes the queue
         let is_blocked = result.map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |_| true);
-        self.queue(core, to, &passage, written);
+        self.queue(core, to, &mut passage, written);
         self.transit.give(passage);
         if let Some(c) = self.get_mut(to) {
             c.output.is_blocked = is_blocked;
@@ -257,11 +299,12 @@ impl Parties {
     }
 
     /// Put everything into Core, of which so much is written.
-    fn queue(&mut self, core: &mut Core, to: usize, passage: &Passage, written: usize) {
+    fn queue(&mut self, core: &mut Core, to: usize, passage: &mut Passage, written: usize) {
         let Some(reader) = self.get(to).map(|c| c.peer) else {
             return;
         };
         let mut rest = &passage.bytes[..];
+        let mut fds = std::mem::take(&mut passage.fds);
         for record in &passage.records {
             let (message, behind) = rest.split_at(record.n_bytes.min(rest.len()));
             rest = behind;
@@ -271,13 +314,20 @@ impl Parties {
                 Some(c) => (c.peer, &c.credentials),
                 None => (self.bus.peer, &self.bus.credentials),
             };
-            core.deliver_late(sender, reader, parts, message.len(), credentials, record.stamp);
+            let own: SmallVec<[RawFd; 4]> = fds.drain(..record.n_fds.min(fds.len())).collect();
+            let ways = (sender, reader);
+            if core.deliver_late(ways, parts, message.len(), &own, credentials, record.stamp) {
+                self.fds.extend(own.into_iter().map(|fd| (fd, sender)));
+            } else {
+                own.into_iter().for_each(sys::close);
+            }
         }
         if let Some(c) = self.get_mut(to) {
             // what went wrong here goes wrong again where it is told
             let _ = output::dequeue(c, core, written);
             core.unwake(reader);
         }
+        self.close_freed(core);
     }
 }
 
@@ -298,9 +348,45 @@ impl Transit {
     }
 }
 
+impl Drop for Passage {
+    fn drop(&mut self) {
+        sys::close_all(&mut self.fds);
+    }
+}
+
 impl Passage {
     fn size(&self) -> usize {
-        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+        self.bytes.capacity()
+            + self.records.capacity() * size_of::<Record>()
+            + self.fds.capacity() * size_of::<RawFd>()
+    }
+
+    /// Write all of it, as far as the socket takes it: one with descriptors by itself, so that they come with its first byte.
+    fn write(&self, fd: RawFd) -> io::Result<usize> {
+        if self.fds.is_empty() {
+            return sys::send(fd, &[&self.bytes], &[]);
+        }
+        let mut pieces: SmallVec<[(&[u8], &[RawFd]); 32]> = SmallVec::new();
+        let (mut bytes, mut fds) = (&self.bytes[..], &self.fds[..]);
+        let mut n_plain = 0;
+        for record in &self.records {
+            if record.n_fds == 0 {
+                n_plain += record.n_bytes;
+                continue;
+            }
+            let (plain, behind) = bytes.split_at(n_plain.min(bytes.len()));
+            let (message, behind) = behind.split_at(record.n_bytes.min(behind.len()));
+            let (own, others) = fds.split_at(record.n_fds.min(fds.len()));
+            if !plain.is_empty() {
+                pieces.push((plain, &[]));
+            }
+            pieces.push((message, own));
+            (bytes, fds, n_plain) = (behind, others, 0);
+        }
+        if !bytes.is_empty() {
+            pieces.push((bytes, &[]));
+        }
+        sys::send_several(fd, &pieces)
     }
 
     fn clear(&mut self) {

@@ -40,9 +40,12 @@ fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
 }
 
-/// (sends_all, receives_all, takes_fds, max_message_size, max_message_unix_fds, max_incoming_bytes, max_outgoing_bytes, max_replies,
-/// policy)
-type StandingTuple<'py> = (bool, bool, bool, usize, usize, u64, u64, usize, Option<Bound<'py, ClientPolicy>>);
+/// Of messages, of what comes in, and of what goes out.
+type FdLimits = (usize, usize, usize);
+/// (sends_all, receives_all, takes_fds, max_message_size, (max_message_unix_fds, max_incoming_unix_fds, max_outgoing_unix_fds),
+/// max_incoming_bytes, max_outgoing_bytes, max_replies, policy)
+type StandingTuple<'py> =
+    (bool, bool, bool, usize, FdLimits, u64, u64, usize, Option<Bound<'py, ClientPolicy>>);
 /// Well-known names that a client is primary owner of, in order of acquisition; those that it owns or waits for.
 type NameLists = (Vec<String>, Vec<String>);
 
@@ -52,7 +55,7 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         receives_all,
         takes_fds,
         max_message_size,
-        max_message_unix_fds,
+        (max_message_unix_fds, max_incoming_unix_fds, max_outgoing_unix_fds),
         incoming,
         outgoing,
         replies,
@@ -65,6 +68,8 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         takes_fds,
         max_message_size,
         max_message_unix_fds,
+        max_incoming_unix_fds,
+        max_outgoing_unix_fds,
         max_incoming_bytes: incoming,
         max_outgoing_bytes: outgoing,
         max_replies: replies,

@@ -112,6 +112,8 @@ pub fn free() -> Standing {
         takes_fds: true,
         max_message_size: 1 << 27,
         max_message_unix_fds: 16,
+        max_incoming_unix_fds: 1 << 20,
+        max_outgoing_unix_fds: 1 << 20,
         max_incoming_bytes: 1 << 30,
         max_outgoing_bytes: 1 << 30,
         max_replies: 1000,
