@@ -557,6 +557,72 @@ def test_several_objects_at_one_path_become_one() -> None:
     assert '"/org/mpris/MediaPlayer2": together(Root(), Player())' in text
 
 
+def test_properties_that_wait_go_on_waiting() -> None:
+    module = loaded("""\
+        from dbus_fast import PropertyAccess
+        from dbus_fast.service import ServiceInterface, dbus_property
+        class Player(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.Player")
+                self._seconds = 3
+            async def ask(self):
+                return self._seconds
+            @dbus_property()
+            async def Position(self) -> "x":
+                return await self.ask()
+            @Position.setter
+            async def Position(self, value: "x"):
+                self._seconds = value + await self.ask()
+            @dbus_property(access=PropertyAccess.READ)
+            async def Used(self) -> "x":
+                return await self.ask()
+            async def twice(self):
+                return 2 * await self.Used
+        """)
+
+    async def main() -> tuple[int, int, int]:
+        player = module.Player()
+        await player.position.set(4)
+        return await player.position, await player.used, await player.twice()
+
+    assert anyio.run(main) == (7, 7, 14)
+
+
+def test_a_program_whose_property_is_lost_can_still_be_loaded() -> None:
+    source = """\
+        from elsewhere import NAME
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
+        class Player(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.Player")
+                self._volume = 3
+            @dbus_property(name=NAME)
+            def volume(self) -> "x":
+                return self._volume
+            @volume.setter
+            def volume(self, value: "x"):
+                self._volume = value
+            @dbus_method()
+            def Louder(self):
+                self.volume += 1
+        """
+    assert told(carried(source)[1], Kind.LOST) == [(8, "volume")]
+    player = loaded(source.replace("from elsewhere import NAME", "NAME = str(1)")).Player()
+    anyio.run(player.louder)
+    assert player.volume == 4
+
+
+def test_what_only_looks_like_python_is_not_written() -> None:
+    with pytest.raises(SourceError, match="cannot be carried over"):
+        carried("""\
+            from dbus_fast.service import ServiceInterface, dbus_method
+            class Player(ServiceInterface):
+                @dbus_method()
+                def Play(self):
+                    await self.stop()
+            """)
+
+
 NAMESAKES = """\
     import asyncio
     from dbus_fast.aio import MessageBus
