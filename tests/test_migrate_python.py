@@ -557,6 +557,38 @@ def test_several_objects_at_one_path_become_one() -> None:
     assert '"/org/mpris/MediaPlayer2": together(Root(), Player())' in text
 
 
+@pytest.mark.parametrize("check", [
+    "assert reply == RequestNameReply.PRIMARY_OWNER",
+    "if reply is not RequestNameReply.PRIMARY_OWNER: raise SystemExit('taken')",
+    "if not reply: print('taken'); return",
+    "if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER): print(1); sys.exit(1)",
+])
+def test_giving_up_without_the_name_is_left_to_the_native_start(check: str) -> None:
+    source = """\
+        import asyncio
+        import sys
+        from dbus_fast import RequestNameReply
+        from dbus_fast.aio import MessageBus
+        from dbus_fast.service import ServiceInterface, dbus_method
+        class Lamp(ServiceInterface):
+            @dbus_method()
+            def Lit(self) -> "b":
+                return True
+        async def main():
+            bus = await MessageBus().connect()
+            bus.export("/lamp", Lamp("org.example.Lamp"))
+            reply = await bus.request_name("org.example.Lamp")
+            CHECK
+            await bus.wait_for_disconnect()
+        asyncio.run(main())
+        """
+    text, findings = carried(source.replace("CHECK", check))
+    assert told(findings, Kind.LOST) == []
+    assert "reply" not in text and "print" not in text and "async def main" not in text
+    other = "if reply == RequestNameReply.IN_QUEUE: print('later')"
+    assert [what for _, what in told(carried(source.replace("CHECK", other))[1], Kind.LOST)] == [other]
+
+
 def test_properties_that_wait_go_on_waiting() -> None:
     module = loaded("""\
         from dbus_fast import PropertyAccess
