@@ -359,6 +359,13 @@ async def _result(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
 
 
+class _AnyProp(Protocol):
+    @overload
+    def __call__(self, function: Callable[[Any], Awaitable[T]], /) -> Prop[T]: ...
+    @overload
+    def __call__(self, function: Callable[[Any], T], /) -> Prop[T]: ...
+
+
 class _AnyMethod(Protocol):
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Method[P, R]: ...
@@ -414,12 +421,14 @@ def signal(
 
 
 @overload
+def prop(function: Callable[[Any], Awaitable[T]], /) -> Prop[T]: ...
+@overload
 def prop(function: Callable[[Any], T], /) -> Prop[T]: ...
 @overload
 def prop(
     *, name: str | None = None, gives: str | None = None, emits: str = "true", deprecated: bool = False,
     annotations: Mapping[str, str] | None = None, readable: bool = True,
-) -> Callable[[Callable[[Any], T]], Prop[T]]: ...
+) -> _AnyProp: ...
 def prop(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, gives: str | None = None,
     emits: str = "true", deprecated: bool = False, annotations: Mapping[str, str] | None = None,
@@ -427,7 +436,7 @@ def prop(
 ) -> Any:
     """Decorator: a property; ``emits`` is EmitsChangedSignal: true, invalidates, const, or false.
 
-    One that is not ``readable`` is for setting alone: nobody is told its value. What cannot be read is a
-    TypeError when the class is first used."""
+    Getter and setter may be async. One that is not ``readable`` is for setting alone: nobody is told its
+    value. What cannot be read is a TypeError when the class is first used."""
     options = Options(name, None, gives, False, deprecated, emits, annotations, readable)
     return Prop(function, options) if function else lambda function: Prop(function, options)
