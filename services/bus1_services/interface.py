@@ -244,8 +244,8 @@ class Interface:
 
     A class says ``name=`` for the interface that it declares, ``annotations=`` of it, and ``max_calls=``, how
     many calls of one object the service takes at a time, the waiting ones included. TypeError for a name
-    that is none, for no calls, for new members of a class that names no interface for them, and for bases of
-    which two have a member of one Python name."""
+    that is none, for no calls, for new members of a class that names no interface for them, and for classes
+    above of which two have an interface, or the Python name of a member, in common."""
 
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}
@@ -314,7 +314,10 @@ def _place(cls: type[Interface], member: Member, inherited: Member | None) -> No
 
 
 def _tell_apart(cls: type[Interface]) -> None:
-    """Each member is found under its name: what bases have in common comes from one class; TypeError."""
+    """Each interface is of one class, and each member is found under its Python name; TypeError."""
+    names = [name for base in cls.__mro__ if (name := vars(base).get("__interface__"))]
+    if len(set(names)) < len(names):
+        raise TypeError(f"{cls.__qualname__}: two of its classes have one interface: {', '.join(names)}")
     for base in cls.__mro__:
         for attribute, member in vars(base).items():
             if not isinstance(member, Member):
