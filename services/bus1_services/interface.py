@@ -303,7 +303,11 @@ def _inherited(cls: type, attribute: str) -> Member | None:
 
 def _place(cls: type[Interface], member: Member, inherited: Member | None) -> None:
     """A new member belongs to the interface that ``cls`` names, an override to the one it had."""
+    if hasattr(Interface, member.attribute):
+        raise TypeError(f"{cls.__qualname__} needs {member.attribute} for something else; say name=")
     if inherited is not None:
+        if type(member) is not type(inherited):
+            raise TypeError(f"{cls.__qualname__}: {member.attribute} is declared as something else above")
         member.interface = inherited.interface
         if isinstance(member, Prop) and isinstance(inherited, Prop) and member.assign is None:
             member.assign = inherited.assign
