@@ -78,6 +78,10 @@ class Slate(Interface, name="org.example.Slate1"):
         raise ValueError("no chalk")
 
     @method
+    def gives_up(self) -> Str:
+        raise asyncio.CancelledError("of a loop of its own")
+
+    @method
     def wrong(self) -> UInt32:
         return -1
 
@@ -197,6 +201,7 @@ def test_what_goes_wrong_is_told_and_the_service_goes_on(bus1_bus: Daemon) -> No
         for call, error, words in (
             (slate.fails, DBusError, "ValueError: no chalk"), (slate.wrong, DBusError, "do not fit"),
             (slate.never, DBusError, "RuntimeError: no running event loop"),
+            (slate.gives_up, DBusError, "CancelledError: of a loop of its own"),
         ):
             with pytest.raises(error, match=words):
                 call()

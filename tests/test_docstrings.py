@@ -104,6 +104,11 @@ HOMES = {
 }
 
 
+def test_no_public_name_is_that_of_a_module_beside_it() -> None:
+    # importing the module would put it in the name's place
+    assert not {f"{home.rpartition('.')[0]}.{name}" for name, home in HOMES.items()} & set(HOMES.values())
+
+
 @pytest.mark.parametrize("name", HOMES)
 def test_a_public_name_says_what_it_is(name: str) -> None:
     assert described(HOMES[name], name)

@@ -327,6 +327,20 @@ def test_introspection_carries_docs_and_notes() -> None:
     assert ("Level", "org.freedesktop.DBus.Property.EmitsChangedSignal") not in notes
 
 
+def test_a_member_that_takes_the_place_of_something_else_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="something else above"):
+        type("Wrong", (Lamp,), {"level": method(lambda self: None)})
+    with pytest.raises(TypeError, match="needs unreferenced"):
+        type("Wrong", (Interface,), {"unreferenced": method(lambda self: None)}, name="org.example.Wrong1")
+
+
+def test_an_interface_that_is_declared_twice_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="one interface"):
+        class More(Lamp, name="org.example.Lamp1"):
+            @method
+            def break_(self) -> None: ...
+
+
 def test_bases_whose_members_have_one_python_name_are_a_mistake() -> None:
     class Bell(Interface, name="org.example.Bell1"):
         @prop

@@ -557,6 +557,104 @@ def test_several_objects_at_one_path_become_one() -> None:
     assert '"/org/mpris/MediaPlayer2": together(Root(), Player())' in text
 
 
+@pytest.mark.parametrize("check", [
+    "assert reply == RequestNameReply.PRIMARY_OWNER",
+    "if reply is not RequestNameReply.PRIMARY_OWNER: raise SystemExit('taken')",
+    "if not reply: print('taken'); return",
+    "if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER): print(1); sys.exit(1)",
+])
+def test_giving_up_without_the_name_is_left_to_the_native_start(check: str) -> None:
+    source = """\
+        import asyncio
+        import sys
+        from dbus_fast import RequestNameReply
+        from dbus_fast.aio import MessageBus
+        from dbus_fast.service import ServiceInterface, dbus_method
+        class Lamp(ServiceInterface):
+            @dbus_method()
+            def Lit(self) -> "b":
+                return True
+        async def main():
+            bus = await MessageBus().connect()
+            bus.export("/lamp", Lamp("org.example.Lamp"))
+            reply = await bus.request_name("org.example.Lamp")
+            CHECK
+            await bus.wait_for_disconnect()
+        asyncio.run(main())
+        """
+    text, findings = carried(source.replace("CHECK", check))
+    assert told(findings, Kind.LOST) == []
+    assert "reply" not in text and "print" not in text and "async def main" not in text
+    other = "if reply == RequestNameReply.IN_QUEUE: print('later')"
+    assert [what for _, what in told(carried(source.replace("CHECK", other))[1], Kind.LOST)] == [other]
+
+
+def test_properties_that_wait_go_on_waiting() -> None:
+    module = loaded("""\
+        from dbus_fast import PropertyAccess
+        from dbus_fast.service import ServiceInterface, dbus_property
+        class Player(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.Player")
+                self._seconds = 3
+            async def ask(self):
+                return self._seconds
+            @dbus_property()
+            async def Position(self) -> "x":
+                return await self.ask()
+            @Position.setter
+            async def Position(self, value: "x"):
+                self._seconds = value + await self.ask()
+            @dbus_property(access=PropertyAccess.READ)
+            async def Used(self) -> "x":
+                return await self.ask()
+            async def twice(self):
+                return 2 * await self.Used
+        """)
+
+    async def main() -> tuple[int, int, int]:
+        player = module.Player()
+        await player.position.set(4)
+        return await player.position, await player.used, await player.twice()
+
+    assert anyio.run(main) == (7, 7, 14)
+
+
+def test_a_program_whose_property_is_lost_can_still_be_loaded() -> None:
+    source = """\
+        from elsewhere import NAME
+        from dbus_fast.service import ServiceInterface, dbus_method, dbus_property
+        class Player(ServiceInterface):
+            def __init__(self):
+                super().__init__("org.example.Player")
+                self._volume = 3
+            @dbus_property(name=NAME)
+            def volume(self) -> "x":
+                return self._volume
+            @volume.setter
+            def volume(self, value: "x"):
+                self._volume = value
+            @dbus_method()
+            def Louder(self):
+                self.volume += 1
+        """
+    assert told(carried(source)[1], Kind.LOST) == [(8, "volume")]
+    player = loaded(source.replace("from elsewhere import NAME", "NAME = str(1)")).Player()
+    anyio.run(player.louder)
+    assert player.volume == 4
+
+
+def test_what_only_looks_like_python_is_not_written() -> None:
+    with pytest.raises(SourceError, match="cannot be carried over"):
+        carried("""\
+            from dbus_fast.service import ServiceInterface, dbus_method
+            class Player(ServiceInterface):
+                @dbus_method()
+                def Play(self):
+                    await self.stop()
+            """)
+
+
 NAMESAKES = """\
     import asyncio
     from dbus_fast.aio import MessageBus

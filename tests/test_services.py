@@ -28,6 +28,7 @@ from bus1_services import (
     method,
     prop,
     signal,
+    watch,
 )
 from bus1_services.call import Envelope, Kind, encode
 from bus1_services.connection import attach
@@ -661,6 +662,32 @@ async def test_properties_are_read_and_set(service: Connection, client: Connecti
     assert await properties.get_all("org.example.Kitchen1") == everything
     assert await properties.get_all("") == everything
     assert await properties.get_all("org.freedesktop.DBus.Peer") == {}
+
+
+class Gauge(Interface, name="org.example.Gauge1"):
+    """What it measures takes its time."""
+
+    def __init__(self) -> None:
+        self._level = 1
+
+    @prop
+    async def level(self) -> Int32:
+        await anyio.lowlevel.checkpoint()
+        return self._level
+
+    @level.setter
+    async def _set_level(self, level: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._level = level
+
+
+@on_a_bus()
+async def test_a_property_may_take_its_time(service: Connection, client: Connection) -> None:
+    gauge = client.proxy(Gauge, await introduce(service, client, Gauge()))
+    async with watch(gauge) as properties:
+        await gauge.level.set(7)
+        assert await anext(properties) == {"level"}
+        assert properties["level"] == await gauge.level == 7
 
 
 @on_a_bus()

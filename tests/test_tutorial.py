@@ -42,6 +42,11 @@ def test_what_is_not_printed_as_shown_fails(tmp_path: Path, monkeypatch: pytest.
         pages.follow("page.md", tmp_path)
 
 
+def test_what_the_bus_says_meanwhile_is_left_out() -> None:
+    log = "bus1-bridge[7]: [session uid=0 pid=7] Successfully activated service 'org.example.Room'\n"
+    assert pages.without_log(f"{log}as 0\n{log}A room: the peer{log}\n") == "as 0\nA room: the peer\n"
+
+
 PAGES = ("endpoints.md", "migrating.md", "services.md", "tutorial.md")
 FRAGMENT = {"name-defined", "syntax", "top-level-await"}
 """Kinds of errors of what is not a whole program: it uses what stands elsewhere, or is in a function."""

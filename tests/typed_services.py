@@ -129,6 +129,17 @@ class Hotel(Interface, name="org.example.Hotel1"):
     def best(self) -> Room | None:
         return None
 
+    @prop
+    async def nearest(self) -> Point:
+        return Point(0, 0)
+
+    @nearest.setter
+    async def _set_nearest(self, nearest: Point) -> None: ...
+
+    @prop(emits="false")
+    async def free(self) -> int:
+        return 3
+
     @signal
     def opened(self) -> None: ...
 
@@ -171,6 +182,9 @@ async def properties(hotel: Hotel) -> None:
     assert_type(await hotel.best, Room | None)
     await hotel.mode.set(Mode.OFF)
     await hotel.mode.set("off")  # type: ignore[arg-type]
+    assert_type(await hotel.nearest, Point)
+    assert_type(await hotel.free.get(), int)
+    await hotel.nearest.set(1)  # type: ignore[arg-type]
     await hotel.best.set(Point(1, 2))  # type: ignore[arg-type]
 
 

@@ -429,7 +429,11 @@ def is_bug(error: BaseException) -> bool:
     So is asyncio's cancellation that this task was not asked for: of a future, by whoever else has it."""
     if not isinstance(error, asyncio.CancelledError):
         return isinstance(error, Exception)
-    return asyncio.current_task() is None or not anyio.get_current_task().has_pending_cancellation()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True  # without a loop of asyncio nobody asks
+    return task is None or not anyio.get_current_task().has_pending_cancellation()
 
 
 def words(error: BaseException) -> str:

@@ -250,8 +250,8 @@ class Interface:
 
     A class says ``name=`` for the interface that it declares, ``annotations=`` of it, and ``max_calls=``, how
     many calls of one object the service takes at a time, the waiting ones included. TypeError for a name
-    that is none, for no calls, for new members of a class that names no interface for them, and for bases of
-    which two have a member of one Python name."""
+    that is none, for no calls, for new members of a class that names no interface for them, and for classes
+    above of which two have an interface, or the Python name of a member, in common."""
 
     __interface__: ClassVar[str] = ""
     __annotations_of__: ClassVar[Mapping[str, str]] = {}
@@ -309,7 +309,11 @@ def _inherited(cls: type, attribute: str) -> Member | None:
 
 def _place(cls: type[Interface], member: Member, inherited: Member | None) -> None:
     """A new member belongs to the interface that ``cls`` names, an override to the one it had."""
+    if hasattr(Interface, member.attribute):
+        raise TypeError(f"{cls.__qualname__} needs {member.attribute} for something else; say name=")
     if inherited is not None:
+        if type(member) is not type(inherited):
+            raise TypeError(f"{cls.__qualname__}: {member.attribute} is declared as something else above")
         member.interface = inherited.interface
         if isinstance(member, Prop) and isinstance(inherited, Prop) and member.assign is None:
             member.assign = inherited.assign
@@ -320,7 +324,10 @@ def _place(cls: type[Interface], member: Member, inherited: Member | None) -> No
 
 
 def _tell_apart(cls: type[Interface]) -> None:
-    """Each member is found under its name: what bases have in common comes from one class; TypeError."""
+    """Each interface is of one class, and each member is found under its Python name; TypeError."""
+    names = [name for base in cls.__mro__ if (name := vars(base).get("__interface__"))]
+    if len(set(names)) < len(names):
+        raise TypeError(f"{cls.__qualname__}: two of its classes have one interface: {', '.join(names)}")
     for base in cls.__mro__:
         for attribute, member in vars(base).items():
             if not isinstance(member, Member):
@@ -363,6 +370,13 @@ def interfaces_of(cls: type[Interface]) -> tuple[InterfaceSpec, ...]:
 
 async def _result(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value
+
+
+class _AnyProp(Protocol):
+    @overload
+    def __call__(self, function: Callable[[Any], Awaitable[T]], /) -> Prop[T]: ...
+    @overload
+    def __call__(self, function: Callable[[Any], T], /) -> Prop[T]: ...
 
 
 class _AnyMethod(Protocol):
@@ -420,12 +434,14 @@ def signal(
 
 
 @overload
+def prop(function: Callable[[Any], Awaitable[T]], /) -> Prop[T]: ...
+@overload
 def prop(function: Callable[[Any], T], /) -> Prop[T]: ...
 @overload
 def prop(
     *, name: str | None = None, gives: str | None = None, emits: str = "true", deprecated: bool = False,
     annotations: Mapping[str, str] | None = None, readable: bool = True,
-) -> Callable[[Callable[[Any], T]], Prop[T]]: ...
+) -> _AnyProp: ...
 def prop(
     function: Callable[..., Any] | None = None, /, *, name: str | None = None, gives: str | None = None,
     emits: str = "true", deprecated: bool = False, annotations: Mapping[str, str] | None = None,
@@ -433,7 +449,7 @@ def prop(
 ) -> Any:
     """Decorator: a property; ``emits`` is EmitsChangedSignal: true, invalidates, const, or false.
 
-    One that is not ``readable`` is for setting alone: nobody is told its value. What cannot be read is a
-    TypeError when the class is first used."""
+    Getter and setter may be async. One that is not ``readable`` is for setting alone: nobody is told its
+    value. What cannot be read is a TypeError when the class is first used."""
     options = Options(name, None, gives, False, deprecated, emits, annotations, readable)
     return Prop(function, options) if function else lambda function: Prop(function, options)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+import warnings
 from collections.abc import Sequence
 
 from .aids import Aids
@@ -82,7 +83,10 @@ def carry(
     constant = "NAME" if program.text(ast.Name("NAME")) == name else borrowed.free("NAME")
     text = _service(program, plans, wiring, objects, name, constant, borrowed)
     try:
-        ast.parse(text)
+        # the parser alone takes an ``await`` anywhere
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(text, "service.py", "exec", dont_inherit=True)
     except SyntaxError as error:
         raise SourceError(f"{file}: cannot be carried over: it would read {error.text!r}") from None
     modules = {

@@ -57,7 +57,8 @@ class Rewriting:
         members = {f for part in self.plan.declared.parts for f in (part.function, part.setter)}
         for function in self.plan.declared.node.body:
             if isinstance(function, Function) and function not in members:
-                self._plain(function, is_property=False)
+                # a property that is lost may have a setter, which stays, too
+                self._plain(function, is_property=self._is_property(function))
         self._emitting.run()
         if self._apart:
             self._put_apart()
@@ -93,7 +94,7 @@ class Rewriting:
     def _method(self, part: Part) -> None:
         assert part.function is not None and isinstance(part.member, Method)
         function, attribute = part.function, self.plan.attributes[part.python]
-        waits = isinstance(function, ast.AsyncFunctionDef) or function in self.plan.waits
+        waits = self._waits(function)
         inputs = self._inputs(part)
         if part.python in self.plan.kept:
             call = f"self.{part.python}({', '.join(name for name, _ in inputs)})"
@@ -125,10 +126,8 @@ class Rewriting:
             if function is not None:
                 self._plain(function, is_property=True)
         else:
-            waits = function in self.plan.waits
-            self._put_head(
-                part, "prop", attribute, self._head(attribute, function.args.args[0].arg, [], hint, waits)
-            )
+            own, waits = function.args.args[0].arg, self._waits(function)
+            self._put_head(part, "prop", attribute, self._head(attribute, own, [], hint, waits))
             self._convert(part, function, part.member.signature, 1)
         if self.plan.declared.is_several and part.member.writable:
             arguments = f"self, value: {lay_out(hint, 0)}"
@@ -174,7 +173,7 @@ class Rewriting:
             setter.args.args[0].arg,
             [(value, Argument(value, part.member.signature))],
             "None",
-            setter in self.plan.waits,
+            self._waits(setter),
         )
         start, end = self.segments.head(setter)
         is_private = not part.member.writable
@@ -190,7 +189,8 @@ class Rewriting:
             hint = lay_out(self.hints.of(part.member.signature), 0)
             self._below.append(
                 f"    async def _assign_{attribute}(self, value: {hint}) -> None:\n"
-                f"        self.{name}(value)\n        await self.{attribute}.changed()\n"
+                f"        {'await ' * self._waits(setter)}self.{name}(value)\n"
+                f"        await self.{attribute}.changed()\n"
             )
 
     def _signal(self, part: Part) -> None:
@@ -286,6 +286,15 @@ class Rewriting:
                 )
             at = self.segments.span(function)[0]
             self.segments.replace(at, at, "async ")
+
+    def _waits(self, function: Function) -> bool:
+        """It is async already, or becomes so."""
+        return isinstance(function, ast.AsyncFunctionDef) or function in self.plan.waits
+
+    def _is_property(self, function: Function) -> bool:
+        """The library makes a property of it."""
+        called = (d.func if isinstance(d, ast.Call) else d for d in function.decorator_list)
+        return any(library and "property" in name for library, name in map(self.program.library, called))
 
     # ---- heads -----------------------------------------------------------------------------------
 

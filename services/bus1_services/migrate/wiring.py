@@ -56,6 +56,7 @@ _LIBRARYS = {
     "request_default_bus_name_async",
     "get_default_bus",
 }
+_EXITS = {"exit", "quit", "sys.exit", "os._exit"}
 _EXPORTS = {"export": 0, "publish_object": 0, "register_object": 0}
 _NAMES = {
     "request_name",
@@ -125,6 +126,8 @@ class _Search:
         }
         self._wired: set[str] = set()
         """Functions that connect or export, or call one that does."""
+        self._answers: set[str] = set()
+        """Names of what was answered to asking for a bus name."""
 
     def run(self) -> Wiring:
         while True:
@@ -181,6 +184,9 @@ class _Search:
                 case ast.If() if self._is_main(statement):
                     self._wiring.dropped.append(statement)
                     self._statements(statement.body, in_function=True)
+                case ast.If() | ast.Assert() if self._insists_on_name(statement):
+                    if not in_function:
+                        self._wiring.dropped.append(statement)
                 case ast.Try() | ast.With() | ast.AsyncWith() | ast.If() if self._is_compound(statement):
                     if not in_function:
                         self._wiring.dropped.append(statement)
@@ -205,6 +211,22 @@ class _Search:
     def _is_main(statement: ast.If) -> bool:
         names = {node.id for node in ast.walk(statement.test) if isinstance(node, ast.Name)}
         return names == {"__name__"}
+
+    def _insists_on_name(self, statement: ast.If | ast.Assert) -> bool:
+        """It gives up without the name that was asked for, as the native start does by itself."""
+        used = [node for node in ast.walk(statement.test) if isinstance(node, ast.Name)]
+        answers = [node for node in used if node.id in self._answers]
+        others = [node for node in used if node not in answers and not self._program.library(node)[0]]
+        if others or not answers:
+            return False
+        match statement:
+            case ast.If(orelse=[_, *_]):
+                return False
+            case ast.If(body=[*_, ast.Expr(value=ast.Call(func=function))]):
+                return self._program.dotted(function) in _EXITS
+            case ast.If(body=[*_, last]):
+                return isinstance(last, ast.Raise | ast.Return)
+        return True
 
     def _is_compound(self, statement: ast.stmt) -> bool:
         inside = [
@@ -235,6 +257,8 @@ class _Search:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             names = {target.id for target in targets if isinstance(target, ast.Name)}
             self._wiring.variables |= names
+            if any(isinstance(call.func, ast.Attribute) and call.func.attr in _NAMES for call in calls):
+                self._answers |= names
             if any(self._program.dotted(call.func) in _LOOPS for call in calls):
                 self._wiring.loops |= names
         return is_plumbing

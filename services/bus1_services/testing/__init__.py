@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bus import PrivateBus as PrivateBus
     from .dbus import record as record
-    from .declared import declared as declared
+    from .declaring import declared as declared
     from .fakes import Call as Call
     from .fakes import Fake as Fake
     from .replay import NotRecorded as NotRecorded
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Call": "fakes", "Fake": "fakes", "Heard": "signals", "NotRecorded": "replay", "PrivateBus": "bus",
-    "declared": "declared", "record": "dbus", "signals_of": "signals",
+    "declared": "declaring", "record": "dbus", "signals_of": "signals",
 }
 
 __all__ = sorted(_HOME)

@@ -1,4 +1,4 @@
-"""declared: an interface class out of introspection XML, for an object that a test only calls or fakes.
+"""declaring: an interface class out of introspection XML, for an object that a test only calls or fakes.
 
 Not here: packages with types for people to go on with (``bus1 migrate``).
 """
