@@ -51,8 +51,8 @@ class Reader(Protocol):
     def wait(self, seconds: float) -> Any:
         """Something for ``deal``, once it comes; False: something else has; None: nothing, or who knows."""
 
-    def deal(self, found: Any) -> bool:
-        """What ``look`` does with it; True: it is left to that."""
+    def deal(self, found: Any) -> bool | None:
+        """What ``look`` does with it; None: it is left to that."""
 
 
 class Watch:
@@ -137,7 +137,7 @@ class Watch:
                     return True
                 break
             has_begun = turns.is_reading = True
-            is_left = self._called(reader.deal, found) is not False
+            is_left = self._called(reader.deal, found) is None
             turns.is_reading = False
             if turns.woken:
                 turns.go_on()
@@ -152,7 +152,7 @@ class Watch:
             self._done.set_result(None)
         return is_enough is False
 
-    def _called(self, function: Callable[..., bool], *args: Any) -> bool | None:
+    def _called(self, function: Callable[..., bool | None], *args: Any) -> bool | None:
         """What a function says to the task; None, if that has ended, or does now with what it raises."""
         loop, task, done = self._loop, self._task, self._done
         if done is None or task is None or loop is None or done.done():

@@ -29,7 +29,7 @@ from bus1 import aio
 from bus1.core.api import MessageType, PeerFlag
 from bus1.errors import Bus1Error, BusGone, PeerShutdown, RemoteProtocolError, TooManyDescriptors
 from bus1.received import ReceivedMessage
-from bus1.turns import Pause
+from bus1.turns import Turns
 
 from . import letter
 from .body import Reference
@@ -80,6 +80,8 @@ class Connection:
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
         self._receivers: dict[int, Receiver] = {}
+        self.pause = (peer.turns or Turns()).pause
+        """For a task of this connection, to wait for one thing."""
         self.short = short(peer, self._receivers, self._sweeper)
         """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
@@ -302,10 +304,6 @@ class Connection:
     def yields(self) -> None:
         """For a receiver: the task that it has woken should run before what was posted is sent."""
         self._is_yielding = True
-
-    def pause(self) -> Pause:
-        """For a task of this connection, to wait for one thing."""
-        return self.peer.turns.pause()
 
     def within(self, seconds: float | None) -> AbstractContextManager[Scope]:
         """A scope whose tasks can be cancelled, and are after so many seconds, if any."""
