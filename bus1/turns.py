@@ -4,7 +4,8 @@ Theory. Who waits for one thing, waits for a bare future. Between its end and th
 has a turn of its loop, and one more until it looks at sockets again: each costs as much as all else about a
 call. Where nothing else can happen between, a callback that reads does itself what the loop would do next: it
 gives the turn to the tasks that it has woken, and looks whether the socket is all that the loop's own epoll
-would tell of (``loops``). Elsewhere the loop does it, and on any other loop what anyio has.
+would tell of (``loops``). That takes a look into asyncio's own loop. Where it is another one, or has changed
+within, it does all that itself; on any other loop there is what anyio has.
 
 Invariants. 1. Tasks run in the order in which the loop would run them. 2. A pause that is over is not
 cancelled, as no future is.
@@ -57,7 +58,8 @@ class Turns:
         if type(self.loop) is asyncio.SelectorEventLoop and not self.loop.get_debug():
             epoll = getattr(getattr(self.loop, "_selector", None), "_selector", None)
             ready = getattr(self.loop, "_ready", None)
-            if type(epoll) is select.epoll and type(ready) is deque:
+            is_known = hasattr(self.loop, "_scheduled") and hasattr(self.loop, "_stopping")
+            if type(epoll) is select.epoll and type(ready) is deque and is_known:
                 self.ready, self.epoll = ready, epoll
 
     @property

@@ -92,7 +92,9 @@ class Connection:
         self._is_yielding = False
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
-        self._eased: anyio.Event | None = None
+        self.is_watched = False
+        """Somebody waits in ``eased``."""
+        self._eased = anyio.Event()
         self._shut: dict[int, anyio.Event] = {}
 
     @property
@@ -168,14 +170,14 @@ class Connection:
 
     def ease(self) -> None:
         """Something that kept an object in use has ended; for those who wait in ``eased``."""
-        if self._eased is not None:
+        if self.is_watched:
+            self.is_watched = False
             self._eased.set()
-            self._eased = None
 
     async def eased(self) -> None:
         """Wait until an object may be in use less than before, or the bus is gone."""
-        if self._eased is None:
-            self._eased = anyio.Event()
+        if not self.is_watched:
+            self.is_watched, self._eased = True, anyio.Event()
         await self._eased.wait()
 
     async def unused(self) -> None:
@@ -317,6 +319,7 @@ class Connection:
                     await self.peer.attend(self._take, self._sweeper.collect, short=self.short)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
+                    self._sweeper.collect()
                     self._take(await self.peer.recv(install_fds=False))
                     self._sweeper.collect()
         except Bus1Error as error:

@@ -82,7 +82,7 @@ class Short:
     ) -> Any:
         """``wait`` for who has a loop, with its epoll, until that tells of something (``loops.Reader``)."""
         if self._sweeper.has_work:
-            self._sweeper.collect()
+            return None  # it leaves in the usual way, and may need a task
         return self._next(sock, descriptor, tag, epoll, seconds)
 
     def take(self, tag: int) -> bool | None:

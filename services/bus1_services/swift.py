@@ -22,7 +22,7 @@ from bus1.errors import Bus1Error, Disconnected
 
 from .call import Envelope, Kind
 from .caller import Caller
-from .calls import Call, Calls, is_awaited, is_bug, log
+from .calls import VALUES, Call, Calls, is_awaited, is_bug, log
 from .handle import Arrival, Handle
 from .interface import Interface, Method
 from .letter import Letter
@@ -84,14 +84,15 @@ class SwiftCalls(Calls):
         self._n_swift = 1
         try:
             result = function(interface, *swift_call[4])
-            if not is_awaited(result):
+            if type(result) in VALUES or not is_awaited(result):
                 given, result = spec.spread(result), None
                 if (short := connection.short) is not None:
                     _, _, reply, serial, *_ = swift_call
                     failed = partial(self._failed, target, swift_call)
                     try:
                         if short.respond(reply, serial, spec.result, given, failed):
-                            connection.ease()
+                            if connection.is_watched:
+                                connection.ease()
                             return
                     except Bus1Error:
                         pass  # it comes again where it can be told
