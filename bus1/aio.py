@@ -114,9 +114,8 @@ class Peer:
         return self._link
 
     @property
-    def turns(self) -> Turns:
+    def turns(self) -> Turns | None:
         """Of the loop that it runs on."""
-        assert isinstance(self._link, AsyncLink) and self._link.turns is not None
         return self._link.turns
 
     def fileno(self) -> int:

@@ -52,7 +52,8 @@ class AsyncLink:
         self._watch: Watch | None = None
         """Of the task that receives for this peer."""
         self._is_closed = False
-        self._waiting: dict[int, Event] = {}
+        self.waiting: dict[int, Event] = {}
+        """Tasks that wait for the answers to their requests."""
 
     def connected(self) -> None:
         """From now on the socket is used."""
@@ -73,7 +74,7 @@ class AsyncLink:
         self.client.close()
         if self.descriptor is not None:
             self.descriptor.close()
-        self._wake(list(self._waiting))
+        self._wake(list(self.waiting))
 
     # ---- requests --------------------------------------------------------------------------------
 
@@ -105,11 +106,11 @@ class AsyncLink:
 
         While another task reads for a request of its own, it looks when something has come for ``tag``."""
         while self._is_read:
-            event = self._waiting[tag] = Event()
+            event = self.waiting[tag] = Event()
             try:
                 await event.wait()
             finally:
-                self._waiting.pop(tag, None)
+                self.waiting.pop(tag, None)
             if reader.look() or reader.rest():
                 return
         assert self.turns is not None
@@ -119,18 +120,13 @@ class AsyncLink:
             await self._watch.run()
         finally:
             self._is_read, self._watch = False, None
-            self._wake(list(self._waiting)[:1])
+            self._wake(list(self.waiting)[:1])
 
     # ---- requests that nobody waits for ----------------------------------------------------------
 
     def cork(self) -> None:
         """Keep what is posted or forgotten from now on until the next ``flush``, or request."""
         self._is_corked = True
-
-    @property
-    def is_awaited(self) -> bool:
-        """A task waits for the answer to its request."""
-        return bool(self._waiting)
 
     def push(self) -> bool:
         """``flush_posted``, then ``has_unsent``."""
@@ -169,16 +165,16 @@ class AsyncLink:
                     is_reader = self._is_read = True
                     await self._read()
                 else:
-                    event = self._waiting[tag] = Event()
+                    event = self.waiting[tag] = Event()
                     await event.wait()
             return answer
         finally:
-            self._waiting.pop(tag, None)
+            self.waiting.pop(tag, None)
             if is_reader:
                 self._is_read = False
             if not self._is_read:
                 # Whoever is woken has its answer, and wakes the next, or reads from now on.
-                self._wake(list(self._waiting)[:1])
+                self._wake(list(self.waiting)[:1])
 
     async def _read(self) -> None:
         with suppress(anyio.ClosedResourceError):  # found out again below
@@ -198,12 +194,12 @@ class AsyncLink:
         if self.descriptor is not None and (n_drained := exchange.take_drained()):
             with suppress(OSError):
                 self.descriptor.recv(n_drained, socket.MSG_DONTWAIT)
-        if self._waiting:
-            self._wake(list(self._waiting) if exchange.failure else exchange.answered())
+        if self.waiting:
+            self._wake(list(self.waiting) if exchange.failure else exchange.answered())
 
     def _wake(self, tags: Sequence[int]) -> None:
         for tag in tags:
-            if (event := self._waiting.get(tag)) is not None:
+            if (event := self.waiting.get(tag)) is not None:
                 event.set()
 
     def _try_flush(self) -> bool:
@@ -262,4 +258,4 @@ class AsyncLink:
                 await self._read()
         finally:
             self._is_read = False
-            self._wake(list(self._waiting)[:1])
+            self._wake(list(self.waiting)[:1])

@@ -57,9 +57,11 @@ class Attendance:
         self._rest = rest
         self._swift = swift if short is None else short.take
         self._short = short
+        self.deal = _left if short is None else short.deal
+        """Hand over what ``wait`` has given; None: it is left to ``look``."""
         self.tag = 0
         """Of the RECV."""
-        self._missing: tuple[Answer, Request[None]] | None = None
+        self.missing: tuple[Answer, Request[None]] | None = None
         """A message whose memory has to be asked for first."""
         self._has_woken = False
 
@@ -73,7 +75,7 @@ class Attendance:
                 await self.begin()
                 if not (self.look() or self.rest()):
                     await link.attend(self.tag, self)
-                if self._missing is None and not link.try_flush_all():
+                if self.missing is None and not link.try_flush_all():
                     with CancelScope(shield=True):
                         await link.flush()
         finally:
@@ -81,10 +83,10 @@ class Attendance:
 
     async def begin(self) -> None:
         """What has to wait: the memory of a message is fetched, and the RECV made again."""
-        if self._missing is not None:
-            answer, first = self._missing
+        if self.missing is not None:
+            answer, first = self.missing
             await self._link.run(first)
-            self._missing = None
+            self.missing = None
             self._link.cork()
             self._has_woken |= self._hear(self._client.message(answer))
         else:
@@ -104,7 +106,7 @@ class Attendance:
                     return False
                 client.finish(self._request, answer)
                 if (first := client.missing_segment(answer)) is not None:
-                    self._missing = answer, first
+                    self.missing = answer, first
                     return True
                 message = client.message(answer)
             self._has_woken |= self._hear(message)
@@ -112,14 +114,14 @@ class Attendance:
 
     def renew(self) -> bool:
         """The RECV can be answered, or is made again; False: ``begin`` has more to do."""
-        if self._missing is None and not self._client.exchange.expects(self.tag):
+        if self.missing is None and not self._client.exchange.expects(self.tag):
             self.tag = self._client.start(self._request)
-        return self._missing is None
+        return self.missing is None
 
     def end(self) -> None:
         """What comes from now on is the outcome of the next RECV."""
-        if self._missing is not None:
-            self._client.exchange.keep(self._missing[0])
+        if self.missing is not None:
+            self._client.exchange.keep(self.missing[0])
         self._client.exchange.cancel(self.tag)
         self._link.try_flush_all()
 
@@ -138,15 +140,11 @@ class Attendance:
     def wait(self, seconds: float) -> Any:
         """What comes next by the short way, if nobody needs what else may come; see ``loops.Reader``."""
         link, short = self._link, self._short
-        assert isinstance(link, AsyncLink)
-        if short is None or link.turns is None or link.descriptor is None or link.is_awaited:
+        if short is None or type(link) is not AsyncLink or link.turns is None or link.descriptor is None:
+            return None
+        if link.waiting:
             return None
         return short.next(link.sock, link.descriptor, self.tag, link.turns.epoll, seconds)
-
-    def deal(self, found: Any) -> bool:
-        """Hand it over; whether it is left to ``look``."""
-        assert self._short is not None
-        return self._short.deal(found) is None
 
     def rest(self) -> bool:
         """Send what was posted; whether the task has to do something."""
@@ -155,3 +153,7 @@ class Attendance:
         if not self._client.exchange.expects(self.tag):
             self.tag = self._client.start(self._request)
         return not self._link.try_flush_all()
+
+
+def _left(found: Any) -> bool | None:
+    return None

@@ -48,6 +48,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
 class BlockLink:
     """One connected socket, and the requests on it; of one thread."""
 
+    turns = None
+    """There is no loop."""
     has_unsent = False
     """Whatever was posted leaves when somebody waits."""
 

@@ -51,8 +51,8 @@ class Reader(Protocol):
     def wait(self, seconds: float) -> Any:
         """Something for ``deal``, once it comes; False: something else has; None: nothing, or who knows."""
 
-    def deal(self, found: Any) -> bool:
-        """What ``look`` does with it; True: it is left to that."""
+    def deal(self, found: Any) -> bool | None:
+        """What ``look`` does with it; None: it is left to that."""
 
 
 class Watch:
@@ -104,23 +104,26 @@ class Watch:
     def _readable(self) -> None:
         turns, now = self._turns, monotonic()
         end = now + LONGEST if now - self._last < LONGEST else now
+        look = self._reader.read
         try:
-            while self._takes_turn():
-                if self._has_come(end):
+            while self._takes_turn(look):
+                if self._goes_short(end):
+                    look = self._reader.look
                     continue
                 seconds = turns.patience(end)
                 if turns.epoll is None or seconds <= 0 or turns.epoll.poll(seconds, 2) != self._events:
                     break
+                look = self._reader.read
         finally:
             # also where an interrupt of the program has come from anywhere
             turns.is_reading, self._last = False, monotonic()
             turns.leave()
 
-    def _takes_turn(self) -> bool:
-        """Read, and whatever follows; whether all of it is done, and there may be more."""
+    def _takes_turn(self, look: Callable[[], bool]) -> bool:
+        """Look, and do whatever follows; whether all of it is done, and there may be more."""
         turns, reader = self._turns, self._reader
         turns.is_reading = True
-        goes_on = self._goes_on(reader.read)
+        goes_on = self._goes_on(look)
         turns.is_reading = False
         turns.go_on()
         if goes_on and turns.is_crowded and not reader.is_urgent() and self._loop is not None:
@@ -128,22 +131,21 @@ class Watch:
             return False
         return goes_on and self._goes_on(reader.rest)
 
-    def _has_come(self, end: float) -> bool:
-        """Go on by the short way, as long as all that comes goes it; whether something else has come."""
-        turns, reader, has_begun, is_left = self._turns, self._reader, False, False
-        while not is_left and (seconds := turns.patience(end)) > 0:
+    def _goes_short(self, end: float) -> bool:
+        """Go on by the short way, as long as all that comes goes it; whether something is to be looked at."""
+        turns, reader, has_begun = self._turns, self._reader, False
+        while (seconds := turns.patience(end)) > 0:
             if not (found := reader.wait(seconds)):
-                if found is False:
-                    return True
-                break
+                return has_begun or found is False
             has_begun = turns.is_reading = True
-            is_left = self._called(reader.deal, found) is not False
+            dealt = self._called(reader.deal, found)
             turns.is_reading = False
             if turns.woken:
                 turns.go_on()
-        if has_begun and not is_left:
-            self._goes_on(reader.rest)
-        return is_left
+            if dealt is None:
+                break
+        # What one read has brought may be more than one message.
+        return has_begun
 
     def _goes_on(self, function: Callable[[], bool]) -> bool:
         """Call it for the task, which has its turn if that is enough; whether it has not."""
@@ -152,7 +154,7 @@ class Watch:
             self._done.set_result(None)
         return is_enough is False
 
-    def _called(self, function: Callable[..., bool], *args: Any) -> bool | None:
+    def _called(self, function: Callable[..., bool | None], *args: Any) -> bool | None:
         """What a function says to the task; None, if that has ended, or does now with what it raises."""
         loop, task, done = self._loop, self._task, self._done
         if done is None or task is None or loop is None or done.done():

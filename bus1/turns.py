@@ -4,7 +4,8 @@ Theory. Who waits for one thing, waits for a bare future. Between its end and th
 has a turn of its loop, and one more until it looks at sockets again: each costs as much as all else about a
 call. Where nothing else can happen between, a callback that reads does itself what the loop would do next: it
 gives the turn to the tasks that it has woken, and looks whether the socket is all that the loop's own epoll
-would tell of (``loops``). Elsewhere the loop does it, and on any other loop what anyio has.
+would tell of (``loops``). That takes a look into asyncio's own loop. Where it is another one, or has changed
+within, it does all that itself; on any other loop there is what anyio has.
 
 Invariants. 1. Tasks run in the order in which the loop would run them. 2. A pause that is over is not
 cancelled, as no future is.
@@ -19,6 +20,7 @@ import select
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -49,20 +51,21 @@ class Turns:
         """What the loop runs next; None if there is no looking at that."""
         self.epoll: select.epoll | None = None
         """What the loop waits with, likewise."""
+        self.pause: Callable[[], Pause] = _Event
+        """For one task to wait for one thing."""
+        if self.loop is not None:
+            self.pause = partial(_Future, self, loop=self.loop)
         if type(self.loop) is asyncio.SelectorEventLoop and not self.loop.get_debug():
             epoll = getattr(getattr(self.loop, "_selector", None), "_selector", None)
             ready = getattr(self.loop, "_ready", None)
-            if type(epoll) is select.epoll and type(ready) is deque:
+            is_known = hasattr(self.loop, "_scheduled") and hasattr(self.loop, "_stopping")
+            if type(epoll) is select.epoll and type(ready) is deque and is_known:
                 self.ready, self.epoll = ready, epoll
 
     @property
     def is_crowded(self) -> bool:
         """The loop has something to run next, as far as is known."""
         return self.ready is None or bool(self.ready)
-
-    def pause(self) -> Pause:
-        """For one task to wait for one thing."""
-        return _Event() if self.loop is None else _Future(self, self.loop)
 
     def patience(self, end: float) -> float:
         """Seconds that the loop would wait now, but not beyond ``end``; 0 or less: it would do something."""
@@ -78,9 +81,12 @@ class Turns:
         woken = self.woken
         try:
             while woken:
-                woken.popleft().go_on()
+                future = woken.popleft()
+                if future.context is not None and future.wake is not None:
+                    future.context.run(future.wake, future)
         finally:
-            self.leave()
+            if woken:
+                self.leave()
 
     def leave(self) -> None:
         """Let the loop run them."""
@@ -106,27 +112,28 @@ class _Event:
 class _Future(asyncio.Future[None]):
     """A pause on asyncio's loop. What would tell the loop to run its task is kept."""
 
-    __slots__ = ("_context", "_turns", "_wake")
+    __slots__ = ("_turns", "context", "wake")
 
-    def __init__(self, turns: Turns, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, turns: Turns, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._turns = turns
-        self._wake: Callable[[asyncio.Future[None]], object] | None = None
-        self._context: Context | None = None
+        self.wake: Callable[[asyncio.Future[None]], object] | None = None
+        """Runs the task that waits, in its ``context``."""
+        self.context: Context | None = None
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Context | None = None) -> None:
         """The first is that of the task that waits."""
-        if self._wake is None and context is not None and not self.done():
-            self._wake, self._context = fn, context
+        if self.wake is None and context is not None and not self.done():
+            self.wake, self.context = fn, context
         else:
             super().add_done_callback(fn, context=context)
 
     def end(self) -> None:
         if self.done():
             return
-        turns = self._turns
+        turns, ready = self._turns, self._turns.ready
         self.set_result(None)
-        if turns.is_reading and not turns.is_crowded:
+        if turns.is_reading and ready is not None and not ready:
             turns.woken.append(self)
         else:
             self.go_on_soon()
@@ -137,16 +144,11 @@ class _Future(asyncio.Future[None]):
         self.go_on_soon()
         return super().cancel(msg)
 
-    def go_on(self) -> None:
-        """Run the task, as a callback of the loop would."""
-        if self._context is not None and self._wake is not None:
-            self._context.run(self._wake, self)
-
     def go_on_soon(self) -> None:
         """Let the loop run the task, once the pause is over."""
-        wake, self._wake = self._wake, None
+        wake, self.wake = self.wake, None
         if wake is not None:
-            super().add_done_callback(wake, context=self._context)
+            super().add_done_callback(wake, context=self.context)
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:

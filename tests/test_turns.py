@@ -144,6 +144,44 @@ def test_a_loop_that_is_stopped_stops(is_short: bool) -> None:
     loop.close()
 
 
+class Batch(Endless):
+    """Of what one read has brought, the short way takes one message, with which something else is ready."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__(happens, is_short=True)
+        self.left = 0
+
+    def look(self) -> bool:
+        self.n_read, self.left = self.n_read + self.left, 0
+        return self.n_read >= SOME
+
+    def read(self) -> bool:
+        self.n_read += len(self.sock.recv(8))
+        if self.n_read < 2:
+            self.other_end.send(b"1")
+        return False
+
+    def wait(self, seconds: float) -> Any:
+        self.left = SOME
+        return "input"
+
+    def deal(self, found: Any) -> bool:
+        self.left -= 1
+        self.n_read += 1
+        self.happens()
+        return False
+
+
+def test_what_one_read_has_brought_is_looked_at_though_something_is_ready() -> None:
+    async def main() -> int:
+        batch = Batch(lambda: asyncio.get_running_loop().call_soon(int))
+        await batch.run()
+        batch.close()
+        return batch.n_read
+
+    assert anyio.run(main) == SOME + 2
+
+
 def test_who_is_called_for_the_first_time_waits_for_nothing(is_short: bool) -> None:
     assert happens_meanwhile(lambda event: event.set(), is_short=is_short).waited[0] == 2
 

@@ -23,6 +23,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
@@ -82,12 +83,12 @@ class Bus:
         """Publish objects by path under names with their flags, to be served; as ``Registry.publish``."""
         return drive(self.connection.registry.publish(title, names, objects))
 
-    def serve(self, until: Callable[[], bool] = lambda: False) -> None:
+    def serve(self, until: Callable[[], bool] | None = None) -> None:
         """Answer calls until the bus is gone: BusGone; or until this is true after one.
 
         Coroutines are run as far as they get without an event loop; one that waits for it has failed."""
         connection = cast(_Connection, self.connection)
-        while not until():
+        while until is None or not until():
             connection.turn()
 
     def result(self, awaitable: Awaitable[T]) -> T:
@@ -166,9 +167,10 @@ def _caller(proxy: Interface, member: Method[..., Any]) -> Callable[..., Any]:
     connection = cast(_Connection, far.connection)
     names = interface, spec.name, spec.signature, spec.result
     may_be_short = far.timeout is None and not spec.no_reply and not spec.takes.is_written
+    n_values = len(spec.inputs)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        values = spec.bind(args, kwargs)
+        values = args if not kwargs and len(args) == n_values else spec.bind(args, kwargs)
         result = connection.call(far, spec, names, values) if may_be_short else NO_RESULT
         return drive(far.invoke(interface, spec, values)) if result is NO_RESULT else result
 
@@ -232,6 +234,7 @@ class _Connection(Connection):
         super().__init__(peer, lambda function, *args: drive(function(*args)))
         self.publishing: Any = nullcontext()  # nobody else can publish meanwhile
         self._link = peer.blocking_link
+        self.pause = partial(_Wait, self)
         swift = None if self.short is None else self._swift
         if self.short is not None:
             self.short.keep_posted()
@@ -239,10 +242,8 @@ class _Connection(Connection):
         self._deferred: deque[ReceivedMessage] = deque()
         self._is_busy = False
         self._n_heard = 0
-
-    def pause(self) -> Pause:
-        """For who waits for one thing."""
-        return _Wait(self)
+        self._spare: PendingCall | None = None
+        """For the next call."""
 
     def within(self, seconds: float | None) -> Any:
         """A scope that ends after so many seconds, if it waits for this connection then."""
@@ -257,11 +258,11 @@ class _Connection(Connection):
             return
         before = self._n_heard
         try:
-            if not self._attendance.renew():
-                drive(self._attendance.begin())
             has_read = self._hears_swiftly()
             if has_read is None:
                 return
+            if not self._attendance.renew():
+                drive(self._attendance.begin())
             if not self._attendance.look() and self._n_heard == before and not has_read:
                 self._give_back()
                 self._link.read()
@@ -274,17 +275,22 @@ class _Connection(Connection):
 
     def call(self, remote: Remote, spec: MethodSpec, names: Names, values: tuple[Any, ...]) -> Any:
         """Call a declared method by the short way, and wait for its result; NO_RESULT: nothing happened."""
-        link, attendance = self._link, self._attendance
-        if self.short is None or self._error or link.deadline != math.inf or not attendance.renew():
+        link, attendance, short = self._link, self._attendance, self.short
+        if short is None or self._error or link.deadline != math.inf or attendance.missing is not None:
             return NO_RESULT
-        self._give_back()
-        pending = PendingCall(self)
+        if self._sweeper.has_work:
+            self._give_back()
+        # One whose outcome has come another way is as new; if another call is made meanwhile, it has its own.
+        pending, self._spare = self._spare or PendingCall(self), None
         node = self.node(pending)
         try:
-            found = self.short.call(
-                link.sock, link.descriptor, attendance.tag, remote.handle.id, node, names, values,
-                pending.failed,
-            )
+            while True:
+                tag = attendance.tag
+                found = short.call(
+                    link.sock, link.descriptor, tag, remote.handle.id, node, names, values, pending.failed
+                )
+                if found is not False or not attendance.renew() or attendance.tag == tag:
+                    break
             if found is None:
                 answer = drive(pending.outcome())
         except BaseException:
@@ -297,15 +303,18 @@ class _Connection(Connection):
             self.retire(node)
             return remote.result(spec, answer)
         del self._receivers[node]
+        self._spare = pending
         return spec.gathered(found, remote.adopt)
 
     def _hears_swiftly(self) -> bool | None:
         """Wait, and deal with what comes by the short way: None; else whether something was read."""
         link, short = self._link, self.short
-        if short is None or self._is_busy or link.deadline != math.inf:
+        attendance = self._attendance
+        if short is None or self._is_busy or link.deadline != math.inf or attendance.missing is not None:
             return False
-        self._give_back()
-        found = short.wait(link.sock, link.descriptor, self._attendance.tag)
+        if self._sweeper.has_work:
+            self._give_back()
+        found = short.wait(link.sock, link.descriptor, attendance.tag)
         if not found:
             return found is False
         self._is_busy = True

@@ -391,13 +391,13 @@ class Calls:
 _NO_OPTIONS = Options()
 
 
-_VALUES = frozenset({NoneType, bool, int, float, str, bytes, list, dict, tuple})
+VALUES = frozenset({NoneType, bool, int, float, str, bytes, list, dict, tuple})
 """Of these nothing is awaited, and most results are of these."""
 
 
 def is_awaited(result: Any) -> bool:
     """The result has to be waited for."""
-    return type(result) not in _VALUES and inspect.isawaitable(result)
+    return type(result) not in VALUES and inspect.isawaitable(result)
 
 
 def _is_plain(call: Call, interface: Interface) -> bool:

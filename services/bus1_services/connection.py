@@ -29,7 +29,7 @@ from bus1 import aio
 from bus1.core.api import MessageType, PeerFlag
 from bus1.errors import Bus1Error, BusGone, PeerShutdown, RemoteProtocolError, TooManyDescriptors
 from bus1.received import ReceivedMessage
-from bus1.turns import Pause
+from bus1.turns import Turns
 
 from . import letter
 from .body import Reference
@@ -80,6 +80,8 @@ class Connection:
         self.pinned: tuple[bytes, tuple[int, ...]] | None = None
         """The seed that publishing has set: document and nodes."""
         self._receivers: dict[int, Receiver] = {}
+        self.pause = (peer.turns or Turns()).pause
+        """For a task of this connection, to wait for one thing."""
         self.short = short(peer, self._receivers, self._sweeper)
         """The short way of everyday calls, if there is one."""
         self._root: Export | None = None
@@ -90,7 +92,9 @@ class Connection:
         self._is_yielding = False
         self._error: Bus1Error | None = None
         self._ended = anyio.Event()
-        self._eased: anyio.Event | None = None
+        self.is_watched = False
+        """Somebody waits in ``eased``."""
+        self._eased = anyio.Event()
         self._shut: dict[int, anyio.Event] = {}
 
     @property
@@ -166,14 +170,14 @@ class Connection:
 
     def ease(self) -> None:
         """Something that kept an object in use has ended; for those who wait in ``eased``."""
-        if self._eased is not None:
+        if self.is_watched:
+            self.is_watched = False
             self._eased.set()
-            self._eased = None
 
     async def eased(self) -> None:
         """Wait until an object may be in use less than before, or the bus is gone."""
-        if self._eased is None:
-            self._eased = anyio.Event()
+        if not self.is_watched:
+            self.is_watched, self._eased = True, anyio.Event()
         await self._eased.wait()
 
     async def unused(self) -> None:
@@ -303,10 +307,6 @@ class Connection:
         """For a receiver: the task that it has woken should run before what was posted is sent."""
         self._is_yielding = True
 
-    def pause(self) -> Pause:
-        """For a task of this connection, to wait for one thing."""
-        return self.peer.turns.pause()
-
     def within(self, seconds: float | None) -> AbstractContextManager[Scope]:
         """A scope whose tasks can be cancelled, and are after so many seconds, if any."""
         return anyio.CancelScope() if seconds is None else anyio.move_on_after(seconds)
@@ -319,6 +319,7 @@ class Connection:
                     await self.peer.attend(self._take, self._sweeper.collect, short=self.short)
                 except TooManyDescriptors:
                     # The message stays queued (R-5). Without its descriptors it still has an answer.
+                    self._sweeper.collect()
                     self._take(await self.peer.recv(install_fds=False))
                     self._sweeper.collect()
         except Bus1Error as error:

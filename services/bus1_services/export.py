@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from bus1.core.api import HANDLE_INVALID
@@ -87,6 +87,8 @@ class Export:
         self._path = capability_path()
         self._subscribers: list[Subscriber] = []
         self._calls = SwiftCalls(connection, target.__max_calls__, type(target).__qualname__)
+        self.run: Callable[[Swift, SwiftCall], None] = partial(self._calls.run, target)
+        """Run what ``swift`` gave, for a call of this object."""
         self._specs = interfaces_of(type(target)) if self._gate is None else self._gate.specs
         served: list[Interface] = [Introspectable(self), Peer(), Properties(self), Signals(self)]
         tables = [(target, spec) for spec in self._specs]
@@ -173,10 +175,6 @@ class Export:
         reply = message.handles[0]
         self.run(work, (self.node, names, reply, envelope.serial, values, sender, message.secctx))
         return True
-
-    def run(self, work: Swift, call: SwiftCall) -> None:
-        """Run what ``swift`` gave, for a call of this object."""
-        self._calls.run(self.target, work, call)
 
     def swift(self, names: tuple[str, str, str]) -> Swift | None:
         """The method of this interface, name and signature, if a call of it may be over at once now."""

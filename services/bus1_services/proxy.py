@@ -69,12 +69,14 @@ Given = tuple[str, list[Any]]
 class PendingCall:
     """The receiver of a reply node: the first thing that happens to it is the outcome."""
 
-    __slots__ = ("_connection", "_done", "_outcome")
+    __slots__ = ("_connection", "done", "found")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._done: Pause | None = None
-        self._outcome: Given | Answer | Exception | None = None
+        self.done: Pause | None = None
+        """What somebody waits for."""
+        self.found: Given | Answer | Exception | None = None
+        """The outcome."""
 
     def arrived(self, arrival: Arrival) -> None:
         """The answer."""
@@ -95,14 +97,14 @@ class PendingCall:
 
     def given(self, signature: str, values: list[Any]) -> None:
         """A result that brought nothing but values; the node has been given up."""
-        if self._outcome is None:
-            self._outcome = signature, values
-            if self._done is not None:
-                self._done.end()
+        if self.found is None:
+            self.found = signature, values
+            if self.done is not None:
+                self.done.end()
 
     def released(self) -> None:
         """Nobody can answer any more."""
-        if self._outcome is None:
+        if self.found is None:
             self._settle(NoReply("the callee is gone, or dropped the call"))
 
     def failed(self, error: Bus1Error) -> None:
@@ -115,30 +117,25 @@ class PendingCall:
 
     async def outcome(self) -> Answer:
         """Wait for the answer, or raise what came in its place."""
-        if (pause := self.pause()) is not None:
-            await pause
-        found = self.found()
-        return found if isinstance(found, Answer) else Answer(*found, ())
+        if self.found is None:
+            self.done = self._connection.pause()
+            await self.done
+        return self.answer()
 
-    def pause(self) -> Pause | None:
-        """What to wait for, if there is no outcome yet."""
-        if self._outcome is None:
-            self._done = self._connection.pause()
-            return self._done
-        return None
-
-    def found(self) -> Given | Answer:
+    def answer(self) -> Answer:
         """The outcome, or raise it."""
-        outcome = self._outcome
-        if isinstance(outcome, (tuple, Answer)):
-            return outcome
-        raise outcome or NoReply()
+        found = self.found
+        if isinstance(found, Answer):
+            return found
+        if isinstance(found, tuple):
+            return Answer(*found, ())
+        raise found or NoReply()
 
     def _settle(self, outcome: Answer | Exception) -> None:
-        if self._outcome is None:
-            self._outcome = outcome
-            if self._done is not None:
-                self._done.end()
+        if self.found is None:
+            self.found = outcome
+            if self.done is not None:
+                self.done.end()
                 self._connection.yields()
 
 
@@ -228,18 +225,18 @@ class Remote:
             connection.forget(node)
             return await self._invoke(interface, spec, values)
         try:
-            if (pause := pending.pause()) is not None:
+            if pending.found is None:
+                pending.done = pause = connection.pause()
                 await pause
-            found = pending.found()
+            found = pending.found
+            if type(found) is tuple and found[0] == spec.result:
+                return spec.gathered(found[1], self.adopt)
+            answer = pending.answer()
         except BaseException:
             connection.retire(node)
             raise
-        if isinstance(found, tuple):
-            if found[0] == spec.result:
-                return spec.gathered(found[1], self.adopt)
-            found = Answer(*found, ())
         connection.retire(node)
-        return self.result(spec, found)
+        return self.result(spec, answer)
 
     async def _invoke(self, interface: str, spec: MethodSpec, values: Sequence[Any]) -> Any:
         if spec.no_reply:

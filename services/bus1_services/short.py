@@ -59,7 +59,7 @@ class Short:
         """Send a call of a declared method whose answer goes to ``node``. False: nothing has happened."""
         if not self._way.post_call(handle, node, names, values, failed):
             return False
-        if self._peer.push():
+        if not self._sweeper.is_held and self._peer.push():
             self._sweeper.wake()
         return True
 
@@ -73,7 +73,7 @@ class Short:
     ) -> bool:
         if not self._way.respond(reply, serial, signature, values, failed):
             return False
-        if self._peer.push():
+        if not self._sweeper.is_held and self._peer.push():
             self._sweeper.wake()
         return True
 
@@ -82,7 +82,7 @@ class Short:
     ) -> Any:
         """``wait`` for who has a loop, with its epoll, until that tells of something (``loops.Reader``)."""
         if self._sweeper.has_work:
-            self._sweeper.collect()
+            return None  # it leaves in the usual way, and may need a task
         return self._next(sock, descriptor, tag, epoll, seconds)
 
     def take(self, tag: int) -> bool | None:
@@ -95,7 +95,7 @@ class Short:
         if len(found) == _N_OF_RESULT:
             pending = self._receivers.get(found[0])
             if type(pending) is PendingCall:
-                if not self._is_kept:
+                if not (self._is_kept or self._sweeper.is_held):
                     self._sweeper.hold()
                 del self._receivers[found[0]]
                 self._give_up(found[0])
@@ -104,7 +104,7 @@ class Short:
         else:
             export = self._receivers.get(found[0])
             if type(export) is Export and (work := export.swift(found[1])) is not None:
-                if not self._is_kept:
+                if not (self._is_kept or self._sweeper.is_held):
                     self._sweeper.hold()
                 export.run(work, found)
                 return False

@@ -32,7 +32,8 @@ class Sweeper:
         self._doubted: list[int] = []
         self._work = anyio.Event()
         self._thread = threading.get_ident()
-        self._is_held = False
+        self.is_held = False
+        """Nothing leaves now, and soon everything does."""
         self.has_work = False
         """Something was given up."""
 
@@ -56,13 +57,13 @@ class Sweeper:
 
     def hold(self) -> None:
         """Nothing leaves before ``collect``, and the request behind it takes everything along."""
-        if not self._is_held:
+        if not self.is_held:
             self._peer.cork()
-            self._is_held = True
+            self.is_held = True
 
     def collect(self) -> None:
         """Write the requests down; what is held leaves with the next request that is awaited."""
-        self._is_held = self.has_work = False
+        self.is_held = self.has_work = False
         if self._destroyed:
             destroyed, self._destroyed = self._destroyed, []
             self._peer.destroy_soon(destroyed)
@@ -106,5 +107,5 @@ class Sweeper:
     def wake(self) -> None:
         """Something waits to be sent that nobody is going to send."""
         # A finalizer may run in another thread; the next piece of work in this one takes its id along.
-        if not self._is_held and threading.get_ident() == self._thread:
+        if not self.is_held and threading.get_ident() == self._thread:
             self._work.set()

@@ -22,7 +22,7 @@ from bus1.errors import Bus1Error, Disconnected
 
 from .call import Envelope, Kind
 from .caller import Caller
-from .calls import Call, Calls, is_awaited, is_bug, log
+from .calls import VALUES, Call, Calls, is_awaited, is_bug, log
 from .handle import Arrival, Handle
 from .interface import Interface, Method
 from .letter import Letter
@@ -84,10 +84,18 @@ class SwiftCalls(Calls):
         self._n_swift = 1
         try:
             result = function(interface, *swift_call[4])
-            if not is_awaited(result):
+            if type(result) in VALUES or not is_awaited(result):
                 given, result = spec.spread(result), None
-                if connection.short is not None and self._responds(target, swift_call, spec, given):
-                    return
+                if (short := connection.short) is not None:
+                    _, _, reply, serial, *_ = swift_call
+                    failed = partial(self._failed, target, swift_call)
+                    try:
+                        if short.respond(reply, serial, spec.result, given, failed):
+                            if connection.is_watched:
+                                connection.ease()
+                            return
+                    except Bus1Error:
+                        pass  # it comes again where it can be told
                 answer = connection.write(Kind.RETURN, spec.result, given, serial=swift_call[3])
         except BaseException as error:
             if not is_bug(error):
@@ -99,20 +107,6 @@ class SwiftCalls(Calls):
         if answer is None or not self._is_away(target, swift_call, answer):
             call = self._begun_call(target, work, swift_call)
             connection.start(self._finish, call, None, result, answer)
-
-    def _responds(
-        self, target: Interface, swift_call: SwiftCall, spec: MethodSpec, values: Sequence[Any]
-    ) -> bool:
-        """The answer has gone the short way."""
-        short = self._connection.short
-        failed = partial(self._failed, target, swift_call)
-        try:
-            if short is None or not short.respond(swift_call[2], swift_call[3], spec.result, values, failed):
-                return False
-        except Bus1Error:
-            return False  # it comes again where it can be told
-        self._connection.ease()
-        return True
 
     def _is_away(self, target: Interface, swift_call: SwiftCall, answer: Letter) -> bool:
         failed = partial(self._failed, target, swift_call)
