@@ -6,6 +6,7 @@
 //! Not here: what is read or written, and when.
 #![allow(unsafe_code)]
 
+mod alarm;
 #[cfg(feature = "python")]
 pub mod buffers;
 mod sealed;
@@ -18,6 +19,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, c_void};
 use smallvec::SmallVec;
 
+pub use alarm::Alarm;
 pub use sealed::SealedFile;
 pub use several::{close_all, send_several};
 

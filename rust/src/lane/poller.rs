@@ -3,7 +3,8 @@
 //! Theory. A `Poller` is an epoll instance for Python, and the lanes: what concerns a socket of a lane is done at once and
 //! the wait goes on, until there is something for Python, or the time is over. Events are level-triggered: what a turn
 //! leaves undone is reported again. In a turn first goes who was in the middle of its own when Python had to decide, then come
-//! the events of all lanes, and last what lanes have left from earlier turns.
+//! the events of all lanes, and last what lanes have left from earlier turns. A wait that has gone on often enough leaves its
+//! deadline to an alarm, which is a descriptor like others: a timer for each wait costs more than a read.
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
@@ -15,26 +16,45 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::AHashMap;
 
 use super::{Lane, Report, Work};
-use crate::sys::{Epoll, monotonic};
+use crate::sys::{Alarm, Epoll, monotonic};
 
 /// The sockets of one turn.
 const EVENTS_MAX: usize = 128;
+/// A wait that goes on so often is likely to go on.
+const WAITS_TIMED: u32 = 16;
 
 type SharedLane = std::sync::Arc<Mutex<dyn Lane>>;
 
 /// Sockets of Python, and lanes.
 pub struct Poller {
     epoll: Epoll,
+    alarm: Alarm,
+    /// Somebody has set the alarm.
+    is_set: AtomicBool,
     lanes: Mutex<Lanes>,
+}
+
+/// The alarm is set, until this is dropped.
+struct Ringing<'p>(&'p Poller);
+
+impl Drop for Ringing<'_> {
+    fn drop(&mut self) {
+        // what is not stopped rings for who sets it next, and is looked at by the clock
+        let _ = self.0.alarm.stop();
+        self.0.is_set.store(false, Ordering::Release);
+    }
 }
 
 #[derive(Default)]
 struct Lanes {
+    /// Its events are for nobody.
+    alarm: RawFd,
     all: Vec<SharedLane>,
     /// Which lane a descriptor has joined.
     joined: AHashMap<RawFd, usize>,
@@ -59,7 +79,10 @@ pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Poller {
     /// One that watches nothing yet.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: Epoll::new()?, lanes: Mutex::default() })
+        let (epoll, alarm) = (Epoll::new()?, Alarm::new()?);
+        epoll.add(alarm.fileno(), libc::EPOLLIN as u32)?;
+        let lanes = Lanes { alarm: alarm.fileno(), ..Lanes::default() };
+        Ok(Self { epoll, alarm, is_set: AtomicBool::new(false), lanes: Mutex::new(lanes) })
     }
 
     /// Its epoll instance.
@@ -103,10 +126,17 @@ impl Poller {
         let deadline = timeout.map(|seconds| now + seconds.max(0.0));
         let mut events = Vec::with_capacity(16);
         let mut prepared = locked(&self.lanes).prepare(&self.epoll)?;
+        let mut n_waits = 0_u32;
+        let mut ringing = None;
         loop {
+            n_waits = n_waits.saturating_add(1);
+            if n_waits == WAITS_TIMED {
+                ringing = deadline.and_then(|deadline| self.set_alarm(deadline));
+            }
             let left = match deadline {
                 _ if prepared.work > Work::Nothing => 0,
                 None => -1,
+                Some(_) if ringing.is_some() => -1,
                 Some(deadline) => milliseconds(deadline - now),
             };
             events.clear();
@@ -120,6 +150,15 @@ impl Poller {
             }
             prepared = lanes.prepare(&self.epoll)?;
         }
+    }
+
+    /// Waits need no time until this is dropped; None if another thread has set the alarm, or it can't be set.
+    fn set_alarm(&self, deadline: f64) -> Option<Ringing<'_>> {
+        if self.is_set.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let ringing = Ringing(self);
+        self.alarm.set(deadline).is_ok().then_some(ringing)
     }
 }
 
@@ -151,7 +190,7 @@ impl Lanes {
                 self.serve(current, &events[start..at], now, &mut report);
                 (start, current) = (at, lane);
             }
-            if lane.is_none() {
+            if lane.is_none() && fd != self.alarm {
                 report.events.push((fd, mask));
             }
         }
@@ -200,6 +239,9 @@ fn milliseconds(seconds: f64) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
     use std::sync::Arc;
 
     #[derive(Default)]
@@ -224,22 +266,73 @@ mod tests {
         let poller = Poller::new().expect("an epoll instance");
         let lane = Arc::new(Mutex::new(Seen::default()));
         poller.add_lane(lane.clone());
-        poller.join(7, 0);
-        // 8 is Python's
-        let events = [(7, 16), (8, 16)];
+        poller.join(7007, 0);
+        // no descriptor of this process has these numbers; the second is Python's
+        let events = [(7007, 16), (8008, 16)];
         for is_joined in [true, false] {
             let prepared = locked(&poller.lanes).prepare(&poller.epoll).expect("the lane is ready");
             if is_joined {
-                poller.leave(7);
+                poller.leave(7007);
             } else {
                 poller.depart();
             }
-            poller.join(7, 0);
+            poller.join(7007, 0);
             let report = locked(&poller.lanes).turn(&events, prepared, 0.0);
             assert!(report.is_empty() && locked(&lane).0.is_empty());
         }
         let prepared = locked(&poller.lanes).prepare(&poller.epoll).expect("the lane is ready");
-        assert_eq!(locked(&poller.lanes).turn(&events, prepared, 0.0).events, [(8, 16)]);
-        assert_eq!(locked(&lane).0, [(7, 16)]);
+        assert_eq!(locked(&poller.lanes).turn(&events, prepared, 0.0).events, [(8008, 16)]);
+        assert_eq!(locked(&lane).0, [(7007, 16)]);
+    }
+
+    /// Something is ready so often, and then no more.
+    struct Ready {
+        end: UnixStream,
+        n_left: usize,
+    }
+
+    impl Lane for Ready {
+        fn prepare(&mut self, _epoll: &Epoll) -> io::Result<Work> {
+            Ok(Work::Nothing)
+        }
+
+        fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, _report: &mut Report) {
+            self.n_left = self.n_left.saturating_sub(events.len());
+            if self.n_left == 0 {
+                let _ = self.end.read(&mut [0]);
+            }
+        }
+
+        fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+            self.ready(events, now, report);
+        }
+    }
+
+    #[test]
+    fn a_wait_that_goes_on_often_ends_at_its_time_and_tells_nobody_of_the_alarm() {
+        let poller = Poller::new().unwrap();
+        let (mut one, end) = UnixStream::pair().unwrap();
+        end.set_nonblocking(true).unwrap();
+        let fd = end.as_raw_fd();
+        let n_left = 3 * WAITS_TIMED as usize;
+        let lane = Arc::new(Mutex::new(Ready { end, n_left }));
+        let number = poller.add_lane(lane.clone());
+        poller.join(fd, number);
+        poller.epoll().add(fd, libc::EPOLLIN as u32).unwrap();
+        for _ in 0..2 {
+            locked(&lane).n_left = n_left;
+            one.write_all(b"x").unwrap();
+            // nothing else than the alarm ends this wait: nobody has a timer for it
+            assert_eq!(poller.poll(Some(0.05)).unwrap(), (vec![], 0));
+            assert_eq!(locked(&lane).n_left, 0);
+            assert!(!poller.is_set.load(Ordering::Acquire));
+            let mut left = Vec::new();
+            poller.epoll().wait(0, 8, &mut left).unwrap();
+            assert_eq!(left, [], "it rings no more");
+        }
+        let ringing = poller.set_alarm(0.0).unwrap();
+        assert!(poller.set_alarm(1e9).is_none(), "another thread has it");
+        assert_eq!(poller.poll(Some(0.0)).unwrap(), (vec![], 0));
+        drop(ringing);
     }
 }

@@ -55,28 +55,34 @@ enum Found {
 impl DbusLane {
     // ---- input ---------------------------------------------------------------------------------------
 
-    /// Read, and carry out what is there: once, or if descriptors come, with which the kernel ends what one call reads,
-    /// as long as little comes.
+    /// Read, and carry out what is there: once; or a few times as long as little comes with descriptors, with which the kernel
+    /// ends what one call reads, or as large messages fill the buffers that were meant for them.
     pub(super) fn read(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        let mut left = BYTES_PER_TURN;
         for _ in 0..READS_PER_TURN {
-            let has_more = self.read_once(slot, tables, now, report);
+            let n_bytes = self.read_once(slot, tables, now, report);
+            left = left.saturating_sub(n_bytes.unwrap_or(left));
             let goes_on = |c: &Connection| c.input.is_ours && c.input.pending() == 0 && !c.input.is_busy;
-            if !has_more || report.stops || !self.parties.get(slot).is_some_and(goes_on) {
+            if left == 0 || report.stops || !self.parties.get(slot).is_some_and(goes_on) {
                 break;
             }
         }
         self.tidy(slot);
     }
 
-    /// The same with one call of the kernel; true if another may bring more.
-    fn read_once(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) -> bool {
+    /// The same with one call of the kernel; how much it has brought if another may bring more.
+    fn read_once(
+        &mut self,
+        slot: usize,
+        tables: &mut Tables<'_>,
+        now: f64,
+        report: &mut Report,
+    ) -> Option<usize> {
         let bus = tables.core.queued(self.parties.bus.peer, self.peer(slot)).map_or(0, |usage| usage.bytes);
-        let Some(c) = self.parties.get_mut(slot) else {
-            return false;
-        };
+        let c = self.parties.get_mut(slot)?;
         if bus > BUS_MARK {
             hand_over_all(c, End::Open, report);
-            return false;
+            return None;
         }
         let room = if c.input.pending() == 0 {
             room_for_first(c, &mut self.spare)
@@ -86,13 +92,15 @@ impl DbusLane {
         let Ok(most) = room else {
             c.input.give_up();
             report.hand_over(c.fd, IN);
-            return false;
+            return None;
         };
-        let mut has_more = false;
+        let mut brought = None;
         let mut fds = Vec::new();
         match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
             Ok(received) => {
-                has_more = !fds.is_empty() && received.n_bytes <= SMALL_READ;
+                let is_full = c.input.usual > 0 && received.n_bytes == most;
+                let has_more = is_full || !fds.is_empty() && received.n_bytes <= SMALL_READ;
+                brought = has_more.then_some(received.n_bytes);
                 c.input.fds.extend(fds);
                 if received.is_truncated {
                     hand_over_all(c, End::Truncated, report);
@@ -106,7 +114,7 @@ impl DbusLane {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => hand_over_all(c, end_after(&error), report),
         }
-        has_more
+        brought
     }
 
     /// Carry out what is there, within the budget.
