@@ -9,6 +9,7 @@
 #[cfg(feature = "python")]
 pub mod buffers;
 mod sealed;
+pub mod sockets;
 
 use std::io;
 use std::mem;

@@ -102,6 +102,11 @@ class Endpoint:
         """The socket's descriptor."""
         return self._sock.fileno()
 
+    def was_guest(self, express: Express) -> None:
+        """The lane has served the socket from the beginning."""
+        self._turns.reactor.lend(self)
+        self._express = express
+
     def open_pidfd(self) -> int | None:
         """A new descriptor of the client's process, if the kernel gives any."""
         return pidfd_of(self._sock)

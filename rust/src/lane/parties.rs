@@ -15,8 +15,10 @@ use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::connection::{Connection, Standing};
+use super::door::{Doors, Guest};
 use super::transit::Transit;
 use crate::core::Credentials;
+use crate::sys;
 
 /// The bus itself, as a peer.
 #[derive(Default)]
@@ -59,6 +61,8 @@ pub struct Parties {
     pub ceiling: Option<u64>,
     /// What is being written in this step.
     pub transit: Transit,
+    /// Who has come in since Python was asked.
+    pub doors: Doors,
 }
 
 impl Parties {
@@ -104,12 +108,50 @@ impl Parties {
         });
         self.by_peer.insert(connection.peer, slot);
         self.by_fd.insert(connection.fd, slot);
-        self.by_unique.insert(connection.unique.as_bytes().into(), slot);
+        if !connection.unique.is_empty() {
+            self.by_unique.insert(connection.unique.as_bytes().into(), slot);
+        }
         connection.is_stale = false;
         self.n_asked += usize::from(!connection.standing.receives_all);
         self.slots[slot] = Some(connection);
         self.mark_stale(slot);
         slot
+    }
+
+    /// A guest has its name from now on.
+    pub fn name(&mut self, slot: usize, unique: &str) -> Option<&mut Connection> {
+        let guest = self.slots.get_mut(slot)?.as_deref_mut()?;
+        guest.unique = unique.into();
+        self.by_unique.insert(unique.as_bytes().into(), slot);
+        self.doors.named();
+        Some(guest)
+    }
+
+    /// All guests that are there, in order of arrival: from now on Python knows them.
+    pub fn take_guests(&mut self) -> Vec<Guest> {
+        let guests = std::mem::take(&mut self.doors.guests);
+        self.doors.room = 0;
+        self.doors.n_named = 0;
+        let told = guests.into_iter().filter_map(|(peer, since)| {
+            let c = self.slot(peer).and_then(|slot| self.get_mut(slot))?;
+            c.is_guest = false;
+            let entry = c.entry.take();
+            let (said, unsent) = match entry {
+                Some(entry) => (entry.said, entry.unsent),
+                None => (Vec::new(), std::mem::take(&mut c.unsent).into_vec()),
+            };
+            Some(Guest {
+                fd: c.fd,
+                peer,
+                credentials: Arc::clone(&c.credentials),
+                unique: c.unique.clone(),
+                takes_fds: c.standing.takes_fds,
+                said,
+                unsent,
+                since,
+            })
+        });
+        told.collect()
     }
 
     /// It is none of the lane any more.
@@ -118,7 +160,9 @@ impl Parties {
         let connection = self.slots[slot].take()?;
         self.n_asked -= usize::from(!connection.standing.receives_all);
         self.by_fd.remove(&connection.fd);
-        self.by_unique.remove(connection.unique.as_bytes());
+        if !connection.unique.is_empty() {
+            self.by_unique.remove(connection.unique.as_bytes());
+        }
         self.dirty.retain(|&other| other != slot);
         self.stale.retain(|&other| other != slot);
         self.busy.retain(|&other| other != slot);
@@ -216,5 +260,12 @@ impl Parties {
             self.moved.push(c.peer);
         }
         c.pace.is_awaited
+    }
+}
+
+impl Drop for Parties {
+    fn drop(&mut self) {
+        // nobody else knows these sockets
+        self.all().filter(|(_, c)| c.is_guest).for_each(|(_, c)| sys::close(c.fd));
     }
 }

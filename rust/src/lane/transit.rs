@@ -74,8 +74,8 @@ pub struct Transit {
 /// Messages, and the bytes that they are charged.
 #[derive(Clone, Copy, Default)]
 pub struct Ahead {
-    messages: u64,
-    bytes: u64,
+    pub messages: u64,
+    pub bytes: u64,
 }
 
 impl Parties {
