@@ -390,7 +390,8 @@ class DBusLane:
     def admit(self, room: int, next_number: int) -> None: ...
     def take_guests(self) -> tuple[
         list[tuple[
-            int, int, tuple[int, int, int, bytes | None, list[int]], str, bool, bytes, bytes, float
+            tuple[int, int, tuple[int, int, int, bytes | None, list[int]], str, bool, float],
+            tuple[bytes, bytes, int, tuple[bytes, list[int], str]] | None,
         ]],
         list[int], int, int,
     ]: ...

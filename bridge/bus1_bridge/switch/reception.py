@@ -43,10 +43,6 @@ class Guest(NamedTuple):
     unique: str
     """Empty before Hello."""
     takes_fds: bool
-    said: bytes
-    """Without a name: the lines of its authentication that are answered."""
-    unsent: bytes
-    """What of the answers is not written."""
     age: float
     """How many seconds ago it came."""
 
@@ -55,6 +51,19 @@ class Guest(NamedTuple):
         """Who it is, as the kernel has said."""
         uid, gid, pid, label, groups = self.who
         return Credentials(uid, gid, pid, 0, label, groups=tuple(groups))
+
+
+class Rest(NamedTuple):
+    """What the lane leaves undone of a guest that has no name yet, or is to be answered first."""
+
+    said: bytes
+    """The lines of its authentication that are answered, if it has no name."""
+    unsent: bytes
+    """What of the answers is not written."""
+    next_serial: int
+    """The bus's number for its next message to it."""
+    unread: tuple[bytes, list[int], str]
+    """What else has come, with descriptors, and how that ended."""
 
 
 class Reception:
@@ -104,18 +113,23 @@ class Reception:
         tables.next_unique = number
         if most_named:
             tables.names.tally.passed(most_named)
-        for told in guests:
-            self._meet(Guest(*told))
+        for about, rest in guests:
+            self._meet(Guest(*about), Rest(*rest) if rest else None)
         for descriptor in strangers:
             switch.accept(socket.socket(fileno=descriptor))
 
-    def _meet(self, guest: Guest) -> None:
+    def _meet(self, guest: Guest, rest: Rest | None) -> None:
         switch = self._switch
-        switch.router.meet(guest, switch.reactor.clock() - guest.age).party.express = self._express
+        c = switch.router.meet(guest, rest, switch.reactor.clock() - guest.age)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, guest.descriptor)
         endpoint = Endpoint(switch, sock, guest.peer, guest.who[2], guest.who[0])
-        endpoint.was_guest(self._express)
         switch.enter(endpoint)
-        if not guest.unique or guest.unsent:
-            switch.has_output(endpoint)
-            switch.was_used(endpoint)
+        if rest is None:
+            c.party.express = self._express
+            endpoint.stays_in(self._express)
+            return
+        if any(rest.unread):
+            endpoint.brought = rest.unread
+            switch.has_input(endpoint)
+        switch.has_output(endpoint)
+        switch.was_used(endpoint)

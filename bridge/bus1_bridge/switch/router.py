@@ -41,7 +41,7 @@ from .tables import LegacyParty
 from .writing import Outgoing, Told, Writing
 
 if TYPE_CHECKING:
-    from .reception import Guest
+    from .reception import Guest, Rest
 
 WORK_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
@@ -92,18 +92,18 @@ class Router:
         self._wait_for_hello(self._enter(peer, credentials, now, can_pass_fds=can_pass_fds))
         return peer
 
-    def meet(self, guest: Guest, accepted: float) -> Connection:
+    def meet(self, guest: Guest, rest: Rest | None, accepted: float) -> Connection:
         """A connection that the express lane has let in, as far as it has come there."""
         c = self._enter(guest.peer, guest.credentials, accepted, can_pass_fds=True)
         if guest.unique:
             c.auth, c.party.takes_fds = None, guest.takes_fds
             c.party.unique, c.party.announced = guest.unique, True
             self.tables.enter(c.party)
-        else:
-            c.take(guest.said, (), accepted)
-            self._wait_for_hello(c)
-        # what of the answers the lane has not written
-        c.lines = guest.unsent
+        if rest is not None:
+            if not guest.unique:
+                c.take(rest.said, (), accepted)
+                self._wait_for_hello(c)
+            c.lines, c.party.next_serial = rest.unsent, rest.next_serial
         if c.auth is None:
             self._admit(c)
         return c

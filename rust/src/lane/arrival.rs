@@ -135,9 +135,10 @@ impl DbusLane {
         goes_on
     }
 
-    /// What a guest without a name has been answered is written; if that fails it is Python's.
+    /// What a guest without a name has been answered is written; if that fails it is Python's. Of what is handed over the
+    /// answers are, too: if it turns out to be malformed they are dropped.
     pub(super) fn answer(&mut self, slot: usize, report: &mut Report) {
-        let Some(c) = self.parties.get_mut(slot) else { return };
+        let Some(c) = self.parties.get_mut(slot).filter(|c| c.input.is_ours) else { return };
         let Some(entry) = c.entry.as_deref_mut().filter(|entry| !entry.unsent.is_empty()) else { return };
         let written = sys::send(c.fd, &[&entry.unsent], &[]).unwrap_or(0);
         entry.unsent.drain(..written.min(entry.unsent.len()));
@@ -203,9 +204,9 @@ pub(super) fn hello(
     // what goes wrong here goes wrong again where it is told
     let _ = output::dequeue(guest, &mut tables.core, written.saturating_sub(lines.len()));
     if written < bytes.len() {
-        // Python writes on
-        guest.output.is_held = true;
+        // if the lines are not written Python goes on with them, before all that is queued
         guest.unsent = lines.get(written..).unwrap_or_default().into();
+        guest.output.is_held = !guest.unsent.is_empty();
         parties.delivered(post.from, true, post.now);
     }
     Ok(hearers.len())

@@ -19,10 +19,11 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 
-use super::connection::{Connection, Standing};
+use super::connection::{Connection, Handed, Standing};
+use super::dbus::DbusLane;
 use crate::core::{Credentials, Limits};
 use crate::dbus::sasl::{Auth, Greeting};
-use crate::sys;
+use crate::sys::{self, Epoll};
 
 /// Seconds after which Python watches how long a client takes to get its name.
 pub const PATIENCE: f64 = 0.25;
@@ -57,9 +58,13 @@ pub struct Guest {
     pub unique: Box<str>,
     pub takes_fds: bool,
     pub said: Vec<u8>,
-    pub unsent: Vec<u8>,
+    pub unsent: Box<[u8]>,
     /// When it came.
     pub since: f64,
+    /// The bus's number for its next message to it.
+    pub next_serial: u32,
+    /// What has come of it and is not carried out, if it is not in the lane any more.
+    pub rest: Option<Handed>,
 }
 
 /// The listening sockets, and what Python has said of who may come in.
@@ -134,6 +139,44 @@ impl Doors {
         self.guests.retain(|(peer, _)| *peer != guest.peer);
         self.n_named -= usize::from(guest.entry.is_none());
         self.closing.push((guest.fd, guest.watched != 0));
+    }
+}
+
+impl DbusLane {
+    /// All guests that are there, in order of arrival: from now on Python knows them, and serves those that have no name yet,
+    /// or are to be answered first.
+    pub fn take_guests(&mut self, epoll: Option<&Epoll>) -> Vec<Guest> {
+        let doors = &mut self.parties.doors;
+        doors.room = 0;
+        doors.n_named = 0;
+        let guests = std::mem::take(&mut doors.guests);
+        guests.into_iter().filter_map(|(peer, since)| self.take_guest(epoll, peer, since)).collect()
+    }
+
+    fn take_guest(&mut self, epoll: Option<&Epoll>, peer: u64, since: f64) -> Option<Guest> {
+        let c = self.parties.slot(peer).and_then(|slot| self.parties.get_mut(slot))?;
+        c.is_guest = false;
+        let has_entered = c.entry.is_none() && c.unsent.is_empty();
+        let (said, unsent) = match c.entry.take() {
+            Some(entry) => (entry.said, entry.unsent.into_boxed_slice()),
+            None => (Vec::new(), std::mem::take(&mut c.unsent)),
+        };
+        let mut guest = Guest {
+            fd: c.fd,
+            peer,
+            credentials: Arc::clone(&c.credentials),
+            unique: c.unique.clone(),
+            takes_fds: c.standing.takes_fds,
+            said,
+            unsent,
+            since,
+            next_serial: c.next_serial,
+            rest: None,
+        };
+        if !has_entered {
+            guest.rest = self.leave(epoll, peer).map(|(handed, _, _)| handed);
+        }
+        Some(guest)
     }
 }
 

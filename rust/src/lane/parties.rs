@@ -15,7 +15,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::connection::{Connection, Standing};
-use super::door::{Doors, Guest};
+use super::door::Doors;
 use super::transit::Transit;
 use crate::core::Credentials;
 use crate::sys;
@@ -125,33 +125,6 @@ impl Parties {
         self.by_unique.insert(unique.as_bytes().into(), slot);
         self.doors.named();
         Some(guest)
-    }
-
-    /// All guests that are there, in order of arrival: from now on Python knows them.
-    pub fn take_guests(&mut self) -> Vec<Guest> {
-        let guests = std::mem::take(&mut self.doors.guests);
-        self.doors.room = 0;
-        self.doors.n_named = 0;
-        let told = guests.into_iter().filter_map(|(peer, since)| {
-            let c = self.slot(peer).and_then(|slot| self.get_mut(slot))?;
-            c.is_guest = false;
-            let entry = c.entry.take();
-            let (said, unsent) = match entry {
-                Some(entry) => (entry.said, entry.unsent),
-                None => (Vec::new(), std::mem::take(&mut c.unsent).into_vec()),
-            };
-            Some(Guest {
-                fd: c.fd,
-                peer,
-                credentials: Arc::clone(&c.credentials),
-                unique: c.unique.clone(),
-                takes_fds: c.standing.takes_fds,
-                said,
-                unsent,
-                since,
-            })
-        });
-        told.collect()
     }
 
     /// It is none of the lane any more.
