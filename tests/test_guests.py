@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 from bus1_bridge.private import ThreadedBus
+from bus1_bridge.switch.api import Closed, Shutdown
 from bus1_bridge.switch.loop import PythonSwitch
 from bus1_bridge.switch.reception import GUESTS_MAX, Reception
 from bus1_bridge.switch.router import Router
 from dbus_client import BUS, CALL, PATIENCE, Client, Wire
+from test_shortages import Clock
+from test_window import Crank
 from twin_strangers import WORDS
 
 from bus1 import acceleration
@@ -184,3 +187,41 @@ def test_a_crowd_gets_its_names_while_others_are_served(
         each.close()
     gone = {next_change(first)[0] for _ in crowd}
     assert gone == set(changes)
+
+
+def test_time_begins_for_a_client_when_it_comes(tmp_path: Path) -> None:
+    clock = Clock()
+    crank = Crank(tmp_path, clock)
+    timeout = crank.switch.router.limits.auth_timeout
+    for _ in range(2):  # the first is a stranger, the second a guest
+        clock.now += 2 * timeout
+        with Wire(crank.path) as wire:
+            wire.write(f"\0AUTH EXTERNAL {WORDS['{uid}']}\r\nBEGIN\r\n".encode())
+            assert not crank.switch.poll(clock.now)
+            clock.now += timeout - 1
+            assert not crank.switch.poll(clock.now)
+            wire.write(WORDS["{hello}"].encode("latin-1"))
+            crank.turn_until(lambda: bool(crank.switch.router.tables.unique))
+            clock.now += 2
+            assert not crank.switch.poll(clock.now)
+        crank.turn_until(lambda: not crank.switch.router.tables.unique)
+    with Wire(crank.path):
+        assert not crank.switch.poll(clock.now)
+        clock.now += timeout + 1
+        assert any(isinstance(punt, Closed) for punt in crank.switch.poll(clock.now))
+    crank.switch.apply([Shutdown()])
+
+
+def test_descriptors_of_a_guest_that_nobody_looks_at_any_more_are_closed(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    crank = Crank(tmp_path)
+    with crank.during(lambda: Client(crank.path)), Wire(crank.path) as wire, open(os.devnull) as null:
+        wire.write(b"\0AUTH EXTERNAL\r\n", [null.fileno()])
+        express, reception = crank.switch.express, crank.switch._reception
+        assert express is not None and reception is not None
+        express.before_wait()
+        reception.before_wait()
+        crank.switch.reactor.run_once(0.0)
+        assert [e for e in crank.switch._endpoints.values() if e.brought]
+        crank.switch.apply([Shutdown()])
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -244,6 +244,9 @@ class Endpoint:
         reactor = self._turns.reactor
         reactor.cancel(self)
         reactor.station(self.connection, None)
+        if self.brought is not None:
+            self._turns.broker.holdings.discard(None, self.brought[1])
+            self.brought = None
         if self._express is not None:
             reactor.take_back(self)
             _, fds = self._express.leave(self.connection)

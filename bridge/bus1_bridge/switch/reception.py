@@ -113,14 +113,18 @@ class Reception:
         tables.next_unique = number
         if most_named:
             tables.names.tally.passed(most_named)
+        if not (guests or strangers):
+            return
+        # they have come now, and not when Python ran last
+        now = switch.reactor.clock()
         for about, rest in guests:
-            self._meet(Guest(*about), Rest(*rest) if rest else None)
+            self._meet(Guest(*about), Rest(*rest) if rest else None, now)
         for descriptor in strangers:
             switch.accept(socket.socket(fileno=descriptor))
 
-    def _meet(self, guest: Guest, rest: Rest | None) -> None:
+    def _meet(self, guest: Guest, rest: Rest | None, now: float) -> None:
         switch = self._switch
-        c = switch.router.meet(guest, rest, switch.reactor.clock() - guest.age)
+        c = switch.router.meet(guest, rest, now - guest.age)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, guest.descriptor)
         endpoint = Endpoint(switch, sock, guest.peer, guest.who[2], guest.who[0])
         switch.enter(endpoint)
