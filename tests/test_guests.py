@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import threading
@@ -10,13 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import bus1_services
 import pytest
 from bus1_bridge.private import ThreadedBus
+from bus1_bridge.sasl import COOKIE, AuthRules
 from bus1_bridge.switch.api import Closed, Shutdown
 from bus1_bridge.switch.loop import PythonSwitch
 from bus1_bridge.switch.reception import GUESTS_MAX, Reception
 from bus1_bridge.switch.router import Router
 from dbus_client import BUS, CALL, PATIENCE, Client, Wire
+from test_sasl_mechanisms import CHALLENGE, Cookies
 from test_shortages import Clock
 from test_window import Crank
 from twin_strangers import WORDS
@@ -193,11 +198,18 @@ def test_time_begins_for_a_client_when_it_comes(tmp_path: Path) -> None:
     clock = Clock()
     crank = Crank(tmp_path, clock)
     timeout = crank.switch.router.limits.auth_timeout
-    for _ in range(2):  # the first is a stranger, the second a guest
+    returned = crank.switch.reactor.returned
+
+    def late() -> None:
         clock.now += 2 * timeout
+        returned()
+
+    for _ in range(2):  # the first is a stranger, the second a guest
         with Wire(crank.path) as wire:
             wire.write(f"\0AUTH EXTERNAL {WORDS['{uid}']}\r\nBEGIN\r\n".encode())
+            crank.switch.reactor.returned = late
             assert not crank.switch.poll(clock.now)
+            crank.switch.reactor.returned = returned
             clock.now += timeout - 1
             assert not crank.switch.poll(clock.now)
             wire.write(WORDS["{hello}"].encode("latin-1"))
@@ -225,3 +237,40 @@ def test_descriptors_of_a_guest_that_nobody_looks_at_any_more_are_closed(tmp_pat
         assert [e for e in crank.switch._endpoints.values() if e.brought]
         crank.switch.apply([Shutdown()])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_native_peer_that_watches_names_hears_of_everybody(path: str, first: Client) -> None:
+    async def follow() -> list[str]:
+        async with (
+            bus1_services.connect(f"{path}1") as connection, connection.registry.watch() as changes
+        ):
+            with Client(path) as one, Client(path) as two:
+                heard = [(await anext(changes)).name for _ in range(2)]
+                assert heard == [one.name, two.name]
+            return heard + [(await anext(changes)).name for _ in range(2)]
+
+    heard = anyio.run(follow)
+    assert heard[:2] == heard[2:]
+
+
+def test_nobody_is_let_in_by_a_mechanism_that_the_bus_does_not_have(tmp_path: Path) -> None:
+    crank = Crank(tmp_path, auth=AuthRules((COOKIE,), keyring=Cookies()))
+    uid, digest = WORDS["{uid}"], hashlib.sha1(CHALLENGE + b":c:" + b"c0" * 24).hexdigest()
+
+    def first() -> str:
+        with Wire(crank.path) as wire:
+            wire.write(b"\0")
+            assert wire.say(f"AUTH DBUS_COOKIE_SHA1 {uid}").startswith("DATA ")
+            welcome = wire.say(f"DATA {f'c {digest}'.encode().hex()}")
+            wire.write(b"BEGIN\r\n" + WORDS["{hello}"].encode("latin-1"))
+            assert wire.take(1) == b"l"
+            return welcome
+
+    def second() -> str:
+        with Wire(crank.path) as wire:
+            wire.write(b"\0")
+            return wire.say(f"AUTH EXTERNAL {uid}")
+
+    assert crank.during(first).startswith("OK ")
+    assert crank.during(second) == "REJECTED DBUS_COOKIE_SHA1"
+    crank.switch.apply([Shutdown()])

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from bus1_bridge.daemon import new_tables
 from bus1_bridge.gateway import Gateway
+from bus1_bridge.sasl import EXTERNAL_ONLY, AuthRules
 from bus1_bridge.switch.api import Listen, Shutdown
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.limits import BusLimits
@@ -35,9 +36,13 @@ CALLS, SIZE = 40, 64 << 10
 class Crank:
     """A bus that lives only while it is turned."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path, clock: Callable[[], float] = time.monotonic, auth: AuthRules = EXTERNAL_ONLY
+    ) -> None:
         self.path = str(folder / "bus")
-        delivery = Delivery(new_tables(Core(), BusLimits(), guid="0" * 32, bus_id="1" * 32), BusLimits())
+        tables = new_tables(Core(), BusLimits(), guid="0" * 32, bus_id="1" * 32)
+        tables.auth = auth
+        delivery = Delivery(tables, BusLimits())
         gateway = Gateway(delivery, refuse_unix_sockets)
         self.switch = PythonSwitch(Router(delivery, gateway), gateway, clock)
         self._clock = clock
