@@ -98,6 +98,8 @@ class Reactor:
         self._settling = False
         self.close_fd: Callable[[int], None] = os.close
         """How a descriptor is closed that Core has let go."""
+        self.returned: Callable[[], None] = lambda: None
+        """Is called when a wait is over, before anything else that comes of it."""
         self.turn = 0
         """Counts the turns."""
         self.lock = RLock()
@@ -242,7 +244,11 @@ class Reactor:
         if isinstance(self._epoll, select.epoll):
             n_removed = self._n_removed
             return self._epoll.poll(timeout), n_removed
-        found: tuple[list[tuple[int, int]], int] = self._epoll.poll(timeout)
+        try:
+            found: tuple[list[tuple[int, int]], int] = self._epoll.poll(timeout)
+        finally:
+            with self.lock:
+                self.returned()
         return found
 
     def _carry_out(self, events: Sequence[tuple[int, int]], n_removed: int) -> None:

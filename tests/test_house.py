@@ -86,6 +86,7 @@ EDGES = (
     "bridge/bus1_bridge/install/", "bridge/bus1_bridge/verbs/",
     "bridge/bus1_bridge/switch/loop.py", "bridge/bus1_bridge/switch/endpoint.py",
     "bridge/bus1_bridge/switch/headroom.py", "bridge/bus1_bridge/switch/doors.py",
+    "bridge/bus1_bridge/switch/reception.py",
     "bridge/bus1_bridge/servicefiles.py", "bridge/bus1_bridge/spawning.py", "bridge/bus1_bridge/starting.py",
     "bridge/bus1_bridge/activator.py", "bridge/bus1_bridge/private.py",
 )

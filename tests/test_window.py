@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from bus1_bridge.daemon import new_tables
 from bus1_bridge.gateway import Gateway
+from bus1_bridge.sasl import EXTERNAL_ONLY, AuthRules
 from bus1_bridge.switch.api import Listen, Shutdown
 from bus1_bridge.switch.delivery import Delivery
 from bus1_bridge.switch.limits import BusLimits
@@ -36,11 +37,14 @@ class Crank:
     """A bus that lives only while it is turned."""
 
     def __init__(
-        self, folder: Path, clock: Callable[[], float] = time.monotonic, limits: BusLimits | None = None
+        self, folder: Path, clock: Callable[[], float] = time.monotonic, limits: BusLimits | None = None,
+        auth: AuthRules = EXTERNAL_ONLY,
     ) -> None:
         self.path = str(folder / "bus")
         limits = limits or BusLimits()
-        delivery = Delivery(new_tables(Core(), limits, guid="0" * 32, bus_id="1" * 32), limits)
+        tables = new_tables(Core(), limits, guid="0" * 32, bus_id="1" * 32)
+        tables.auth = auth
+        delivery = Delivery(tables, limits)
         gateway = Gateway(delivery, refuse_unix_sockets)
         self.switch = PythonSwitch(Router(delivery, gateway), gateway, clock)
         self._clock = clock

@@ -273,14 +273,14 @@ class TwinClient:
             os.close(fd)
         del fds[:count]
         answers = got.reply_serial if got.type in (RETURN, ERROR) else None
-        self.got.append(Got(self._blanked(raw), files, answers, got.sender))
+        self.got.append(Got(self.blanked(raw), files, answers, got.sender))
         if got.type == CALL:
             self.author.calls.append(got)
         elif not self.name and got.sender == BUS and got.member == "NameAcquired":
             self.name = str(got.args[0])
 
-    def _blanked(self, raw: bytes) -> bytes:
-        """A message without what differs between any two buses."""
+    def blanked(self, raw: bytes) -> bytes:
+        """What has come without what differs between any two buses."""
         for each in self._ids:
             raw = raw.replace(each, bytes(len(each)))
         for found in _PEAK.finditer(raw):

@@ -10,8 +10,8 @@ Steps: ``connect("a", fds=, hello=)``; ``send("a", message, …, cuts=, keep=)``
 stay behind until ``rest("a")`` or another ``send``; ``storm(of("a", message, …), of("b", …))``: all at once;
 ``shut("a")``: sends nothing more; ``close("a")``; ``deafen("a")`` reads nothing until ``listen("a")``;
 ``monitor("a", rules)``; ``stats("a")``: asks for all statistics; ``policy(elements)``: these rules for
-everybody, behind those of the bus; those of native peers (twin_natives). A step that makes no sense (a client
-that isn't there) does nothing.
+everybody, behind those of the bus; ``knock(piece, …)``: one of twin_strangers; those of native peers
+(twin_natives). A step that makes no sense (a client that isn't there) does nothing.
 
 Messages: ``call``, ``signal``, ``ret``, ``error``, ``other`` (``type=``) with the fields to path interface
 member name reply_to sender signature args flags serial endian extra turn version body_length fds damage

@@ -11,6 +11,7 @@ Not here: what becomes of it (twin_stage).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from dbus_client import BUS
@@ -204,10 +205,52 @@ def native_steps(draw: st.DrawFn) -> Term:
     )))
 
 
+USUAL = (
+    "\0AUTH EXTERNAL {uid}\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n{hello}",
+    "\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n{hello}{id}",
+    "\0AUTH\r\nAUTH EXTERNAL\r\nDATA {uid}\r\nBEGIN\r\n{hello}{list}",
+)
+"""How libraries connect."""
+ODD = (
+    "\0", "AUTH\r\n", "AUTH EXTERNAL 39\r\n", "AUTH ANONYMOUS 61\r\n", "AUTH DBUS_COOKIE_SHA1 30\r\n",
+    "CANCEL\r\n", "ERROR\r\n", "BEGIN\r\n", "\r\n", "\n", " ", "DATA\r\n", "NEGOTIATE_UNIX_FD\r\n", "x" * 300,
+    "\xff\r\n", "{id}", "{hello}", "l\1\0\1", "AUTH EXTERNAL {uid}\r\n", "AUTH  EXTERNAL {uid}\r\n",
+)
+
+
+@st.composite
+def knocks(draw: st.DrawFn) -> Term:
+    """A stranger: mostly one that does what is usual up to some point."""
+    words = draw(st.sampled_from(USUAL)).replace("{", "|{").replace("}", "}|").split("|")
+    letters = [letter for word in words for letter in ([word] if word.startswith("{") else word)]
+    for odd in draw(st.one_of(st.just([]), st.lists(st.sampled_from(ODD), max_size=2))):
+        ends = [0, *(n + 1 for n, letter in enumerate(letters) if letter == "\n"), len(letters)]
+        letters.insert(draw(st.sampled_from(ends)), odd)
+    del letters[draw(st.one_of(st.just(len(letters)), st.integers(0, len(letters)))) :]
+    cuts = draw(st.one_of(st.just([]), st.lists(st.integers(1, 80), max_size=4, unique=True)))
+    edges = [0, *(cut for cut in sorted(cuts) if cut < len(letters)), len(letters)]
+    pieces = ("".join(letters[start:end]) for start, end in pairwise(edges))
+    then = draw(st.sampled_from(("close", "close", "run", "shut", "stay")))
+    return term("knock", *filter(None, pieces), fds=_maybe(draw, 9, st.integers(1, 3)), then=then)
+
+
+@st.composite
+def visits(draw: st.DrawFn) -> Script:
+    """Strangers, and clients that hear of them."""
+    steps = [
+        term("connect", "a"), term("connect", "b"),
+        term("send", "a", term("ask", "AddMatch", "s", [f"type='signal',sender='{BUS}'"])),
+        term("send", "b", term("ask", "AddMatch", "s", ["arg0namespace=':1'"])),
+    ]
+    steps.insert(draw(st.integers(0, 4)), _maybe(draw, 2, policies()) or term("rest", "a"))
+    steps += draw(st.lists(st.one_of(*[knocks()] * 5, sends((0, 10))), min_size=2, max_size=12))
+    return [*steps, term("stats", "a"), term("close", "b"), draw(knocks())]
+
+
 @st.composite
 def scenes(draw: st.DrawFn, sizes: Sequence[int]) -> list[Term]:
     """Some steps that belong together, mostly one."""
-    kind = draw(st.integers(0, 29))
+    kind = draw(st.integers(0, 32))
     who = draw(_clients)
     if kind < 18:
         return [draw(sends(sizes))]
@@ -229,6 +272,8 @@ def scenes(draw: st.DrawFn, sizes: Sequence[int]) -> list[Term]:
             return [term("stats", who)]
         case 28:
             return [term(draw(st.sampled_from(("close", "shut"))), "m")]
+        case 29 | 30 | 31:
+            return [draw(knocks())]
     return [term("connect", who, fds=_maybe(draw, 2, st.just(False)), hello=_maybe(draw, 3, st.just(False)))]
 
 
@@ -323,13 +368,15 @@ def everyday(draw: st.DrawFn) -> Script:
         term("send", "d", *(term("ask", "AddMatch", "s", [rule]) for rule in draw(_everyday_rules))),
     ]
     for _ in range(draw(st.integers(1, 8))):
-        kind = draw(st.integers(0, 9))
+        kind = draw(st.integers(0, 11))
         several = st.lists(_ordinary(), min_size=1, max_size=draw(st.sampled_from((2, 10, 40))))
         if kind < 6:
             cuts = _maybe(draw, 2, st.lists(st.integers(0, 3000), min_size=1, max_size=5))
             steps.append(term("send", draw(_clients), *draw(several), cuts=cuts))
         elif kind < 9:
             steps.append(term("storm", *(term("of", who, *draw(several)) for who in draw(_crowds))))
+        elif kind < 11:
+            steps.append(draw(knocks()))
         else:
             who = draw(_clients)
             steps += [term(draw(st.sampled_from(("close", "shut"))), who), term("connect", who)]

@@ -24,6 +24,7 @@ from twin_client import Idleness, TwinClient
 from twin_messages import Author
 from twin_natives import Natives
 from twin_script import Term
+from twin_strangers import Strangers
 
 from bus1.verbs.inspect import fetch
 
@@ -70,10 +71,12 @@ class Stage:
         self._left: dict[str, list[Any]] = {}
         """What clients got whose place was taken by others."""
         self._natives = Natives(self._native_address, self.file, self.name_of)
+        self._strangers = Strangers(self._path, self._idleness.wait, self._probe.blanked)
         self._steps: dict[str, Callable[..., None]] = {
             "connect": self._connect, "send": self._send, "rest": self._rest, "shut": self._shut,
             "close": self._close, "deafen": self._deafen, "listen": self._listen, "monitor": self._monitor,
             "stats": self._stats, "storm": self._storm, "policy": self._rule,
+            "knock": self._strangers.knock,
         }
 
     def leave(self) -> None:
@@ -82,6 +85,7 @@ class Stage:
         for client in self._clients.values():
             client.close()
         self._natives.abandon()
+        self._strangers.leave()
 
     # ---- a script --------------------------------------------------------------------------------
 
@@ -90,6 +94,7 @@ class Stage:
         self._clients.clear()
         self._left.clear()
         self._natives.begin()
+        self._strangers.got.clear()
         if self._configuration:
             self._configure(self._configuration)
             self._configuration = ""
@@ -99,13 +104,14 @@ class Stage:
         """Carry out one step, completely; one for which the client isn't there does nothing."""
         if (action := self._steps.get(step.word)) is None:
             self._natives.play(step)
-        elif step.word in ("connect", "storm", "policy") or not self._is_over(step.values[0]):
+        elif step.word in ("connect", "storm", "policy", "knock") or not self._is_over(step.values[0]):
             action(*step.values, **step.named)
         self._settle(str(step.values[0]) if step.values else "")
 
     def end(self) -> None:
         """Everybody leaves, natives first; then the bus tells what is left."""
         self._natives.end()
+        self._strangers.leave()
         self._settle()
         for client in self._clients.values():
             self._drain(client)
@@ -115,7 +121,8 @@ class Stage:
     def everything(self) -> dict[str, list[Any]]:
         """What each client has got since the script began; the probe has no name."""
         there = {name: client.got for name, client in self._clients.items()}
-        return {**there, **self._left, **self._natives.got, "": self._probe.got}
+        others = {"": self._probe.got, "strangers": self._strangers.got}
+        return {**there, **self._left, **self._natives.got, **others}
 
     def snapshot(self) -> dict[str, Any]:
         """The state of Core."""

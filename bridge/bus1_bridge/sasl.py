@@ -233,8 +233,7 @@ class ServerAuth:
         self.identity = None
         self.rejected += 1
         self.closed = self.rejected >= MAX_REJECTED
-        offered = [name for name in MECHANISMS if name in self.rules.mechanisms]
-        return " ".join(["REJECTED", *offered]).encode()
+        return offer(self.rules)
 
     def _negotiate(self, argument: bytes) -> bytes:
         if not self.can_pass_fds:
@@ -250,6 +249,11 @@ class ServerAuth:
         # what was answered before is still to be sent
         self.closed = True
         return b""
+
+
+def offer(rules: AuthRules) -> bytes:
+    """The answer to who is rejected: the mechanisms that there are."""
+    return " ".join(["REJECTED", *(name for name in MECHANISMS if name in rules.mechanisms)]).encode()
 
 
 @lru_cache(maxsize=64)

@@ -42,6 +42,11 @@ class Tally:
         self._counts[owner] -= n
         self.total -= n
 
+    def passed(self, n: int) -> None:
+        """So many owners had one more each, at the same time."""
+        self.peak = max(self.peak, self.total + n)
+        self.owner_peak = max(self.owner_peak, 1)
+
     def forget(self, owner: int) -> None:
         """The owner has none any more, and never had."""
         self.total -= self._counts.pop(owner, 0)

@@ -11,6 +11,7 @@ mod alarm;
 pub mod buffers;
 mod sealed;
 mod several;
+pub mod sockets;
 
 use std::io;
 use std::mem;

@@ -74,8 +74,8 @@ class Endpoint:
     """One D-Bus connection's socket: a source and a station of the reactor."""
 
     __slots__ = (
-        "_express", "_is_full", "_is_local", "_is_short", "_sock", "_turns", "_watched", "connection", "pid",
-        "process", "uid",
+        "_express", "_is_full", "_is_local", "_is_short", "_sock", "_turns", "_watched", "brought",
+        "connection", "pid", "process", "uid",
     )
 
     def __init__(
@@ -97,10 +97,17 @@ class Endpoint:
         self._watched = 0
         self._express: Express | None = None
         """The lane, while it serves this socket."""
+        self.brought: tuple[bytes, list[int], str] | None = None
+        """What others have read of it and not carried out: bytes, descriptors, and how that ended."""
 
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._sock.fileno()
+
+    def stays_in(self, express: Express) -> None:
+        """The lane has served the socket from the beginning, and goes on."""
+        self._turns.reactor.lend(self)
+        self._express = express
 
     def open_pidfd(self) -> int | None:
         """A new descriptor of the client's process, if the kernel gives any."""
@@ -237,6 +244,9 @@ class Endpoint:
         reactor = self._turns.reactor
         reactor.cancel(self)
         reactor.station(self.connection, None)
+        if self.brought is not None:
+            self._turns.broker.holdings.discard(None, self.brought[1])
+            self.brought = None
         if self._express is not None:
             reactor.take_back(self)
             _, fds = self._express.leave(self.connection)
@@ -269,12 +279,14 @@ class Endpoint:
 
     def _take_over(self, now: float) -> bool:
         """Carry out what the lane has handed over; False if that is nothing."""
-        if self._express is None:
-            return False
-        handed = self._express.lane.take(self.connection)
+        handed, self.brought = self.brought, None
+        if self._express is not None:
+            handed = self._express.lane.take(self.connection)
+            if handed is None:
+                # while the lane reads, nobody else does
+                return bool(self._express.lane.has_input(self.connection))
         if handed is None:
-            # while the lane reads, nobody else does
-            return bool(self._express.lane.has_input(self.connection))
+            return False
         data, fds, ended = handed
         try:
             if fds:

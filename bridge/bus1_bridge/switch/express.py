@@ -24,6 +24,9 @@ from weakref import WeakKeyDictionary
 from bus1 import acceleration
 from bus1.core.api import Parcel, Usage
 
+from .flow import hosted_limits
+from .tables import UNKNOWN_ID
+
 if TYPE_CHECKING:
     from bus1._native import ClientPolicy as NativePolicy
     from bus1.holdings import Holdings
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from ..policy import ClientPolicy
     from .connection import Connection
     from .router import Router
+
+_USERS_MAX = 1024
 
 Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, "NativePolicy | None"]
 """May send everything, may receive everything, takes descriptors; the limits that the lane minds; what it
@@ -63,6 +68,8 @@ class Express:
         self._awaited: frozenset[int] = frozenset()
         self._late: frozenset[int] = frozenset()
         self._policies: WeakKeyDictionary[ClientPolicy, NativePolicy] = WeakKeyDictionary()
+        self._users: set[tuple[int, int, tuple[int, ...]]] = set()
+        """Of whom the lane lets clients in: uid, gid, groups."""
         tables.names.follower = self.lane.claim
         for name in tables.names.names():
             self.lane.own(name, tables.names.owner(name))
@@ -91,9 +98,30 @@ class Express:
             bool(party.subscriptions), c.offset, (party.next_serial, bool(party.native_calls)),
         )
         party.express = self
+        self._introduce(c)
         # one that comes again bears no marks
         self._awaited -= {peer}
         self._late -= {peer}
+
+    def _introduce(self, c: Connection) -> None:
+        """The lane may let in others of its user, if they are like it."""
+        who, limits = c.party.credentials, self._router.limits
+        user = who.uid, who.gid, who.groups
+        is_usual = (
+            c.party.entrance is None and who.gid != UNKNOWN_ID and c.limits is limits
+            and limits.new_connections_per_second is None
+        )
+        if not is_usual or user in self._users:
+            return
+        if len(self._users) >= _USERS_MAX:
+            self.forget_users()
+        self._users.add(user)
+        self.lane.know((who.uid, who.gid, list(who.groups)), self._standing(c), hosted_limits(limits))
+
+    def forget_users(self) -> None:
+        """Policy or limits have changed."""
+        self._users.clear()
+        self.lane.forget_users()
 
     def leave(self, connection: int) -> tuple[bytes, list[int]]:
         """It is not any more; what has come of it: bytes, and descriptors, which are the caller's."""
@@ -161,7 +189,7 @@ class Express:
             not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None,
             self._holdings.are_closing,
         )
-        awaited = router.awaited()
+        awaited = frozenset((*delivery.flow.awaited, *router.writing.over_mark))
         if awaited or self._awaited:
             self._awaited = _marked(self._awaited, awaited, self.lane.set_awaited)
         late = delivery.flow.wasteful(delivery.now)

@@ -56,6 +56,7 @@ from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .express import express_for
 from .headroom import check_room, shortage
+from .reception import Reception
 from .router import Router
 from .schedule import Schedule
 
@@ -72,6 +73,7 @@ class PythonSwitch:
         self.broker = Broker(self.reactor, gateway, report=lambda pid, text: self.report(Failed(pid, text)))
         self.express = router.delivery.express = express_for(self.reactor, self.broker.holdings, router)
         """The lane of everyday messages, if there is one."""
+        self._reception = None if self.express is None else Reception(self, self.express)
         self._endpoints: dict[int, Endpoint] = {}
         router.tables.open_pidfd = self._open_pidfd
         self._listeners: list[Listener] = []
@@ -103,6 +105,8 @@ class PythonSwitch:
             deadline = self.router.delivery.now
         if self.express is not None:
             self.express.before_wait()
+        if self._reception is not None:
+            self._reception.before_wait()
         n_ready = self.reactor.run_once(deadline)
         now = self.router.delivery.now
         if self.express is not None:
@@ -142,6 +146,8 @@ class PythonSwitch:
                         )
                         listener.pause(not self._accepts)
                         self._listeners.append(listener)
+                        if self._reception is not None and is_local:
+                            self._reception.open(listener)
                 case WatchSignals(descriptor):
                     self._signals = SignalPipe(
                         self.reactor, descriptor, lambda number: self.report(Signalled(number))
@@ -208,14 +214,18 @@ class PythonSwitch:
         party = self.router.party(peer)
         if entrance is not None:
             come_in(self.router.delivery, party, entrance)
-        self._endpoints[peer] = endpoint
-        endpoint.process = self._reading.enter(endpoint.process)
-        self._flushing.enter(endpoint.process)
-        self.reactor.station(peer, endpoint)
+        self.enter(endpoint)
         # who connects mostly says something at once: it may be there already
         self.has_input(endpoint)
         self.was_used(endpoint)
         self._mind_accepting()
+
+    def enter(self, endpoint: Endpoint) -> None:
+        """One more connection takes its turns."""
+        self._endpoints[endpoint.connection] = endpoint
+        endpoint.process = self._reading.enter(endpoint.process)
+        self._flushing.enter(endpoint.process)
+        self.reactor.station(endpoint.connection, endpoint)
 
     def cut_off(self, connection: int, reason: str) -> None:
         """This connection ends now, whatever it has sent."""
@@ -350,6 +360,8 @@ class PythonSwitch:
 
     def _close(self) -> None:
         for listener in self._listeners:
+            if self._reception is not None:
+                self._reception.close(listener)
             listener.close()
         self._listeners.clear()
         self._entrances.close_all()

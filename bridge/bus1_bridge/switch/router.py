@@ -20,7 +20,7 @@ Not here: sockets and time (loop), whom the bus answers what (driver), natives (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bus1.core.api import Credentials
 from bus1.errors import RemoteProtocolError
@@ -40,9 +40,11 @@ from .planner import NativeEnds, Planner
 from .tables import LegacyParty
 from .writing import Outgoing, Told, Writing
 
+if TYPE_CHECKING:
+    from .reception import Guest, Rest
+
 WORK_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
-_NOBODY: frozenset[int] = frozenset()
 
 
 class Natives(NativeEnds, Told, Protocol):
@@ -69,7 +71,7 @@ class Router:
         self._busy: dict[int, None] = {}
         """Connections with work left for the next turn, in order."""
         self.writing = Writing(delivery, natives)
-        self._incomplete: set[int] = set()
+        self.incomplete: set[int] = set()
         """Connections without a name yet."""
         self._deadlines = Deadlines(self._connections)
 
@@ -87,14 +89,40 @@ class Router:
         )
         # naming a node creates it: 0 is the root, where all messages to this client go
         self._core.send(peer, (), handles=(0,), credentials=credentials)
+        self._wait_for_hello(self._enter(peer, credentials, now, can_pass_fds=can_pass_fds))
+        return peer
+
+    def meet(self, guest: Guest, rest: Rest | None, accepted: float) -> Connection:
+        """A connection that the express lane has let in, as far as it has come there."""
+        c = self._enter(guest.peer, guest.credentials, accepted, can_pass_fds=True)
+        if guest.unique:
+            c.auth, c.party.takes_fds = None, guest.takes_fds
+            c.party.unique, c.party.announced = guest.unique, True
+            self.tables.enter(c.party)
+        if rest is not None:
+            if not guest.unique:
+                c.take(rest.said, (), accepted)
+                self._wait_for_hello(c)
+            c.lines, c.party.next_serial = rest.unsent, rest.next_serial
+        if c.auth is None:
+            self._admit(c)
+        return c
+
+    def _enter(
+        self, peer: int, credentials: Credentials, accepted: float, *, can_pass_fds: bool
+    ) -> Connection:
+        """The peer is that of a connection."""
+        limits = self.limits.of_user(credentials.uid)
         party = LegacyParty(peer, credentials, root=(peer, 0))
         self.tables.parties[peer] = party
         auth = ServerAuth(party.uid, self.tables.guid, self.tables.auth, can_pass_fds=can_pass_fds)
-        self._connections[peer] = Connection(party, auth, limits, now)
+        c = self._connections[peer] = Connection(party, auth, limits, accepted)
         self.delivery.flow.meet(peer, limits)
-        self._incomplete.add(peer)
-        self._deadlines.opened(self._connections[peer], self.limits.auth_timeout)
-        return peer
+        return c
+
+    def _wait_for_hello(self, c: Connection) -> None:
+        self.incomplete.add(c.party.peer)
+        self._deadlines.opened(c, self.limits.auth_timeout)
 
     def configure(self, limits: BusLimits, policy: Policy) -> None:
         """Other limits and rules from now on, for everybody."""
@@ -104,6 +132,8 @@ class Router:
         for uid in self._users:
             self._users[uid] = hosted_limits(limits.of_user(uid))
             self._core.set_user_limits(uid, user_limits(limits.of_user(uid)))
+        if self.delivery.express is not None:
+            self.delivery.express.forget_users()
         for c in self._connections.values():
             self._set_limits(c)
             if c.party.express is not None:
@@ -115,14 +145,14 @@ class Router:
 
     def accepts(self) -> bool:
         """False while too many connections have no name yet: then accept none."""
-        return len(self._incomplete) < self.limits.max_incomplete_connections
+        return len(self.incomplete) < self.limits.max_incomplete_connections
 
     def too_many(self, credentials: Credentials) -> Excess | None:
         """Why this user gets no further connection before others of it have names; None if it does."""
         most = self.limits.of_user(credentials.uid).max_incomplete_connections
-        if len(self._incomplete) < most or most >= self.limits.max_incomplete_connections:
+        if len(self.incomplete) < most or most >= self.limits.max_incomplete_connections:
             return None
-        used = sum(self.party(c).credentials.uid == credentials.uid for c in self._incomplete)
+        used = sum(self.party(c).credentials.uid == credentials.uid for c in self.incomplete)
         return Excess("max_incomplete_connections", most, used) if used >= most else None
 
     def receive(self, connection: int, data: bytes, fds: Sequence[int], now: float) -> None:
@@ -216,11 +246,6 @@ class Router:
     def is_idle(self, c: Connection) -> bool:
         """Nothing that it has sent is in hand."""
         return c.is_empty and not self._is_held(c)
-
-    def awaited(self) -> frozenset[int]:
-        """Connections whose queue somebody waits for to move."""
-        awaited, over_mark = self.delivery.flow.awaited, self.writing.over_mark
-        return frozenset((*awaited, *over_mark)) if awaited or over_mark else _NOBODY
 
     def moved(self, connection: int, when: float) -> None:
         """Others have written messages of its queue, or put the first one there."""
@@ -363,7 +388,7 @@ class Router:
         self.delivery.discard(incoming.fds)
         incoming.fds = ()
         if c.party.unique:
-            self._incomplete.discard(c.party.peer)
+            self.incomplete.discard(c.party.peer)
         return True
 
     def _go_on(self, connection: int) -> None:
@@ -419,6 +444,6 @@ class Router:
         del self._connections[peer]
         self._busy.pop(peer, None)
         self.writing.over_mark.discard(peer)
-        self._incomplete.discard(peer)
+        self.incomplete.discard(peer)
         self.delivery.discard(c.take_descriptors())
         self.delivery.forget(c.party)

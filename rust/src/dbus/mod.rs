@@ -16,6 +16,7 @@ pub mod build;
 pub mod fields;
 pub mod header;
 pub mod names;
+pub mod sasl;
 pub mod signature;
 pub mod stamp;
 mod values;
@@ -47,6 +48,8 @@ pub const SIGNAL: u8 = 4;
 pub const NO_REPLY_EXPECTED: u8 = 1;
 /// The name of the bus itself.
 pub const DRIVER_NAME: &str = "org.freedesktop.DBus";
+/// The path of the bus itself.
+pub const DRIVER_PATH: &str = "/org/freedesktop/DBus";
 
 /// The byte order of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+use super::door::Entry;
 use super::transit::Passage;
 use crate::core::{Credentials, Usage};
 use crate::dbus::body::BodyCheck;
@@ -222,6 +223,12 @@ pub struct Connection {
     pub watched: u32,
     /// It stands in the line of those whose wants may have changed.
     pub is_stale: bool,
+    /// Python has not been told of it.
+    pub is_guest: bool,
+    /// How far it has come, while it has no name.
+    pub entry: Option<Box<Entry>>,
+    /// Answers of the authentication that are not written, and go before everything else: Python writes them.
+    pub unsent: Box<[u8]>,
 }
 
 impl Connection {
@@ -261,6 +268,9 @@ impl Connection {
             wanted: 0,
             watched: 0,
             is_stale: false,
+            is_guest: false,
+            entry: None,
+            unsent: Box::default(),
         }
     }
 }

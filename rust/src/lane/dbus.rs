@@ -19,13 +19,14 @@ use std::sync::Arc;
 use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 
 use super::connection::{Connection, End, Handed};
+use super::door::PATIENCE;
 use super::express::Climate;
 use super::output::{self, Flushed};
 use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
 use super::{Lane, Report, Work};
 use crate::core::Usage;
-use crate::sys::Epoll;
+use crate::sys::{self, Epoll};
 
 pub(super) const IN: u32 = EPOLLIN as u32;
 const OUT: u32 = EPOLLOUT as u32;
@@ -234,6 +235,12 @@ impl DbusLane {
         report: &mut Report,
     ) {
         let Some(slot) = self.parties.slot_of_fd(fd) else {
+            if events & IN != 0 && self.parties.doors.is_one(fd) {
+                self.has_served = true;
+                self.accept(fd, tables, now, report);
+            } else {
+                report.events.push((fd, events));
+            }
             return;
         };
         let Some(c) = self.parties.get_mut(slot) else {
@@ -298,6 +305,13 @@ impl DbusLane {
 
 impl Lane for DbusLane {
     fn prepare(&mut self, epoll: &Epoll) -> io::Result<Work> {
+        for (fd, is_watched) in self.parties.doors.closing.drain(..) {
+            if is_watched {
+                // a program that is being started may have it, too
+                let _ = epoll.remove(fd);
+            }
+            sys::close(fd);
+        }
         while let Some(slot) = self.parties.stale.pop() {
             let Some(c) = self.parties.get_mut(slot) else {
                 continue;
@@ -329,6 +343,18 @@ impl Lane for DbusLane {
             true if self.parties.resuming.is_empty() => Work::Something,
             true => Work::First,
         })
+    }
+
+    fn due(&self) -> Option<f64> {
+        let is_nameless = |&&(peer, _): &&(u64, f64)| {
+            let guest = self.parties.slot(peer).and_then(|slot| self.parties.get(slot));
+            guest.is_some_and(|guest| guest.entry.is_some())
+        };
+        let doors = &self.parties.doors;
+        if doors.n_named == doors.guests.len() {
+            return None;
+        }
+        doors.guests.iter().find(is_nameless).map(|(_, since)| since + PATIENCE)
     }
 
     fn resume(&mut self, now: f64, report: &mut Report) {
@@ -370,6 +396,7 @@ impl Lane for DbusLane {
         self.has_served = false;
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
         report.is_due |= std::mem::take(&mut self.parties.has_freed);
+        report.is_due |= self.due().is_some_and(|due| now >= due);
     }
 }
 

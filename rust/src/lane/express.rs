@@ -15,6 +15,7 @@ use std::os::fd::RawFd;
 
 use bytes::Bytes;
 
+use super::arrival::{hello, is_hello};
 use super::connection::Connection;
 use super::parties::Parties;
 use super::passing::{pass, pass_to_all};
@@ -32,7 +33,7 @@ use crate::sys;
 use crate::tables::MatchInput;
 
 /// Charged with every message of a hosted peer, beyond its slice.
-const OVERHEAD: u64 = 512;
+pub const OVERHEAD: u64 = 512;
 /// What one sender may keep waiting at one reader.
 const PAIR_MARK: u64 = 16 << 20;
 /// What all senders together may keep at one reader, whether it makes progress or not.
@@ -126,8 +127,10 @@ pub struct Post<'p> {
 pub enum Route {
     /// To those whose rules match.
     Everybody,
-    /// To the bus.
+    /// To the bus, that says its number.
     Bus,
+    /// To the bus, that gives the sender a name.
+    Hello,
     /// To the connection in a slot.
     To(usize),
 }
@@ -141,6 +144,9 @@ pub fn route(
     header: &Header,
 ) -> Option<Route> {
     let sender = parties.get(from)?;
+    if sender.unique.is_empty() {
+        return is_hello(sender, header, message).then_some(Route::Hello);
+    }
     if !climate.is_unwatched || !sender.standing.is_known() {
         return None;
     }
@@ -175,6 +181,7 @@ pub fn carry_out(
     match post.route {
         Route::Everybody => broadcast(post, parties, tables),
         Route::Bus => tell_id(post, parties, tables).map(|()| 0),
+        Route::Hello => hello(post, parties, tables),
         Route::To(to) => unicast(post, parties, tables, to).map(|()| 0),
     }
 }
@@ -192,8 +199,8 @@ fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> R
     let to = parties.get(post.from).ok_or(NotEveryday)?;
     let most = IDENTITY_ROOM + to.unique.len() + parties.bus.id.len();
     let (core, ways) = (&mut tables.core, (BUS, post.from));
-    let (size, no_marks) = (Size { most, n_fds: 0 }, Marks { bytes: u64::MAX, fds: 0 });
-    let has_passed = parties.may_pass(core, ways, size, no_marks, &mut Ahead::default())
+    let size = Size { most, n_fds: 0 };
+    let has_passed = parties.may_pass(core, ways, size, Marks::NONE, &mut Ahead::default())
         && parties.append(core, ways, None, post.now, &[], |parties, out| {
             put_id(post, parties, out);
             true
@@ -308,7 +315,7 @@ fn forward(
 }
 
 /// The process has enough others below this number.
-fn descriptors_below() -> u64 {
+pub(super) fn descriptors_below() -> u64 {
     let ceiling = sys::descriptors_max().unwrap_or(u64::MAX);
     ceiling - FDS_KEPT.min(ceiling / 8)
 }

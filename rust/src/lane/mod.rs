@@ -7,8 +7,12 @@
 //!
 //! Not here: what is everyday for a kind of client (the lanes themselves).
 
+mod announcement;
+mod arrival;
 pub mod connection;
 pub mod dbus;
+mod departure;
+pub mod door;
 pub mod express;
 pub mod output;
 pub mod parties;
@@ -35,6 +39,8 @@ pub struct Report {
     pub is_due: bool,
     /// Nothing more may be carried out before Python has decided.
     pub stops: bool,
+    /// Sockets that the lane has from now on, or no longer, in the order in which that happened.
+    pub moves: Vec<(RawFd, bool)>,
 }
 
 impl Report {
@@ -65,6 +71,10 @@ pub enum Work {
 pub trait Lane: Send {
     /// Before the wait: watch sockets for what is wanted now; what there is to do without an event.
     fn prepare(&mut self, epoll: &Epoll) -> io::Result<Work>;
+    /// When the lane has something to do at the latest.
+    fn due(&self) -> Option<f64> {
+        None
+    }
     /// First of all in a turn, if a lane has found `Work::First`: who was in the middle of its turn when Python had to
     /// decide goes on.
     fn resume(&mut self, _now: f64, _report: &mut Report) {}

@@ -15,6 +15,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 
 use super::connection::{Connection, Standing};
+use super::door::Doors;
 use super::transit::Transit;
 use crate::core::{Core, Credentials};
 use crate::sys;
@@ -62,6 +63,8 @@ pub struct Parties {
     pub ceiling: Option<u64>,
     /// What is being written in this step.
     pub transit: Transit,
+    /// Who has come in since Python was asked.
+    pub doors: Doors,
 }
 
 impl Parties {
@@ -107,12 +110,23 @@ impl Parties {
         });
         self.by_peer.insert(connection.peer, slot);
         self.by_fd.insert(connection.fd, slot);
-        self.by_unique.insert(connection.unique.as_bytes().into(), slot);
+        if !connection.unique.is_empty() {
+            self.by_unique.insert(connection.unique.as_bytes().into(), slot);
+        }
         connection.is_stale = false;
         self.n_asked += usize::from(!connection.standing.receives_all);
         self.slots[slot] = Some(connection);
         self.mark_stale(slot);
         slot
+    }
+
+    /// A guest has its name from now on.
+    pub fn name(&mut self, slot: usize, unique: &str) -> Option<&mut Connection> {
+        let guest = self.slots.get_mut(slot)?.as_deref_mut()?;
+        guest.unique = unique.into();
+        self.by_unique.insert(unique.as_bytes().into(), slot);
+        self.doors.named();
+        Some(guest)
     }
 
     /// It is none of the lane any more.
@@ -121,7 +135,9 @@ impl Parties {
         let connection = self.slots[slot].take()?;
         self.n_asked -= usize::from(!connection.standing.receives_all);
         self.by_fd.remove(&connection.fd);
-        self.by_unique.remove(connection.unique.as_bytes());
+        if !connection.unique.is_empty() {
+            self.by_unique.remove(connection.unique.as_bytes());
+        }
         self.dirty.retain(|&other| other != slot);
         self.stale.retain(|&other| other != slot);
         self.busy.retain(|&other| other != slot);
@@ -232,5 +248,12 @@ impl Parties {
             self.moved.push(c.peer);
         }
         c.pace.is_awaited
+    }
+}
+
+impl Drop for Parties {
+    fn drop(&mut self) {
+        // nobody else knows these sockets
+        self.all().filter(|(_, c)| c.is_guest).for_each(|(_, c)| sys::close(c.fd));
     }
 }

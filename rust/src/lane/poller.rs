@@ -68,6 +68,8 @@ struct Lanes {
 #[derive(Clone, Copy)]
 struct Prepared {
     work: Work,
+    /// When a lane has something to do.
+    due: Option<f64>,
     n_departed: u64,
 }
 
@@ -133,11 +135,14 @@ impl Poller {
             if n_waits == WAITS_TIMED {
                 ringing = deadline.and_then(|deadline| self.set_alarm(deadline));
             }
-            let left = match deadline {
+            let until = match (deadline.filter(|_| ringing.is_none()), prepared.due) {
+                (Some(deadline), Some(due)) => Some(deadline.min(due)),
+                (deadline, due) => deadline.or(due),
+            };
+            let left = match until {
                 _ if prepared.work > Work::Nothing => 0,
                 None => -1,
-                Some(_) if ringing.is_some() => -1,
-                Some(deadline) => milliseconds(deadline - now),
+                Some(until) => milliseconds(until - now),
             };
             events.clear();
             self.epoll.wait(left, EVENTS_MAX, &mut events)?;
@@ -164,11 +169,13 @@ impl Poller {
 
 impl Lanes {
     fn prepare(&self, epoll: &Epoll) -> io::Result<Prepared> {
-        let mut work = Work::Nothing;
+        let (mut work, mut due) = (Work::Nothing, None::<f64>);
         for lane in &self.all {
-            work = work.max(locked(lane).prepare(epoll)?);
+            let mut lane = locked(lane);
+            work = work.max(lane.prepare(epoll)?);
+            due = lane.due().map(|when| due.map_or(when, |due| due.min(when))).or(due);
         }
-        Ok(Prepared { work, n_departed: self.n_departed })
+        Ok(Prepared { work, due, n_departed: self.n_departed })
     }
 
     fn turn(&mut self, events: &[(RawFd, u32)], prepared: Prepared, now: f64) -> Report {
@@ -198,11 +205,25 @@ impl Lanes {
         report
     }
 
-    fn serve(&self, lane: Option<usize>, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
-        if let Some(lane) = lane.and_then(|lane| self.all.get(lane))
+    fn serve(&mut self, lane: Option<usize>, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
+        if let Some(at) = lane
+            && let Some(lane) = self.all.get(at)
             && !report.stops
         {
             locked(lane).ready(events, now, report);
+            self.follow(at, report);
+        }
+    }
+
+    /// Sockets have joined a lane, or left it, by what that has met.
+    fn follow(&mut self, lane: usize, report: &mut Report) {
+        for (fd, is_joined) in report.moves.drain(..) {
+            if is_joined {
+                self.joined.insert(fd, lane);
+            } else {
+                self.joined.remove(&fd);
+                self.n_departed += 1;
+            }
         }
     }
 
@@ -224,6 +245,7 @@ impl Lanes {
             }
             let events = if current == Some(at) { rest } else { &[] };
             locked(&self.all[at]).finish(events, now, report);
+            self.follow(at, report);
             if report.stops && !had_stopped {
                 self.passed_over = Some((at + 1) % n_lanes);
             }

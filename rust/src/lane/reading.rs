@@ -12,6 +12,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::Report;
+use super::arrival;
 use super::connection::{Connection, End, Handed};
 use super::dbus::{DbusLane, IN};
 use super::express::{self, Message, NotEveryday, Post, Route};
@@ -89,11 +90,14 @@ impl DbusLane {
         } else {
             room_for_more(c, &mut self.spare)
         };
-        let Ok(most) = room else {
+        let Ok(mut most) = room else {
             c.input.give_up();
             report.hand_over(c.fd, IN);
             return None;
         };
+        if c.entry.is_some() {
+            most = most.min(arrival::CHUNK);
+        }
         let mut brought = None;
         let mut fds = Vec::new();
         match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
@@ -105,20 +109,31 @@ impl DbusLane {
                 if received.is_truncated {
                     hand_over_all(c, End::Truncated, report);
                 } else if received.n_bytes == 0 {
-                    hand_over_all(c, End::Ended, report);
+                    self.end(slot, End::Ended, tables, now, report);
                 } else {
                     c.input.n_handed = 0;
                     self.serve(slot, tables, now, report);
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) => hand_over_all(c, end_after(&error), report),
+            Err(error) => self.end(slot, end_after(&error), tables, now, report),
         }
         brought
     }
 
     /// Carry out what is there, within the budget.
     pub(super) fn serve(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+        if self.parties.get(slot).is_none_or(|c| c.entry.is_none()) {
+            self.serve_messages(slot, tables, now, report);
+            return;
+        }
+        if self.authenticate(slot, report) {
+            self.serve_messages(slot, tables, now, report);
+        }
+        self.answer(slot, report);
+    }
+
+    fn serve_messages(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
         let mut work = 0;
         let mut checked = 0;
         loop {
@@ -126,6 +141,11 @@ impl DbusLane {
                 return;
             };
             note_peaks(c);
+            if c.is_guest && c.output.is_held {
+                // what it was answered could not be written
+                hand_over_all(c, End::Open, report);
+                return;
+            }
             if c.input.pending() == 0 {
                 break;
             }

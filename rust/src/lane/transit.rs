@@ -86,9 +86,9 @@ pub struct Transit {
 /// Messages, the bytes that they are charged, and their descriptors.
 #[derive(Clone, Copy, Default)]
 pub struct Ahead {
-    messages: u64,
-    bytes: u64,
-    fds: u64,
+    pub messages: u64,
+    pub bytes: u64,
+    pub fds: u64,
 }
 
 /// How large a message is at most, and how many descriptors it has.
@@ -103,6 +103,11 @@ pub struct Size {
 pub struct Marks {
     pub bytes: u64,
     pub fds: usize,
+}
+
+impl Marks {
+    /// The bus's own messages, without descriptors, may wait in any number.
+    pub const NONE: Self = Self { bytes: u64::MAX, fds: 0 };
 }
 
 impl Parties {

@@ -16,7 +16,7 @@ use super::express::NotEveryday;
 use super::parties::Parties;
 use crate::dbus::fields::Span;
 use crate::dbus::header::Header;
-use crate::dbus::{DRIVER_NAME, RETURN};
+use crate::dbus::{DRIVER_NAME, DRIVER_PATH, RETURN, SIGNAL};
 use crate::tables::ReplyTable;
 use crate::tables::policy::{ClientPolicy, Facts, Names, Space};
 
@@ -143,6 +143,35 @@ pub fn may_ask(client: &Connection, header: &Header, bytes: &[u8]) -> bool {
     let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, ..Facts::default() };
     client.standing.may_send(&facts(header, bytes), &Alone(DRIVER_NAME), false) == Word::Passes
         && client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
+}
+
+/// Whether a client may have the answer to Hello, and NameAcquired.
+pub fn may_have_its_name(client: &Connection) -> bool {
+    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, ..Facts::default() };
+    let acquired = Facts { has_destination: true, ..of_names(b"NameAcquired") };
+    client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
+        && client.standing.may_receive(&acquired, &Alone(DRIVER_NAME), false) == Word::Passes
+}
+
+/// Whether a client whose rules match may have NameOwnerChanged.
+pub fn may_hear_of_names(client: &Connection) -> Result<bool, NotEveryday> {
+    let changed = of_names(b"NameOwnerChanged");
+    match client.standing.may_receive(&changed, &Alone(DRIVER_NAME), false) {
+        Word::Passes => Ok(true),
+        Word::Refused => Ok(false),
+        Word::Unsure => Err(NotEveryday),
+    }
+}
+
+/// A signal of the bus about a name.
+fn of_names(member: &[u8]) -> Facts<'_> {
+    Facts {
+        kind: SIGNAL,
+        path: Some(DRIVER_PATH.as_bytes()),
+        interface: Some(DRIVER_NAME.as_bytes()),
+        member: Some(member),
+        ..Facts::default()
+    }
 }
 
 /// Of those whose rules match a broadcast, those who may have it.

@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, Weak};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use super::arguments::credentials_of;
+use super::arguments::{credentials_of, limits_of};
 use super::core::Core;
 use super::locking::lock;
 use super::policy::ClientPolicy;
 use super::poller::Poller;
 use super::tables::{MatchIndex, ReplyTable};
 use crate::core::Usage;
+use crate::dbus::sasl::Greeting;
 use crate::lane;
-use crate::lane::connection::{Connection, End, Standing};
+use crate::lane::connection::{Connection, End, Handed, Standing};
 use crate::lane::dbus::{self, DbusLane};
+use crate::lane::door::{Guest, Known};
 use crate::lane::express::Climate;
 use crate::lane::parties::Bus;
 use crate::lane::poller::locked;
@@ -35,6 +37,17 @@ type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
 /// Bytes, descriptors, how much of the first queued message is written, the bus's next number for it.
 type Left<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, usize, u32);
 type Counts = (u64, u64, u64);
+/// What the kernel says of who has connected: uid, gid, pid, label, groups.
+type Who<'py> = (i64, i64, i64, Option<Bound<'py, PyBytes>>, Vec<i64>);
+/// Socket, peer, who it is, unique name, whether it takes descriptors, how many seconds ago it came.
+type About<'py> = (RawFd, u64, Who<'py>, String, bool, f64);
+/// The lines that it has said and that are answered, what of the answers is not written, the bus's next number for it, and what
+/// else it has said.
+type Rest<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, u32, Taken<'py>);
+/// One guest; what is Python's if it has left the lane.
+type GuestTuple<'py> = (About<'py>, Option<Rest<'py>>);
+/// Guests, sockets of strangers, how many guests had names at the same time, the number of the next name.
+type Arrivals<'py> = (Vec<GuestTuple<'py>>, Vec<RawFd>, usize, u64);
 
 fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
@@ -74,6 +87,35 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         max_outgoing_bytes: outgoing,
         max_replies: replies,
     }
+}
+
+fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
+    let end = match handed.end {
+        End::Open => "",
+        End::Ended => "ended",
+        End::Failed => "failed",
+        End::Truncated => "truncated",
+        End::Exhausted => "exhausted",
+        End::Short => "short",
+        End::Unwatched => "unwatched",
+    };
+    let data = PyBytes::new_with(py, handed.data.len(), |room| {
+        room.copy_from_slice(&handed.data);
+        Ok(())
+    })?;
+    Ok((data, std::mem::take(&mut handed.fds), end))
+}
+
+fn told<'py>(py: Python<'py>, mut guest: Guest, now: f64) -> PyResult<GuestTuple<'py>> {
+    let who = &guest.credentials;
+    let label = who.secctx.as_ref().map(|label| PyBytes::new(py, label));
+    let who = (who.uid, who.gid, who.pid, label, who.groups.clone());
+    let about = (guest.fd, guest.peer, who, guest.unique.into_string(), guest.takes_fds, now - guest.since);
+    let Some(handed) = &mut guest.rest else {
+        return Ok((about, None));
+    };
+    let (said, unsent) = (PyBytes::new(py, &guest.said), PyBytes::new(py, &guest.unsent));
+    Ok((about, Some((said, unsent, guest.next_serial, taken(py, handed)?))))
 }
 
 impl PyDbusLane {
@@ -163,20 +205,7 @@ impl PyDbusLane {
         let Some(mut handed) = lock(py, &self.inner).take(peer) else {
             return Ok(None);
         };
-        let end = match handed.end {
-            End::Open => "",
-            End::Ended => "ended",
-            End::Failed => "failed",
-            End::Truncated => "truncated",
-            End::Exhausted => "exhausted",
-            End::Short => "short",
-            End::Unwatched => "unwatched",
-        };
-        let data = PyBytes::new_with(py, handed.data.len(), |room| {
-            room.copy_from_slice(&handed.data);
-            Ok(())
-        })?;
-        Ok(Some((data, std::mem::take(&mut handed.fds), end)))
+        taken(py, &mut handed).map(Some)
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
@@ -277,6 +306,64 @@ impl PyDbusLane {
     ) {
         lock(py, &self.inner).climate =
             Climate { is_unwatched, has_eavesdroppers, limits_replies, is_closing };
+    }
+
+    /// A listening socket, which Python watches, is one of the bus's doors, or no longer: who knocks is the lane's first.
+    fn set_open(&self, py: Python<'_>, fd: RawFd, is_open: bool) {
+        lock(py, &self.inner).parties.doors.set_open(fd, is_open);
+        if let Some(poller) = self.poller.upgrade() {
+            py.detach(|| if is_open { poller.join(fd, self.number) } else { poller.leave(fd) });
+        }
+    }
+
+    /// What is said to who is let in, and to who asks for the mechanisms.
+    fn set_greeting(&self, py: Python<'_>, welcome: &[u8], offer: &[u8]) {
+        lock(py, &self.inner).parties.doors.greeting =
+            Greeting { welcome: welcome.into(), offer: offer.into() };
+    }
+
+    /// Clients of this user are let in, and this holds for each of them.
+    fn know(
+        &self,
+        py: Python<'_>,
+        user: (u32, u32, Vec<u32>),
+        given: StandingTuple<'_>,
+        limits: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let known = Known { standing: standing(given), limits: limits_of(limits)? };
+        lock(py, &self.inner).parties.doors.know(user, known);
+        Ok(())
+    }
+
+    /// What holds for users has changed.
+    fn forget_users(&self, py: Python<'_>) {
+        lock(py, &self.inner).parties.doors.forget_users();
+    }
+
+    /// So many guests may be there until the next wait is over; the number of the next unique name.
+    fn admit(&self, py: Python<'_>, room: usize, next_number: u64) {
+        let doors = &mut lock(py, &self.inner).parties.doors;
+        doors.room = room;
+        doors.next_number = next_number;
+        doors.most_named = 0;
+    }
+
+    /// Who has come in during the wait, in order: from now on Python knows them, and has their sockets.
+    fn take_guests<'py>(&self, py: Python<'py>) -> PyResult<Arrivals<'py>> {
+        let poller = self.poller.upgrade();
+        let mut lane = lock(py, &self.inner);
+        let guests = lane.take_guests(poller.as_ref().map(|poller| poller.epoll()));
+        let doors = &mut lane.parties.doors;
+        let strangers = std::mem::take(&mut doors.strangers);
+        let (most_named, next_number) = (doors.most_named, doors.next_number);
+        drop(lane);
+        if let Some(poller) = poller {
+            let left = guests.iter().filter(|guest| guest.rest.is_some());
+            py.detach(|| left.for_each(|guest| poller.leave(guest.fd)));
+        }
+        let now = monotonic();
+        let told = guests.into_iter().map(|guest| told(py, guest, now)).collect::<PyResult<_>>()?;
+        Ok((told, strangers, most_named, next_number))
     }
 
     /// Descriptors that are still in queues, and who has sent them: from now on Python closes them.
