@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, cast
 
 import anyio
@@ -22,6 +22,7 @@ from bus1_services import (
     Remote,
     SignalStream,
     Str,
+    Stream,
     UInt32,
     UnixFd,
     Variant,
@@ -258,6 +259,44 @@ def test_a_bug_in_a_method_is_answered_as_failed_and_logged(caplog: pytest.LogCa
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
         ValueError, NodeDestroyed, InvalidArgument,
     ]
+
+
+class Crew(Interface, name="org.example.Crew1"):
+    """Works in task groups, within each other."""
+
+    @method
+    async def work(self, errors: list[Str]) -> None:
+        await self._work(errors)
+
+    @method
+    def follow(self, errors: list[Str]) -> Stream[Str]:
+        return Stream(self._items(errors))
+
+    async def _items(self, errors: list[str]) -> AsyncIterator[str]:
+        await self._work(errors)
+        yield "done"
+
+    async def _work(self, errors: list[str]) -> None:
+        async with anyio.create_task_group() as outer, anyio.create_task_group() as inner:
+            for number, error in enumerate(errors):
+                (outer if number else inner).start_soon(self._fail, error)
+
+    async def _fail(self, error: str) -> None:
+        raise NoTea(error) if error.startswith("no") else ValueError(error)
+
+
+@on_a_bus()
+async def test_one_error_of_a_task_group_is_that_error(service: Connection, client: Connection) -> None:
+    crew = client.proxy(Crew, await introduce(service, client, Crew()))
+    with pytest.raises(NoTea, match="no hot water"):
+        await crew.work(["no hot water"])
+    with pytest.raises(DBusError, match="ValueError: late"):
+        await crew.work(["late"])
+    with pytest.raises(DBusError, match=r"Failed: ExceptionGroup.*2 sub-exceptions"):
+        await crew.work(["no cups", "no hot water"])
+    async with await crew.follow(["no hot water"]) as items:
+        with pytest.raises(NoTea, match="no hot water"):
+            await anext(items)
 
 
 class Unspeakable(Exception):

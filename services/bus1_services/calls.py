@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from bus1.errors import Bus1Error, BusGone, Disconnected, Overloaded, PeerShutdown
+from bus1.loops import asyncio_loop
 
 from .call import Envelope, Kind
 from .caller import Caller
 from .caps.gate import Gate
-from .errors import DBusError, LimitsExceeded, Timeout, from_name
+from .errors import DBusError, LimitsExceeded, Timeout, alone, from_name
 from .handle import Handle
 from .interface import Interface, Member, Method
 from .letter import Letter
@@ -313,6 +314,7 @@ class Calls:
 
     def _failure(self, call: Call, error: BaseException) -> Letter | None:
         """What the method, or its result, raised; called where ``error`` is handled."""
+        error = alone(error)
         if isinstance(error, DBusError):
             return self._refusal_of(call, error)
         about = self._about(call, type(error).__name__)
@@ -429,11 +431,7 @@ def is_bug(error: BaseException) -> bool:
     So is asyncio's cancellation that this task was not asked for: of a future, by whoever else has it."""
     if not isinstance(error, asyncio.CancelledError):
         return isinstance(error, Exception)
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return True  # without a loop of asyncio nobody asks
-    return task is None or not anyio.get_current_task().has_pending_cancellation()
+    return asyncio_loop() is None or not anyio.get_current_task().has_pending_cancellation()
 
 
 def words(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 Theory. An ERROR answer is a name and a text. ``DBusError`` carries both. A subclass that is declared with
 ``name=`` stands for that name: raising it in a method answers with the name, and a proxy raises it when
 the name comes back. A method that raises anything else has a bug: its caller gets ``Failed``, and the
-traceback is logged by ``export``.
+traceback is logged by ``calls``. One error that a task group has wrapped counts as that error.
 
 Invariants. 1. One class per name. 2. ``from_name(name, text).name == name``.
 
@@ -41,6 +41,13 @@ class DBusError(Exception):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.text}" if self.text else self.name
+
+
+def alone(error: BaseException) -> BaseException:
+    """What was raised in a task group, if that is one error; else the error itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        (error,) = error.exceptions
+    return error
 
 
 def from_name(name: str, text: str) -> DBusError:

@@ -25,7 +25,7 @@ from anyio.lowlevel import checkpoint
 from .body import Reference, Variant, encode
 from .calls import is_bug, words
 from .conversion import NO_OBJECT, Conversion
-from .errors import DBusError, from_name
+from .errors import DBusError, alone, from_name
 from .handle import Handle
 from .interface import Interface
 
@@ -84,13 +84,14 @@ class Production:
                 async with _closing(aiter(source)) as items:
                     await self._make(items)
                     self._failure = None
-        except DBusError as error:
-            self._failure = error
         except BaseException as error:
             if not is_bug(error):
                 raise
-            log.exception("a stream failed")
-            self._failure = DBusError(words(error))
+            cause = alone(error)
+            if not isinstance(cause, DBusError):
+                log.exception("a stream failed")
+                cause = DBusError(words(cause))
+            self._failure = cause
         finally:
             self._is_over = True
             self._made.set()
