@@ -150,7 +150,7 @@ class Watch:
     def _goes_on(self, function: Callable[[], bool]) -> bool:
         """Call it for the task, which has its turn if that is enough; whether it has not."""
         is_enough = self._called(function)
-        if is_enough and self._done is not None:
+        if is_enough and self._done is not None and not self._done.done():
             self._done.set_result(None)
         return is_enough is False
 
@@ -164,7 +164,8 @@ class Watch:
         try:
             is_enough = function(*args)
         except BaseException as error:
-            done.set_exception(error)
+            if not done.done():
+                done.set_exception(error)
             return None
         finally:
             asyncio._leave_task(loop, task)

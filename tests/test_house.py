@@ -47,6 +47,7 @@ CLIENT_FACES = {
     "bus1/aiolink.py": {"anyio"},
     "bus1/attendance.py": {"anyio"},
     "bus1/loops.py": {"anyio"},
+    "bus1/turns.py": {"anyio"},
     "services/bus1_services/app.py": {"anyio"},
     "services/bus1_services/body.py": {"dbus_fast"},
     "services/bus1_services/calls.py": {"anyio"},

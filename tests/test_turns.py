@@ -385,3 +385,26 @@ def test_a_loop_that_is_not_asyncios_own_is_left_to_itself() -> None:
     loop = Loop()
     loop.run_until_complete(main())
     loop.close()
+
+
+@pytest.mark.parametrize("raised", [None, ValueError("too much")])
+def test_a_reader_that_ends_its_own_task_may_say_or_raise_what_it_likes(raised: Exception | None) -> None:
+    async def main() -> list[dict[str, Any]]:
+        errors: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+
+        class Last(Endless):
+            def read(self) -> bool:
+                task.cancel()
+                if raised is not None:
+                    raise raised
+                return True
+
+        last = Last(int, is_short=False)
+        task = asyncio.get_running_loop().create_task(last.run())
+        await asyncio.wait([task])
+        assert task.cancelled()
+        last.close()
+        return errors
+
+    assert anyio.run(main) == []
