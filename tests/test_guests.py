@@ -250,7 +250,7 @@ def test_a_native_peer_that_watches_names_hears_of_everybody(path: str, first: C
             return heard + [(await anext(changes)).name for _ in range(2)]
 
     heard = anyio.run(follow)
-    assert heard[:2] == heard[2:]
+    assert set(heard[:2]) == set(heard[2:])
 
 
 def test_nobody_is_let_in_by_a_mechanism_that_the_bus_does_not_have(tmp_path: Path) -> None:
