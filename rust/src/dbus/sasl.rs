@@ -5,7 +5,7 @@
 //! complete table is Python's (`bus1_bridge/sasl.py`), which can be fed with all that was said, and answers the same.
 //!
 //! Invariants. 1. What is answered is what the table in Python answers. 2. A line is used up when it is answered, and not
-//! before. 3. Who is done has said OK's equivalent: it is the kernel's uid.
+//! before. 3. Who is done claims to be nobody but whom the kernel has named.
 //!
 //! Not here: other mechanisms, refusals, whether that user may connect, sockets.
 

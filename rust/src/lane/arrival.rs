@@ -110,8 +110,7 @@ impl DbusLane {
 
     /// Carry out the lines of a guest that has no name; false if no message follows.
     pub(super) fn authenticate(&mut self, slot: usize, report: &mut Report) -> bool {
-        let Parties { doors, .. } = &mut self.parties;
-        let greeting = std::mem::take(&mut doors.greeting);
+        let greeting = std::mem::take(&mut self.parties.doors.greeting);
         let goes_on = self.parties.get_mut(slot).is_some_and(|c| {
             let uid = c.credentials.uid as u32;
             let Some(entry) = c.entry.as_deref_mut() else { return true };

@@ -1,8 +1,8 @@
 //! How a guest leaves.
 //!
-//! Theory. A guest that ends its stream, of which nothing is in hand and for whom nothing waits, is gone in one step: its name
-//! with what that causes, its rules' objects, its peer in Core. It cannot own a name, have a rule or a descriptor under way:
-//! those would have made it known to Python. All others leave through Python.
+//! Theory. A guest that ends its stream, of which nothing is in hand and for whom nothing waits, is gone in one step: its unique
+//! name with what that causes, rules of others that name it, calls that it has made, its peer in Core. It cannot own a name or
+//! have a rule: that would have made it known to Python. All others leave through Python.
 //!
 //! Invariants. 1. What is carried out here is what `switch/departure.py` would have done. 2. It is found out without an effect
 //! whether a guest may leave here.
