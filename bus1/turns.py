@@ -40,7 +40,7 @@ class Turns:
     """What happens when, on the loop that runs the current task."""
 
     def __init__(self) -> None:
-        self.loop = _asyncio_loop()
+        self.loop = asyncio_loop()
         """asyncio's; None for any other."""
         self._inner: Any = self.loop
         self.is_reading = False
@@ -151,7 +151,7 @@ class _Future(asyncio.Future[None]):
             super().add_done_callback(wake, context=self.context)
 
 
-def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+def asyncio_loop() -> asyncio.AbstractEventLoop | None:
     """The loop that runs the current task, if it is asyncio's."""
     try:
         loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from unittest import mock
 
@@ -94,7 +94,18 @@ def one_input(data: bytes) -> None:
         world.end()
     finally:
         world.close()
-    assert open_numbers() == before, "descriptors were not closed"
+    assert comes_true(lambda: open_numbers() == before), "descriptors were not closed"
+
+
+def comes_true(is_so: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> bool:
+    """Whether it is so before ``_PATIENCE`` is over: threads close what may be slow."""
+    deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+    while not is_so():
+        if time.monotonic() >= deadline:
+            return False
+        pause.wait(0.002)
+        meanwhile()
+    return True
 
 
 class SlowHub(PlainHub):
@@ -176,14 +187,14 @@ class World:
         assert not broker.holdings._users
 
     def _wait_for_closing(self) -> None:
-        """What is in flight is looked at now and then; threads close what may be slow."""
-        deadline, pause = time.monotonic() + _PATIENCE, threading.Event()
+        """What is in flight is looked at now and then; what threads closed is noted when somebody asks."""
+        holdings = self._broker.holdings
+        self._look_later()
+        comes_true(lambda: not (holdings.are_closing or holdings._users), self._look_later)
+
+    def _look_later(self) -> None:
         self._now += 1
         self.rest()
-        while self._broker.holdings._users and time.monotonic() < deadline:
-            pause.wait(0.002)
-            self._now += 1
-            self.rest()
 
     def close(self) -> None:
         """For the next input, whatever became of this one."""

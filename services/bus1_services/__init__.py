@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .connection import Connection as Connection
     from .connection import attach as attach
     from .connection import connect as connect
+    from .decorators import method as method
+    from .decorators import prop as prop
+    from .decorators import signal as signal
     from .descriptor import UnixFd as UnixFd
     from .endpoint import Endpoint as Endpoint
     from .endpoint import open_dbus_endpoint as open_dbus_endpoint
@@ -41,9 +44,6 @@ if TYPE_CHECKING:
     from .hints import VariantDict as VariantDict
     from .interface import Interface as Interface
     from .interface import interfaces_of as interfaces_of
-    from .interface import method as method
-    from .interface import prop as prop
-    from .interface import signal as signal
     from .objectmanager import Manager as Manager
     from .objectmanager import ObjectManager as ObjectManager
     from .ownership import NameFlag as NameFlag
@@ -66,6 +66,7 @@ _HOMES = {
     "body": ("Reference", "Variant"),
     "caller": ("NOBODY", "Caller"),
     "connection": ("Connection", "attach", "connect"),
+    "decorators": ("method", "prop", "signal"),
     "descriptor": ("UnixFd",),
     "endpoint": ("Endpoint", "open_dbus_endpoint", "open_native_endpoint"),
     "errors": ("DBusError",),
@@ -74,7 +75,7 @@ _HOMES = {
         "Bool", "Byte", "Bytes", "Double", "Int16", "Int32", "Int64", "Named", "Signature", "Str", "UInt16",
         "UInt32", "UInt64", "VariantDict",
     ),
-    "interface": ("Interface", "interfaces_of", "method", "prop", "signal"),
+    "interface": ("Interface", "interfaces_of"),
     "objectmanager": ("Manager", "ObjectManager"),
     "ownership": ("NameFlag", "NameLost", "NameTaken"),
     "program": ("run",),

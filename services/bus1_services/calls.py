@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from bus1.errors import Bus1Error, BusGone, Disconnected, Overloaded, PeerShutdown
-from bus1.loops import asyncio_loop
+from bus1.turns import asyncio_loop
 
 from .call import Envelope, Kind
 from .caller import Caller

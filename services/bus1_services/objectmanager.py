@@ -28,8 +28,9 @@ import anyio
 
 from .body import Variant
 from .caps.gate import specs_of
+from .decorators import method, signal
 from .ends import Near
-from .interface import Interface, Member, method, signal
+from .interface import Interface, Member
 from .members import PropertySpec, SignalSpec
 from .types import ObjectPath, is_object_path
 

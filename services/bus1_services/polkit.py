@@ -32,9 +32,10 @@ from .body import Variant
 from .call import CallFlag
 from .caller import NOBODY, Caller
 from .connection import Connection
+from .decorators import method
 from .errors import AccessDenied, DBusError
 from .hints import Bool, Signature, Str, UInt32, VariantDict
-from .interface import Interface, method
+from .interface import Interface
 
 NAME, PATH = "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority"
 PATIENCE, INTERACTIVE_PATIENCE = 25.0, 300.0

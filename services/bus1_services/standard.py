@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from .body import Variant
 from .caller import NOBODY, Caller
+from .decorators import method, signal
 from .errors import DBusError
-from .interface import Interface, method, signal
+from .interface import Interface
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 

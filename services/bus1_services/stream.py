@@ -37,8 +37,9 @@ from bus1.errors import Bus1Error
 from .body import Variant
 from .caps.gate import Gate
 from .conversion import Adopt, Conversion, Misfit
+from .decorators import method
 from .errors import DBusError, InvalidArgs
-from .interface import Interface, method
+from .interface import Interface
 from .production import Production
 from .proxy import Remote
 from .row import Row

@@ -9,7 +9,7 @@
 //!
 //! Invariants. 1. What is carried out here is what the planner would have done.
 //!
-//! Not here: reading, framing, writing (`dbus`).
+//! Not here: reading (`reading`), framing (`serving`), writing (`output`).
 
 use std::os::fd::RawFd;
 

@@ -19,6 +19,7 @@ pub mod parties;
 mod passing;
 pub mod poller;
 mod reading;
+mod serving;
 pub mod transit;
 mod verdict;
 pub mod world;

@@ -1,61 +1,34 @@
-//! Reading a connection of the lane: from bytes to messages that are carried out, or handed over.
+//! Reading the socket of a connection of the lane.
 //!
-//! Theory. A turn reads once, and looks at one message after the other, in the order in which they came. Each is checked
-//! before it is carried out; a large one in steps, over many turns. What Python has to carry out ends the turn of everybody,
-//! and the input of this connection is Python's until it is given back.
+//! Theory. A turn reads once, or a few times where that is what it takes, and carries out what is there. Buffers are lent: one
+//! that nothing lies in serves the next client, and a large message has one of its own.
 //!
-//! Not here: what is everyday (`express`), the table of connections (`dbus`).
+//! Invariants. 1. What is read in a turn is bounded. 2. Who has left answers of the bus unread is not read.
+//!
+//! Not here: what becomes of the bytes (`serving`), the table of connections (`dbus`).
 
 use std::collections::TryReserveError;
 use std::io;
 
-use bytes::Bytes;
-
 use super::Report;
 use super::arrival;
-use super::connection::{Connection, End, Handed};
+use super::connection::{Connection, End};
 use super::dbus::{DbusLane, IN};
-use super::express::{self, Message, NotEveryday, Post, Route};
+use super::serving::{BYTES_PER_TURN, hand_over_all};
 use super::world::Tables;
-use crate::dbus::body::{BodyCheck, check_body};
-use crate::dbus::header::{self, Header, frame_length};
 use crate::sys;
 
 /// Bytes to ask a socket for.
-const CHUNK: usize = 128 << 10;
+pub const CHUNK: usize = 128 << 10;
 /// So often one client is read in a turn, if little comes at a time: together about as much as one call may bring.
 const READS_PER_TURN: usize = 32;
 const SMALL_READ: usize = CHUNK / READS_PER_TURN;
-/// Longer bodies are not copied if they have a buffer for themselves.
-const LARGE_BODY: usize = 16 << 10;
 /// The most to ask for within a large message.
 const LARGE_CHUNK: usize = 1 << 20;
-/// Of the bodies of one client, as many are checked in one turn.
-const BYTES_PER_TURN: usize = 256 << 10;
-/// What one client may have done in one turn: a message, and each receiver beside the first.
-const WORK_PER_TURN: usize = 256 * MESSAGE_WORK;
-/// To read and check a message is more work than to tell one more receiver.
-const MESSAGE_WORK: usize = 8;
 /// Answers of the bus that a connection may leave unread before it is not read any more.
 const BUS_MARK: u64 = 16 << 20;
 
-/// What a look at the first message has found.
-enum Found {
-    /// It is carried out; so long was it, and so many receivers it had beside the first.
-    Done(usize, usize),
-    /// It is not there yet; its length, if that is known.
-    Incomplete(usize),
-    /// Its check goes on in the next turn.
-    Unchecked,
-    /// Python has to carry it out; its length.
-    NotEveryday(usize),
-    /// Python has to carry everything out: it is malformed, or too large a thing to wait for here.
-    Strange,
-}
-
 impl DbusLane {
-    // ---- input ---------------------------------------------------------------------------------------
-
     /// Read, and carry out what is there: once; or a few times as long as little comes with descriptors, with which the kernel
     /// ends what one call reads, or as large messages fill the buffers that were meant for them.
     pub(super) fn read(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
@@ -119,234 +92,6 @@ impl DbusLane {
             Err(error) => self.end(slot, end_after(&error), tables, now, report),
         }
         brought
-    }
-
-    /// Carry out what is there, within the budget.
-    pub(super) fn serve(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
-        if self.parties.get(slot).is_none_or(|c| c.entry.is_none()) {
-            self.serve_messages(slot, tables, now, report);
-            return;
-        }
-        if self.authenticate(slot, report) {
-            self.serve_messages(slot, tables, now, report);
-        }
-        self.answer(slot, report);
-    }
-
-    fn serve_messages(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
-        let mut work = 0;
-        let mut checked = 0;
-        loop {
-            let Some(c) = self.parties.get_mut(slot) else {
-                return;
-            };
-            note_peaks(c);
-            if c.is_guest && c.output.is_held {
-                // what it was answered could not be written
-                hand_over_all(c, End::Open, report);
-                return;
-            }
-            if c.input.pending() == 0 {
-                break;
-            }
-            let most_fds = if c.standing.takes_fds { c.standing.max_message_unix_fds } else { 0 };
-            if c.input.fds.len() > most_fds {
-                // before anything of what came with them is carried out: it ends the connection
-                hand_over_all(c, End::Open, report);
-                return;
-            }
-            if work >= WORK_PER_TURN || checked >= BYTES_PER_TURN {
-                self.parties.mark_busy(slot);
-                return;
-            }
-            match self.first(slot, tables, BYTES_PER_TURN - checked, now) {
-                Found::Done(length, others) => {
-                    work += MESSAGE_WORK + others;
-                    checked += length;
-                }
-                Found::Unchecked => {
-                    self.parties.mark_busy(slot);
-                    return;
-                }
-                found => {
-                    self.leave_rest(slot, &found, report);
-                    return;
-                }
-            }
-        }
-        if let Some(c) = self.parties.get_mut(slot)
-            && !c.input.fds.is_empty()
-        {
-            // whose message is to come: Python watches how long that takes
-            hand_over_all(c, End::Open, report);
-        }
-    }
-
-    fn leave_rest(&mut self, slot: usize, found: &Found, report: &mut Report) {
-        let Some(c) = self.parties.get_mut(slot) else {
-            return;
-        };
-        match *found {
-            Found::NotEveryday(length) => hand_over_first(c, length, report),
-            Found::Incomplete(length) if c.input.fds.is_empty() => c.input.expected = length,
-            _ => hand_over_all(c, End::Open, report),
-        }
-    }
-
-    /// The first message of a connection.
-    fn first(&mut self, slot: usize, tables: &mut Tables<'_>, budget: usize, now: f64) -> Found {
-        let Some(c) = self.parties.get_mut(slot) else {
-            return Found::Strange;
-        };
-        let mut buffer = std::mem::take(&mut c.input.buffer);
-        let start = c.input.start;
-        let max_message_size = c.standing.max_message_size;
-        let found = match frame_length(&buffer[start..]) {
-            Err(_) => Found::Strange,
-            Ok(None) => Found::Incomplete(0),
-            Ok(Some(length)) if length > max_message_size => Found::Strange,
-            Ok(Some(length)) if length > buffer.len() - start => {
-                if length > CHUNK && !self.is_worth_waiting(slot, &buffer[start..]) {
-                    Found::Strange
-                } else {
-                    Found::Incomplete(length)
-                }
-            }
-            Ok(Some(length)) => self.whole(slot, &mut buffer, start, length, tables, budget, now),
-        };
-        if let Some(c) = self.parties.get_mut(slot) {
-            c.input.buffer = buffer;
-            if c.input.start >= c.input.buffer.len() {
-                c.input.buffer.clear();
-                c.input.start = 0;
-            }
-        }
-        found
-    }
-
-    /// A large message that is not there yet: whether its header tells that it may be everyday.
-    fn is_worth_waiting(&self, slot: usize, so_far: &[u8]) -> bool {
-        match header::parse(so_far) {
-            Ok(header) => express::route(self.climate, &self.parties, slot, so_far, &header).is_some(),
-            Err(_) => so_far.len() < 16,
-        }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn whole(
-        &mut self,
-        slot: usize,
-        buffer: &mut Vec<u8>,
-        start: usize,
-        length: usize,
-        tables: &mut Tables<'_>,
-        budget: usize,
-        now: f64,
-    ) -> Found {
-        let bytes = &buffer[start..start + length];
-        let Ok(header) = header::parse_frame(bytes, length) else {
-            return Found::Strange;
-        };
-        let Some(route) = express::route(self.climate, &self.parties, slot, bytes, &header) else {
-            return Found::NotEveryday(length);
-        };
-        match self.check(slot, bytes, &header, budget) {
-            Ok(true) => {}
-            Ok(false) => return Found::Unchecked,
-            Err(()) => return Found::Strange,
-        }
-        // a message that has most of a large buffer for itself keeps that: its body is not copied
-        if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
-            return self.large(slot, buffer, start, length, (&header, route), tables, now);
-        }
-        let carried = self.pass(slot, &Message::Borrowed(bytes), (&header, route), tables, now);
-        self.found(slot, carried, start + length, length)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn large(
-        &mut self,
-        slot: usize,
-        buffer: &mut Vec<u8>,
-        start: usize,
-        length: usize,
-        header: (&Header, Route),
-        tables: &mut Tables<'_>,
-        now: f64,
-    ) -> Found {
-        let whole = Bytes::from(std::mem::take(buffer));
-        let message = Message::Shared(whole.slice(start..start + length));
-        let carried = self.pass(slot, &message, header, tables, now);
-        if carried.is_ok() {
-            *buffer = whole[start + length..].to_vec();
-            return self.found(slot, carried, 0, length);
-        }
-        drop(message);
-        *buffer = Vec::from(whole);
-        self.found(slot, carried, start + length, length)
-    }
-
-    /// Carry one message out, with the descriptors that have come for it.
-    fn pass(
-        &mut self,
-        slot: usize,
-        message: &Message<'_>,
-        (header, route): (&Header, Route),
-        tables: &mut Tables<'_>,
-        now: f64,
-    ) -> Result<usize, NotEveryday> {
-        let n_fds = header.unix_fds as usize;
-        let mut fds = Vec::new();
-        if n_fds > 0 {
-            let c = self.parties.get(slot).ok_or(NotEveryday)?;
-            let has_them = c.standing.takes_fds
-                && n_fds <= c.input.fds.len()
-                && n_fds <= c.standing.max_message_unix_fds;
-            if !has_them {
-                return Err(NotEveryday);
-            }
-            fds.extend(c.input.fds.iter().take(n_fds));
-        }
-        let post = Post { climate: self.climate, from: slot, route, message, header, fds: &fds, now };
-        let others = express::carry_out(&post, &mut self.parties, tables)?;
-        if n_fds > 0
-            && let Some(c) = self.parties.get_mut(slot)
-        {
-            c.input.fds.drain(..n_fds);
-        }
-        Ok(others)
-    }
-
-    /// The message of this size ended at `end` of what is left in the buffer.
-    fn found(&mut self, slot: usize, carried: Result<usize, NotEveryday>, end: usize, size: usize) -> Found {
-        match (carried, self.parties.get_mut(slot)) {
-            (Ok(others), Some(c)) => {
-                c.input.start = end;
-                c.input.expected = 0;
-                c.input.usual = if size > LARGE_BODY { size } else { 0 };
-                Found::Done(size, others)
-            }
-            _ => Found::NotEveryday(size),
-        }
-    }
-
-    /// Whether the body fits its signature, as far as the budget goes.
-    fn check(&mut self, slot: usize, message: &[u8], header: &Header, budget: usize) -> Result<bool, ()> {
-        let body = &message[header.header_length..];
-        let signature = header.signature_span.bytes(message);
-        if body.len() <= budget {
-            return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
-        }
-        let c = self.parties.get_mut(slot).ok_or(())?;
-        let mut check = match c.input.check.take() {
-            Some(check) => check,
-            None => BodyCheck::new(signature, header.endian, None).map_err(|_| ())?,
-        };
-        let is_done = check.step(body, budget).map_err(|_| ())?;
-        if !is_done {
-            c.input.check = Some(check);
-        }
-        Ok(is_done)
     }
 
     /// A buffer that nothing lies in serves the next client.
@@ -418,41 +163,6 @@ fn room_for_more(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryRe
     let most = if is_large { missing.min(LARGE_CHUNK) } else { CHUNK };
     c.input.buffer.try_reserve(most)?;
     Ok(most)
-}
-
-/// The first message, which lies at the front of what has come, is Python's, with its descriptors.
-fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
-    let start = c.input.start;
-    let message = &c.input.buffer[start..start + length];
-    let n_fds = header::parse(message).map_or(0, |header| header.unix_fds as usize);
-    if n_fds > c.input.fds.len() {
-        hand_over_all(c, End::Open, report);
-        return;
-    }
-    let fds = c.input.fds.drain(..n_fds).collect();
-    let data = if start == 0 && length == c.input.buffer.len() {
-        std::mem::take(&mut c.input.buffer)
-    } else {
-        let data = message.to_vec();
-        c.input.start += length;
-        data
-    };
-    c.input.expected = 0;
-    c.input.check = None;
-    c.input.handed = Some(Handed { data, fds, end: End::Open });
-    c.input.n_handed += 1;
-    c.input.is_ours = false;
-    report.hand_over(c.fd, IN);
-}
-
-fn hand_over_all(c: &mut Connection, end: End, report: &mut Report) {
-    c.input.hand_over_all(end);
-    report.hand_over(c.fd, IN);
-}
-
-fn note_peaks(c: &mut Connection) {
-    c.input.peak_bytes = c.input.peak_bytes.max(c.input.pending() as u64);
-    c.input.peak_fds = c.input.peak_fds.max(c.input.fds.len() as u64);
 }
 
 #[cfg(test)]

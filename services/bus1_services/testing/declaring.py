@@ -9,10 +9,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ..decorators import method as a_method
+from ..decorators import prop as a_property
+from ..decorators import signal as a_signal
 from ..interface import Interface, Method, Prop, Signal
-from ..interface import method as a_method
-from ..interface import prop as a_property
-from ..interface import signal as a_signal
 from ..migrate import description
 from ..migrate.naming import Names
 from ..migrate.reading import read
