@@ -33,10 +33,11 @@ def pytest_configure():
 
 
 def killers(fault: Fault) -> list[str]:
-    """The tests that should notice, those of single clauses first; none for long runs."""
+    """The tests that should notice, those of single clauses first; none for long runs or both bodies."""
     tests, left_out = clauses.cited(), clauses.long()
     found = dict.fromkeys(test for clause in fault.clauses for test in tests.get(clause, []))
-    return sorted((test for test in found if test not in left_out), key=lambda test: "/test_c" not in test)
+    alone = (test for test in found if test not in left_out and "/test_twin_" not in test)
+    return sorted(alone, key=lambda test: "/test_c" not in test)
 
 
 def outcome(fault: Fault, directory: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
