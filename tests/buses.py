@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,21 @@ def targets_of_fds(pid: int) -> list[str]:
 def open_fds(pid: int) -> int:
     """How many descriptors a process has open, without that of its watched directories: it comes late."""
     return sum(target != "anon_inode:inotify" for target in targets_of_fds(pid))
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile; that ends its waits of before, too."""
+
+    def is_stopped() -> bool:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        eventually(is_stopped, lambda: f"{pid} does not stop")
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def eventually(claim: Callable[[], bool], what: Callable[[], object]) -> None:

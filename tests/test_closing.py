@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from buses import eventually, open_fds
+from buses import eventually, open_fds, stopped
 from daemons import Daemon, path_of
 from dbus_client import (
     CALL,
@@ -79,16 +78,6 @@ def make_stubborn() -> Stubborn:
             sock.send(bytes(1 << 16))
     except BlockingIOError:
         return Stubborn(sock, reader)
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """So that the bus closes a descriptor last, and not this process; it ends the waits of before."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def leave_with_bus(peer: Peer, each: Stubborn) -> None:

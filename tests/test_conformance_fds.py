@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+import termios
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from buses import Bus, open_fds
+from buses import Bus, eventually, open_fds, stopped
 from dbus_client import (
     CALL,
     DESTINATION,
     FAULT,
+    INTERFACE,
     MEMBER,
     PATH,
     RETURN,
+    SIGNAL,
     SIGNATURE,
     UNIX_FDS,
     Client,
@@ -86,6 +91,47 @@ def test_each_message_of_a_burst_gets_its_own_descriptors(bus: Bus, pipes: Pipes
         assert len(got.fds) == count
         assert not count or pipes.arrived(got, first)
         first += count
+
+
+@pytest.mark.parametrize("cut", [8, 40, 200])
+def test_what_comes_behind_a_message_that_is_read_in_two_parts_counts_by_itself(
+    bus: Bus, pipes: Pipes, cut: int
+) -> None:
+    """The two together have twice as many descriptors as one may have."""
+    sender, receiver = bus.connect(), bus.connect()
+    fields = [
+        (PATH, "o", "/x"), (INTERFACE, "s", "x.Y"), (MEMBER, "s", "M"), (DESTINATION, "s", receiver.name),
+        (SIGNATURE, "g", "ay"), (UNIX_FDS, "u", 16),
+    ]
+    given = message(SIGNAL, 7, fields, marshal("ay", bytes(500)))
+    sender.write(given[:cut], pipes.readers(16))
+    eventually(lambda: not unread_by_other_end(sender), lambda: "the first part is not read")
+    with stopped(bus.pid):
+        sender.write(given[cut:])
+        sender.write(given, pipes.readers(16))
+    first, second = receiver.receive(), receiver.receive()
+    assert pipes.arrived(first) and pipes.arrived(second, 16)
+
+
+def test_small_and_large_messages_with_and_without_descriptors_in_turn_all_arrive(
+    bus: Bus, pipes: Pipes
+) -> None:
+    sender, receiver = bus.connect(), bus.connect()
+    for n_bytes in (20_000, 16_400, 300, 70_000):
+        for counts in [(0, 16, 0, 16), (16, 0, 16, 0)] * 2:
+            first = len(pipes.writers)
+            for count in counts:
+                given = pipes.readers(count)
+                sender.emit("M", "ay", bytes(n_bytes), to=receiver.name, fds=given)
+            for count in counts:
+                got = receiver.receive()
+                assert len(got.fds) == count
+                assert not count or pipes.arrived(got, first)
+                first += count
+
+
+def unread_by_other_end(client: Client) -> int:
+    return int.from_bytes(fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def test_a_broadcast_brings_each_receiver_a_descriptor_of_its_own(bus: Bus, pipes: Pipes) -> None:

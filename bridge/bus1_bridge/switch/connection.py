@@ -168,6 +168,9 @@ class Connection:
             return AUTH_CHUNK
         available = len(self._buffer) - self._start
         length = codec.frame_length(bytes(self._buffer[self._start : self._start + _FIXED_HEADER]))
+        if self.fds:
+            # of later messages nothing is read: their descriptors would count with those that are here
+            return min(max(1, (length or _FIXED_HEADER) - available), LARGE_CHUNK)
         if length is None or length <= max(CHUNK, available):
             return CHUNK
         return min(length - available, LARGE_CHUNK)
