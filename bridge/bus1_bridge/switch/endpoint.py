@@ -202,7 +202,7 @@ class Endpoint:
     def _mind_lane(self, express: Express) -> None:
         """Join the lane, leave it, or let it go on, as the connection is now."""
         if self._express is None:
-            if not self._is_short and express.may_join(self.connection):
+            if not self._is_short and self.brought is None and express.may_join(self.connection):
                 self._join(express)
         elif self._is_short or not express.may_stay(self.connection):
             self._leave(express)
