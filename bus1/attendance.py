@@ -41,6 +41,9 @@ class ShortWay(Protocol):
     def deal(self, found: Any) -> bool | None:
         """As ``take``."""
 
+    def put_back(self) -> None:
+        """What ``next`` has given is not dealt with: it is taken once more."""
+
 
 class Attendance:
     """Repeats ``request``, a RECV that is answered several times; see ``aio.Peer.attend``."""
@@ -145,6 +148,11 @@ class Attendance:
         if link.waiting:
             return None
         return short.next(link.sock, link.descriptor, self.tag, link.turns.epoll, seconds)
+
+    def put_back(self) -> None:
+        """What ``wait`` has given is the outcome of the next RECV, or of the next look."""
+        assert self._short is not None
+        self._short.put_back()
 
     def rest(self) -> bool:
         """Send what was posted; whether the task has to do something."""

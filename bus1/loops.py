@@ -31,10 +31,11 @@ from .turns import Turns
 
 LONGEST = 0.1
 """Seconds that a callback goes on for; whose last one is longer ago waits for nothing."""
+_NOT_CALLED = object()
 
 
 class Reader(Protocol):
-    """What is done each time. None of it waits, but ``wait``; what it raises is the end."""
+    """What is done each time, and ends with what it raises; ``wait``, which alone waits, does not."""
 
     def look(self) -> bool:
         """Look at what has been read; whether that is enough."""
@@ -53,6 +54,9 @@ class Reader(Protocol):
 
     def deal(self, found: Any) -> bool | None:
         """What ``look`` does with it; None: it is left to that."""
+
+    def put_back(self) -> None:
+        """What ``wait`` has given is left to whoever looks next."""
 
 
 class Watch:
@@ -140,6 +144,9 @@ class Watch:
             has_begun = turns.is_reading = True
             dealt = self._called(reader.deal, found)
             turns.is_reading = False
+            if dealt is _NOT_CALLED:
+                reader.put_back()
+                return False
             if turns.woken:
                 turns.go_on()
             if dealt is None:
@@ -154,11 +161,11 @@ class Watch:
             self._done.set_result(None)
         return is_enough is False
 
-    def _called(self, function: Callable[..., bool | None], *args: Any) -> bool | None:
-        """What a function says to the task; None, if that has ended, or does now with what it raises."""
+    def _called(self, function: Callable[..., bool | None], *args: Any) -> object:
+        """What a function says to the task, which ends with what it raises (None); ``_NOT_CALLED``."""
         loop, task, done = self._loop, self._task, self._done
         if done is None or task is None or loop is None or done.done():
-            return None
+            return _NOT_CALLED
         # asyncio's own functions for who switches between tasks
         asyncio._enter_task(loop, task)
         try:

@@ -83,6 +83,7 @@ class Turns:
             while woken:
                 future = woken.popleft()
                 if future.context is not None and future.wake is not None:
+                    # no task is within its context here: the loop calls back in a copy of one
                     future.context.run(future.wake, future)
         finally:
             if woken:

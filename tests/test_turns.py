@@ -7,7 +7,7 @@ import contextvars
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -69,6 +69,9 @@ class Endless:
     def deal(self, found: Any) -> bool:
         assert found == "input"
         return self.read()
+
+    def put_back(self) -> None:
+        raise AssertionError("it was dealt with")
 
 
 @pytest.fixture(params=[False, True], ids=["usual way", "short way"])
@@ -408,3 +411,33 @@ def test_a_reader_that_ends_its_own_task_may_say_or_raise_what_it_likes(raised: 
         return errors
 
     assert anyio.run(main) == []
+
+
+def test_what_was_found_while_the_task_was_cancelled_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal handler may do it, between any two steps."""
+    monkeypatch.setattr(loops, "LONGEST", 1e6)
+
+    class Ended(Endless):
+        task: asyncio.Task[None]
+        n_put_back = 0
+
+        def wait(self, seconds: float) -> Any:
+            found = super().wait(seconds)
+            if found:
+                self.task.cancel()
+            return found
+
+        def put_back(self) -> None:
+            self.n_put_back += 1
+
+    async def main() -> Ended:
+        reader = Ended(lambda: None, is_short=True)
+        reader.task = asyncio.create_task(reader.run())
+        with suppress(asyncio.CancelledError):
+            await reader.task
+        reader.close()
+        return reader
+
+    reader = asyncio.run(main())
+    assert reader.n_put_back == 1
+    assert reader.waited[-1] == reader.n_read

@@ -50,6 +50,8 @@ class Short:
         False: something was read, and what has come is for the usual way; None: nothing was read."""
         self._next = way.next
         self._give_up = way.give_up
+        self.put_back = way.put_back
+        """The message that was given last is taken once more."""
         self.respond: Callable[[int, int, str, Sequence[Any], Failed], bool] = self._respond
         """Send a result, and give the reply handle back with it. False: nothing has happened."""
 
@@ -108,7 +110,7 @@ class Short:
                     self._sweeper.hold()
                 export.run(work, found)
                 return False
-        self._way.put_back()
+        self.put_back()
         return None
 
 
