@@ -24,6 +24,7 @@ use super::door::User;
 use super::express::{Climate, NotEveryday, OVERHEAD, Post, descriptors_below};
 use super::output;
 use super::parties::Parties;
+use super::serving::hand_over_all;
 use super::transit::Ahead;
 use super::verdict;
 use super::world::Tables;
@@ -124,8 +125,7 @@ impl DbusLane {
             let is_done = entry.auth.is_done();
             c.standing.takes_fds = is_done && entry.auth.takes_fds();
             if next.is_err() || !(is_done || c.input.fds.is_empty()) {
-                c.input.hand_over_all(End::Open);
-                report.hand_over(c.fd, EPOLLIN as u32);
+                hand_over_all(c, End::Open, report);
                 return false;
             }
             is_done
@@ -142,8 +142,7 @@ impl DbusLane {
         let written = sys::send(c.fd, &[&entry.unsent], &[]).unwrap_or(0);
         entry.unsent.drain(..written.min(entry.unsent.len()));
         if !entry.unsent.is_empty() {
-            c.input.hand_over_all(End::Open);
-            report.hand_over(c.fd, EPOLLIN as u32);
+            hand_over_all(c, End::Open, report);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The lane of D-Bus connections.
 //!
-//! Theory. A connection joins when it has its name. While its input is the lane's, what it sends is read, framed and
+//! Theory. A connection joins when it has its name, or comes in here (`door`). While its input is the lane's, what it sends is read, framed and
 //! checked here, and what is everyday is carried out (`express`). The first message that is not is handed over, alone,
 //! with nothing of it done, and the turn of everybody ends: Python decides it before the next message of any client.
 //! When Python has nothing of the connection in hand it gives the input back, and the client finishes its turn before

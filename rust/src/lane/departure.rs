@@ -12,9 +12,10 @@
 use super::Report;
 use super::announcement::{self, Change};
 use super::connection::{Connection, End};
-use super::dbus::{DbusLane, IN};
+use super::dbus::DbusLane;
 use super::express::NotEveryday;
 use super::poller::locked;
+use super::serving::hand_over_all;
 use super::transit::Ahead;
 use super::world::Tables;
 
@@ -32,8 +33,7 @@ impl DbusLane {
             return;
         }
         if let Some(c) = self.parties.get_mut(slot) {
-            c.input.hand_over_all(end);
-            report.hand_over(c.fd, IN);
+            hand_over_all(c, end, report);
         }
     }
 

@@ -10,7 +10,8 @@
 //! socket, of which nothing has been read.
 //!
 //! Invariants. 1. Python carries nothing out while there is a guest of whom it has not been told. 2. There are never more
-//! guests than there is `room`. 3. A guest without a name is here for `PATIENCE` at most.
+//! guests than there is `room`. 3. A guest without a name is here for `PATIENCE` at most. 4. One thread alone runs the Python of
+//! a bus with doors, and waits.
 //!
 //! Not here: accepting (`arrival`), leaving (`departure`), the state of guests (`parties`).
 

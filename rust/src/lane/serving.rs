@@ -46,14 +46,13 @@ enum Found {
 impl DbusLane {
     /// Carry out what is there, within the budget.
     pub(super) fn serve(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
-        if self.parties.get(slot).is_none_or(|c| c.entry.is_none()) {
-            self.serve_messages(slot, tables, now, report);
-            return;
-        }
-        if self.authenticate(slot, report) {
+        let is_nameless = self.parties.get(slot).is_some_and(|c| c.entry.is_some());
+        if !is_nameless || self.authenticate(slot, report) {
             self.serve_messages(slot, tables, now, report);
         }
-        self.answer(slot, report);
+        if is_nameless {
+            self.answer(slot, report);
+        }
     }
 
     fn serve_messages(&mut self, slot: usize, tables: &mut Tables<'_>, now: f64, report: &mut Report) {

@@ -1,4 +1,9 @@
 //! Connections that arrive at a listening unix socket, and what the kernel says of who has made them.
+//!
+//! Theory. Nothing waits: who finds nothing gets an error. What is said of a client is what held when it connected.
+//!
+//! Not here: listening, reading and writing (`sys`), who may come in (`lane`).
+#![allow(unsafe_code)]
 
 use std::io;
 use std::mem;
@@ -86,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_descriptor_has_the_number_that_is_foreseen() {
+    fn a_number_is_foreseen_for_the_next_descriptor() {
         let (mine, other) = UnixStream::pair().expect("a pair");
         drop(other);
         // other tests open some, too: it is one that was free
