@@ -140,12 +140,23 @@ fn put_number(code: u8, number: u32, endian: Endian, from: usize, out: &mut Vec<
     }
 }
 
-/// The body of one string, little-endian like all bodies of the bus.
-pub fn text_body(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 5);
+/// A message whose body is one string; length and signature of the body are those of that.
+pub fn append_text(given: &Outgoing<'_>, text: &str, out: &mut Vec<u8>) {
+    append(&Outgoing { body_length: text.len() as u32 + 5, signature: "s", ..*given }, out);
+    put_text(text, out);
+}
+
+/// A string as it lies in a body where a number may begin, little-endian like all bodies of the bus.
+pub fn put_text(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&(text.len() as u32).to_le_bytes());
     out.extend_from_slice(text.as_bytes());
     out.push(0);
+}
+
+/// The body of one string.
+pub fn text_body(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 5);
+    put_text(text, &mut out);
     out
 }
 

@@ -13,7 +13,7 @@ use super::poller::locked;
 use super::transit::{Ahead, BUS, Marks, Size};
 use super::verdict;
 use super::world::Tables;
-use crate::dbus::build::{Outgoing, append};
+use crate::dbus::build::{Outgoing, append, put_text};
 use crate::dbus::{Argument, DRIVER_NAME, DRIVER_PATH, NO_REPLY_EXPECTED, SIGNAL};
 use crate::tables::MatchInput;
 
@@ -114,11 +114,4 @@ fn message(change: &Change<'_>) -> Vec<u8> {
     append(&given, &mut out);
     out.extend_from_slice(&body);
     out
-}
-
-/// A string as it lies in a body, where a number may begin.
-pub fn put_text(text: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(&(text.len() as u32).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-    out.push(0);
 }

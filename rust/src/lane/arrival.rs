@@ -29,7 +29,7 @@ use super::transit::Ahead;
 use super::verdict;
 use super::world::Tables;
 use crate::core::{Credentials, Memory, Parts, Payload, Request, Setup};
-use crate::dbus::build::{Outgoing, append};
+use crate::dbus::build::{Outgoing, append_text};
 use crate::dbus::header::Header;
 use crate::dbus::{CALL, DRIVER_NAME, DRIVER_PATH, NO_REPLY_EXPECTED, RETURN, SIGNAL};
 use crate::sys;
@@ -222,36 +222,29 @@ fn queue(message: &[u8], to: u64, parties: &Parties, tables: &mut Tables<'_>) ->
 
 /// The answer to Hello.
 fn put_answer(serial: u32, unique: &str, out: &mut Vec<u8>) {
-    let given = Outgoing {
-        kind: RETURN,
-        flags: NO_REPLY_EXPECTED,
-        serial: 1,
-        body_length: unique.len() as u32 + 5,
-        reply_serial: serial,
-        destination: Some(unique),
-        sender: Some(DRIVER_NAME),
-        signature: "s",
-        ..Outgoing::default()
-    };
-    append(&given, out);
-    announcement::put_text(unique, out);
+    let given = Outgoing { kind: RETURN, serial: 1, reply_serial: serial, ..for_newcomer(unique) };
+    append_text(&given, unique, out);
 }
 
 /// NameAcquired.
 fn put_acquired(unique: &str, out: &mut Vec<u8>) {
     let given = Outgoing {
         kind: SIGNAL,
-        flags: NO_REPLY_EXPECTED,
         serial: 2,
-        body_length: unique.len() as u32 + 5,
         path: Some(DRIVER_PATH),
         interface: Some(DRIVER_NAME),
         member: Some("NameAcquired"),
+        ..for_newcomer(unique)
+    };
+    append_text(&given, unique, out);
+}
+
+/// What the bus says to who has this name now.
+fn for_newcomer(unique: &str) -> Outgoing<'_> {
+    Outgoing {
+        flags: NO_REPLY_EXPECTED,
         destination: Some(unique),
         sender: Some(DRIVER_NAME),
-        signature: "s",
         ..Outgoing::default()
-    };
-    append(&given, out);
-    announcement::put_text(unique, out);
+    }
 }

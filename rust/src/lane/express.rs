@@ -25,7 +25,7 @@ use super::verdict;
 use super::world::Tables;
 use crate::core::Parts;
 use crate::dbus::arguments::arguments;
-use crate::dbus::build::{Outgoing, append};
+use crate::dbus::build::{Outgoing, append_text};
 use crate::dbus::header::Header;
 use crate::dbus::stamp::{MARGIN, stamp};
 use crate::dbus::{CALL, DRIVER_NAME, ERROR, NO_REPLY_EXPECTED, RETURN, SIGNAL};
@@ -232,17 +232,12 @@ fn put_id(post: &Post<'_>, parties: &Parties, out: &mut Vec<u8>) {
         kind: RETURN,
         flags: NO_REPLY_EXPECTED,
         serial: to.map_or(0, |to| to.next_serial),
-        body_length: id.len() as u32 + 5,
         reply_serial: post.header.serial,
         destination: to.map(|to| &*to.unique),
         sender: Some(DRIVER_NAME),
-        signature: "s",
         ..Outgoing::default()
     };
-    append(&given, out);
-    out.extend_from_slice(&(id.len() as u32).to_le_bytes());
-    out.extend_from_slice(id.as_bytes());
-    out.push(0);
+    append_text(&given, id, out);
 }
 
 fn unicast(
