@@ -161,7 +161,7 @@ class Peer:
         NODE_RELEASE of a message's node comes with that message, if it is next (``is_released``). Raises what
         ``recv`` does, and can then be begun again; what came and was not given out is the next ``recv``'s.
         By ``short``, given the tag of the RECV, a message may come another way."""
-        await self.attendance(hear, rest, ahead, short=short).run()
+        await self.attendance(hear, rest, ahead, None if short is None else short.take, short).run()
 
     def attendance(
         self, hear: Callable[[ReceivedMessage], bool], rest: Callable[[], None], ahead: int = 32,

@@ -58,7 +58,7 @@ class Attendance:
         self._request = request
         self._hear = hear
         self._rest = rest
-        self._swift = swift if short is None else short.take
+        self._swift = swift
         self._short = short
         self.deal = _left if short is None else short.deal
         """Hand over what ``wait`` has given; None: it is left to ``look``."""
