@@ -448,3 +448,7 @@ class Swift:
 
 def keep_memory() -> None:
     """For a process that is a bus and nothing else: what large messages need is kept from one to the next."""
+
+
+def try_together() -> None:
+    """Whether several clients can be written in one system call: OSError says why not."""

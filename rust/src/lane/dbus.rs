@@ -26,7 +26,7 @@ use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
 use super::{Lane, Report, Work};
 use crate::core::Usage;
-use crate::sys::{self, Epoll};
+use crate::sys::{self, Epoll, Together};
 
 pub(super) const IN: u32 = EPOLLIN as u32;
 const OUT: u32 = EPOLLOUT as u32;
@@ -56,6 +56,7 @@ impl DbusLane {
     pub fn new(world: World, bus: Bus) -> Self {
         let mut parties = Parties::default();
         parties.bus = bus;
+        parties.transit.together = Together::new().unwrap_or_default();
         Self {
             world: Arc::new(world),
             parties,
@@ -397,6 +398,10 @@ impl Lane for DbusLane {
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
         report.is_due |= std::mem::take(&mut self.parties.has_freed);
         report.is_due |= self.due().is_some_and(|due| now >= due);
+    }
+
+    fn close(&mut self) {
+        self.parties.transit.together = Together::default();
     }
 }
 

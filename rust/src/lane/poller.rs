@@ -99,6 +99,11 @@ impl Poller {
         lanes.all.len() - 1
     }
 
+    /// Nobody is going to wait any more.
+    pub fn close(&self) {
+        locked(&self.lanes).all.iter().for_each(|lane| locked(lane).close());
+    }
+
     /// From now on events of this descriptor are the lane's, which watches it itself.
     pub fn join(&self, fd: RawFd, lane: usize) {
         locked(&self.lanes).joined.insert(fd, lane);
