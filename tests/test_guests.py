@@ -20,6 +20,7 @@ from bus1_bridge.switch.api import Closed, Shutdown
 from bus1_bridge.switch.loop import PythonSwitch
 from bus1_bridge.switch.reception import GUESTS_MAX, Reception
 from bus1_bridge.switch.router import Router
+from bus1_bridge.switch.tables import LegacyParty
 from dbus_client import BUS, CALL, PATIENCE, Client, Wire
 from test_sasl_mechanisms import CHALLENGE, Cookies
 from test_shortages import Clock
@@ -302,3 +303,35 @@ def test_calls_and_rules_of_others_go_with_a_guest(path: str, first: Client, pyt
     (statistics,) = first.ask("GetConnectionStats", "s", first.name, interface=STATISTICS)
     assert statistics["MatchRules"][1] == 1
     assert statistics["org.bus1.DBus.Debug.Stats.AwaitedReplies"][1] == 0
+
+
+@pytest.mark.parametrize("asks", [0, 3])
+def test_the_bus_numbers_its_messages_on_to_a_guest_that_it_cannot_answer(
+    tmp_path: Path, python: Calls, asks: int
+) -> None:
+    """Python accepts the first, the lane the second: the bus has said as much to both."""
+    said = f"\0AUTH EXTERNAL {WORDS['{uid}']}\r\nBEGIN\r\n{WORDS['{hello}']}{WORDS['{id}'] * asks}"
+    crank = Crank(tmp_path)
+    unique = crank.switch.router.tables.unique
+
+    def deaf(name: str) -> int:
+        """The bus's number for its next message to such a client."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(crank.path)
+            # whatever is written to it fails
+            sock.shutdown(socket.SHUT_RD)
+            sock.send(said.encode("latin-1"))
+            crank.turn_until(lambda: name in unique)
+            crank.turn()
+            crank.turn()
+            party = unique[name]
+            assert isinstance(party, LegacyParty)
+            return party.next_serial
+
+    first = deaf(":1.0")
+    with crank.during(lambda: Client(crank.path)):
+        python.clear()
+        second = deaf(":1.2")
+        assert (python["accept"], python["meet"]) == (0, 1)
+    assert (first, second) == (3 + asks, 3 + asks)
+    crank.switch.apply([Shutdown()])
