@@ -272,7 +272,7 @@ impl Parties {
             return;
         };
         let n_fds = passage.fds.len() as u64;
-        output::note_peak(c, Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
+        c.output.note_peak(Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
         let result = loop {
             match passage.write(c.fd) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
