@@ -61,7 +61,7 @@ impl DbusLane {
             return Err(NotEveryday);
         }
         if guest.entry.is_none() {
-            let unique = guest.unique.clone();
+            let unique: Box<str> = (*guest.unique).into();
             let change = Change { name: &unique, old: &unique, new: "" };
             let hearers = announcement::hearers(&change, parties, tables, &mut Ahead::default())?;
             // from here on it happens
@@ -92,6 +92,6 @@ impl Connection {
             Some(entry) => entry.unsent.is_empty() && self.input.pending() == 0,
             None => self.unsent.is_empty() && self.input.pending() == 0,
         };
-        lines && self.input.is_ours && self.input.fds.is_empty() && self.output.is_free()
+        lines && self.input.is_ours && self.input.n_fds() == 0 && self.output.is_free()
     }
 }

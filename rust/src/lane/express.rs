@@ -84,7 +84,7 @@ impl Message<'_> {
     }
 
     /// As it is forwarded: the header with its sender, and the body.
-    fn stamped(&self, header: &Header, sender: &str) -> Result<(Parts, usize), NotEveryday> {
+    fn stamped(&self, header: &Header, sender: &[u8]) -> Result<(Parts, usize), NotEveryday> {
         let message = self.bytes();
         let body = &message[header.header_length..];
         let is_small = body.len() <= SMALL_BODY || matches!(self, Self::Borrowed(_));
@@ -255,7 +255,7 @@ fn unicast(
     let awaits = header.kind == CALL && header.flags & NO_REPLY_EXPECTED == 0;
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
-        let waiting = tables.replies.outstanding(caller) + sender.native_calls;
+        let waiting = tables.replies.outstanding(caller) + sender.native_calls as usize;
         if post.climate.limits_replies || waiting >= sender.standing.max_replies {
             return Err(NotEveryday);
         }
@@ -283,7 +283,7 @@ fn forward(
     let weighed = post.message.bytes().len() + sender.unique.len() + MARGIN;
     let marks = sender.marks(reader);
     if !post.fds.is_empty() {
-        let takes_fds = reader.standing.takes_fds;
+        let takes_fds = reader.takes_fds;
         let ceiling = *parties.ceiling.get_or_insert_with(descriptors_below);
         if !takes_fds || parties.fds.len() > FDS_UNTOLD || !may_come(post.fds, ceiling) {
             return Err(NotEveryday);
@@ -294,7 +294,7 @@ fn forward(
     }
     parties.settle(&mut tables.core);
     let (sender, reader) = (parties.get(post.from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
-    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
+    let (parts, n_bytes) = post.message.stamped(post.header, sender.unique.as_bytes())?;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
     if !(post.fds.is_empty() || was_empty) {
         return Err(NotEveryday);
@@ -329,7 +329,7 @@ fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) ->
     let mut input = MatchInput {
         kind: header.kind,
         sender: &sender.unique,
-        sender_names: &sender.names,
+        sender_names: &sender.held().names,
         path: header.path(bytes),
         interface: header.interface(bytes),
         member: header.member(bytes),
@@ -358,7 +358,7 @@ fn tell(
     }
     parties.settle(&mut tables.core);
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
-    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
+    let (parts, n_bytes) = post.message.stamped(post.header, sender.unique.as_bytes())?;
     let size = allocated(n_bytes);
     let mut readers = Vec::with_capacity(peers.len());
     for &peer in peers {

@@ -314,7 +314,7 @@ impl Parties {
         let n_messages = passage.records.len() as u64;
         let Some(c) = self.get_mut(to) else { return };
         let n_fds = passage.fds.len() as u64;
-        output::note_peak(c, Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
+        c.output.note_peak(Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
         let written = *result.as_ref().unwrap_or(&0);
         if written == passage.bytes.len() {
             core.passed(c.peer, n_messages);

@@ -35,17 +35,18 @@ impl Names for Connection {
     }
 
     fn held(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.claims.iter().map(AsRef::as_ref)
+        self.held().claims.iter().map(AsRef::as_ref)
     }
 
     fn holds(&self, name: &str) -> bool {
-        self.claims.contains(name)
+        self.held().claims.contains(name)
     }
 
     fn holds_in(&self, space: &Space) -> bool {
         let behind = (std::ops::Bound::Included(space.dotted()), std::ops::Bound::Unbounded);
-        self.claims.contains(space.name())
-            || self.claims.range::<str, _>(behind).next().is_some_and(|name| space.contains(name))
+        let claims = &self.held().claims;
+        claims.contains(space.name())
+            || claims.range::<str, _>(behind).next().is_some_and(|name| space.contains(name))
     }
 }
 
@@ -200,7 +201,7 @@ pub fn leave_out(
             return true;
         };
         let sent = match unnamed {
-            Some(word) if reader.claims.is_empty() => word,
+            Some(word) if reader.held().claims.is_empty() => word,
             _ => sender.standing.may_send(&message, reader, false),
         };
         let received = match (&reader.standing.policy, last) {

@@ -62,7 +62,8 @@ type StandingTuple<'py> =
 /// Well-known names that a client is primary owner of, in order of acquisition; those that it owns or waits for.
 type NameLists = (Vec<String>, Vec<String>);
 
-fn standing(given: StandingTuple<'_>) -> Standing {
+/// The standing, and whether descriptors may be passed.
+fn standing(given: StandingTuple<'_>) -> (Standing, bool) {
     let (
         sends_all,
         receives_all,
@@ -74,11 +75,10 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         replies,
         policy,
     ) = given;
-    Standing {
+    let standing = Standing {
         sends_all,
         receives_all,
         policy: policy.map(|policy| policy.get().shared()),
-        takes_fds,
         max_message_size,
         max_message_unix_fds,
         max_incoming_unix_fds,
@@ -86,7 +86,8 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         max_incoming_bytes: incoming,
         max_outgoing_bytes: outgoing,
         max_replies: replies,
-    }
+    };
+    (standing, takes_fds)
 }
 
 fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
@@ -157,17 +158,21 @@ impl PyDbusLane {
         credentials: &Bound<'_, PyAny>,
         given: StandingTuple<'_>,
         names: NameLists,
-        native_calls: usize,
+        native_calls: u32,
         has_followers: bool,
         offset: usize,
         serial: (u32, bool),
     ) -> PyResult<()> {
-        let mut connection =
-            Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
-        connection.native_calls = native_calls;
+        let credentials = Arc::new(credentials_of(credentials)?);
+        let (standing, takes_fds) = standing(given);
+        let standing = lock(py, &self.inner).parties.shared(standing);
+        let mut connection = Connection::new(fd, peer, unique, credentials, standing);
+        (connection.takes_fds, connection.native_calls) = (takes_fds, native_calls);
         connection.has_followers = has_followers;
-        connection.names = names.0.into_iter().map(Into::into).collect();
-        connection.claims = names.1.into_iter().map(Into::into).collect();
+        connection.change_held(|held| {
+            held.names = names.0.into_iter().map(Into::into).collect();
+            held.claims = names.1.into_iter().map(Into::into).collect();
+        });
         connection.output.offset = offset;
         (connection.next_serial, connection.has_reserved) = serial;
         lock(py, &self.inner).join(Box::new(connection));
@@ -209,7 +214,7 @@ impl PyDbusLane {
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
-    fn give_back(&self, py: Python<'_>, peer: u64, native_calls: usize, has_reserved: bool) {
+    fn give_back(&self, py: Python<'_>, peer: u64, native_calls: u32, has_reserved: bool) {
         lock(py, &self.inner).give_back(peer, native_calls, has_reserved);
     }
 
@@ -271,8 +276,8 @@ impl PyDbusLane {
 
     /// Other rights and limits from now on.
     fn set_standing(&self, py: Python<'_>, peer: u64, given: StandingTuple<'_>) {
-        let standing = standing(given);
-        lock(py, &self.inner).parties.set_standing(peer, standing);
+        let (standing, takes_fds) = standing(given);
+        lock(py, &self.inner).parties.set_standing(peer, standing, takes_fds);
     }
 
     /// Native peers follow its signals, or do no longer.
@@ -330,8 +335,10 @@ impl PyDbusLane {
         given: StandingTuple<'_>,
         limits: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let known = Known { standing: standing(given), limits: limits_of(limits)? };
-        lock(py, &self.inner).parties.doors.know(user, known);
+        let (limits, (standing, _)) = (limits_of(limits)?, standing(given));
+        let parties = &mut lock(py, &self.inner).parties;
+        let standing = parties.shared(standing);
+        parties.doors.know(user, Known { standing, limits });
         Ok(())
     }
 
@@ -395,7 +402,7 @@ impl PyDbusLane {
     fn usage(&self, py: Python<'_>, peer: u64) -> Option<(Counts, Counts, Counts)> {
         self.with(py, peer, |c| {
             let (now, peak) = dbus::usage(c);
-            (counts(now), counts(peak), counts(c.output.peak))
+            (counts(now), counts(peak), counts(c.output.peak()))
         })
     }
 }
