@@ -26,6 +26,7 @@ use super::verdict;
 use super::world::Tables;
 use crate::core::{Credentials, Parts};
 use crate::dbus::build::{Outgoing, append};
+use crate::dbus::fields::Span;
 use crate::dbus::header::Header;
 use crate::dbus::{CALL, DRIVER_NAME, Endian, NO_REPLY_EXPECTED, RETURN};
 use crate::sys::sockets;
@@ -107,11 +108,12 @@ pub fn method_of(header: &Header, message: &[u8]) -> Option<&'static Method> {
     if header.kind != CALL || header.unix_fds != 0 || header.body_length > BODY_MAX {
         return None;
     }
-    let (member, interface) = (header.member(message)?, header.interface(message));
+    let bytes = |span: Span| span.bytes(message);
+    let has_interface = header.interface_span.is_some();
     let is_meant = |method: &&Method| {
-        method.member == member
-            && interface.is_none_or(|interface| interface == method.interface)
-            && header.signature(message) == method.takes
+        method.member.as_bytes() == bytes(header.member_span)
+            && (!has_interface || method.interface.as_bytes() == bytes(header.interface_span))
+            && method.takes.as_bytes() == bytes(header.signature_span)
     };
     METHODS.iter().find(is_meant)
 }
