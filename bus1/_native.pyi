@@ -345,7 +345,7 @@ class Server:
     def suspend(self, is_suspended: bool) -> None: ...
 
 
-_Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, ClientPolicy | None]
+_Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, int, ClientPolicy | None]
 
 
 class DBusLane:

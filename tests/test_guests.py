@@ -335,3 +335,26 @@ def test_the_bus_numbers_its_messages_on_to_a_guest_that_it_cannot_answer(
         assert (python["accept"], python["meet"]) == (0, 1)
     assert (first, second) == (3 + asks, 3 + asks)
     crank.switch.apply([Shutdown()])
+
+
+def test_rules_of_a_guest_count_and_go_with_it(path: str, first: Client, python: Calls) -> None:
+    with Client(path) as guest:
+        for rule in ("type='signal'", "interface='t.I'", "interface='t.I'", "sender=':1.0',arg0='x'"):
+            guest.match(rule)
+        guest.ask("RemoveMatch", "s", "interface='t.I'")
+        first.emit("S", interface="t.I")
+        while guest.receive().member != "S":
+            pass
+        assert next_change(first) == [guest.name, "", guest.name]
+    # it does not hear of that itself
+    assert next_change(first) == [guest.name, guest.name, ""]
+    assert python == {"accept": 1}
+    statistics = first.ask("GetStats", interface=STATISTICS)[0]
+    assert statistics["MatchRules"][1] == 1
+    with Client(path) as guest:
+        guest.match("type='signal'")
+        (rules,) = first.ask("GetAllMatchRules", interface=STATISTICS)
+        assert rules[guest.name] == ["type='signal'"]
+        first.own("t.Name")
+        while guest.receive().member != "NameOwnerChanged":
+            pass

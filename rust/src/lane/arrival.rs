@@ -176,7 +176,7 @@ pub(super) fn hello(
     put_answer(post.header.serial, &unique, &mut bytes);
     let n_answer = bytes.len() - n_lines;
     put_acquired(&unique, &mut bytes);
-    let change = Change { name: &unique, old: "", new: &unique };
+    let change = Change { name: &unique, old: "", new: &unique, leaving: None };
     let mut ahead = Ahead { messages: 2, bytes: 2 * CHARGED, fds: 0 };
     // from here on nothing is in transit
     parties.settle(&mut tables.core);

@@ -96,6 +96,11 @@ impl Parties {
         }
     }
 
+    /// Somebody owns the well-known name, in the lane or elsewhere.
+    pub fn is_owned(&self, name: &[u8]) -> bool {
+        self.owners.contains_key(name)
+    }
+
     /// All slots that are in use.
     pub fn all(&self) -> impl Iterator<Item = (usize, &Connection)> {
         self.slots.all()

@@ -141,16 +141,20 @@ pub fn may_ask(client: &Connection, header: &Header, bytes: &[u8]) -> bool {
     if client.standing.is_open() {
         return true;
     }
-    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, ..Facts::default() };
     client.standing.may_send(&facts(header, bytes), &Alone(DRIVER_NAME), false) == Word::Passes
-        && client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
+        && may_have_answer(client, 0)
+}
+
+/// Whether the client may have an answer of the bus with so many descriptors.
+pub fn may_have_answer(client: &Connection, unix_fds: u32) -> bool {
+    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, unix_fds, ..Facts::default() };
+    client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
 }
 
 /// Whether a client may have the answer to Hello, and NameAcquired.
 pub fn may_have_its_name(client: &Connection) -> bool {
-    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, ..Facts::default() };
     let acquired = Facts { has_destination: true, ..of_names(b"NameAcquired") };
-    client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
+    may_have_answer(client, 0)
         && client.standing.may_receive(&acquired, &Alone(DRIVER_NAME), false) == Word::Passes
 }
 

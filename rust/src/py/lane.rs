@@ -56,9 +56,9 @@ fn counts(usage: Usage) -> Counts {
 /// Of messages, of what comes in, and of what goes out.
 type FdLimits = (usize, usize, usize);
 /// (sends_all, receives_all, takes_fds, max_message_size, (max_message_unix_fds, max_incoming_unix_fds, max_outgoing_unix_fds),
-/// max_incoming_bytes, max_outgoing_bytes, max_replies, policy)
+/// max_incoming_bytes, max_outgoing_bytes, max_replies, max_match_rules, policy)
 type StandingTuple<'py> =
-    (bool, bool, bool, usize, FdLimits, u64, u64, usize, Option<Bound<'py, ClientPolicy>>);
+    (bool, bool, bool, usize, FdLimits, u64, u64, usize, u64, Option<Bound<'py, ClientPolicy>>);
 /// Well-known names that a client is primary owner of, in order of acquisition; those that it owns or waits for.
 type NameLists = (Vec<String>, Vec<String>);
 
@@ -73,6 +73,7 @@ fn standing(given: StandingTuple<'_>) -> (Standing, bool) {
         incoming,
         outgoing,
         replies,
+        match_rules,
         policy,
     ) = given;
     let standing = Standing {
@@ -86,6 +87,7 @@ fn standing(given: StandingTuple<'_>) -> (Standing, bool) {
         max_incoming_bytes: incoming,
         max_outgoing_bytes: outgoing,
         max_replies: replies,
+        max_match_rules: match_rules,
     };
     (standing, takes_fds)
 }

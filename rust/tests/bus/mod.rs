@@ -117,5 +117,6 @@ pub fn free() -> Standing {
         max_incoming_bytes: 1 << 30,
         max_outgoing_bytes: 1 << 30,
         max_replies: 1000,
+        max_match_rules: 1000,
     }
 }
