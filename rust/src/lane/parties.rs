@@ -102,6 +102,11 @@ impl Parties {
         self.slots.iter().enumerate().filter_map(|(slot, c)| Some((slot, c.as_deref()?)))
     }
 
+    /// Those of whom Python does not know.
+    pub fn guests(&self) -> impl Iterator<Item = &Connection> {
+        self.all().map(|(_, c)| c).filter(|c| c.is_guest)
+    }
+
     /// A new connection; its slot.
     pub fn enter(&mut self, mut connection: Box<Connection>) -> usize {
         let slot = self.free.pop().unwrap_or_else(|| {
@@ -125,7 +130,7 @@ impl Parties {
         let guest = self.slots.get_mut(slot)?.as_deref_mut()?;
         guest.unique = unique.into();
         self.by_unique.insert(unique.as_bytes().into(), slot);
-        self.doors.named();
+        self.doors.name(guest.peer);
         Some(guest)
     }
 
@@ -243,7 +248,7 @@ impl Parties {
             return false;
         };
         c.pace.moved = now;
-        if !c.pace.is_noted {
+        if !(c.pace.is_noted || c.is_guest) {
             c.pace.is_noted = true;
             self.moved.push(c.peer);
         }
@@ -254,6 +259,6 @@ impl Parties {
 impl Drop for Parties {
     fn drop(&mut self) {
         // nobody else knows these sockets
-        self.all().filter(|(_, c)| c.is_guest).for_each(|(_, c)| sys::close(c.fd));
+        self.guests().for_each(|c| sys::close(c.fd));
     }
 }
