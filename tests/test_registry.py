@@ -291,7 +291,7 @@ def test_the_number_of_derived_nodes_is_limited(bus: MixedBus, monkeypatch: pyte
 def test_list_names_announced_parties_and_owned_names(bus: MixedBus) -> None:
     quiet, loud, legacy = bus.native(), bus.native(), bus.legacy()
     loud.publish(NAME)
-    assert quiet.ask("List").values == ([legacy.unique, loud.unique, NAME],)
+    assert quiet.ask("List").values == ([loud.unique, legacy.unique, NAME],), "by their numbers"
 
 
 def test_the_driver_is_not_there_for_native_peers(bus: MixedBus) -> None:

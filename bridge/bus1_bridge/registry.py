@@ -263,8 +263,7 @@ class Registry:
         return party if refusal is None else Failure("AccessDenied", refusal)
 
     def _list(self, _call: Call) -> Answer | Failure:
-        unique = [name for name, party in self._tables.unique.items() if party.announced]
-        return Answer(([*unique, *self._tables.names.names()],))
+        return Answer(([*self._tables.unique_names(), *self._tables.names.names()],))
 
     # ---- watching and subscribing ----------------------------------------------------------------
 

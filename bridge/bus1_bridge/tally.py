@@ -3,8 +3,9 @@
 Theory. What is counted one by one is counted here, so that no look at statistics has to walk through
 tables.
 
-Invariants. 1. ``total`` is the sum over all owners. 2. A peak is never below what it is the peak of. 3. Of
-an owner that was forgotten nothing is left but its part in the peaks of all.
+Invariants. 1. ``total`` is the sum over all owners, others that were noted among them. 2. A peak is never
+below what it is the peak of. 3. Of an owner that was forgotten nothing is left but its part in the peaks of
+all.
 
 Not here: what is counted (``names``, ``match``).
 """
@@ -15,11 +16,12 @@ from __future__ import annotations
 class Tally:
     """One kind of thing, by owner."""
 
-    __slots__ = ("_counts", "_peaks", "owner_peak", "peak", "total")
+    __slots__ = ("_counts", "_elsewhere", "_peaks", "owner_peak", "peak", "total")
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self._peaks: dict[int, int] = {}
+        self._elsewhere = 0
         self.total = 0
         self.peak = 0
         """The highest ``total``."""
@@ -42,10 +44,14 @@ class Tally:
         self._counts[owner] -= n
         self.total -= n
 
-    def passed(self, n: int) -> None:
-        """So many owners had one more each, at the same time."""
-        self.peak = max(self.peak, self.total + n)
-        self.owner_peak = max(self.owner_peak, 1)
+    def note_others(self, n: int, most: int = 0) -> None:
+        """So many owners that are not known here have one each; ``most`` of them had so at the same time."""
+        ours = self.total - self._elsewhere
+        if most:
+            self.peak = max(self.peak, ours + most)
+            self.owner_peak = max(self.owner_peak, 1)
+        self._elsewhere = n
+        self.total = ours + n
 
     def forget(self, owner: int) -> None:
         """The owner has none any more, and never had."""

@@ -46,7 +46,7 @@ def _check_number(delivery: Delivery, caller: LegacyParty) -> None:
         )
     if named >= delivery.limits_of(caller).max_connections_per_user:
         uid = caller.credentials.uid
-        of_user = sum(party.credentials.uid == uid for party in tables.unique.values())
+        of_user = tables.n_named_of(uid)
         if of_user >= delivery.limits_of(caller).max_connections_per_user:
             raise DriverError(
                 "LimitsExceeded", delivery.limited(caller, "max_connections_per_user", of_user, _HELLO)

@@ -79,8 +79,7 @@ def name_has_owner(call: Call, name: str) -> Values:
 def list_names(call: Call) -> Values:
     """ListNames: the bus first."""
     tables, sight = call.delivery.tables, call.caller.sight
-    unique = [name for name, party in tables.unique.items() if party.announced or party is call.caller]
-    names = [*unique, *tables.names.names()]
+    names = [*tables.unique_names(call.caller), *tables.names.names()]
     return ([DRIVER_NAME, *(names if sight is None else filter(sight.sees, names))],)
 
 

@@ -18,7 +18,7 @@ from bus1.core.api import Usage
 from bus1.errors import InvalidArgument
 
 from ..switch.flow import payload
-from ..switch.tables import LegacyParty, Party
+from ..switch.tables import LegacyParty, Party, number_of
 from ..wire import DRIVER_NAME, Variant
 from .connections import known_credentials
 from .method import Call, Values
@@ -35,7 +35,8 @@ def get_stats(call: Call) -> Values:
     names, rules = tables.names.tally, tables.matches.tally
     n_named = len(tables.unique) + len(tables.monitors)
     n_strange = sum(isinstance(party, LegacyParty) and not party.unique for party in tables.parties.values())
-    parties = [party for party in tables.parties.values() if party.unique]
+    named = (party for party in tables.parties.values() if party.unique)
+    parties = sorted(named, key=lambda party: number_of(party.unique))
     return (_numbers({
         "Serial": _next_serial(call),
         # of a pool that this bus doesn't have
@@ -93,7 +94,7 @@ def get_all_match_rules(call: Call) -> Values:
     tables = call.delivery.tables
     return ({
         name: [str(rule) for rule in reversed(tables.matches.rules_of(party.peer))]
-        for name, party in tables.unique.items()
+        for name, party in sorted(tables.unique.items(), key=lambda item: number_of(item[0]))
     },)
 
 
@@ -139,8 +140,9 @@ def _outgoing(call: Call, party: Party) -> Usage:
 def _holders(call: Call, party: Party) -> list[tuple[str, int, int, int]]:
     """Whose messages wait for the party: sender, messages, bytes as charged, descriptors."""
     tables = call.delivery.tables
-    senders = {tables.bus_peer: DRIVER_NAME} | {peer: other.unique for peer, other in tables.parties.items()}
-    queued = ((name, tables.core.queued(peer, party.peer)) for peer, name in senders.items())
+    others = ((other.unique, other.peer) for other in tables.parties.values())
+    senders = [(DRIVER_NAME, tables.bus_peer), *sorted(others, key=lambda other: number_of(other[0]))]
+    queued = ((name, tables.core.queued(peer, party.peer)) for name, peer in senders)
     return [(name, held.messages, _short(held.bytes), held.fds) for name, held in queued if held.messages]
 
 

@@ -185,10 +185,10 @@ class Express:
     def before_wait(self) -> None:
         """What holds for everybody until Python is asked again."""
         router = self._router
-        delivery = router.delivery
+        delivery, tables = router.delivery, router.tables
         self.lane.set_climate(
-            not router.tables.monitors, bool(delivery.eavesdroppers), router.limits.reply_timeout is not None,
-            self._holdings.are_closing,
+            not tables.monitors, bool(delivery.eavesdroppers), bool(tables.watchers or tables.sights),
+            router.limits.reply_timeout is not None, self._holdings.are_closing,
         )
         awaited = frozenset((*delivery.flow.awaited, *router.writing.over_mark))
         if awaited or self._awaited:
@@ -196,6 +196,11 @@ class Express:
         late = delivery.flow.wasteful(delivery.now)
         if late or self._late:
             self._late = _marked(self._late, frozenset(late), self.lane.set_late)
+
+    def flush_all(self) -> list[int]:
+        """Write what is queued for anybody; the connections for which the router has to go on."""
+        parties = self._router.tables.parties
+        return [peer for peer in self.lane.flush_all() if peer in parties]
 
     def after_wait(self) -> list[int]:
         """What the lane saw; the connections whose queues have moved."""

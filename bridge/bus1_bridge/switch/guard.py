@@ -50,6 +50,8 @@ class Guard:
 
     def configure(self, policy: Policy) -> None:
         """From now on this policy counts, for everybody."""
+        # those who are there have come in by the policy that held
+        self._tables.guests.meet_all()
         self._tables.policy = policy
         for party in self._tables.parties.values():
             self.admit(party)

@@ -119,7 +119,7 @@ class PythonSwitch:
         self._serve(n_ready, now)
         self._settle()
         if self.express is not None:
-            for connection in self.express.lane.flush_all():
+            for connection in self.express.flush_all():
                 if (endpoint := self._endpoints.get(connection)) is not None:
                     self.has_output(endpoint)
         if self._writing:
@@ -395,6 +395,7 @@ class PythonSwitch:
             listener.close()
         self._listeners.clear()
         self._entrances.close_all()
+        self.router.tables.guests.meet_all()
         for endpoint in list(self._endpoints.values()):
             self._drop(endpoint)
         self._settle()

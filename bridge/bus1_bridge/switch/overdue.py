@@ -68,7 +68,8 @@ class Overdue:
         self._next = min((time + timeout for time in times if time is not None), default=None)
 
     def _native_calls(self) -> Iterator[tuple[LegacyParty, int, Reply]]:
-        for party in self._tables.parties.values():
+        # a guest has called no native peer
+        for party in dict.values(self._tables.parties):
             if isinstance(party, LegacyParty):
                 for node in party.open_replies.values():
                     reply = party.nodes[node]

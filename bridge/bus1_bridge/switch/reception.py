@@ -1,14 +1,20 @@
-"""reception: clients that come in while the bus waits, and are served before anybody here knows of them.
+"""reception: clients that the express lane lets in, and serves before anybody here knows of them.
 
 Theory. Where there is an express lane it accepts clients itself at the bus's own unix sockets, and gives
 them their names: its *guests*. It may do so for users of whom a client has come in through Python, while
-nobody has to be told of names but D-Bus clients by their rules, and for so many guests that no limit is
-near; that is said before each wait. When a wait is over, whatever has ended it, the guests that are there
-become parties and connections like all others, in the state that they have reached, before anything else is
-looked at. Of those that have left again nothing is left but what they have had an effect on.
+nobody has to be told of names but D-Bus clients by their rules, and for as many as the limits leave room for;
+that is said before each wait. A guest stays one for as long as nobody here asks for it. It is *met*, and
+becomes a party and a connection like all others, in the state that it has reached,
 
-Invariants. 1. While Python runs, except between the end of a wait and ``returned``, there are no guests.
-2. Unique names are numbered in one row, whoever gives them.
+* when a wait is over, before anything else is looked at, if it has no name yet, or the lane leaves to Python
+  something that it has said or is to be told;
+* when somebody looks it up, by peer or by unique name, or goes through all parties (``census``).
+
+Of those that have left again nothing is left but what they have had an effect on.
+
+Invariants. 1. While Python runs, a guest has its name, and nothing of it is in Python's hands. 2. A guest
+owns no name and waits for none, and is in no table but the lane's, Core, and those of rules and replies.
+3. Unique names are numbered in one row, whoever gives them.
 
 Not here: what becomes of them in the lane (the native module), accepting everybody else (loop).
 """
@@ -16,11 +22,13 @@ Not here: what becomes of them in the lane (the native module), accepting everyb
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from bus1.core.api import Credentials
 
 from ..sasl import EXTERNAL, offer
+from .census import Census
 from .endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -28,10 +36,6 @@ if TYPE_CHECKING:
 
     from .express import Express
     from .loop import PythonSwitch
-
-GUESTS_MAX = 32
-"""So many are there at most when a wait is over: making them parties takes time in which nobody is served."""
-
 
 class Guest(NamedTuple):
     """What the lane tells of one guest."""
@@ -44,7 +48,9 @@ class Guest(NamedTuple):
     """Empty before Hello."""
     takes_fds: bool
     age: float
-    """How many seconds ago it came."""
+    """How many seconds ago it came; 0 if it has a name."""
+    moved: float
+    """When its queue moved last; 0 if it never has."""
 
     @property
     def credentials(self) -> Credentials:
@@ -77,6 +83,9 @@ class Reception:
         self._is_usual = EXTERNAL in tables.auth.mechanisms
         self._lane.set_greeting(b"OK " + tables.guid.encode() + b"\r\n", offer(tables.auth) + b"\r\n")
         switch.reactor.returned = self.returned
+        tables.guests = self
+        tables.parties = Census(tables.parties, self, self._meet_peer)
+        tables.unique = Census(tables.unique, self, self._meet_named)
 
     def open(self, listener: Listener) -> None:
         """The lane is asked first when somebody knocks there."""
@@ -88,31 +97,61 @@ class Reception:
         if self._is_usual:
             self._lane.set_open(listener.fileno(), False)
 
+    # ---- everybody else ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return int(self._lane.n_guests())
+
+    def names(self) -> Sequence[str]:
+        """The unique names of the guests, in no order."""
+        names: list[str] = self._lane.guest_names()
+        return names
+
+    def of_user(self, uid: int) -> int:
+        """How many guests are clients of this user."""
+        return int(self._lane.n_guests_of(uid))
+
+    def meet_all(self) -> None:
+        """From now on all guests are known."""
+        if len(self):
+            for peer in self._lane.guests():
+                self._meet_peer(peer)
+
+    def _meet_peer(self, peer: int) -> bool:
+        """The guest of this number is known from now on; False if there is none."""
+        found = self._lane.take_guest(peer)
+        if found is None:
+            return False
+        self._switch.router.tables.names.tally.note_others(len(self))
+        about, rest = found
+        self._meet(Guest(*about), Rest(*rest) if rest else None, self._switch.router.delivery.now)
+        return True
+
+    def _meet_named(self, unique: str) -> bool:
+        peer = self._lane.guest_named(unique)
+        return peer is not None and self._meet_peer(peer)
+
+    # ---- the wait --------------------------------------------------------------------------------
+
     def before_wait(self) -> None:
         """How many may come in."""
-        self._lane.admit(self._room(), self._switch.router.tables.next_unique)
+        self._lane.admit(*self._room(), self._switch.router.tables.next_unique)
 
-    def _room(self) -> int:
+    def _room(self) -> tuple[int, int]:
+        """How many guests there may be, and how many of them without a name."""
         router = self._switch.router
         tables, limits = router.tables, router.limits
-        # of a monitor and of who eavesdrops the lane knows itself
-        if tables.watchers or tables.sights:
-            return 0
-        named = len(tables.unique) + len(tables.monitors)
-        left = min(
-            limits.max_completed_connections - named, limits.max_connections_per_user - named,
-            limits.max_incomplete_connections - len(router.incomplete),
-        )
-        return max(0, min(GUESTS_MAX, left))
+        known = dict.__len__(tables.unique) + len(tables.monitors)
+        most = min(limits.max_completed_connections, limits.max_connections_per_user)
+        return max(0, most - known), max(0, limits.max_incomplete_connections - len(router.incomplete))
 
     def returned(self) -> None:
-        """A wait is over: whoever has come meanwhile is known from now on."""
-        guests, strangers, most_named, number = self._lane.take_guests()
+        """A wait is over: whoever has to be known now is."""
+        guests, strangers, (n_named, most_named), number = self._lane.take_guests()
         switch = self._switch
         tables = switch.router.tables
         tables.next_unique = number
-        if most_named:
-            tables.names.tally.passed(most_named)
+        tables.names.tally.note_others(n_named, most_named)
         if not (guests or strangers):
             return
         # they have come now, and not when Python ran last
@@ -128,6 +167,8 @@ class Reception:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, guest.descriptor)
         endpoint = Endpoint(switch, sock, guest.peer, guest.who[2], guest.who[0])
         switch.enter(endpoint)
+        if guest.moved:
+            switch.router.moved(guest.peer, guest.moved)
         if rest is None:
             c.party.express = self._express
             endpoint.stays_in(self._express)

@@ -23,6 +23,7 @@ from ..match import MatchIndex
 from ..names import NameTable
 from ..policy import NOTHING, OPEN, ClientPolicy
 from ..sasl import EXTERNAL_ONLY
+from .census import NOBODY, Guests
 from .limits import BYTES_PER_TURN, Excess
 from .replies import ReplyTable
 
@@ -204,6 +205,11 @@ class NativeParty(Party):
     """Bytes of its bodies that may still be checked before its turn ends."""
 
 
+def number_of(unique: str) -> tuple[int, str]:
+    """What puts unique names into the order of their numbers."""
+    return len(unique), unique
+
+
 class Tables:
     """Everything there is."""
 
@@ -225,6 +231,8 @@ class Tables:
         """By Core peer."""
         self.unique: dict[str, Party] = {}
         """By unique name; only parties that have one."""
+        self.guests: Guests = NOBODY
+        """Who else is there: ``parties`` and ``unique`` are as if they were known, too."""
         self.next_unique = 0
         self.watchers: dict[int, str] = {}
         """Registry watchers: handle of the bus peer -> watched name, empty for all (registry's own)."""
@@ -252,6 +260,16 @@ class Tables:
         """The party is known by its unique name from now on."""
         self.unique[party.unique] = party
         self.names.tally.add(party.peer)
+
+    def unique_names(self, asker: Party | None = None) -> list[str]:
+        """The unique names that have been announced, and the asker's own, in the order of their numbers."""
+        known = (name for name, party in dict.items(self.unique) if party.announced or party is asker)
+        return sorted([*known, *self.guests.names()], key=number_of)
+
+    def n_named_of(self, uid: int) -> int:
+        """How many of a user's clients have unique names."""
+        known = sum(party.credentials.uid == uid for party in dict.values(self.unique))
+        return known + self.guests.of_user(uid)
 
     def party_of(self, name: str) -> Party | None:
         """The party behind a unique name, or the primary owner of a well-known one."""

@@ -42,7 +42,7 @@ pub const CHUNK: usize = 2 << 10;
 impl Climate {
     /// Nobody has to see what happens but those whose rules match.
     pub(super) fn is_private(&self) -> bool {
-        self.is_unwatched && !self.has_eavesdroppers
+        self.is_unwatched && !self.has_eavesdroppers && !self.is_followed
     }
 }
 
@@ -104,7 +104,7 @@ impl DbusLane {
         let mut guest = Connection::new(fd, peer, "", credentials, Arc::clone(&known.standing));
         guest.entry = Some(Box::default());
         guest.is_guest = true;
-        self.parties.doors.guests.push((peer, now));
+        self.parties.doors.came(peer, now);
         Some(self.parties.enter(Box::new(guest)))
     }
 

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 
 use super::connection::{Connection, End, Handed};
-use super::door::PATIENCE;
 use super::express::Climate;
 use super::output::{self, Flushed};
 use super::parties::{Bus, Parties};
@@ -347,15 +346,7 @@ impl Lane for DbusLane {
     }
 
     fn due(&self) -> Option<f64> {
-        let is_nameless = |&&(peer, _): &&(u64, f64)| {
-            let guest = self.parties.slot(peer).and_then(|slot| self.parties.get(slot));
-            guest.is_some_and(|guest| guest.entry.is_some())
-        };
-        let doors = &self.parties.doors;
-        if doors.n_named == doors.guests.len() {
-            return None;
-        }
-        doors.guests.iter().find(is_nameless).map(|(_, since)| since + PATIENCE)
+        self.parties.doors.due()
     }
 
     fn resume(&mut self, now: f64, report: &mut Report) {
@@ -398,6 +389,7 @@ impl Lane for DbusLane {
         report.is_due |= !self.parties.lost.is_empty() || !self.parties.fds.is_empty();
         report.is_due |= std::mem::take(&mut self.parties.has_freed);
         report.is_due |= self.due().is_some_and(|due| now >= due);
+        self.call(&report.events);
     }
 
     fn close(&mut self) {

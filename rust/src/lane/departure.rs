@@ -75,9 +75,6 @@ impl DbusLane {
         // a peer that exists can go
         let _ = tables.core.peer_disconnect(peer);
         if let Some(guest) = parties.remove(peer) {
-            if guest.pace.is_noted {
-                parties.moved.retain(|other| *other != peer);
-            }
             report.moves.push((guest.fd, false));
             parties.doors.left(&guest);
         }

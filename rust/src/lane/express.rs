@@ -58,6 +58,8 @@ pub struct Climate {
     pub is_unwatched: bool,
     /// Somebody eavesdrops on what is addressed to others.
     pub has_eavesdroppers: bool,
+    /// Others than D-Bus clients by their rules have to hear of names.
+    pub is_followed: bool,
     /// Calls end by themselves after some time, which Python watches.
     pub limits_replies: bool,
     /// Descriptors of clients wait to be closed, so that not everybody may bring more.

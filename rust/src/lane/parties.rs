@@ -106,6 +106,11 @@ impl Parties {
         self.slots.all()
     }
 
+    /// Those of whom Python does not know.
+    pub fn guests(&self) -> impl Iterator<Item = &Connection> {
+        self.all().map(|(_, c)| c).filter(|c| c.is_guest)
+    }
+
     /// A new connection; its slot.
     pub fn enter(&mut self, mut connection: Box<Connection>) -> usize {
         connection.is_stale = false;
@@ -118,7 +123,7 @@ impl Parties {
     /// A guest has its name from now on.
     pub fn name(&mut self, slot: usize, unique: &str) -> Option<&mut Connection> {
         let guest = self.slots.name(slot, unique)?;
-        self.doors.named();
+        self.doors.name(guest.peer);
         Some(guest)
     }
 
@@ -239,7 +244,7 @@ impl Parties {
             return false;
         };
         c.pace.moved = now;
-        if !c.pace.is_noted {
+        if !(c.pace.is_noted || c.is_guest) {
             c.pace.is_noted = true;
             self.moved.push(c.peer);
         }
@@ -250,6 +255,6 @@ impl Parties {
 impl Drop for Parties {
     fn drop(&mut self) {
         // nobody else knows these sockets
-        self.all().filter(|(_, c)| c.is_guest).for_each(|(_, c)| sys::close(c.fd));
+        self.guests().for_each(|c| sys::close(c.fd));
     }
 }

@@ -17,7 +17,7 @@ use crate::dbus::sasl::Greeting;
 use crate::lane;
 use crate::lane::connection::{Connection, End, Handed, Standing};
 use crate::lane::dbus::{self, DbusLane};
-use crate::lane::door::{Guest, Known};
+use crate::lane::door::{Guest, Known, Room};
 use crate::lane::express::Climate;
 use crate::lane::parties::Bus;
 use crate::lane::poller::locked;
@@ -39,15 +39,17 @@ type Left<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, usize, u32);
 type Counts = (u64, u64, u64);
 /// What the kernel says of who has connected: uid, gid, pid, label, groups.
 type Who<'py> = (i64, i64, i64, Option<Bound<'py, PyBytes>>, Vec<i64>);
-/// Socket, peer, who it is, unique name, whether it takes descriptors, how many seconds ago it came.
-type About<'py> = (RawFd, u64, Who<'py>, String, bool, f64);
+/// Socket, peer, who it is, unique name, whether it takes descriptors, how many seconds ago it came (of one with a name: 0), when
+/// its queue moved last (0: never).
+type About<'py> = (RawFd, u64, Who<'py>, String, bool, f64, f64);
 /// The lines that it has said and that are answered, what of the answers is not written, the bus's next number for it, and what
 /// else it has said.
 type Rest<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, u32, Taken<'py>);
 /// One guest; what is Python's if it has left the lane.
 type GuestTuple<'py> = (About<'py>, Option<Rest<'py>>);
-/// Guests, sockets of strangers, how many guests had names at the same time, the number of the next name.
-type Arrivals<'py> = (Vec<GuestTuple<'py>>, Vec<RawFd>, usize, u64);
+/// Guests, sockets of strangers, how many guests that stay have names, and the most that had at the same time, the number of the
+/// next name.
+type Arrivals<'py> = (Vec<GuestTuple<'py>>, Vec<RawFd>, (usize, usize), u64);
 
 fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
@@ -113,7 +115,8 @@ fn told<'py>(py: Python<'py>, mut guest: Guest, now: f64) -> PyResult<GuestTuple
     let who = &guest.credentials;
     let label = who.secctx.as_ref().map(|label| PyBytes::new(py, label));
     let who = (who.uid, who.gid, who.pid, label, who.groups.clone());
-    let about = (guest.fd, guest.peer, who, guest.unique.into_string(), guest.takes_fds, now - guest.since);
+    let age = guest.since.map_or(0.0, |since| now - since);
+    let about = (guest.fd, guest.peer, who, guest.unique.into_string(), guest.takes_fds, age, guest.moved);
     let Some(handed) = &mut guest.rest else {
         return Ok((about, None));
     };
@@ -308,11 +311,12 @@ impl PyDbusLane {
         py: Python<'_>,
         is_unwatched: bool,
         has_eavesdroppers: bool,
+        is_followed: bool,
         limits_replies: bool,
         is_closing: bool,
     ) {
         lock(py, &self.inner).climate =
-            Climate { is_unwatched, has_eavesdroppers, limits_replies, is_closing };
+            Climate { is_unwatched, has_eavesdroppers, is_followed, limits_replies, is_closing };
     }
 
     /// A listening socket, which Python watches, is one of the bus's doors, or no longer: who knocks is the lane's first.
@@ -349,22 +353,20 @@ impl PyDbusLane {
         lock(py, &self.inner).parties.doors.forget_users();
     }
 
-    /// So many guests may be there until the next wait is over; the number of the next unique name.
-    fn admit(&self, py: Python<'_>, room: usize, next_number: u64) {
-        let doors = &mut lock(py, &self.inner).parties.doors;
-        doors.room = room;
-        doors.next_number = next_number;
-        doors.most_named = 0;
+    /// So many guests may be there until the next wait is over, and so many of them without a name; the number of the next
+    /// unique name.
+    fn admit(&self, py: Python<'_>, guests: usize, nameless: usize, next_number: u64) {
+        lock(py, &self.inner).parties.doors.admit(Room { guests, nameless }, next_number);
     }
 
-    /// Who has come in during the wait, in order: from now on Python knows them, and has their sockets.
+    /// The guests of whom something is Python's after a wait, in order: from now on it knows them, and has their sockets.
     fn take_guests<'py>(&self, py: Python<'py>) -> PyResult<Arrivals<'py>> {
         let poller = self.poller.upgrade();
         let mut lane = lock(py, &self.inner);
         let guests = lane.take_guests(poller.as_ref().map(|poller| poller.epoll()));
         let doors = &mut lane.parties.doors;
         let strangers = std::mem::take(&mut doors.strangers);
-        let (most_named, next_number) = (doors.most_named, doors.next_number);
+        let (named, next_number) = (doors.named(), doors.next_number);
         drop(lane);
         if let Some(poller) = poller {
             let left = guests.iter().filter(|guest| guest.rest.is_some());
@@ -372,7 +374,40 @@ impl PyDbusLane {
         }
         let now = monotonic();
         let told = guests.into_iter().map(|guest| told(py, guest, now)).collect::<PyResult<_>>()?;
-        Ok((told, strangers, most_named, next_number))
+        Ok((told, strangers, named, next_number))
+    }
+
+    /// Who has this number, if it is a guest: from now on Python knows it, and has its socket.
+    fn take_guest<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<GuestTuple<'py>>> {
+        let guest = lock(py, &self.inner).take_guest(None, peer);
+        guest.map(|guest| told(py, guest, monotonic())).transpose()
+    }
+
+    /// The numbers of all guests, in order of arrival.
+    fn guests(&self, py: Python<'_>) -> Vec<u64> {
+        lock(py, &self.inner).guests()
+    }
+
+    /// The unique names of all guests, in no order.
+    fn guest_names(&self, py: Python<'_>) -> Vec<String> {
+        lock(py, &self.inner).parties.guests().map(|guest| guest.unique.to_string()).collect()
+    }
+
+    /// How many guests there are.
+    fn n_guests(&self, py: Python<'_>) -> usize {
+        lock(py, &self.inner).parties.doors.named().0
+    }
+
+    /// How many guests are of this user.
+    fn n_guests_of(&self, py: Python<'_>, uid: i64) -> usize {
+        lock(py, &self.inner).parties.guests().filter(|guest| guest.credentials.uid == uid).count()
+    }
+
+    /// The guest with this unique name.
+    fn guest_named(&self, py: Python<'_>, unique: &str) -> Option<u64> {
+        let lane = lock(py, &self.inner);
+        let slot = lane.parties.find(unique.as_bytes())?;
+        lane.parties.get(slot).filter(|guest| guest.is_guest).map(|guest| guest.peer)
     }
 
     /// Descriptors that are still in queues, and who has sent them: from now on Python closes them.
