@@ -331,8 +331,7 @@ fn credentials(question: &Question<'_>, answer: &mut Answer) -> Result<(), NotEv
         Holder::Client(c) => Some(c),
         Holder::Bus => None,
     };
-    answer.fd =
-        client.filter(|_| question.asker.standing.takes_fds).and_then(|c| sockets::process(c.fd).ok());
+    answer.fd = client.filter(|_| question.asker.takes_fds).and_then(|c| sockets::process(c.fd).ok());
     profile::append(credentials, client.is_some(), answer.fd.is_some(), &mut answer.body);
     Ok(())
 }
