@@ -41,13 +41,30 @@ pub struct Standing {
 
 impl PartialEq for Standing {
     fn eq(&self, other: &Self) -> bool {
-        let numbers = |one: &Self| {
-            let fds = [one.max_message_unix_fds, one.max_incoming_unix_fds, one.max_outgoing_unix_fds];
-            let bytes = [one.max_incoming_bytes, one.max_outgoing_bytes];
-            (one.sends_all, one.receives_all, one.max_message_size, fds, bytes, one.max_replies)
-        };
-        let policies = [self, other].map(|one| one.policy.as_ref().map(Arc::as_ptr));
-        numbers(self) == numbers(other) && policies[0] == policies[1]
+        // each field is named, so that a new one cannot be forgotten; a policy is the same if it is one and the same
+        let Self {
+            sends_all,
+            receives_all,
+            policy,
+            max_message_size,
+            max_message_unix_fds,
+            max_incoming_unix_fds,
+            max_outgoing_unix_fds,
+            max_incoming_bytes,
+            max_outgoing_bytes,
+            max_replies,
+            max_match_rules,
+        } = self;
+        (*sends_all, *receives_all) == (other.sends_all, other.receives_all)
+            && policy.as_ref().map(Arc::as_ptr) == other.policy.as_ref().map(Arc::as_ptr)
+            && *max_message_size == other.max_message_size
+            && *max_message_unix_fds == other.max_message_unix_fds
+            && *max_incoming_unix_fds == other.max_incoming_unix_fds
+            && *max_outgoing_unix_fds == other.max_outgoing_unix_fds
+            && *max_incoming_bytes == other.max_incoming_bytes
+            && *max_outgoing_bytes == other.max_outgoing_bytes
+            && *max_replies == other.max_replies
+            && *max_match_rules == other.max_match_rules
     }
 }
 
