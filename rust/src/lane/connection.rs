@@ -60,6 +60,14 @@ pub enum End {
     Unwatched,
 }
 
+/// The same bytes once more, if there is memory for them.
+pub fn copy_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
+}
+
 /// What Python carries out instead of the lane.
 #[derive(Debug, Default)]
 pub struct Handed {
@@ -137,11 +145,14 @@ impl Input {
         self.expected = 0;
         self.check = None;
         let mut handed = self.handed.take().unwrap_or_default();
+        let mut end = end;
         if handed.data.is_empty() {
             handed.data = data;
-        } else {
+        } else if handed.data.try_reserve(data.len()).is_ok() {
             // behind what Python has not taken yet
             handed.data.extend_from_slice(&data);
+        } else {
+            (handed.data, end) = (Vec::new(), End::Exhausted);
         }
         handed.fds.extend(self.fds.drain(..));
         if end != End::Open {
