@@ -148,3 +148,21 @@ def test_a_bus_that_becomes_full_in_the_middle_of_a_turn_accepts_nobody_else(
     assert len(crank.switch._endpoints) == before + 2, "the others are let in when there is room"
     for sock in waiting:
         sock.close()
+
+
+def test_a_defect_in_finding_out_what_a_connection_waits_for_costs_this_one(
+    crank: Crank, client: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint, wants = endpoint_of(crank, client), Endpoint._wants
+
+    def broken(self: Endpoint, waits: bool) -> int:
+        if self is endpoint:
+            raise ZeroDivisionError("who would have thought")
+        return wants(self, waits)
+
+    monkeypatch.setattr(Endpoint, "_wants", broken)
+    crank.switch.was_used(endpoint)
+    (punt,) = crank.switch.poll(100.0)
+    assert isinstance(punt, Failed) and "who would have thought" in punt.traceback
+    assert client.socket.recv(1) == b""
+    crank.during(other.sync)

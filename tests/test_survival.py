@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import select
 import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,21 @@ from bus1_bridge.switch import headroom
 from bus1_bridge.switch.limits import Excess
 from buses import Bus, eventually
 from daemons import Daemon
-from dbus_client import CallFailed, Client, Wire
+from dbus_client import (
+    DESTINATION,
+    INTERFACE,
+    MEMBER,
+    PATH,
+    SIGNAL,
+    SIGNATURE,
+    CallFailed,
+    Client,
+    Wire,
+    message,
+)
 from pure_switch import ERROR, PureSwitch
+
+import bus1
 
 MIB = 1 << 20
 
@@ -143,6 +159,42 @@ def test_a_message_that_memory_does_not_suffice_for_costs_its_sender_alone(bus1_
     assert len(two.receive().body) == 50 * MIB + 4
     assert f"closed the connection of {greedy.name} (uid=" in bus1_bus.log()
     assert "there is no memory for what it wants" in bus1_bus.log()
+
+
+def unread(client: Client) -> int:
+    """Bytes that the other side has not read yet."""
+    return int.from_bytes(fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def test_a_message_that_cannot_be_copied_costs_its_sender_at_most(bus1_bus: Bus) -> None:
+    """It lies in the bus already when memory runs out, and has to wait for its reader.
+
+    The lane copies it for Python; where there is none, there is nothing to copy."""
+    greedy, slow, one, two = (bus1_bus.connect() for _ in range(4))
+    greedy.emit("M", "ay", bytes(17 * MIB), to=slow.name)
+    greedy.sync()
+    # it has said something else when it comes to the end of this one
+    frames = [message(SIGNAL, n, [
+        (PATH, "o", "/x"), (INTERFACE, "s", "x.Y"), (MEMBER, "s", "M"), (DESTINATION, "s", slow.name),
+        (SIGNATURE, "g", "ay"),
+    ], size.to_bytes(4, "little") + bytes(size)) for n, size in ((7, 20 * MIB), (8, 1))]
+    said = b"".join(frames)
+    greedy.write(said[: 20 * MIB])
+    eventually(lambda: not unread(greedy), lambda: unread(greedy))
+    before = resource.prlimit(bus1_bus.pid, resource.RLIMIT_AS)
+    resource.prlimit(bus1_bus.pid, resource.RLIMIT_AS, (address_space(bus1_bus.pid) + 4 * MIB, before[1]))
+    try:
+        greedy.write(said[20 * MIB :])
+        if bus1.__accelerated__:
+            assert greedy.rest() == b""
+        serial = one.call(two.name, "M")
+        two.answer(two.receive())
+        assert one.reply(serial).what == ()
+    finally:
+        resource.prlimit(bus1_bus.pid, resource.RLIMIT_AS, before)
+    sizes = (17,) if bus1.__accelerated__ else (17, 20)
+    assert [len(slow.receive().body) for _ in sizes] == [size * MIB + 4 for size in sizes]
+    assert ("there is no memory for what it wants" in bus1_bus.log()) == bus1.__accelerated__
 
 
 # ---- a full disk ---------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import array
 import select
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from bus1.broker import Broker
@@ -249,8 +250,8 @@ class Endpoint:
             self.brought = None
         if self._express is not None:
             reactor.take_back(self)
-            _, fds = self._express.leave(self.connection)
-            if fds:
+            with suppress(MemoryError):
+                _, fds = self._express.leave(self.connection)
                 self._turns.broker.holdings.discard(None, fds)
             self._express = None
         if self._watched:

@@ -124,10 +124,14 @@ class Express:
         self.lane.forget_users()
 
     def leave(self, connection: int) -> tuple[bytes, list[int]]:
-        """It is not any more; what has come of it: bytes, and descriptors, which are the caller's."""
-        data, fds, offset, serial = self.lane.leave(connection)
-        if (c := self._router.connection(connection)) is not None:
+        """It is not any more; what has come of it: bytes, and descriptors, which are the caller's.
+
+        MemoryError: that is lost."""
+        c = self._router.connection(connection)
+        if c is not None:
             c.party.express = None
+        data, fds, offset, serial = self.lane.leave(connection)
+        if c is not None:
             c.party.next_serial = serial
             if not c.notice:
                 c.offset = offset

@@ -343,7 +343,10 @@ class PythonSwitch:
         used, self._used = self._used, {}
         for endpoint in used:
             if self._endpoints.get(endpoint.connection) is endpoint:
-                endpoint.watch(waits=endpoint in self._readable)
+                try:
+                    endpoint.watch(waits=endpoint in self._readable)
+                except Exception:
+                    self.broke(endpoint)
 
     def _mind_accepting(self) -> None:
         accepts = self.router.accepts()

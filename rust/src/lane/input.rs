@@ -33,6 +33,14 @@ pub enum End {
     Unwatched,
 }
 
+/// The same bytes once more, if there is memory for them.
+pub fn copy_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
+}
+
 /// What Python carries out instead of the lane.
 #[derive(Debug, Default)]
 pub struct Handed {
@@ -221,10 +229,12 @@ impl Input {
     pub fn hand_over_first(&mut self, length: usize, n_fds: usize) {
         let data = if self.start == 0 && length == self.buffer.len() {
             std::mem::take(&mut self.buffer)
-        } else {
-            let data = self.buffer[self.start..self.start + length].to_vec();
+        } else if let Some(data) = copy_of(&self.buffer[self.start..self.start + length]) {
             self.start += length;
             data
+        } else {
+            self.give_up();
+            return;
         };
         let rare = self.rare.get_or_insert_default();
         let fds = rare.fds.drain(..n_fds.min(rare.fds.len())).collect();
@@ -242,11 +252,14 @@ impl Input {
         let rare = self.rare.get_or_insert_default();
         (rare.expected, rare.check) = (0, None);
         let handed = rare.handed.get_or_insert_default();
+        let mut end = end;
         if handed.data.is_empty() {
             handed.data = data;
-        } else {
+        } else if handed.data.try_reserve(data.len()).is_ok() {
             // behind what Python has not taken yet
             handed.data.extend_from_slice(&data);
+        } else {
+            (handed.data, end) = (Vec::new(), End::Exhausted);
         }
         handed.fds.extend(rare.fds.drain(..));
         if end != End::Open {

@@ -12,8 +12,9 @@ use std::io;
 
 use super::Report;
 use super::arrival;
-use super::connection::{Connection, End};
+use super::connection::Connection;
 use super::dbus::{DbusLane, IN};
+use super::input::{End, copy_of};
 use super::serving::{BYTES_PER_TURN, hand_over_all};
 use super::world::Tables;
 use crate::sys;
@@ -107,9 +108,11 @@ impl DbusLane {
                 buffer.clear();
                 self.spare = buffer;
             }
-        } else if c.input.pending() * 2 < c.input.buffer.capacity() && c.input.lacks() <= CHUNK {
+        } else if c.input.pending() * 2 < c.input.buffer.capacity()
+            && c.input.lacks() <= CHUNK
+            && let Some(rest) = copy_of(&c.input.buffer[c.input.start..])
+        {
             // little is left: it lies in a buffer of its own size, and the large one serves others, or nobody
-            let rest = c.input.buffer[c.input.start..].to_vec();
             let large = std::mem::replace(&mut c.input.buffer, rest);
             c.input.start = 0;
             if self.spare.capacity() == 0 {

@@ -9,15 +9,17 @@
 //!
 //! Not here: what is everyday (`express`), where the bytes come from (`reading`).
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Report;
-use super::connection::{Connection, End};
+use super::connection::Connection;
 use super::dbus::{DbusLane, IN};
 use super::express::{self, Message, NotEveryday, Post, Route};
+use super::input::{End, copy_of};
 use super::reading::CHUNK;
 use super::world::Tables;
 use crate::dbus::body::{BodyCheck, check_body};
@@ -181,8 +183,11 @@ impl DbusLane {
             Err(()) => return Found::Strange,
         }
         // a message that has most of a large buffer for itself keeps that: its body is not copied
-        if header.body_length as usize > LARGE_BODY && length * 2 >= buffer.capacity() {
-            return self.large(slot, buffer, start, length, (&header, route), tables, now);
+        if header.body_length as usize > LARGE_BODY
+            && length * 2 >= buffer.capacity()
+            && let Some(rest) = copy_of(&buffer[start + length..])
+        {
+            return self.large(slot, buffer, start..start + length, rest, (&header, route), tables, now);
         }
         let carried = self.pass(slot, &Message::Borrowed(bytes), (&header, route), tables, now);
         self.found(slot, carried, start + length, length)
@@ -193,22 +198,22 @@ impl DbusLane {
         &mut self,
         slot: usize,
         buffer: &mut Vec<u8>,
-        start: usize,
-        length: usize,
+        place: Range<usize>,
+        rest: Vec<u8>,
         header: (&Header, Route),
         tables: &mut Tables<'_>,
         now: f64,
     ) -> Found {
         let whole = Bytes::from(std::mem::take(buffer));
-        let message = Message::Shared(whole.slice(start..start + length));
+        let message = Message::Shared(whole.slice(place.clone()));
         let carried = self.pass(slot, &message, header, tables, now);
         if carried.is_ok() {
-            *buffer = whole[start + length..].to_vec();
-            return self.found(slot, carried, 0, length);
+            *buffer = rest;
+            return self.found(slot, carried, 0, place.len());
         }
         drop(message);
         *buffer = Vec::from(whole);
-        self.found(slot, carried, start + length, length)
+        self.found(slot, carried, place.end, place.len())
     }
 
     /// Carry one message out, with the descriptors that have come for it.

@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, Weak};
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -104,11 +105,15 @@ fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
         End::Short => "short",
         End::Unwatched => "unwatched",
     };
-    let data = PyBytes::new_with(py, handed.data.len(), |room| {
-        room.copy_from_slice(&handed.data);
+    Ok((bytes_of(py, &handed.data)?, std::mem::take(&mut handed.fds), end))
+}
+
+/// A copy for Python. MemoryError, which `PyBytes::new` does not know.
+fn bytes_of<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    PyBytes::new_with(py, bytes.len(), |room| {
+        room.copy_from_slice(bytes);
         Ok(())
-    })?;
-    Ok((data, std::mem::take(&mut handed.fds), end))
+    })
 }
 
 fn told<'py>(py: Python<'py>, mut guest: Guest, now: f64) -> PyResult<GuestTuple<'py>> {
@@ -187,16 +192,23 @@ impl PyDbusLane {
         Ok(())
     }
 
-    /// It is Python's again.
-    fn leave<'py>(&self, py: Python<'py>, peer: u64) -> Option<Left<'py>> {
-        let fd = self.with(py, peer, |c| c.fd)?;
+    /// It is Python's again. MemoryError: so it is, but what has come of it is lost.
+    fn leave<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<Left<'py>>> {
+        let Some(fd) = self.with(py, peer, |c| c.fd) else {
+            return Ok(None);
+        };
         let poller = self.poller.upgrade();
         if let Some(poller) = &poller {
             py.detach(|| poller.leave(fd));
         }
         let epoll = poller.as_ref().map(|poller| poller.epoll());
-        let (mut handed, offset, serial) = lock(py, &self.inner).leave(epoll, peer)?;
-        Some((PyBytes::new(py, &handed.data), std::mem::take(&mut handed.fds), offset, serial))
+        let Some((mut handed, offset, serial)) = lock(py, &self.inner).leave(epoll, peer) else {
+            return Ok(None);
+        };
+        if handed.end == End::Exhausted {
+            return Err(PyMemoryError::new_err(()));
+        }
+        Ok(Some((bytes_of(py, &handed.data)?, std::mem::take(&mut handed.fds), offset, serial)))
     }
 
     /// The bus's number for a message to the client.
