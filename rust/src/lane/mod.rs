@@ -16,6 +16,7 @@ pub mod door;
 mod driver;
 pub mod express;
 pub mod input;
+mod order;
 pub mod output;
 pub mod parties;
 mod passing;
