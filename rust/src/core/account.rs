@@ -13,13 +13,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::api::{Counts, Limits, Usage, UserUsage};
 use super::error::{Error, Kind, Result};
 use super::flows::{Flow, Flows};
 use super::sequencer::Sequencer;
+use super::table::{Key, Table};
 
 pub const SLICES: usize = 0;
 pub const HANDLES: usize = 1;
@@ -112,7 +112,7 @@ pub struct Dues {
 /// One peer's maxima and use.
 pub struct Account {
     /// Its key in the ledger.
-    pub user: usize,
+    pub user: Key,
     pub terms: Arc<Terms>,
     /// What it uses, if that is all.
     handles: u64,
@@ -379,8 +379,8 @@ pub struct Ledger {
     pub defaults: Limits,
     /// In the order in which they were first set.
     pub configured: Vec<(i64, Limits)>,
-    pub users: Slab<User>,
-    by_uid: HashMap<i64, usize, ahash::RandomState>,
+    pub users: Table<User>,
+    by_uid: HashMap<i64, Key, ahash::RandomState>,
     /// Terms that an account was opened with last: most have the same.
     usual: Option<Arc<Terms>>,
 }
@@ -391,7 +391,7 @@ impl Ledger {
         Ledger {
             defaults,
             configured: Vec::new(),
-            users: Slab::new(),
+            users: Table::default(),
             by_uid: HashMap::default(),
             usual: None,
         }
@@ -460,7 +460,7 @@ impl Ledger {
 
     /// Everybody who has peers, as they came.
     pub fn in_order(&self) -> Vec<&User> {
-        let mut users: Vec<&User> = self.users.iter().map(|(_, user)| user).collect();
+        let mut users: Vec<&User> = self.users.values().collect();
         users.sort_by_key(|user| user.order);
         users
     }
