@@ -48,8 +48,6 @@ impl Core {
             pool: Pool::new(number, memory),
             queue: Queue::default(),
             root: NONE,
-            seed: NONE,
-            wants_context: false,
             natives: setup.view.map(|view| Box::new(Natives { view: Some(view), ..Natives::default() })),
         };
         self.peers.insert(Box::new(peer));
@@ -63,7 +61,7 @@ impl Core {
         self.with_pool(peer, |pool, around| pool.close(around));
         if let Some(gone) = self.peers.remove(peer) {
             self.ledger.close(&gone.account, &mut self.sequencer);
-            if gone.queue.n != 0 {
+            if !gone.queue.is_empty() {
                 self.sequencer.fail(format!("peer {peer} left with a queue"));
             }
         }
@@ -74,10 +72,7 @@ impl Core {
     /// Flags and limits (P-20 … P-22).
     pub fn peer_query(&self, peer: u64) -> Result<PeerState> {
         let found = self.peer(peer)?;
-        Ok(PeerState {
-            flags: u64::from(found.wants_context) * WANT_SECCTX,
-            limits: Limits(found.account.terms.limits),
-        })
+        Ok(PeerState { flags: found.flags(), limits: Limits(found.account.terms.limits) })
     }
 
     /// Set flags and limits (KEEP: as they are), then flush (P-30 … P-37).
@@ -96,8 +91,8 @@ impl Core {
                 format!("limits ({slices}, {handles}, {bytes}, {fds})"),
             ));
         }
-        if peer_flags != KEEP {
-            found.wants_context = peer_flags == WANT_SECCTX;
+        if peer_flags != KEEP && peer_flags != found.flags() {
+            found.native().flags = peer_flags;
         }
         if maxima != [KEEP; 4] {
             let limits = &mut Arc::make_mut(&mut found.account.terms).limits;
@@ -119,7 +114,7 @@ impl Core {
 
     /// Own nodes that the seed carries.
     fn pinned_by_seed(&self, peer: u64) -> NodeSet {
-        let seed = self.peers.get(peer).and_then(|found| self.entries.get(found.seed));
+        let seed = self.peers.get(peer).and_then(|found| self.entries.get(found.seed()));
         match seed.map(|entry| &entry.body) {
             Some(Body::Data(instance)) => {
                 let nodes = instance.nodes.iter().filter(|node| self.nodes[**node].owner == peer);
@@ -273,7 +268,7 @@ impl Core {
 
     /// Something is queued (P-41, P-42); false for a peer that is gone.
     pub fn is_readable(&self, peer: u64) -> bool {
-        self.peers.get(peer).is_some_and(|found| found.queue.n != 0)
+        self.peers.get(peer).is_some_and(|found| !found.queue.is_empty())
     }
 
     /// What `sender` has queued, undelivered, at `reader`; None: the reader is gone.

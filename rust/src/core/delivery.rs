@@ -46,7 +46,7 @@ impl Core {
             return Err(Error::new(Kind::InvalidArgument, format!("receive flags {flags:#x}")));
         }
         let is_seed = flags & SEED != 0;
-        let found = if is_seed { Some(peer.seed).filter(|key| *key != NONE) } else { peer.queue.front() };
+        let found = if is_seed { Some(peer.seed()).filter(|key| *key != NONE) } else { peer.queue.front() };
         let Some(key) = found else {
             let what = if is_seed { "no seed" } else { "nothing queued" };
             return Err(Error::new(Kind::WouldBlock, what));
@@ -167,7 +167,7 @@ impl Core {
         let is_seed = self.entries[key].node == NONE;
         if is_seed {
             if let Some(peer) = self.peers.get_mut(number) {
-                peer.seed = NONE;
+                peer.native().seed = None;
             }
         } else {
             self.unlink(number, key);
@@ -254,7 +254,7 @@ impl Core {
 
     /// The seed, without effect.
     pub fn seed_ahead(&self, peer: u64) -> Result<Option<Look<'_>>> {
-        let seed = self.peer(peer)?.seed;
+        let seed = self.peer(peer)?.seed();
         Ok(Some(seed).filter(|key| *key != NONE).map(|key| self.look(peer, key)))
     }
 

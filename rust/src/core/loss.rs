@@ -66,7 +66,8 @@ impl Core {
 
     /// Drop the seed, if there is one (S-11).
     pub(super) fn discard_seed(&mut self, peer: u64) {
-        let seed = self.peers.get_mut(peer).map_or(NONE, |peer| std::mem::replace(&mut peer.seed, NONE));
+        let seed =
+            self.peers.get_mut(peer).and_then(|peer| peer.natives.as_mut()?.seed.take()).unwrap_or(NONE);
         if seed == NONE {
             return;
         }

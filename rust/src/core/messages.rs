@@ -45,7 +45,7 @@ impl Core {
                 if seed != NONE {
                     self.discard_seed(peer);
                     if let Some(sender) = self.peers.get_mut(peer) {
-                        sender.seed = seed;
+                        sender.native().seed = Some(seed);
                     }
                 }
                 slots

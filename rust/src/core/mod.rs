@@ -68,10 +68,6 @@ pub(crate) struct Peer {
     pub queue: Queue,
     /// The handle with the number 0, that of the root node.
     pub root: Key,
-    /// The entry of the seed.
-    pub seed: Key,
-    /// It wants the security context of who sends.
-    pub wants_context: bool,
     /// What a D-Bus client has none of.
     pub natives: Option<Box<Natives>>,
 }
@@ -79,6 +75,9 @@ pub(crate) struct Peer {
 /// What native peers have, others not.
 #[derive(Default)]
 pub(crate) struct Natives {
+    pub flags: u64,
+    /// The entry of the seed.
+    pub seed: Option<Key>,
     pub view: Option<View>,
     /// Handles but that of the root, by their numbers.
     pub handles: KeyedMap<Key>,
@@ -109,6 +108,16 @@ impl Peer {
     /// How it sees ids; None: as the bus does.
     pub fn view(&self) -> Option<&View> {
         self.natives.as_ref()?.view.as_ref()
+    }
+
+    /// The entry of the seed, or NONE.
+    pub fn seed(&self) -> Key {
+        self.natives.as_ref().and_then(|natives| natives.seed).unwrap_or(NONE)
+    }
+
+    /// Those of `peer_query`.
+    pub fn flags(&self) -> u64 {
+        self.natives.as_ref().map_or(0, |natives| natives.flags)
     }
 
     /// Of the latest assigned number.

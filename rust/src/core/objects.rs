@@ -65,7 +65,6 @@ pub struct Node {
     /// The queued messages to this node.
     pub first: Key,
     pub last: Key,
-    pub addressed: u32,
 }
 
 impl Node {

@@ -14,6 +14,7 @@ use smallvec::SmallVec;
 
 use super::account::Charge;
 use super::api::{Credentials, MessageType};
+use super::objects::Node;
 use super::{Core, Key, NONE};
 
 /// The descriptors of a transaction; freed when the last message that carries them is gone.
@@ -77,18 +78,22 @@ impl Entry {
 pub struct Queue {
     first: Key,
     last: Key,
-    pub n: u32,
     /// The order at which the peer woke, and not been told yet; 0: it is told, or not woken.
     woken: u64,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue { first: NONE, last: NONE, n: 0, woken: 0 }
+        Queue { first: NONE, last: NONE, woken: 0 }
     }
 }
 
 impl Queue {
+    /// Nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
     /// The next entry to deliver.
     pub fn front(&self) -> Option<Key> {
         Some(self.first).filter(|key| *key != NONE)
@@ -115,7 +120,6 @@ impl Core {
             self.entries[queue.last].next = key;
         }
         queue.last = key;
-        queue.n += 1;
     }
 
     /// Take an entry out of the queue, wherever it is; it stays in the table.
@@ -134,8 +138,7 @@ impl Core {
             Some(entry) => entry.previous = previous,
             None => queue.last = previous,
         }
-        queue.n -= 1;
-        if queue.n == 0 {
+        if queue.is_empty() {
             self.sequencer.forget_woken(&mut queue.woken);
         }
     }
@@ -208,7 +211,6 @@ impl Core {
         let node = &mut self.nodes[self.entries[key].node];
         let last = node.last;
         node.last = key;
-        node.addressed += 1;
         node.named += 1;
         if last == NONE {
             node.first = key;
@@ -218,6 +220,16 @@ impl Core {
         if let Body::Data(instance) = &mut self.entries[key].body {
             (instance.above, instance.below) = (last, NONE);
         }
+    }
+
+    /// How many queued messages are addressed to a node.
+    pub(super) fn addressed(&self, node: &Node) -> usize {
+        let first = Some(node.first).filter(|key| *key != NONE);
+        let below = |key: &Key| match &self.entries.get(*key)?.body {
+            Body::Data(instance) => Some(instance.below).filter(|key| *key != NONE),
+            Body::Notice(_) => None,
+        };
+        std::iter::successors(first, below).count()
     }
 
     /// It is not any more; the node is still named.
@@ -230,7 +242,6 @@ impl Core {
             Some(Body::Data(instance)) => instance.above = above,
             _ => self.nodes[node].last = above,
         }
-        self.nodes[node].addressed -= 1;
         self.unname(node);
     }
 }

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use super::account::{Account, RESOURCES, Share, User};
 use super::api::Counts;
-use super::api::WANT_SECCTX;
 use super::queue::{Body, Entry};
 use super::value::{Value, dict, list};
 use super::{Core, Key, NEVER, NONE, Peer, context_of};
@@ -102,14 +101,14 @@ impl Core {
             named.push((*id, value));
         }
         handles.sort_unstable_by_key(|(_, key)| self.handles[*key].order);
-        let mut queue = Vec::with_capacity(peer.queue.n as usize);
+        let mut queue = Vec::new();
         for key in self.queued_keys(number) {
             queue.push(self.entry_value(&self.entries[key], let_go));
         }
-        let seed = self.entries.get(peer.seed).map(|entry| self.entry_value(entry, let_go));
+        let seed = self.entries.get(peer.seed()).map(|entry| self.entry_value(entry, let_go));
         dict([
             ("account", self.account_value(&peer.account)),
-            ("flags", (u64::from(peer.wants_context) * WANT_SECCTX).into()),
+            ("flags", peer.flags().into()),
             ("view", peer.view().map_or(Value::None, view_value)),
             ("last_id", peer.counter().into()),
             ("nodes", nodes),
@@ -150,7 +149,7 @@ impl Core {
             ("died", Some(node.died).filter(|died| *died != NEVER).into()),
             ("holders", list(holders.into_iter().map(|(_, peer)| peer))),
             ("carriers", dict(carriers.into_iter().map(|carrier| (carrier.peer, carrier.count)))),
-            ("addressed", node.addressed.into()),
+            ("addressed", self.addressed(node).into()),
             ("release_queued", (node.release != NONE).into()),
         ])
     }

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use super::account::HANDLES;
-use super::api::{Credentials, FD_MAX, PAYLOAD_MAX, Payload, Stretch, VEC_MAX};
+use super::api::{Credentials, FD_MAX, PAYLOAD_MAX, Payload, Stretch, VEC_MAX, WANT_SECCTX};
 use super::error::{Error, Kind, Result};
 use super::hashing::KeyedMap;
 use super::objects::may_name_node;
@@ -196,7 +196,7 @@ impl Core {
         let instance = Instance {
             sender,
             credentials: Arc::clone(tx.credentials),
-            wants_context: peer.wants_context,
+            wants_context: peer.flags() & WANT_SECCTX != 0,
             n_bytes: what.n_bytes,
             nodes: what.nodes.into(),
             fds,

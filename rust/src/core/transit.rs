@@ -45,7 +45,7 @@ impl Core {
         let uid = self.ledger.users[self.peers.get(sender)?.account.user].uid;
         let peer = self.peers.get(reader)?;
         let root = &self.nodes[self.handles[peer.handle_key(0)?].node];
-        let is_simple = peer.queue.n == 0
+        let is_simple = peer.queue.is_empty()
             && root.died == NEVER
             && matches!(peer.pool.memory, Memory::Heap(_))
             && peer.pool.is_at_rest()

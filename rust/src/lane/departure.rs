@@ -73,7 +73,7 @@ impl DbusLane {
         // a peer that exists can go
         let _ = tables.core.peer_disconnect(peer);
         if let Some(guest) = parties.remove(peer) {
-            if guest.pace.is_noted {
+            if guest.is_noted {
                 parties.moved.retain(|other| *other != peer);
             }
             report.moves.push((guest.fd, false));
@@ -90,7 +90,7 @@ impl Connection {
             // the beginning of a line is nothing
             Some(entry) if !entry.auth.is_done() => entry.unsent.is_empty(),
             Some(entry) => entry.unsent.is_empty() && self.input.pending() == 0,
-            None => self.unsent.is_empty() && self.input.pending() == 0,
+            None => self.unsent().is_empty() && self.input.pending() == 0,
         };
         lines && self.input.is_ours && self.input.n_fds() == 0 && self.output.is_free()
     }

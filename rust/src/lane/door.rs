@@ -22,7 +22,7 @@ use ahash::AHashMap;
 
 use super::connection::{Connection, Handed, Standing};
 use super::dbus::DbusLane;
-use crate::core::{Credentials, Limits};
+use crate::core::{Beside, Credentials, Limits};
 use crate::dbus::sasl::{Auth, Greeting};
 use crate::sys::{self, Epoll};
 
@@ -78,6 +78,8 @@ pub struct Doors {
     pub next_number: u64,
     pub greeting: Greeting,
     known: AHashMap<User, Arc<Known>>,
+    /// Who has come in last.
+    latest: Arc<Credentials>,
     /// Peers of the guests, in order of arrival, and when that was.
     pub guests: Vec<(u64, f64)>,
     /// How many of them have names, and the most that ever had.
@@ -123,6 +125,20 @@ impl Doors {
         self.known.get(user).cloned()
     }
 
+    /// Those of one process are one, and what is the same for several processes is.
+    pub fn credentials(&mut self, [uid, gid, pid]: [i64; 3], beside: Beside) -> Arc<Credentials> {
+        let latest = &self.latest;
+        let beside = match &latest.beside {
+            Some(known) if **known == beside => Arc::clone(known),
+            _ => Arc::new(beside),
+        };
+        let these = Credentials { uid, gid, pid, tid: 0, beside: Some(beside) };
+        if **latest != these {
+            self.latest = Arc::new(these);
+        }
+        Arc::clone(&self.latest)
+    }
+
     /// The next unique name. It counts as used when its owner is `named`.
     pub fn next_name(&self) -> String {
         format!(":1.{}", self.next_number)
@@ -157,10 +173,10 @@ impl DbusLane {
     fn take_guest(&mut self, epoll: Option<&Epoll>, peer: u64, since: f64) -> Option<Guest> {
         let c = self.parties.slot(peer).and_then(|slot| self.parties.get_mut(slot))?;
         c.is_guest = false;
-        let has_entered = c.entry.is_none() && c.unsent.is_empty();
+        let has_entered = c.entry.is_none() && c.unsent().is_empty();
         let (said, unsent) = match c.entry.take() {
             Some(entry) => (entry.said, entry.unsent.into_boxed_slice()),
-            None => (Vec::new(), std::mem::take(&mut c.unsent)),
+            None => (Vec::new(), c.take_unsent()),
         };
         let mut guest = Guest {
             fd: c.fd,
