@@ -116,10 +116,10 @@ impl DbusLane {
             if entry.auth.is_done() {
                 return true;
             }
-            let lines = c.input.buffer.get(c.input.start..).unwrap_or_default();
+            let lines = c.input.buffer.get(c.input.start()..).unwrap_or_default();
             let (used, next) = entry.auth.feed(lines, uid, &greeting, &mut entry.unsent);
             entry.said.extend_from_slice(lines.get(..used).unwrap_or_default());
-            c.input.start += used;
+            c.input.set_start(c.input.start() + used);
             let is_done = entry.auth.is_done();
             c.takes_fds = is_done && entry.auth.takes_fds();
             if next.is_err() || !(is_done || c.input.n_fds() == 0) {
