@@ -45,8 +45,6 @@ pub use messages::Request;
 pub use transit::Room;
 pub use view::View;
 
-use crate::tables::slab::Slab;
-
 use account::{Account, Ledger, Purse};
 use backing::Mishap;
 use hashing::KeyedMap;
@@ -56,7 +54,7 @@ use pool::{Pool, Surroundings};
 use queue::{Descriptors, Entry, Queue};
 use sequencer::Sequencer;
 pub(crate) use table::{Key, NONE};
-use table::{Peers, Table};
+use table::{Pages, Peers, Table};
 
 /// The destruction stamp of a live node.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -132,8 +130,8 @@ pub struct Core {
     ledger: Ledger,
     sequencer: Sequencer,
     peers: Peers,
-    nodes: Slab<Node>,
-    handles: Slab<Handle>,
+    nodes: Pages<Node>,
+    handles: Pages<Handle>,
     entries: Table<Entry>,
     slices: Slices,
     descriptors: Table<Descriptors>,
@@ -148,8 +146,8 @@ impl Core {
             ledger: Ledger::new(limits),
             sequencer: Sequencer::default(),
             peers: Peers::default(),
-            nodes: Slab::default(),
-            handles: Slab::default(),
+            nodes: Pages::default(),
+            handles: Pages::default(),
             entries: Table::default(),
             slices: Slices::default(),
             descriptors: Table::default(),

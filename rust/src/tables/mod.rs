@@ -13,7 +13,7 @@ pub mod policy;
 pub mod probe;
 pub mod replies;
 pub mod rule;
-pub(crate) mod slab;
+mod slab;
 mod symbols;
 pub mod tally;
 mod tree;

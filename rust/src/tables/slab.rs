@@ -16,7 +16,7 @@ pub(super) const LIMIT: usize = 1 << 31;
 const KEPT: usize = 16;
 
 /// Values by number.
-pub(crate) struct Slab<T> {
+pub(super) struct Slab<T> {
     values: Vec<T>,
     free: Vec<u32>,
 }
@@ -43,12 +43,6 @@ impl<T: Default> Slab<T> {
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.values.len() - self.free.len()
-    }
-
-    /// There are none.
-    #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Takes the value out.
