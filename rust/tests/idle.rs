@@ -4,7 +4,7 @@ mod bus;
 
 use std::sync::Arc;
 
-use bus1_native::core::{Core, Credentials, Limits, Memory, Parts, Payload, Request, Setup};
+use bus1_native::core::{Beside, Core, Credentials, Limits, Memory, Parts, Payload, Request, Setup};
 use bus1_native::lane::connection::{Connection, Standing};
 use bus1_native::lane::dbus::DbusLane;
 
@@ -18,8 +18,8 @@ fn resident() -> usize {
     all.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-fn who(pid: i64) -> Arc<Credentials> {
-    Arc::new(Credentials { uid: 1000, gid: 1000, pid, groups: vec![1000], ..Credentials::default() })
+fn who(pid: i64, beside: &Arc<Beside>) -> Arc<Credentials> {
+    Arc::new(Credentials { uid: 1000, gid: 1000, pid, tid: 0, beside: Some(beside.clone()) })
 }
 
 /// A peer of Core that was answered its Hello.
@@ -51,13 +51,14 @@ fn enter(lane: &mut DbusLane, at: usize, peer: u64, who: &Arc<Credentials>, stan
 #[ignore = "a measurement"]
 fn what_an_idle_connection_takes() {
     let bus = Bus::with_limits(Limits([1 << 31, 1 << 31, 1 << 40, 1 << 31]));
+    let beside = Arc::new(Beside { groups: vec![1000], ..Beside::default() });
     let mut before = resident();
     let mut tell = |what: &str| {
         let now = resident();
         println!("{what}: {} bytes", (now - before) / N);
         before = now;
     };
-    let all: Vec<Arc<Credentials>> = (0..N as i64).map(who).collect();
+    let all: Vec<Arc<Credentials>> = (0..N as i64).map(|pid| who(pid, &beside)).collect();
     tell("who it is");
     let mut core = bus.world.core.lock().unwrap();
     let peers: Vec<u64> = all.iter().map(|who| hosted(&mut core, who)).collect();

@@ -13,13 +13,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use slab::Slab;
 use smallvec::SmallVec;
 
 use super::api::{Counts, Limits, Usage, UserUsage};
 use super::error::{Error, Kind, Result};
 use super::flows::{Flow, Flows};
 use super::sequencer::Sequencer;
+use super::table::{Key, Table};
 
 pub const SLICES: usize = 0;
 pub const HANDLES: usize = 1;
@@ -112,7 +112,7 @@ pub struct Dues {
 /// One peer's maxima and use.
 pub struct Account {
     /// Its key in the ledger.
-    pub user: usize,
+    pub user: Key,
     pub terms: Arc<Terms>,
     /// What it uses, if that is all.
     handles: u64,
@@ -154,6 +154,14 @@ impl Account {
         self.dues.as_ref().map_or([0, self.handles, 0, 0], |dues| dues.used)
     }
 
+    fn used_of(&self, resource: usize) -> u64 {
+        match &self.dues {
+            Some(dues) => dues.used[resource],
+            None if resource == HANDLES => self.handles,
+            None => 0,
+        }
+    }
+
     fn count(&mut self, resource: usize) -> Option<&mut u64> {
         match &mut self.dues {
             Some(dues) => dues.used.get_mut(resource),
@@ -170,7 +178,7 @@ impl Account {
         let share = share_of(&user.shares, uid)[resource];
         let here = self.dues.as_ref().map_or(0, |dues| share_of(&dues.shares, uid)[resource]);
         let quarter = left.saturating_sub(share).saturating_sub(here.saturating_mul(2)) / 4;
-        self.terms.limits[resource].saturating_sub(self.used()[resource]).min(quarter)
+        self.terms.limits[resource].saturating_sub(self.used_of(resource)).min(quarter)
     }
 
     /// What everybody has undelivered here, the seed apart.
@@ -203,7 +211,7 @@ impl Purse<'_> {
             return Ok(());
         }
         let name = RESOURCES[resource];
-        let (used, limit) = (self.account.used()[resource], self.account.terms.limits[resource]);
+        let (used, limit) = (self.account.used_of(resource), self.account.terms.limits[resource]);
         if used.saturating_add(amount) > limit {
             return Err(Error::new(
                 Kind::QuotaExceeded,
@@ -249,15 +257,16 @@ impl Purse<'_> {
 
     /// Give `amount` back.
     pub fn give(&mut self, resource: usize, amount: u64, sequencer: &mut Sequencer) {
-        let used = self.account.used()[resource];
-        if used < amount || self.user.used[resource] < amount {
+        let mut is_sound = true;
+        for used in [self.account.count(resource), self.user.used.get_mut(resource)] {
+            is_sound &= used.as_ref().map_or(amount == 0, |used| **used >= amount);
+            if let Some(used) = used {
+                *used = used.saturating_sub(amount);
+            }
+        }
+        if !is_sound {
             sequencer.fail(format!("{} given back twice", RESOURCES[resource]));
         }
-        if let Some(count) = self.account.count(resource) {
-            *count = used.saturating_sub(amount);
-        }
-        let used = &mut self.user.used[resource];
-        *used = used.saturating_sub(amount);
         if resource == BYTES {
             // which is what is given back last
             self.close_dues();
@@ -302,7 +311,7 @@ impl Purse<'_> {
     }
 
     fn admit(&self, resource: usize, amount: u64, uid: i64, share: u64, here: u64) -> Result<()> {
-        if self.account.used()[resource].saturating_add(amount) > self.account.terms.limits[resource] {
+        if self.account.used_of(resource).saturating_add(amount) > self.account.terms.limits[resource] {
             return Err(Error::new(
                 Kind::QuotaExceeded,
                 format!("{} of the receiving peer: {amount} more", RESOURCES[resource]),
@@ -379,8 +388,8 @@ pub struct Ledger {
     pub defaults: Limits,
     /// In the order in which they were first set.
     pub configured: Vec<(i64, Limits)>,
-    pub users: Slab<User>,
-    by_uid: HashMap<i64, usize, ahash::RandomState>,
+    pub users: Table<User>,
+    by_uid: HashMap<i64, Key, ahash::RandomState>,
     /// Terms that an account was opened with last: most have the same.
     usual: Option<Arc<Terms>>,
 }
@@ -391,7 +400,7 @@ impl Ledger {
         Ledger {
             defaults,
             configured: Vec::new(),
-            users: Slab::new(),
+            users: Table::default(),
             by_uid: HashMap::default(),
             usual: None,
         }
@@ -460,7 +469,7 @@ impl Ledger {
 
     /// Everybody who has peers, as they came.
     pub fn in_order(&self) -> Vec<&User> {
-        let mut users: Vec<&User> = self.users.iter().map(|(_, user)| user).collect();
+        let mut users: Vec<&User> = self.users.values().collect();
         users.sort_by_key(|user| user.order);
         users
     }

@@ -125,10 +125,27 @@ pub struct Credentials {
     pub gid: i64,
     pub pid: i64,
     pub tid: i64,
+    /// What is the same for many.
+    pub beside: Option<Arc<Beside>>,
+}
+
+/// What there is to say of who sends, beside the ids.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Beside {
     pub secctx: Option<Bytes>,
     /// (pid namespace, pid there).
     pub pids: Vec<(i64, i64)>,
     pub groups: Vec<i64>,
+}
+
+static NOTHING: Beside = Beside { secctx: None, pids: Vec::new(), groups: Vec::new() };
+
+impl std::ops::Deref for Credentials {
+    type Target = Beside;
+
+    fn deref(&self) -> &Beside {
+        self.beside.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 /// What `recv` returns, for data and notifications alike (R-7 … R-9, N-2).

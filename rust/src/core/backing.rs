@@ -67,8 +67,8 @@ pub enum Memory {
     Heap(Option<Arc<Board>>),
     /// Sealed memfds, shared with whoever passes them on.
     Sealed(Arc<Mutex<Sealed>>),
-    /// Somebody else's.
-    Foreign(Box<dyn Foreign>),
+    /// Somebody else's, which few are.
+    Foreign(Box<Box<dyn Foreign>>),
 }
 
 fn locked(sealed: &Mutex<Sealed>) -> MutexGuard<'_, Sealed> {

@@ -19,7 +19,7 @@ use super::objects::may_name_node;
 use super::pool::Pool;
 use super::queue::{Body, Queue};
 use super::transaction::Fresh;
-use super::{Core, KeyedMap, Memory, NEVER, NONE, Peer, View};
+use super::{Core, Key, Memory, NEVER, NONE, Natives, Peer, View};
 
 const LIMIT_MAX: u64 = 0x7FFF_FFFF;
 
@@ -47,14 +47,10 @@ impl Core {
             account,
             pool: Pool::new(number, memory),
             queue: Queue::default(),
-            view: setup.view.map(Box::new),
-            flags: 0,
-            handles: KeyedMap::default(),
-            counter: 0,
             root: NONE,
-            seed: NONE,
+            natives: setup.view.map(|view| Box::new(Natives { view: Some(view), ..Natives::default() })),
         };
-        self.peers.insert(number, Box::new(peer));
+        self.peers.insert(Box::new(peer));
         number
     }
 
@@ -63,9 +59,9 @@ impl Core {
         self.flush(peer, &NodeSet::default())?;
         self.discard_seed(peer);
         self.with_pool(peer, |pool, around| pool.close(around));
-        if let Some(gone) = self.peers.remove(&peer) {
+        if let Some(gone) = self.peers.remove(peer) {
             self.ledger.close(&gone.account, &mut self.sequencer);
-            if gone.queue.n != 0 {
+            if !gone.queue.is_empty() {
                 self.sequencer.fail(format!("peer {peer} left with a queue"));
             }
         }
@@ -76,7 +72,7 @@ impl Core {
     /// Flags and limits (P-20 … P-22).
     pub fn peer_query(&self, peer: u64) -> Result<PeerState> {
         let found = self.peer(peer)?;
-        Ok(PeerState { flags: found.flags, limits: Limits(found.account.terms.limits) })
+        Ok(PeerState { flags: found.flags(), limits: Limits(found.account.terms.limits) })
     }
 
     /// Set flags and limits (KEEP: as they are), then flush (P-30 … P-37).
@@ -95,8 +91,8 @@ impl Core {
                 format!("limits ({slices}, {handles}, {bytes}, {fds})"),
             ));
         }
-        if peer_flags != KEEP {
-            found.flags = peer_flags;
+        if peer_flags != KEEP && peer_flags != found.flags() {
+            found.native().flags = peer_flags;
         }
         if maxima != [KEEP; 4] {
             let limits = &mut Arc::make_mut(&mut found.account.terms).limits;
@@ -118,7 +114,7 @@ impl Core {
 
     /// Own nodes that the seed carries.
     fn pinned_by_seed(&self, peer: u64) -> NodeSet {
-        let seed = self.peers.get(&peer).and_then(|found| self.entries.get(found.seed));
+        let seed = self.peers.get(peer).and_then(|found| self.entries.get(found.seed()));
         match seed.map(|entry| &entry.body) {
             Some(Body::Data(instance)) => {
                 let nodes = instance.nodes.iter().filter(|node| self.nodes[**node].owner == peer);
@@ -207,7 +203,7 @@ impl Core {
     }
 
     /// The nodes to be destroyed, new ones charged.
-    fn doom(&mut self, peer: u64, numbers: &[u64], fresh: &mut Fresh) -> Result<Vec<usize>> {
+    fn doom(&mut self, peer: u64, numbers: &[u64], fresh: &mut Fresh) -> Result<Vec<Key>> {
         let mark = self.sequencer.next_order();
         let mut doomed = Vec::with_capacity(numbers.len());
         for &number in numbers {
@@ -231,7 +227,7 @@ impl Core {
     }
 
     /// The owner drops one reference to each of its dead nodes.
-    fn let_go(&mut self, peer: u64, nodes: &[usize]) {
+    fn let_go(&mut self, peer: u64, nodes: &[Key]) {
         let mut forsaken = Vec::new();
         for &node in nodes {
             self.nodes[node].named += 1;
@@ -272,17 +268,17 @@ impl Core {
 
     /// Something is queued (P-41, P-42); false for a peer that is gone.
     pub fn is_readable(&self, peer: u64) -> bool {
-        self.peers.get(&peer).is_some_and(|found| found.queue.n != 0)
+        self.peers.get(peer).is_some_and(|found| !found.queue.is_empty())
     }
 
     /// What `sender` has queued, undelivered, at `reader`; None: the reader is gone.
     pub fn queued(&self, sender: u64, reader: u64) -> Option<Usage> {
-        Some(self.peers.get(&reader)?.account.queued(sender))
+        Some(self.peers.get(reader)?.account.queued(sender))
     }
 
     /// What everybody has queued, undelivered, at `reader`; None: it is gone.
     pub fn waiting(&self, reader: u64) -> Option<Usage> {
-        Some(self.peers.get(&reader)?.account.waiting())
+        Some(self.peers.get(reader)?.account.waiting())
     }
 
     /// Every user that has peers.

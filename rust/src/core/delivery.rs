@@ -15,20 +15,20 @@ use super::api::{
 };
 use super::error::{Error, Kind, Result};
 use super::queue::{Body, Entry, Instance};
-use super::{Core, Memory, NEVER, NONE, context_of};
+use super::{Core, Key, Memory, NEVER, NONE, context_of};
 
 const NOBODY: i64 = 0xFFFF_FFFF;
 
 /// What a reception takes out of the entry before it changes anything.
 struct Front {
     stamp: u64,
-    node: usize,
+    node: Key,
     n_bytes: u64,
     offset: u32,
     size: u32,
-    slice: usize,
-    nodes: Box<[usize]>,
-    fds: usize,
+    slice: Key,
+    nodes: Box<[Key]>,
+    fds: Key,
     secctx: Option<Bytes>,
     who: (i64, i64, i64, i64),
 }
@@ -46,7 +46,7 @@ impl Core {
             return Err(Error::new(Kind::InvalidArgument, format!("receive flags {flags:#x}")));
         }
         let is_seed = flags & SEED != 0;
-        let found = if is_seed { Some(peer.seed).filter(|key| *key != NONE) } else { peer.queue.front() };
+        let found = if is_seed { Some(peer.seed()).filter(|key| *key != NONE) } else { peer.queue.front() };
         let Some(key) = found else {
             let what = if is_seed { "no seed" } else { "nothing queued" };
             return Err(Error::new(Kind::WouldBlock, what));
@@ -66,7 +66,7 @@ impl Core {
     fn front_of(&self, number: u64, entry: &Entry, instance: &Instance) -> Front {
         let slice = &self.slices[instance.slice];
         let who = &instance.credentials;
-        let view = self.peers.get(&number).and_then(|peer| peer.view.as_ref());
+        let view = self.peers.get(number).and_then(|peer| peer.view());
         Front {
             stamp: entry.stamp,
             node: entry.node,
@@ -84,7 +84,7 @@ impl Core {
     fn receive_data(
         &mut self,
         number: u64,
-        key: usize,
+        key: Key,
         front: &Front,
         flags: u64,
         mut bits: u32,
@@ -100,7 +100,7 @@ impl Core {
             Some(descriptors) if flags & INSTALL_FDS != 0 => descriptors.numbers.to_vec(),
             _ => Vec::new(),
         };
-        if let Some(peer) = self.peers.get_mut(&number) {
+        if let Some(peer) = self.peers.get_mut(number) {
             peer.pool.publish(front.slice, &mut self.slices[front.slice]);
             if !peer.pool.shares_buffers {
                 self.write_tail(number, front, &handles, fds.len());
@@ -137,7 +137,7 @@ impl Core {
         })
     }
 
-    fn receive_notice(&mut self, number: u64, key: usize, flags: u64, bits: u32) -> Message {
+    fn receive_notice(&mut self, number: u64, key: Key, flags: u64, bits: u32) -> Message {
         let entry = &self.entries[key];
         let kind = entry.kind();
         let destination = self.number_of(number, entry.node).unwrap_or(HANDLE_INVALID);
@@ -163,11 +163,11 @@ impl Core {
     }
 
     /// The message is delivered; its node stays named until here.
-    fn take_message(&mut self, number: u64, key: usize, kept: usize) {
+    fn take_message(&mut self, number: u64, key: Key, kept: usize) {
         let is_seed = self.entries[key].node == NONE;
         if is_seed {
-            if let Some(peer) = self.peers.get_mut(&number) {
-                peer.seed = NONE;
+            if let Some(peer) = self.peers.get_mut(number) {
+                peer.native().seed = None;
             }
         } else {
             self.unlink(number, key);
@@ -188,7 +188,7 @@ impl Core {
     fn install_handles(&mut self, number: u64, front: &Front, flags: u64) -> Result<Vec<u64>> {
         let is_seed = front.node == NONE;
         self.sequencer.effort += front.nodes.len() as u64;
-        let is_valid = |core: &Core, node: usize| {
+        let is_valid = |core: &Core, node: Key| {
             let node = &core.nodes[node];
             if is_seed {
                 return node.died == NEVER;
@@ -239,7 +239,7 @@ impl Core {
         let generation = self.slices[front.slice].generation;
         let mut payload = Payload::default();
         payload.parts.push(Bytes::from(tail));
-        if let Some(peer) = self.peers.get_mut(&number) {
+        if let Some(peer) = self.peers.get_mut(number) {
             let at = front.offset + start as u32;
             self.mishap.note(peer.pool.memory.write(generation, at, payload, 0).map(|_| ()));
         }
@@ -254,11 +254,11 @@ impl Core {
 
     /// The seed, without effect.
     pub fn seed_ahead(&self, peer: u64) -> Result<Option<Look<'_>>> {
-        let seed = self.peer(peer)?.seed;
+        let seed = self.peer(peer)?.seed();
         Ok(Some(seed).filter(|key| *key != NONE).map(|key| self.look(peer, key)))
     }
 
-    fn look(&self, number: u64, key: usize) -> Look<'_> {
+    fn look(&self, number: u64, key: Key) -> Look<'_> {
         let entry = &self.entries[key];
         let destination = match entry.node {
             NONE => HANDLE_INVALID,
@@ -295,7 +295,7 @@ impl Core {
 
     /// What a foreign memory shows of a slice; None if the memory of the peer is not foreign.
     pub fn foreign_payload(&self, peer: u64, offset: u64) -> Option<Result<Payload>> {
-        match &self.peers.get(&peer)?.pool.memory {
+        match &self.peers.get(peer)?.pool.memory {
             Memory::Foreign(memory) => Some(memory.read(u32::try_from(offset).ok()?)),
             _ => None,
         }

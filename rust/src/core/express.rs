@@ -14,7 +14,7 @@ use super::error::{Error, Kind, Result};
 use super::messages::no_node;
 use super::queue::{Body, Entry};
 use super::transaction::{Outgoing, Transaction, check_counts, check_size};
-use super::{Core, NEVER, NO_LIMIT};
+use super::{Core, Key, NEVER, NO_LIMIT};
 
 impl Core {
     /// One message to the root node of a hosted peer, no handles; takes `fds` on success.
@@ -107,10 +107,9 @@ impl Core {
         Ok(())
     }
 
-    fn root_of(&self, reader: u64) -> Option<usize> {
-        let root = self.handles.get(self.peers.get(&reader)?.root)?.node;
+    fn root_of(&self, reader: u64) -> Option<Key> {
         // another's node can be named 0 by nobody
-        Some(root)
+        self.peers.get(reader)?.handle_key(0).map(|root| self.handles[root].node)
     }
 
     pub(super) fn place_at_root(
@@ -118,7 +117,7 @@ impl Core {
         tx: &Transaction<'_>,
         reader: u64,
         what: &Outgoing<'_>,
-    ) -> Result<usize> {
+    ) -> Result<Key> {
         let node = self.root_of(reader).ok_or_else(|| no_node((reader, 0)))?;
         if self.nodes[node].died != NEVER {
             return Err(Error::new(Kind::NodeDestroyed, "the destination is destroyed"));

@@ -12,12 +12,12 @@
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 
-use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 
 use super::gaps::Gaps;
 use super::hashing::ByKey;
 use super::pool::{ADDRESS_SPACE, SHARED_SEGMENT, Segment, Slice};
+use super::table::{Key, Table};
 
 /// So many layouts are kept for whoever needs one.
 const STOCK: usize = 64;
@@ -33,7 +33,7 @@ pub struct Layout {
     /// By generation.
     pub segments: SmallVec<[Segment; 1]>,
     /// By offset; their order is that of their serials.
-    pub published: HashMap<u32, usize, ByKey>,
+    pub published: HashMap<u32, Key, ByKey>,
     /// Segments with what is still charged for them, as they were retired.
     pub retired: Vec<(Segment, u64)>,
     pub n_slices: u64,
@@ -168,7 +168,7 @@ impl Layout {
 /// All slices, and layouts that nobody needs.
 #[derive(Default)]
 pub struct Slices {
-    all: Slab<Slice>,
+    all: Table<Slice>,
     // they move in and out as they are
     #[allow(clippy::vec_box)]
     stock: Vec<Box<Layout>>,
@@ -195,15 +195,15 @@ impl Slices {
 }
 
 impl Deref for Slices {
-    type Target = Slab<Slice>;
+    type Target = Table<Slice>;
 
-    fn deref(&self) -> &Slab<Slice> {
+    fn deref(&self) -> &Table<Slice> {
         &self.all
     }
 }
 
 impl DerefMut for Slices {
-    fn deref_mut(&mut self) -> &mut Slab<Slice> {
+    fn deref_mut(&mut self) -> &mut Table<Slice> {
         &mut self.all
     }
 }

@@ -12,15 +12,15 @@ use std::collections::HashSet;
 use super::error::Result;
 use super::hashing::ByCount;
 use super::queue::{Body, Entry, Instance};
-use super::{Core, NEVER, NONE};
+use super::{Core, Key, NEVER, NONE};
 
 /// Keys of nodes.
 pub type NodeSet = HashSet<u64, ByCount>;
 
 impl Core {
     /// Drop the queued messages to own dead nodes that were let go (H-33).
-    pub(super) fn forsake(&mut self, peer: u64, nodes: &[usize]) {
-        let mut lost: Vec<(u64, usize)> = Vec::new();
+    pub(super) fn forsake(&mut self, peer: u64, nodes: &[Key]) {
+        let mut lost: Vec<(u64, Key)> = Vec::new();
         for &node in nodes {
             let mut key = self.nodes[node].first;
             while let Some(entry) = self.entries.get(key) {
@@ -39,7 +39,7 @@ impl Core {
     }
 
     /// An undelivered message, already out of the queue, is gone for good.
-    pub(super) fn discard(&mut self, peer: u64, key: usize) {
+    pub(super) fn discard(&mut self, peer: u64, key: Key) {
         let Entry { stamp, node, body, .. } = self.entries.remove(key);
         let Body::Data(instance) = body else {
             self.sequencer.fail("a notification was discarded");
@@ -66,7 +66,8 @@ impl Core {
 
     /// Drop the seed, if there is one (S-11).
     pub(super) fn discard_seed(&mut self, peer: u64) {
-        let seed = self.peers.get_mut(&peer).map_or(NONE, |peer| std::mem::replace(&mut peer.seed, NONE));
+        let seed =
+            self.peers.get_mut(peer).and_then(|peer| peer.natives.as_mut()?.seed.take()).unwrap_or(NONE);
         if seed == NONE {
             return;
         }
@@ -95,7 +96,7 @@ impl Core {
     }
 
     /// One message less carries them.
-    pub(super) fn drop_descriptors(&mut self, key: usize) {
+    pub(super) fn drop_descriptors(&mut self, key: Key) {
         let Some(descriptors) = self.descriptors.get_mut(key) else {
             return;
         };
@@ -108,14 +109,14 @@ impl Core {
 
     /// P-34, P-35: everything but the seed and its own nodes, which are `protected` (S-12 … S-14).
     pub(super) fn flush(&mut self, peer: u64, protected: &NodeSet) -> Result<()> {
-        let mut handles: Vec<(u64, usize)> = {
+        let mut handles: Vec<(u64, Key)> = {
             let keys = self.peer(peer)?.handle_keys();
             keys.map(|key| (self.handles[key].order, key)).collect()
         };
         handles.sort_unstable();
         let is_kept =
-            |core: &Core, node: usize| core.nodes[node].died == NEVER && protected.contains(&(node as u64));
-        let own: Vec<usize> = handles
+            |core: &Core, node: Key| core.nodes[node].died == NEVER && protected.contains(&(node as u64));
+        let own: Vec<Key> = handles
             .iter()
             .map(|(_, key)| self.handles[*key].node)
             .filter(|node| self.nodes[*node].owner == peer && self.nodes[*node].died == NEVER)

@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
-use super::Core;
 use super::account::HANDLES;
 use super::api::{Credentials, Parcel, Payload, SEND_CONTINUE, SEND_SEED, Stretch};
 use super::error::{Error, Kind, Result};
 use super::transaction::{Outgoing, Transaction, check_counts, check_size};
+use super::{Core, Key};
 use super::{NEVER, NONE};
 
 /// What a send names.
@@ -27,7 +27,7 @@ pub struct Request<'a> {
 }
 
 /// A transaction that can be committed, the entry of its seed, and a slot for each destination.
-type Collected<'a> = (Transaction<'a>, usize, Vec<i32>);
+type Collected<'a> = (Transaction<'a>, Key, Vec<i32>);
 
 impl Core {
     /// One transaction (§4): a slot per destination, optional ones last: 0 or -errno.
@@ -44,8 +44,8 @@ impl Core {
                 self.commit(&mut tx, |_| payload);
                 if seed != NONE {
                     self.discard_seed(peer);
-                    if let Some(sender) = self.peers.get_mut(&peer) {
-                        sender.seed = seed;
+                    if let Some(sender) = self.peers.get_mut(peer) {
+                        sender.native().seed = Some(seed);
                     }
                 }
                 slots
@@ -142,7 +142,7 @@ impl Core {
         tx: &mut Transaction<'_>,
         request: &Request<'_>,
         n_bytes: u64,
-    ) -> Result<(usize, Vec<i32>)> {
+    ) -> Result<(Key, Vec<i32>)> {
         let nodes = self.resolve_all(tx.sender, request.handles, &mut tx.fresh)?;
         let what = Outgoing { n_bytes, nodes: &nodes, with_fds: true, note: 0, payload: 0 };
         let mut seed = NONE;
@@ -229,8 +229,8 @@ impl Core {
     }
 
     /// The node that its owner names so; it may be dead.
-    pub(super) fn node_at(&self, (owner, number): (u64, u64)) -> Option<usize> {
-        let peer = self.peers.get(&owner)?;
+    pub(super) fn node_at(&self, (owner, number): (u64, u64)) -> Option<Key> {
+        let peer = self.peers.get(owner)?;
         let node = self.handles[peer.handle_key(number)?].node;
         Some(node).filter(|node| self.nodes[*node].owner == owner)
     }

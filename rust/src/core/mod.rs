@@ -29,14 +29,13 @@ mod queue;
 mod resident;
 mod sequencer;
 mod snapshot;
+mod table;
 mod transaction;
 mod transit;
 pub mod value;
 pub mod view;
 
 use std::sync::Arc;
-
-use slab::Slab;
 
 pub use api::*;
 pub use backing::{Board, Foreign, Memory};
@@ -48,15 +47,15 @@ pub use view::View;
 
 use account::{Account, Ledger, Purse};
 use backing::Mishap;
-use hashing::{CountedMap, KeyedMap};
+use hashing::KeyedMap;
 use layout::Slices;
 use objects::{Handle, Node};
 use pool::{Pool, Surroundings};
 use queue::{Descriptors, Entry, Queue};
 use sequencer::Sequencer;
+pub(crate) use table::{Key, NONE};
+use table::{Pages, Peers, Table};
 
-/// The key of nothing.
-pub(crate) const NONE: usize = usize::MAX;
 /// The destruction stamp of a live node.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -65,30 +64,63 @@ pub(crate) struct Peer {
     pub account: Account,
     pub pool: Pool,
     pub queue: Queue,
-    pub view: Option<Box<View>>,
-    pub flags: u64,
     /// The handle with the number 0, that of the root node.
-    pub root: usize,
-    /// The other ones, by their numbers.
-    pub handles: KeyedMap<usize>,
+    pub root: Key,
+    /// What a D-Bus client has none of.
+    pub natives: Option<Box<Natives>>,
+}
+
+/// What native peers have, others not.
+#[derive(Default)]
+pub(crate) struct Natives {
+    pub flags: u64,
+    /// The entry of the seed.
+    pub seed: Option<Key>,
+    pub view: Option<View>,
+    /// Handles but that of the root, by their numbers.
+    pub handles: KeyedMap<Key>,
     /// Of the latest assigned number.
     pub counter: u64,
-    /// The entry of the seed.
-    pub seed: usize,
 }
 
 impl Peer {
     /// Key of the handle with this number.
-    pub fn handle_key(&self, number: u64) -> Option<usize> {
+    pub fn handle_key(&self, number: u64) -> Option<Key> {
         match number {
             0 => Some(self.root).filter(|key| *key != NONE),
-            _ => self.handles.get(&number).copied(),
+            _ => self.natives.as_ref()?.handles.get(&number).copied(),
         }
     }
 
     /// Keys of all its handles.
-    pub fn handle_keys(&self) -> impl Iterator<Item = usize> + '_ {
-        self.handle_key(0).into_iter().chain(self.handles.values().copied())
+    pub fn handle_keys(&self) -> impl Iterator<Item = Key> + '_ {
+        let others = self.natives.iter().flat_map(|natives| natives.handles.values().copied());
+        self.handle_key(0).into_iter().chain(others)
+    }
+
+    /// What native peers have.
+    pub fn native(&mut self) -> &mut Natives {
+        self.natives.get_or_insert_default()
+    }
+
+    /// How it sees ids; None: as the bus does.
+    pub fn view(&self) -> Option<&View> {
+        self.natives.as_ref()?.view.as_ref()
+    }
+
+    /// The entry of the seed, or NONE.
+    pub fn seed(&self) -> Key {
+        self.natives.as_ref().and_then(|natives| natives.seed).unwrap_or(NONE)
+    }
+
+    /// Those of `peer_query`.
+    pub fn flags(&self) -> u64 {
+        self.natives.as_ref().map_or(0, |natives| natives.flags)
+    }
+
+    /// Of the latest assigned number.
+    pub fn counter(&self) -> u64 {
+        self.natives.as_ref().map_or(0, |natives| natives.counter)
     }
 }
 
@@ -97,12 +129,12 @@ pub struct Core {
     numbers: u64,
     ledger: Ledger,
     sequencer: Sequencer,
-    peers: CountedMap<Box<Peer>>,
-    nodes: Slab<Node>,
-    handles: Slab<Handle>,
-    entries: Slab<Entry>,
+    peers: Peers,
+    nodes: Pages<Node>,
+    handles: Pages<Handle>,
+    entries: Table<Entry>,
     slices: Slices,
-    descriptors: Slab<Descriptors>,
+    descriptors: Table<Descriptors>,
     mishap: Mishap,
 }
 
@@ -113,34 +145,34 @@ impl Core {
             numbers: 0,
             ledger: Ledger::new(limits),
             sequencer: Sequencer::default(),
-            peers: CountedMap::default(),
-            nodes: Slab::new(),
-            handles: Slab::new(),
-            entries: Slab::new(),
+            peers: Peers::default(),
+            nodes: Pages::default(),
+            handles: Pages::default(),
+            entries: Table::default(),
             slices: Slices::default(),
-            descriptors: Slab::new(),
+            descriptors: Table::default(),
             mishap: Mishap::default(),
         }
     }
 
     fn peer(&self, number: u64) -> Result<&Peer> {
-        self.peers.get(&number).map(|peer| &**peer).ok_or_else(|| gone(number))
+        self.peers.get(number).ok_or_else(|| gone(number))
     }
 
     fn peer_mut(&mut self, number: u64) -> Result<&mut Peer> {
-        self.peers.get_mut(&number).map(|peer| &mut **peer).ok_or_else(|| gone(number))
+        self.peers.get_mut(number).ok_or_else(|| gone(number))
     }
 
     /// The purse of a peer that exists.
     fn purse(&mut self, number: u64) -> Result<Purse<'_>> {
-        let peer = self.peers.get_mut(&number).ok_or_else(|| gone(number))?;
+        let peer = self.peers.get_mut(number).ok_or_else(|| gone(number))?;
         let user = &mut self.ledger.users[peer.account.user];
         Ok(Purse { account: &mut peer.account, user })
     }
 
     /// Give handles back that a peer was charged for.
     fn give(&mut self, number: u64, resource: usize, amount: u64) {
-        if let Some(peer) = self.peers.get_mut(&number) {
+        if let Some(peer) = self.peers.get_mut(number) {
             let user = &mut self.ledger.users[peer.account.user];
             let account = &mut peer.account;
             Purse { account, user }.give(resource, amount, &mut self.sequencer);
@@ -153,7 +185,7 @@ impl Core {
         number: u64,
         action: impl FnOnce(&mut Pool, &mut Surroundings<'_>) -> T,
     ) -> Option<T> {
-        let peer = &mut **self.peers.get_mut(&number)?;
+        let peer = self.peers.get_mut(number)?;
         let mut around = Surroundings {
             slices: &mut self.slices,
             purse: Purse { user: &mut self.ledger.users[peer.account.user], account: &mut peer.account },

@@ -20,6 +20,7 @@ use super::backing::{Memory, Mishap};
 use super::error::{Error, Kind, Result};
 use super::layout::{Layout, Slices};
 use super::sequencer::Sequencer;
+use super::table::Key;
 
 pub const ADDRESS_SPACE: u32 = 0xFFFF_FFFF;
 pub const OWN_SEGMENT: u64 = 2 << 20;
@@ -118,7 +119,7 @@ impl Pool {
     }
 
     /// The key of the published slice at an offset.
-    pub fn published(&self, offset: u64) -> Option<usize> {
+    pub fn published(&self, offset: u64) -> Option<Key> {
         let offset = u32::try_from(offset).ok()?;
         self.layout.as_ref()?.published.get(&offset).copied()
     }
@@ -155,7 +156,7 @@ impl Pool {
         charged: u64,
         slices: &mut Slices,
         mishap: &mut Mishap,
-    ) -> Result<usize> {
+    ) -> Result<Key> {
         if size > u64::from(ADDRESS_SPACE) {
             return Err(Error::new(Kind::TooLarge, format!("a slice of {size} bytes")));
         }
@@ -211,7 +212,7 @@ impl Pool {
     }
 
     /// Undo the latest `allocate` that is not undone yet.
-    pub fn cancel(&mut self, key: usize, slices: &mut Slices, mishap: &mut Mishap) {
+    pub fn cancel(&mut self, key: Key, slices: &mut Slices, mishap: &mut Mishap) {
         let slice = slices.remove(key);
         self.vacate(&slice, mishap);
         if let Some(segment) = self.segment(slice.generation).copied()
@@ -242,7 +243,7 @@ impl Pool {
     }
 
     /// The peer learns of the slice; idempotent.
-    pub fn publish(&mut self, key: usize, slice: &mut Slice) {
+    pub fn publish(&mut self, key: Key, slice: &mut Slice) {
         if !slice.published {
             slice.published = true;
             self.serial += 1;
@@ -262,7 +263,7 @@ impl Pool {
     }
 
     /// The slice's message is gone.
-    pub fn unpin(&mut self, key: usize, around: &mut Surroundings<'_>) {
+    pub fn unpin(&mut self, key: Key, around: &mut Surroundings<'_>) {
         let slice = &mut around.slices[key];
         slice.pinned = false;
         if !slice.published {
@@ -315,9 +316,9 @@ impl Pool {
     }
 
     /// Keys of the published slices, as they were published.
-    pub fn published_in_order(&self, slices: &Slices) -> Vec<usize> {
+    pub fn published_in_order(&self, slices: &Slices) -> Vec<Key> {
         let published = self.layout.iter().flat_map(|layout| layout.published.values());
-        let mut keys: Vec<usize> = published.copied().collect();
+        let mut keys: Vec<Key> = published.copied().collect();
         keys.sort_unstable_by_key(|key| slices[*key].serial);
         keys
     }
@@ -384,7 +385,7 @@ impl Pool {
     }
 
     /// Nobody holds the slice any more.
-    pub fn free(&mut self, key: usize, unmapped: bool, around: &mut Surroundings<'_>) {
+    pub fn free(&mut self, key: Key, unmapped: bool, around: &mut Surroundings<'_>) {
         let slice = around.slices.remove(key);
         self.vacate(&slice, around.mishap);
         around.purse.give(SLICES, 1, around.sequencer);

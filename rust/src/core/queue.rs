@@ -14,7 +14,8 @@ use smallvec::SmallVec;
 
 use super::account::Charge;
 use super::api::{Credentials, MessageType};
-use super::{Core, NONE};
+use super::objects::Node;
+use super::{Core, Key, NONE};
 
 /// The descriptors of a transaction; freed when the last message that carries them is gone.
 pub struct Descriptors {
@@ -29,15 +30,15 @@ pub struct Instance {
     /// The receiver wants the security context.
     pub wants_context: bool,
     pub n_bytes: u64,
-    pub nodes: Box<[usize]>,
+    pub nodes: Box<[Key]>,
     /// Key of its descriptors.
-    pub fds: usize,
+    pub fds: Key,
     pub charge: Charge,
-    pub slice: usize,
+    pub slice: Key,
     pub note: u64,
     /// Its neighbours among the messages to its node.
-    pub above: usize,
-    pub below: usize,
+    pub above: Key,
+    pub below: Key,
 }
 
 /// What an entry is.
@@ -52,15 +53,15 @@ pub enum Body {
 pub struct Entry {
     pub stamp: u64,
     /// NONE for a seed.
-    pub node: usize,
+    pub node: Key,
     pub body: Body,
-    previous: usize,
-    next: usize,
+    previous: Key,
+    next: Key,
 }
 
 impl Entry {
     /// One that is in no queue yet.
-    pub fn new(node: usize, stamp: u64, body: Body) -> Self {
+    pub fn new(node: Key, stamp: u64, body: Body) -> Self {
         Entry { stamp, node, body, previous: NONE, next: NONE }
     }
 
@@ -75,31 +76,35 @@ impl Entry {
 
 /// The entries for one peer.
 pub struct Queue {
-    first: usize,
-    last: usize,
-    pub n: usize,
+    first: Key,
+    last: Key,
     /// The order at which the peer woke, and not been told yet; 0: it is told, or not woken.
     woken: u64,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue { first: NONE, last: NONE, n: 0, woken: 0 }
+        Queue { first: NONE, last: NONE, woken: 0 }
     }
 }
 
 impl Queue {
+    /// Nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
     /// The next entry to deliver.
-    pub fn front(&self) -> Option<usize> {
+    pub fn front(&self) -> Option<Key> {
         Some(self.first).filter(|key| *key != NONE)
     }
 }
 
 impl Core {
     /// Queue an entry behind everything older.
-    pub(super) fn append(&mut self, number: u64, key: usize) {
+    pub(super) fn append(&mut self, number: u64, key: Key) {
         self.tidy_woken();
-        let Some(peer) = self.peers.get_mut(&number) else {
+        let Some(peer) = self.peers.get_mut(number) else {
             self.sequencer.fail("something was queued for a peer that is gone");
             return;
         };
@@ -115,12 +120,11 @@ impl Core {
             self.entries[queue.last].next = key;
         }
         queue.last = key;
-        queue.n += 1;
     }
 
     /// Take an entry out of the queue, wherever it is; it stays in the table.
-    pub(super) fn unlink(&mut self, number: u64, key: usize) {
-        let Some(peer) = self.peers.get_mut(&number) else {
+    pub(super) fn unlink(&mut self, number: u64, key: Key) {
+        let Some(peer) = self.peers.get_mut(number) else {
             self.sequencer.fail("something was queued for a peer that is gone");
             return;
         };
@@ -134,16 +138,15 @@ impl Core {
             Some(entry) => entry.previous = previous,
             None => queue.last = previous,
         }
-        queue.n -= 1;
-        if queue.n == 0 {
+        if queue.is_empty() {
             self.sequencer.forget_woken(&mut queue.woken);
         }
     }
 
     /// Take everything out, in order; the entries stay in the table.
-    pub(super) fn clear_queue(&mut self, number: u64) -> Vec<usize> {
-        let keys: Vec<usize> = self.queued_keys(number).collect();
-        if let Some(peer) = self.peers.get_mut(&number) {
+    pub(super) fn clear_queue(&mut self, number: u64) -> Vec<Key> {
+        let keys: Vec<Key> = self.queued_keys(number).collect();
+        if let Some(peer) = self.peers.get_mut(number) {
             self.sequencer.forget_woken(&mut peer.queue.woken);
             peer.queue = Queue::default();
         }
@@ -151,21 +154,21 @@ impl Core {
     }
 
     /// Keys from the front of the queue; none for a peer that is gone.
-    pub(super) fn queued_keys(&self, number: u64) -> impl Iterator<Item = usize> + '_ {
-        let first = self.peers.get(&number).map_or(NONE, |peer| peer.queue.first);
+    pub(super) fn queued_keys(&self, number: u64) -> impl Iterator<Item = Key> + '_ {
+        let first = self.peers.get(number).map_or(NONE, |peer| peer.queue.first);
         std::iter::successors(self.entries.get(first).map(|_| first), |key| {
             Some(self.entries[*key].next).filter(|next| *next != NONE)
         })
     }
 
     /// The entry behind this one.
-    pub(super) fn behind(&self, key: usize) -> Option<&Entry> {
+    pub(super) fn behind(&self, key: Key) -> Option<&Entry> {
         self.entries.get(self.entries[key].next)
     }
 
     /// Forget that the peer turned readable.
     pub fn unwake(&mut self, number: u64) {
-        if let Some(peer) = self.peers.get_mut(&number) {
+        if let Some(peer) = self.peers.get_mut(number) {
             self.sequencer.forget_woken(&mut peer.queue.woken);
         }
     }
@@ -173,7 +176,7 @@ impl Core {
     /// Peers that turned readable go into `out`, in order, each once.
     pub fn drain_woken(&mut self, out: &mut Vec<u64>) {
         for (number, order) in self.sequencer.woken.drain(..) {
-            if let Some(peer) = self.peers.get_mut(&number)
+            if let Some(peer) = self.peers.get_mut(number)
                 && peer.queue.woken == order
             {
                 peer.queue.woken = 0;
@@ -186,7 +189,7 @@ impl Core {
     /// The same, looked at.
     pub fn woken(&self) -> Vec<u64> {
         let is_meant =
-            |number: &u64, order: u64| self.peers.get(number).is_some_and(|peer| peer.queue.woken == order);
+            |number: &u64, order: u64| self.peers.get(*number).is_some_and(|peer| peer.queue.woken == order);
         let listed = self.sequencer.woken.iter();
         listed.filter(|(number, order)| is_meant(number, *order)).map(|entry| entry.0).collect()
     }
@@ -197,18 +200,17 @@ impl Core {
             let peers = &self.peers;
             self.sequencer
                 .woken
-                .retain(|(number, order)| peers.get(number).is_some_and(|peer| peer.queue.woken == *order));
+                .retain(|(number, order)| peers.get(*number).is_some_and(|peer| peer.queue.woken == *order));
         }
     }
 
     // ---- the messages to a node ------------------------------------------------------------------
 
     /// A queued message is addressed to its node.
-    pub(super) fn address(&mut self, key: usize) {
+    pub(super) fn address(&mut self, key: Key) {
         let node = &mut self.nodes[self.entries[key].node];
         let last = node.last;
         node.last = key;
-        node.addressed += 1;
         node.named += 1;
         if last == NONE {
             node.first = key;
@@ -220,8 +222,18 @@ impl Core {
         }
     }
 
+    /// How many queued messages are addressed to a node.
+    pub(super) fn addressed(&self, node: &Node) -> usize {
+        let first = Some(node.first).filter(|key| *key != NONE);
+        let below = |key: &Key| match &self.entries.get(*key)?.body {
+            Body::Data(instance) => Some(instance.below).filter(|key| *key != NONE),
+            Body::Notice(_) => None,
+        };
+        std::iter::successors(first, below).count()
+    }
+
     /// It is not any more; the node is still named.
-    pub(super) fn unaddress(&mut self, node: usize, above: usize, below: usize) {
+    pub(super) fn unaddress(&mut self, node: Key, above: Key, below: Key) {
         match self.entries.get_mut(above).map(|entry| &mut entry.body) {
             Some(Body::Data(instance)) => instance.below = below,
             _ => self.nodes[node].first = below,
@@ -230,7 +242,6 @@ impl Core {
             Some(Body::Data(instance)) => instance.above = above,
             _ => self.nodes[node].last = above,
         }
-        self.nodes[node].addressed -= 1;
         self.unname(node);
     }
 }

@@ -17,7 +17,7 @@ use super::queue::Body;
 impl Core {
     /// The next message of the peer, if there is one, carries no descriptors.
     pub fn comes_alone(&self, peer: u64) -> bool {
-        let front = self.peers.get(&peer).and_then(|peer| peer.queue.front());
+        let front = self.peers.get(peer).and_then(|peer| peer.queue.front());
         front.is_some_and(|key| match &self.entries[key].body {
             Body::Data(instance) => self.descriptors.get(instance.fds).is_none(),
             Body::Notice(_) => true,
@@ -26,7 +26,7 @@ impl Core {
 
     /// The payload of a published slice that keeps its buffers.
     pub fn published_payload(&self, peer: u64, offset: u64) -> Option<&Payload> {
-        let pool = &self.peers.get(&peer)?.pool;
+        let pool = &self.peers.get(peer)?.pool;
         let key = pool.published(offset)?;
         self.slices.get(key).map(|slice| &slice.payload).filter(|_| pool.shares_buffers)
     }

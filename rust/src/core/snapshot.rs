@@ -10,7 +10,7 @@ use super::account::{Account, RESOURCES, Share, User};
 use super::api::Counts;
 use super::queue::{Body, Entry};
 use super::value::{Value, dict, list};
-use super::{Core, NEVER, NONE, Peer, context_of};
+use super::{Core, Key, NEVER, NONE, Peer, context_of};
 
 fn counts(counts: &Counts) -> Value {
     dict(RESOURCES.into_iter().zip(*counts))
@@ -34,26 +34,26 @@ fn user(user: &User) -> Value {
 /// Nodes that their owner has let go, as they are met.
 #[derive(Default)]
 struct LetGo {
-    nodes: Vec<usize>,
-    places: HashMap<usize, usize, ahash::RandomState>,
+    nodes: Vec<Key>,
+    places: HashMap<Key, usize, ahash::RandomState>,
 }
 
 impl Core {
     /// All of it.
     pub fn snapshot(&self) -> Value {
         let mut let_go = LetGo::default();
-        let mut numbers: Vec<u64> = self.peers.keys().copied().collect();
+        let mut numbers: Vec<u64> = self.peers.numbers().collect();
         numbers.sort_unstable();
         let mut written = Vec::with_capacity(numbers.len());
         for number in numbers {
-            if let Some(peer) = self.peers.get(&number) {
+            if let Some(peer) = self.peers.get(number) {
                 written.push((number, self.peer_value(number, peer, &mut let_go)));
             }
         }
         let sequencer = &self.sequencer;
         let configured = self.ledger.configured.iter();
         let retired = sequencer.retired.iter();
-        let gone = |node: &usize| match self.node_value(*node) {
+        let gone = |node: &Key| match self.node_value(*node) {
             Value::Dict(mut items) => {
                 items.push(("owner".into(), self.nodes[*node].owner.into()));
                 Value::Dict(items)
@@ -74,7 +74,7 @@ impl Core {
         ])
     }
 
-    fn name(&self, node: usize, let_go: &mut LetGo) -> Value {
+    fn name(&self, node: Key, let_go: &mut LetGo) -> Value {
         let owner = self.nodes[node].owner;
         if let Some(number) = self.number_of(owner, node) {
             return list([owner, number]);
@@ -88,10 +88,10 @@ impl Core {
     }
 
     fn peer_value(&self, number: u64, peer: &Peer, let_go: &mut LetGo) -> Value {
-        let mut handles: Vec<(u64, usize)> =
+        let mut handles: Vec<(u64, Key)> =
             peer.handle_keys().map(|key| (self.handles[key].number, key)).collect();
         handles.sort_unstable();
-        let is_own = |key: &usize| self.nodes[self.handles[*key].node].owner == number;
+        let is_own = |key: &Key| self.nodes[self.handles[*key].node].owner == number;
         let own = handles.iter().filter(|(_, key)| is_own(key));
         let nodes = dict(own.map(|(id, key)| (*id, self.node_value(self.handles[*key].node))));
         let mut named = Vec::with_capacity(handles.len());
@@ -101,16 +101,16 @@ impl Core {
             named.push((*id, value));
         }
         handles.sort_unstable_by_key(|(_, key)| self.handles[*key].order);
-        let mut queue = Vec::with_capacity(peer.queue.n);
+        let mut queue = Vec::new();
         for key in self.queued_keys(number) {
             queue.push(self.entry_value(&self.entries[key], let_go));
         }
-        let seed = self.entries.get(peer.seed).map(|entry| self.entry_value(entry, let_go));
+        let seed = self.entries.get(peer.seed()).map(|entry| self.entry_value(entry, let_go));
         dict([
             ("account", self.account_value(&peer.account)),
-            ("flags", peer.flags.into()),
-            ("view", peer.view.as_deref().map_or(Value::None, view_value)),
-            ("last_id", peer.counter.into()),
+            ("flags", peer.flags().into()),
+            ("view", peer.view().map_or(Value::None, view_value)),
+            ("last_id", peer.counter().into()),
             ("nodes", nodes),
             ("handles", dict(named)),
             ("named", list(handles.iter().map(|(id, _)| *id))),
@@ -138,19 +138,18 @@ impl Core {
         ])
     }
 
-    fn node_value(&self, node: usize) -> Value {
+    fn node_value(&self, node: Key) -> Value {
         let node = &self.nodes[node];
-        let mut holders: Vec<_> =
-            node.holders.iter().map(|(peer, key)| (self.handles[*key].order, *peer)).collect();
+        let mut holders: Vec<_> = node.holders().map(|(peer, key)| (self.handles[key].order, peer)).collect();
         holders.sort_unstable();
-        let mut carriers: Vec<_> = node.carriers.iter().collect();
+        let mut carriers: Vec<_> = node.carriers().iter().collect();
         carriers.sort_by_key(|carrier| carrier.order);
         dict([
             ("uses", node.uses.into()),
             ("died", Some(node.died).filter(|died| *died != NEVER).into()),
             ("holders", list(holders.into_iter().map(|(_, peer)| peer))),
             ("carriers", dict(carriers.into_iter().map(|carrier| (carrier.peer, carrier.count)))),
-            ("addressed", node.addressed.into()),
+            ("addressed", self.addressed(node).into()),
             ("release_queued", (node.release != NONE).into()),
         ])
     }

@@ -252,3 +252,12 @@ fn what_residents_take_is_taken_whole_or_left() {
     assert!(core.take_woken_of(|_| true).is_none());
     assert_eq!(core.take_freed_fds(), [7]);
 }
+
+#[test]
+#[ignore = "prints a measurement"]
+fn sizes() {
+    let all = [size_of::<Peer>(), size_of::<Node>(), size_of::<Handle>(), size_of::<Credentials>()];
+    println!("bytes of a peer, its root, its handle, and who it is: {all:?}");
+    let parts = [size_of::<Account>(), size_of::<Pool>(), size_of::<Memory>(), size_of::<Queue>()];
+    println!("bytes in a peer of account, pool, where its bytes lie, and queue: {parts:?}");
+}

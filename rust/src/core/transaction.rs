@@ -17,20 +17,20 @@ use super::error::{Error, Kind, Result};
 use super::hashing::KeyedMap;
 use super::objects::may_name_node;
 use super::queue::{Body, Descriptors, Entry, Instance};
-use super::{Core, NEVER, NONE};
+use super::{Core, Key, NEVER, NONE};
 
 /// A message that is charged and has its slice.
 struct Staged {
     reader: u64,
-    entry: usize,
+    entry: Key,
     payload: usize,
 }
 
 /// New nodes of a command, by the numbers that they will have.
 #[derive(Default)]
 pub struct Fresh {
-    list: Vec<(u64, usize)>,
-    by_number: KeyedMap<usize>,
+    list: Vec<(u64, Key)>,
+    by_number: KeyedMap<Key>,
 }
 
 impl Fresh {
@@ -46,7 +46,7 @@ pub struct Transaction<'a> {
     uid: i64,
     credentials: &'a Arc<Credentials>,
     context: u64,
-    descriptors: usize,
+    descriptors: Key,
     n_fds: usize,
     staged: Vec<Staged>,
     pub fresh: Fresh,
@@ -57,7 +57,7 @@ pub struct Transaction<'a> {
 /// One message to be staged.
 pub struct Outgoing<'a> {
     pub n_bytes: u64,
-    pub nodes: &'a [usize],
+    pub nodes: &'a [Key],
     pub with_fds: bool,
     pub note: u64,
     /// Which payload `commit` is to write.
@@ -113,7 +113,7 @@ impl Core {
     }
 
     /// The node that `peer` names `number`; an unused legal number is a new node in `fresh` (H-21).
-    pub(super) fn resolve(&mut self, peer: u64, number: u64, fresh: &mut Fresh) -> Result<usize> {
+    pub(super) fn resolve(&mut self, peer: u64, number: u64, fresh: &mut Fresh) -> Result<Key> {
         if let Some((_, handle)) = self.handle_at(peer, number) {
             return Ok(handle.node);
         }
@@ -130,12 +130,7 @@ impl Core {
     }
 
     /// Several of them.
-    pub(super) fn resolve_all(
-        &mut self,
-        peer: u64,
-        numbers: &[u64],
-        fresh: &mut Fresh,
-    ) -> Result<Vec<usize>> {
+    pub(super) fn resolve_all(&mut self, peer: u64, numbers: &[u64], fresh: &mut Fresh) -> Result<Vec<Key>> {
         let mut nodes = Vec::with_capacity(numbers.len());
         for &number in numbers {
             nodes.push(self.resolve(peer, number, fresh)?);
@@ -144,7 +139,7 @@ impl Core {
     }
 
     /// Charge and allocate a message to `node`; an error leaves the other ones staged.
-    pub(super) fn stage(&mut self, tx: &mut Transaction<'_>, node: usize, what: &Outgoing<'_>) -> Result<()> {
+    pub(super) fn stage(&mut self, tx: &mut Transaction<'_>, node: Key, what: &Outgoing<'_>) -> Result<()> {
         if self.nodes[node].died != NEVER {
             return Err(Error::new(Kind::NodeDestroyed, "the destination is destroyed"));
         }
@@ -155,7 +150,7 @@ impl Core {
     }
 
     /// Charge and allocate the sender's seed (S-3); its entry.
-    pub(super) fn stage_seed(&mut self, tx: &mut Transaction<'_>, what: &Outgoing<'_>) -> Result<usize> {
+    pub(super) fn stage_seed(&mut self, tx: &mut Transaction<'_>, what: &Outgoing<'_>) -> Result<Key> {
         let reader = tx.sender;
         let entry = self.place(tx, reader, NONE, super::account::SEED_SENDER, what)?;
         tx.staged.push(Staged { reader, entry, payload: what.payload });
@@ -172,10 +167,10 @@ impl Core {
         &mut self,
         tx: &Transaction<'_>,
         reader: u64,
-        node: usize,
+        node: Key,
         sender: u64,
         what: &Outgoing<'_>,
-    ) -> Result<usize> {
+    ) -> Result<Key> {
         let fds = if what.with_fds { tx.descriptors } else { NONE };
         let n_fds = if fds == NONE { 0 } else { tx.n_fds };
         let beside = 8 * what.nodes.len() as u64 + tx.context;
@@ -184,7 +179,7 @@ impl Core {
             size = size.saturating_add(aligned(4 * n_fds as u64));
         }
         let size = size.max(8);
-        let peer = &mut **self.peers.get_mut(&reader).ok_or_else(|| super::gone(reader))?;
+        let peer = self.peers.get_mut(reader).ok_or_else(|| super::gone(reader))?;
         let mut purse =
             super::Purse { user: &mut self.ledger.users[peer.account.user], account: &mut peer.account };
         let charge = purse.charge(sender, tx.uid, what.nodes.len(), size, n_fds)?;
@@ -201,7 +196,7 @@ impl Core {
         let instance = Instance {
             sender,
             credentials: Arc::clone(tx.credentials),
-            wants_context: peer.flags & WANT_SECCTX != 0,
+            wants_context: peer.flags() & WANT_SECCTX != 0,
             n_bytes: what.n_bytes,
             nodes: what.nodes.into(),
             fds,
@@ -218,7 +213,7 @@ impl Core {
     pub(super) fn copy_in(&mut self, tx: &Transaction<'_>, from: &Stretch) -> Result<()> {
         for staged in &tx.staged {
             if let Body::Data(instance) = &self.entries[staged.entry].body
-                && let Some(peer) = self.peers.get_mut(&staged.reader)
+                && let Some(peer) = self.peers.get_mut(staged.reader)
             {
                 let slice = &self.slices[instance.slice];
                 peer.pool.memory.copy_in(slice.generation, slice.offset, from)?;
@@ -271,14 +266,14 @@ impl Core {
     }
 
     /// One message is written and queued; or becomes a seed, which the caller remembers.
-    pub(super) fn commit_one(&mut self, reader: u64, key: usize, stamp: u64, payload: Payload) {
+    pub(super) fn commit_one(&mut self, reader: u64, key: Key, stamp: u64, payload: Payload) {
         let entry = &mut self.entries[key];
         entry.stamp = stamp;
         let is_seed = entry.node == NONE;
         let Body::Data(instance) = &entry.body else {
             return;
         };
-        if let Some(peer) = self.peers.get_mut(&reader) {
+        if let Some(peer) = self.peers.get_mut(reader) {
             let slice = &mut self.slices[instance.slice];
             peer.pool.fill(slice, payload, instance.n_bytes, &mut self.mishap);
         }

@@ -42,10 +42,10 @@ impl Room {
 impl Core {
     /// For messages of `sender` to the root of `reader`; None if they have to be queued.
     pub fn room(&self, sender: u64, reader: u64, credentials: &Credentials) -> Option<Room> {
-        let uid = self.ledger.users[self.peers.get(&sender)?.account.user].uid;
-        let peer = self.peers.get(&reader)?;
-        let root = &self.nodes[self.handles.get(peer.root)?.node];
-        let is_simple = peer.queue.n == 0
+        let uid = self.ledger.users[self.peers.get(sender)?.account.user].uid;
+        let peer = self.peers.get(reader)?;
+        let root = &self.nodes[self.handles[peer.handle_key(0)?].node];
+        let is_simple = peer.queue.is_empty()
             && root.died == NEVER
             && matches!(peer.pool.memory, Memory::Heap(_))
             && peer.pool.is_at_rest()
@@ -70,7 +70,7 @@ impl Core {
 
     /// So many messages have reached their reader.
     pub fn passed(&mut self, reader: u64, n_messages: u64) {
-        if let Some(peer) = self.peers.get_mut(&reader) {
+        if let Some(peer) = self.peers.get_mut(reader) {
             peer.pool.serial += n_messages;
         }
     }

@@ -28,7 +28,7 @@ use super::serving::hand_over_all;
 use super::transit::Ahead;
 use super::verdict;
 use super::world::Tables;
-use crate::core::{Credentials, Memory, Parts, Payload, Request, Setup};
+use crate::core::{Beside, Memory, Parts, Payload, Request, Setup};
 use crate::dbus::build::{Outgoing, append_text};
 use crate::dbus::header::Header;
 use crate::dbus::{CALL, DRIVER_NAME, DRIVER_PATH, NO_REPLY_EXPECTED, RETURN, SIGNAL};
@@ -83,14 +83,13 @@ impl DbusLane {
         let who = sys::sockets::who_connected(fd).ok()?;
         let user: User = (who.uid, who.gid, who.groups);
         let known = self.parties.doors.known(&user)?;
-        let credentials = Arc::new(Credentials {
-            uid: who.uid.into(),
-            gid: who.gid.into(),
-            pid: who.pid.into(),
+        let beside = Beside {
             secctx: who.label.map(Bytes::from),
             groups: user.2.into_iter().map(i64::from).collect(),
-            ..Credentials::default()
-        });
+            ..Beside::default()
+        };
+        let credentials =
+            self.parties.doors.credentials([who.uid.into(), who.gid.into(), who.pid.into()], beside);
         self.parties.settle(&mut tables.core);
         let setup = Setup { limits: Some(known.limits), overhead: OVERHEAD, view: None };
         let peer = tables.core.peer_new(credentials.uid, Memory::Heap(None), setup);
@@ -117,10 +116,10 @@ impl DbusLane {
             if entry.auth.is_done() {
                 return true;
             }
-            let lines = c.input.buffer.get(c.input.start..).unwrap_or_default();
+            let lines = c.input.buffer.get(c.input.start()..).unwrap_or_default();
             let (used, next) = entry.auth.feed(lines, uid, &greeting, &mut entry.unsent);
             entry.said.extend_from_slice(lines.get(..used).unwrap_or_default());
-            c.input.start += used;
+            c.input.set_start(c.input.start() + used);
             let is_done = entry.auth.is_done();
             c.takes_fds = is_done && entry.auth.takes_fds();
             if next.is_err() || !(is_done || c.input.n_fds() == 0) {
@@ -202,8 +201,8 @@ pub(super) fn hello(
     let _ = output::dequeue(guest, &mut tables.core, written.saturating_sub(lines.len()));
     if written < bytes.len() {
         // if the lines are not written Python goes on with them, before all that is queued
-        guest.unsent = lines.get(written..).unwrap_or_default().into();
-        guest.output.is_held = !guest.unsent.is_empty();
+        guest.keep_unsent(lines.get(written..).unwrap_or_default());
+        guest.output.is_held = !guest.unsent().is_empty();
         parties.delivered(post.from, true, post.now);
     }
     Ok(hearers.len())

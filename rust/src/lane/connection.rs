@@ -92,7 +92,7 @@ pub struct Output {
     pub is_dirty: bool,
     /// What is about to be written to it, within a step of the lane.
     pub passage: Option<Box<Passage>>,
-    peak_bytes: u64,
+    peak_bytes: u32,
     peak_messages: u32,
     peak_fds: u32,
 }
@@ -105,29 +105,19 @@ impl Output {
 
     /// So much waits, and something of it is about to be written.
     pub fn note_peak(&mut self, waiting: Usage) {
+        // far more than the lane lets wait
         let limited = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        if waiting.bytes > self.peak_bytes {
-            (self.peak_bytes, self.peak_messages) = (waiting.bytes, limited(waiting.messages));
+        if limited(waiting.bytes) > self.peak_bytes {
+            (self.peak_bytes, self.peak_messages) = (limited(waiting.bytes), limited(waiting.messages));
         }
         self.peak_fds = self.peak_fds.max(limited(waiting.fds));
     }
 
     /// The most that ever waited when something was written.
     pub fn peak(&self) -> Usage {
-        let (messages, fds) = (self.peak_messages.into(), self.peak_fds.into());
-        Usage { bytes: self.peak_bytes, messages, fds }
+        let [bytes, messages, fds] = [self.peak_bytes, self.peak_messages, self.peak_fds].map(u64::from);
+        Usage { bytes, messages, fds }
     }
-}
-
-/// Whether its queue moves.
-#[derive(Default)]
-pub struct Pace {
-    /// When bytes last entered its socket, or its queue became non-empty.
-    pub moved: f64,
-    /// Python has not been told of that.
-    pub is_noted: bool,
-    /// Somebody waits for it to move: Python is told at once.
-    pub is_awaited: bool,
 }
 
 /// One client.
@@ -152,7 +142,12 @@ pub struct Connection {
     held: Option<Box<Held>>,
     pub input: Input,
     pub output: Output,
-    pub pace: Pace,
+    /// When bytes last entered its socket, or its queue became non-empty.
+    pub moved: f64,
+    /// Python has not been told of that.
+    pub is_noted: bool,
+    /// Somebody waits for its queue to move: Python is told at once.
+    pub is_awaited: bool,
     /// What Python waits for while the input is its own, and for its own output.
     pub wanted: u32,
     /// What epoll has been asked for.
@@ -163,8 +158,7 @@ pub struct Connection {
     pub is_guest: bool,
     /// How far it has come, while it has no name.
     pub entry: Option<Box<Entry>>,
-    /// Answers of the authentication that are not written, and go before everything else: Python writes them.
-    pub unsent: Box<[u8]>,
+    unsent: Option<Box<Box<[u8]>>>,
 }
 
 impl Connection {
@@ -173,6 +167,21 @@ impl Connection {
         let serial = self.next_serial;
         self.next_serial = serial.checked_add(1).unwrap_or(1);
         serial
+    }
+
+    /// Answers of the authentication that are not written, and go before everything else: Python writes them.
+    pub fn unsent(&self) -> &[u8] {
+        self.unsent.as_ref().map_or(&[], |unsent| unsent)
+    }
+
+    /// They are somebody else's from now on.
+    pub fn take_unsent(&mut self) -> Box<[u8]> {
+        self.unsent.take().map(|unsent| *unsent).unwrap_or_default()
+    }
+
+    /// These are not written yet.
+    pub fn keep_unsent(&mut self, lines: &[u8]) {
+        self.unsent = Some(lines).filter(|lines| !lines.is_empty()).map(|lines| Box::new(lines.into()));
     }
 
     /// Its well-known names.
@@ -214,13 +223,15 @@ impl Connection {
             held: None,
             input,
             output: Output::default(),
-            pace: Pace::default(),
+            moved: 0.0,
+            is_noted: false,
+            is_awaited: false,
             wanted: 0,
             watched: 0,
             is_stale: false,
             is_guest: false,
             entry: None,
-            unsent: Box::default(),
+            unsent: None,
         }
     }
 }

@@ -149,10 +149,10 @@ impl DbusLane {
         if !(c.output.is_held || tables.core.is_readable(c.peer)) {
             return Flushed::Done;
         }
-        let before = c.pace.moved;
+        let before = c.moved;
         let flushed = output::flush(c, &mut tables.core, now, &mut self.scratch);
         c.output.is_blocked = flushed == Flushed::Blocked;
-        let has_moved = c.pace.moved != before;
+        let has_moved = c.moved != before;
         self.parties.close_freed(&mut tables.core);
         if has_moved {
             self.parties.moved(slot, now);
@@ -174,11 +174,11 @@ impl DbusLane {
                 continue;
             };
             c.output.is_dirty = false;
-            let (fd, is_awaited) = (c.fd, c.pace.is_awaited);
+            let (fd, is_awaited) = (c.fd, c.is_awaited);
             if self.write(slot, tables, now) == Flushed::Python {
                 report.events.push((fd, OUT));
             }
-            report.is_due |= is_awaited && self.parties.get(slot).is_some_and(|c| c.pace.moved == now);
+            report.is_due |= is_awaited && self.parties.get(slot).is_some_and(|c| c.moved == now);
         }
         if self.parties.dirty.is_empty() {
             self.parties.dirty = dirty;

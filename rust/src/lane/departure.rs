@@ -89,7 +89,7 @@ impl Connection {
             // the beginning of a line is nothing
             Some(entry) if !entry.auth.is_done() => entry.unsent.is_empty(),
             Some(entry) => entry.unsent.is_empty() && self.input.pending() == 0,
-            None => self.unsent.is_empty() && self.input.pending() == 0,
+            None => self.unsent().is_empty() && self.input.pending() == 0,
         };
         lines && self.input.is_ours && self.input.n_fds() == 0 && self.output.is_free()
     }

@@ -24,7 +24,7 @@ use ahash::AHashMap;
 
 use super::connection::{Connection, Handed, Standing};
 use super::dbus::DbusLane;
-use crate::core::{Credentials, Limits};
+use crate::core::{Beside, Credentials, Limits};
 use crate::dbus::sasl::{Auth, Greeting};
 use crate::sys::{self, Epoll};
 
@@ -88,6 +88,8 @@ pub struct Doors {
     pub next_number: u64,
     pub greeting: Greeting,
     known: AHashMap<User, Arc<Known>>,
+    /// Who has come in last.
+    latest: Arc<Credentials>,
     /// Peers of the guests that have no name, and when they came.
     nameless: BTreeMap<u64, f64>,
     /// Peers of guests of whom something is Python's.
@@ -148,6 +150,20 @@ impl Doors {
     /// What holds for the clients of a user that is let in.
     pub fn known(&self, user: &User) -> Option<Arc<Known>> {
         self.known.get(user).cloned()
+    }
+
+    /// Those of one process are one, and what is the same for several processes is.
+    pub fn credentials(&mut self, [uid, gid, pid]: [i64; 3], beside: Beside) -> Arc<Credentials> {
+        let latest = &self.latest;
+        let beside = match &latest.beside {
+            Some(known) if **known == beside => Arc::clone(known),
+            _ => Arc::new(beside),
+        };
+        let these = Credentials { uid, gid, pid, tid: 0, beside: Some(beside) };
+        if **latest != these {
+            self.latest = Arc::new(these);
+        }
+        Arc::clone(&self.latest)
     }
 
     /// The next unique name. It counts as used when its owner is `named`.
@@ -221,10 +237,10 @@ impl DbusLane {
         if !std::mem::take(&mut c.is_guest) {
             return None;
         }
-        let has_entered = c.entry.is_none() && c.unsent.is_empty();
+        let has_entered = c.entry.is_none() && c.unsent().is_empty();
         let (said, unsent) = match c.entry.take() {
             Some(entry) => (entry.said, entry.unsent.into_boxed_slice()),
-            None => (Vec::new(), std::mem::take(&mut c.unsent)),
+            None => (Vec::new(), c.take_unsent()),
         };
         let mut guest = Guest {
             fd: c.fd,
@@ -235,7 +251,7 @@ impl DbusLane {
             said,
             unsent,
             since: None,
-            moved: c.pace.moved,
+            moved: c.moved,
             next_serial: c.next_serial,
             rest: None,
         };

@@ -78,8 +78,7 @@ impl Drop for Rare {
 #[derive(Default)]
 pub struct Input {
     pub buffer: Vec<u8>,
-    /// Where in `buffer` the first message begins.
-    pub start: usize,
+    start: u32,
     rare: Option<Box<Rare>>,
     peak_bytes: u32,
     peak_fds: u32,
@@ -92,9 +91,20 @@ pub struct Input {
 }
 
 impl Input {
+    /// Where in `buffer` the first message begins.
+    pub fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// It begins there from now on.
+    pub fn set_start(&mut self, start: usize) {
+        // a message has 128 MiB at most, and a buffer little more than one
+        self.start = start as u32;
+    }
+
     /// How many bytes are not carried out.
     pub fn pending(&self) -> usize {
-        self.buffer.len() - self.start
+        self.buffer.len() - self.start()
     }
 
     /// The length of the first message, if that is known and it is not there yet; else 0.
@@ -192,6 +202,11 @@ impl Input {
         self.rare.as_ref().is_some_and(|rare| rare.handed.is_some())
     }
 
+    /// How many bytes Python has to carry out; None: nothing.
+    pub fn n_handed_bytes(&self) -> Option<usize> {
+        Some(self.rare.as_ref()?.handed.as_ref()?.data.len())
+    }
+
     /// What Python has to carry out.
     pub fn take_handed(&mut self) -> Option<Handed> {
         let handed = self.rare.as_mut()?.handed.take();
@@ -229,8 +244,8 @@ impl Input {
     pub fn hand_over_first(&mut self, length: usize, n_fds: usize) {
         let data = if self.start == 0 && length == self.buffer.len() {
             std::mem::take(&mut self.buffer)
-        } else if let Some(data) = copy_of(&self.buffer[self.start..self.start + length]) {
-            self.start += length;
+        } else if let Some(data) = copy_of(&self.buffer[self.start()..self.start() + length]) {
+            self.set_start(self.start() + length);
             data
         } else {
             self.give_up();
@@ -247,7 +262,7 @@ impl Input {
     /// From now on Python carries out everything that has come.
     pub fn hand_over_all(&mut self, end: End) {
         let mut data = std::mem::take(&mut self.buffer);
-        data.drain(..self.start);
+        data.drain(..self.start());
         self.start = 0;
         let rare = self.rare.get_or_insert_default();
         (rare.expected, rare.check) = (0, None);

@@ -21,7 +21,7 @@ use super::dbus::DbusLane;
 use super::world::Tables;
 
 /// So many messages of one client are handed over in a row, before who has had less goes first.
-pub const HANDED_IN_A_ROW: usize = 8;
+pub const HANDED_IN_A_ROW: u16 = 8;
 /// So many programs are remembered.
 const PROGRAMS_MAX: usize = 1024;
 /// A message of so many bytes more counts as one more.
@@ -188,9 +188,9 @@ impl DbusLane {
         }
         if let Some(&(fd, _)) = report.events.last()
             && let Some(c) = self.parties.slot_of_fd(fd).and_then(|slot| self.parties.get(slot))
-            && let Some(handed) = &c.input.handed
+            && let Some(n_bytes) = c.input.n_handed_bytes()
         {
-            self.order.charge(c, handed.data.len());
+            self.order.charge(c, n_bytes);
         }
     }
 }

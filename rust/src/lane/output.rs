@@ -57,7 +57,7 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
             // whatever it is, Python meets it again, and decides
             Err(_) => return Flushed::Python,
         };
-        c.pace.moved = now;
+        c.moved = now;
         if let Err(()) = dequeue(c, core, written) {
             return Flushed::Python;
         }

@@ -243,12 +243,12 @@ impl Parties {
         let Some(c) = self.slots.get_mut(slot) else {
             return false;
         };
-        c.pace.moved = now;
-        if !(c.pace.is_noted || c.is_guest) {
-            c.pace.is_noted = true;
+        c.moved = now;
+        if !(c.is_noted || c.is_guest) {
+            c.is_noted = true;
             self.moved.push(c.peer);
         }
-        c.pace.is_awaited
+        c.is_awaited
     }
 }
 

@@ -103,18 +103,18 @@ impl DbusLane {
         if c.input.pending() == 0 {
             c.input.tidy();
             let mut buffer = std::mem::take(&mut c.input.buffer);
-            c.input.start = 0;
+            c.input.set_start(0);
             if buffer.capacity() > self.spare.capacity() && buffer.capacity() <= 2 * CHUNK {
                 buffer.clear();
                 self.spare = buffer;
             }
         } else if c.input.pending() * 2 < c.input.buffer.capacity()
             && c.input.lacks() <= CHUNK
-            && let Some(rest) = copy_of(&c.input.buffer[c.input.start..])
+            && let Some(rest) = copy_of(&c.input.buffer[c.input.start()..])
         {
             // little is left: it lies in a buffer of its own size, and the large one serves others, or nobody
             let large = std::mem::replace(&mut c.input.buffer, rest);
-            c.input.start = 0;
+            c.input.set_start(0);
             if self.spare.capacity() == 0 {
                 self.spare = large;
             }
@@ -134,7 +134,7 @@ fn end_after(error: &io::Error) -> End {
 
 /// Nothing lies in the buffer: a message like a large last one gets one of its own. How much to ask for.
 fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryReserveError> {
-    c.input.start = 0;
+    c.input.set_start(0);
     c.input.buffer.clear();
     if c.input.usual() > 0 {
         // a body of 1 MiB has a header, too
@@ -153,9 +153,9 @@ fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryR
 
 /// The first message lies in the buffer, in part. How much to ask for.
 fn room_for_more(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryReserveError> {
-    if c.input.start > 0 {
-        c.input.buffer.drain(..c.input.start);
-        c.input.start = 0;
+    if c.input.start() > 0 {
+        c.input.buffer.drain(..c.input.start());
+        c.input.set_start(0);
     }
     let missing = c.input.lacks();
     let is_large = missing > CHUNK || (c.input.usual() > 0 && missing > 0);

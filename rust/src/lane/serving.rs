@@ -126,7 +126,7 @@ impl DbusLane {
             return Found::Strange;
         };
         let mut buffer = std::mem::take(&mut c.input.buffer);
-        let start = c.input.start;
+        let start = c.input.start();
         let max_message_size = c.standing.max_message_size;
         let found = match frame_length(&buffer[start..]) {
             Err(_) => Found::Strange,
@@ -143,9 +143,9 @@ impl DbusLane {
         };
         if let Some(c) = self.parties.get_mut(slot) {
             c.input.buffer = buffer;
-            if c.input.start >= c.input.buffer.len() {
+            if c.input.start() >= c.input.buffer.len() {
                 c.input.buffer.clear();
-                c.input.start = 0;
+                c.input.set_start(0);
             }
         }
         found
@@ -250,7 +250,7 @@ impl DbusLane {
     fn found(&mut self, slot: usize, carried: Result<usize, NotEveryday>, end: usize, size: usize) -> Found {
         match (carried, self.parties.get_mut(slot)) {
             (Ok(others), Some(c)) => {
-                c.input.start = end;
+                c.input.set_start(end);
                 c.input.done(if size > LARGE_BODY { size } else { 0 });
                 Found::Done(size, others)
             }
@@ -280,7 +280,7 @@ impl DbusLane {
 
 /// The first message, which lies at the front of what has come, is Python's, with its descriptors.
 fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
-    let start = c.input.start;
+    let start = c.input.start();
     let message = &c.input.buffer[start..start + length];
     let n_fds = header::parse(message).map_or(0, |header| header.unix_fds as usize);
     if n_fds > c.input.n_fds() {

@@ -18,7 +18,9 @@ use pyo3::types::{PyBytes, PyList, PyMemoryView, PyTuple};
 use smallvec::SmallVec;
 
 use super::memory::raised;
-use crate::core::{Counts, Credentials, Error, HANDLE_INVALID, Kind, Limits, Parcel, Parts, Payload, View};
+use crate::core::{
+    Beside, Counts, Credentials, Error, HANDLE_INVALID, Kind, Limits, Parcel, Parts, Payload, View,
+};
 use crate::sys::buffers::Held;
 
 /// Buffers of less are copied.
@@ -282,14 +284,17 @@ pub fn view_of(view: &Bound<'_, PyAny>) -> PyResult<View> {
 /// `Credentials` of Python.
 pub fn credentials_of(who: &Bound<'_, PyAny>) -> PyResult<Credentials> {
     let secctx: Option<Vec<u8>> = who.getattr("secctx")?.extract()?;
+    let beside = Beside {
+        secctx: secctx.map(Bytes::from),
+        pids: who.getattr("pids")?.extract()?,
+        groups: who.getattr("groups")?.extract()?,
+    };
     Ok(Credentials {
         uid: who.getattr("uid")?.extract()?,
         gid: who.getattr("gid")?.extract()?,
         pid: who.getattr("pid")?.extract()?,
         tid: who.getattr("tid")?.extract()?,
-        secctx: secctx.map(Bytes::from),
-        pids: who.getattr("pids")?.extract()?,
-        groups: who.getattr("groups")?.extract()?,
+        beside: Some(Arc::new(beside)).filter(|beside| **beside != Beside::default()),
     })
 }
 

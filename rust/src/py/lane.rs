@@ -304,7 +304,7 @@ impl PyDbusLane {
 
     /// Somebody waits for its queue to move, or does no longer.
     fn set_awaited(&self, py: Python<'_>, peer: u64, is_awaited: bool) {
-        self.with(py, peer, |c| c.pace.is_awaited = is_awaited);
+        self.with(py, peer, |c| c.is_awaited = is_awaited);
     }
 
     /// The well-known name is this peer's, or nobody's.
@@ -434,8 +434,8 @@ impl PyDbusLane {
         let mut told = Vec::with_capacity(moved.len());
         for peer in moved {
             if let Some(c) = lane.parties.slot(peer).and_then(|slot| lane.parties.get_mut(slot)) {
-                c.pace.is_noted = false;
-                told.push((peer, c.pace.moved));
+                c.is_noted = false;
+                told.push((peer, c.moved));
             }
         }
         told

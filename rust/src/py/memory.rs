@@ -262,10 +262,10 @@ pub fn memory_of(memory: Option<&Bound<'_, PyAny>>) -> PyResult<Memory> {
     if let Ok(sealed) = memory.cast::<SealedMemory>() {
         return Ok(Memory::Sealed(sealed.get().shared()));
     }
-    Ok(Memory::Foreign(Box::new(PyMemory {
+    Ok(Memory::Foreign(Box::new(Box::new(PyMemory {
         shares_buffers: memory.getattr(intern!(memory.py(), "shares_buffers"))?.is_truthy()?,
         object: memory.clone().unbind(),
-    })))
+    }))))
 }
 
 /// The exception for an error of Core.
