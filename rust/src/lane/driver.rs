@@ -253,7 +253,7 @@ fn plain_rule(text: &str) -> Result<MatchRule, NotEveryday> {
 
 fn add_match(question: &Question<'_>, answer: &mut Answer) -> Result<(), NotEveryday> {
     let (asker, rule) = (question.asker, plain_rule(question.text)?);
-    if locked(question.matches).count(asker.peer) >= asker.standing.max_match_rules {
+    if locked(question.matches).count(asker.peer) >= asker.standing.max_match_rules.into() {
         return Err(NotEveryday);
     }
     answer.effect = Some(Effect::Add(rule));

@@ -87,7 +87,7 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         max_incoming_bytes: incoming,
         max_outgoing_bytes: outgoing,
         max_replies: replies,
-        max_match_rules: match_rules,
+        max_match_rules: match_rules.try_into().unwrap_or(u32::MAX),
     }
 }
 
