@@ -44,9 +44,10 @@ TO = (None, "@a", "@b", "@c", "t.N0", "t.N1", ":1.999999", "t.Nobody", "org.free
 ASKED: tuple[tuple[str, str], ...] = (
     ("AddMatch", "s"), ("RemoveMatch", "s"), ("RequestName", "su"), ("ReleaseName", "s"),
     ("NameHasOwner", "s"), ("GetNameOwner", "s"), ("ListNames", ""), ("GetId", ""), ("Hello", ""),
-    ("Nothing", ""),
+    ("Nothing", ""), ("GetConnectionUnixUser", "s"), ("GetConnectionUnixProcessID", "s"),
+    ("GetConnectionCredentials", "s"),
 )
-NAMES = ("t.N0", "t.N1", ":1.0", "bad")
+NAMES = ("t.N0", "t.N1", ":1.0", "bad", "@a", "@c", "")
 PATHS = ("/x", "/x/y", "/", "/org/freedesktop/DBus", "/org/bus1/cap/" + "1" * 32)
 _MOST_STEPS = 40
 

@@ -250,6 +250,21 @@ def test_a_native_peer_that_watches_names_hears_of_everybody(path: str, first: C
     assert set(heard[:2]) == set(heard[2:])
 
 
+def test_who_asks_about_a_native_owner_hears_of_it(path: str, first: Client) -> None:
+    async def own() -> None:
+        async with bus1_services.connect(f"{path}1") as connection:
+            published = await connection.registry.publish("Native", {"t.Native": 0}, {})
+            for name in ("t.Native", published.unique):
+                assert first.ask("NameHasOwner", "s", name) == [True]
+                assert first.ask("GetNameOwner", "s", name) == [published.unique]
+                assert first.ask("GetConnectionUnixProcessID", "s", name) == [os.getpid()]
+        while next_change(first) != ["t.Native", published.unique, ""]:
+            pass
+        assert first.ask("NameHasOwner", "s", "t.Native") == [False]
+
+    anyio.run(own)
+
+
 def test_nobody_is_let_in_by_a_mechanism_that_the_bus_does_not_have(tmp_path: Path) -> None:
     crank = Crank(tmp_path, auth=AuthRules((COOKIE,), keyring=Cookies()))
     uid, digest = WORDS["{uid}"], hashlib.sha1(CHALLENGE + b":c:" + b"c0" * 24).hexdigest()

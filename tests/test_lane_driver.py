@@ -99,6 +99,19 @@ def test_what_is_known_of_a_client_comes_with_its_process_to_who_takes_descripto
     assert scene.told == [] and "UnixGroupIDs" not in known and known["ProcessID"] == os.getpid()
 
 
+def test_who_asks_for_many_at_once_gets_each_with_its_descriptor(scene: Scene) -> None:
+    client = scene.client()
+    scene.told.clear()
+    for _ in range(40):
+        client.call(BUS, "GetConnectionCredentials", "s", client.name, interface=BUS)
+    for _ in range(40):
+        got = scene.next(client)
+        assert len(got.fds) == knows_processes(client)
+        for process in got.fds:
+            os.close(process)
+    assert scene.told == []
+
+
 def values(answer: Message) -> dict[str, Any]:
     """What is in a dictionary of variants."""
     return {key: value for key, (_, value) in answer.args[0].items()}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from twin_pair import Difference, Pair
 from twin_script import Script, script_of, shortened, text_of
-from twin_scripts import everyday, governed, scripts, visits
+from twin_scripts import everyday, governed, inquiries, scripts, visits
 
 CORPUS = Path(__file__).parent / "corpus" / "twins"
 try:
@@ -116,6 +116,17 @@ def test_policy_allows_the_same(strict: Pair, script: Script) -> None:
 @given(visits())
 @pytest.mark.parametrize("kind", ["buses", "limited", "strict"])
 def test_who_comes_and_goes_is_answered_the_same(
+    request: pytest.FixtureRequest, kind: str, script: Script
+) -> None:
+    pair: Pair = request.getfixturevalue(kind)
+    pair.compare(script)
+
+
+@PATIENT
+@plenty(40)
+@given(inquiries())
+@pytest.mark.parametrize("kind", ["buses", "limited", "strict"])
+def test_whatever_the_bus_is_asked_it_answers_the_same(
     request: pytest.FixtureRequest, kind: str, script: Script
 ) -> None:
     pair: Pair = request.getfixturevalue(kind)

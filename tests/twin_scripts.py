@@ -146,7 +146,7 @@ def requests(draw: st.DrawFn) -> Term:
         ("GetConnectionCredentials", "s", [someone]),
     )))
     more = {
-        "flags": _maybe(draw, 6, st.sampled_from((1, 2))), "endian": _maybe(draw, 8, st.just("B")),
+        "flags": _maybe(draw, 3, st.sampled_from((1, 1, 2))), "endian": _maybe(draw, 8, st.just("B")),
         "path": _maybe(draw, 8, st.just("/x")),
         "interface": _maybe(draw, 8, st.sampled_from(("t.I", None, "org.freedesktop.DBus.Introspectable"))),
     }
@@ -388,6 +388,25 @@ def everyday(draw: st.DrawFn) -> Script:
         else:
             who = draw(_clients)
             steps += [term(draw(st.sampled_from(("close", "shut"))), who), term("connect", who)]
+    return [*steps, term("stats", "a")]
+
+
+@st.composite
+def inquiries(draw: st.DrawFn) -> Script:
+    """The bus is asked much, in one go, while names and rules come and go."""
+    steps = _prelude(with_natives=draw(st.booleans()))
+    several = st.lists(requests(), min_size=draw(st.sampled_from((1, 8, 16))), max_size=20)
+    for _ in range(draw(st.integers(3, 10))):
+        match draw(st.integers(0, 7)):
+            case 0:
+                steps += draw(scenes((0, 10)))
+            case 1:
+                steps.append(draw(policies()))
+            case 2:
+                steps.append(term("send", draw(_clients), term("signal", signature="s", args=["hello"])))
+            case _:
+                cuts = _maybe(draw, 3, st.lists(st.integers(0, 2000), min_size=1, max_size=4))
+                steps.append(term("send", draw(_clients), *draw(several), cuts=cuts))
     return [*steps, term("stats", "a")]
 
 

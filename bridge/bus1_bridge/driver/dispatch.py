@@ -21,6 +21,8 @@ from .method import LATER, PEER_INTERFACE, Call, Method, Ticket, Values, reply
 from .table import METHODS
 
 _ON_EVERY_PATH = frozenset(method.interface for method in METHODS if method.on_every_path)
+_INTERFACES = frozenset(method.interface for method in METHODS)
+_BY_NAME = {name: [m for m in METHODS if m.name == name] for name in {method.name for method in METHODS}}
 _AS_PEER = {method.name: method for method in METHODS if method.interface == PEER_INTERFACE}
 
 
@@ -84,18 +86,13 @@ class Driver:
 
 
 def _look_up(header: wire.Header) -> Method:
-    at_home = header.path == DRIVER_PATH
-    interface_is_known = header.interface is None
-    for method in METHODS:
-        if header.interface not in {None, method.interface}:
-            continue
-        if not (at_home or method.interface in _ON_EVERY_PATH):
-            continue
-        interface_is_known = True
-        if method.name == header.member:
+    interface, at_home = header.interface, header.path == DRIVER_PATH
+    for method in _BY_NAME.get(header.member or "", ()):
+        if interface in (None, method.interface) and (at_home or method.interface in _ON_EVERY_PATH):
             return method
+    is_known = interface is None or interface in (_INTERFACES if at_home else _ON_EVERY_PATH)
     raise DriverError(
-        "UnknownMethod" if interface_is_known else "UnknownInterface",
+        "UnknownMethod" if is_known else "UnknownInterface",
         f"{DRIVER_NAME} does not understand message {header.member}",
     )
 

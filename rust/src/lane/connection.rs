@@ -36,7 +36,7 @@ pub struct Standing {
     pub max_incoming_bytes: u64,
     pub max_outgoing_bytes: u64,
     pub max_replies: usize,
-    pub max_match_rules: u64,
+    pub max_match_rules: u32,
 }
 
 impl PartialEq for Standing {

@@ -38,6 +38,9 @@ const HEADER_ROOM: usize = 160;
 /// Longer arguments are no names or rules.
 const BODY_MAX: u32 = 4096;
 
+/// Answers may wait in any number, those with a descriptor in some.
+const MARKS: Marks = Marks { bytes: u64::MAX, fds: 16 };
+
 /// One method that everybody may call at any path.
 pub struct Method {
     interface: &'static str,
@@ -183,11 +186,12 @@ fn tell(
     let most = HEADER_ROOM + to.unique.len() + answer.body.len();
     let (core, ways) = (&mut tables.core, (BUS, post.from));
     let size = Size { most, n_fds: fds.len() };
-    let has_passed = parties.may_pass(core, ways, size, Marks::NONE, &mut Ahead::default())
-        && parties.append(core, ways, None, post.now, &fds, |parties, out| {
-            put(parties, out);
-            true
-        });
+    let has_passed = parties.may_pass_at_last(core, |parties, core| {
+        parties.may_pass(core, ways, size, MARKS, &mut Ahead::default())
+    }) && parties.append(core, ways, None, post.now, &fds, |parties, out| {
+        put(parties, out);
+        true
+    });
     if has_passed {
         // it is the passage's now
         let _ = answer.fd.take().map(IntoRawFd::into_raw_fd);
@@ -249,7 +253,7 @@ fn plain_rule(text: &str) -> Result<MatchRule, NotEveryday> {
 
 fn add_match(question: &Question<'_>, answer: &mut Answer) -> Result<(), NotEveryday> {
     let (asker, rule) = (question.asker, plain_rule(question.text)?);
-    if locked(question.matches).count(asker.peer) >= asker.standing.max_match_rules {
+    if locked(question.matches).count(asker.peer) >= asker.standing.max_match_rules.into() {
         return Err(NotEveryday);
     }
     answer.effect = Some(Effect::Add(rule));

@@ -90,7 +90,7 @@ fn standing(given: StandingTuple<'_>) -> (Standing, bool) {
         max_incoming_bytes: incoming,
         max_outgoing_bytes: outgoing,
         max_replies: replies,
-        max_match_rules: match_rules,
+        max_match_rules: match_rules.try_into().unwrap_or(u32::MAX),
     };
     (standing, takes_fds)
 }
