@@ -374,6 +374,16 @@ impl PyDbusLane {
         guest.map(|guest| told(py, guest, monotonic())).transpose()
     }
 
+    /// Whom Python could not meet is a guest as before.
+    fn put_back(&self, py: Python<'_>, peer: u64) {
+        lock(py, &self.inner).put_back(peer);
+    }
+
+    /// The guest of this number, if there is one, hears and says nothing more.
+    fn hang_up(&self, py: Python<'_>, peer: u64) {
+        lock(py, &self.inner).hang_up(peer);
+    }
+
     /// The numbers of all guests, in order of arrival.
     fn guests(&self, py: Python<'_>) -> Vec<u64> {
         lock(py, &self.inner).guests()
