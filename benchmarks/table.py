@@ -64,6 +64,14 @@ def _bandwidth(name: str, size: int, title: str, least: float) -> Scenario:
     return Scenario(name, figures, partial(scenarios.bandwidth, size))
 
 
+def _asked(name: str, title: str) -> Scenario:
+    figures = (
+        Figure("p50", f"{title}, p50", "µs"), Figure("p99", "the same, p99", "µs"),
+        Figure("cpu", "bus CPU per message in that", "µs"),
+    )
+    return Scenario(f"driver-{name}", figures, partial(scenarios.call, "driver", name=name), buses=BUSES)
+
+
 def _rules(key: str, furnish: Callable[[Place], None]) -> Scenario:
     title = f"signals beside {{}} rules that can't match, by {key}"
     flat = Goal(least=FLAT, of="few")
@@ -90,6 +98,8 @@ SINGLE = (
         Figure("p50", "GetId, p50", "µs", Goal(most=0.65)), Figure("p99", "the same, p99", "µs"),
         Figure("cpu", "bus CPU per message in that", "µs"),
     ), partial(scenarios.call, "driver")),
+    _asked("rules", "AddMatch and RemoveMatch"), _asked("owner", "GetNameOwner"),
+    _asked("credentials", "GetConnectionCredentials"), _asked("names", "RequestName and ReleaseName"),
 )
 STREAMS = (
     _rate("pipelined", "pipelined calls, 64 outstanding, each written by itself", 3, "pipelined", each=True),

@@ -345,7 +345,7 @@ class Server:
     def suspend(self, is_suspended: bool) -> None: ...
 
 
-_Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, ClientPolicy | None]
+_Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, int, ClientPolicy | None]
 
 _Guest = tuple[
     tuple[int, int, tuple[int, int, int, bytes | None, list[int]], str, bool, float, float],
@@ -456,3 +456,7 @@ class Swift:
 
 def keep_memory() -> None:
     """For a process that is a bus and nothing else: what large messages need is kept from one to the next."""
+
+
+def try_together() -> None:
+    """Whether several clients can be written in one system call: OSError says why not."""

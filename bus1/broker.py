@@ -155,12 +155,22 @@ class Broker:
         """A new client; a stranger, and one channel too many of a user, are closed in words."""
         try:
             channel = Channel(self, connection)
-        except OSError:  # nothing left to watch it with
+        except (OSError, MemoryError):  # nothing left to watch it with
             connection.close()
             return
-        uid = channel.accepted.uid
+        except Exception:
+            connection.close()
+            self._tell(0)
+            return
         self._channels[channel] = None
-        self._n_channels[uid] += 1
+        self._n_channels[channel.accepted.uid] += 1
+        try:
+            self._admit(channel, entrance)
+        except Exception:
+            self.broke(channel)
+
+    def _admit(self, channel: Channel, entrance: Entrance | None) -> None:
+        uid = channel.accepted.uid
         if entrance is not None:
             known = channel.accepted
             channel.accepted = channel.credentials = replace(
@@ -192,12 +202,16 @@ class Broker:
     def broke(self, channel: Channel) -> None:
         """A defect showed while this channel was served: it pays for it; called within the handler."""
         channel.close()
+        self._tell(channel.accepted.pid)
+
+    def _tell(self, pid: int) -> None:
+        """What has just been raised is told, or raised again if nobody is there to hear it."""
         if self._report is None or isinstance(sys.exc_info()[1], InternalError):
             raise
         # rarely needed, and dear to import
         import traceback
 
-        self._report(channel.accepted.pid, traceback.format_exc())
+        self._report(pid, traceback.format_exc())
 
     def allowance_of(self, uid: int) -> Allowance:
         """What all channels of a user draw on."""

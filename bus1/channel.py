@@ -91,10 +91,16 @@ class Channel:
         self._events = _INPUT
         reactor = broker.reactor
         reactor.add(self, self._events)
-        self._allowance = broker.allowance_of(self.accepted.uid)
-        self.outlet = Outlet(broker, sock, self.accepted.uid, self._resume)
-        """Where answers leave."""
-        reactor.call_at(reactor.clock() + broker.limits.handshake_timeout, (self, "handshake"), self._give_up)
+        try:
+            until = reactor.clock() + broker.limits.handshake_timeout
+            reactor.call_at(until, (self, "handshake"), self._give_up)
+            self._allowance = broker.allowance_of(self.accepted.uid)
+            self.outlet = Outlet(broker, sock, self.accepted.uid, self._resume)
+            """Where answers leave."""
+        except BaseException:
+            reactor.cancel((self, "handshake"))
+            reactor.remove(self)
+            raise
 
     def fileno(self) -> int:
         """The connection."""

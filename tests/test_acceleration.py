@@ -30,7 +30,8 @@ VERSION = bus1.__version__
 MISSING = "import sys; sys.modules['bus1._native'] = None"
 PRESENT = (
     "import sys, types; module = types.ModuleType('bus1._native'); sys.modules['bus1._native'] = module;"
-    f"module.__version__, module.PARTS = '{VERSION}', ('core', 'lane')"
+    f"module.__version__, module.PARTS = '{VERSION}', ('core', 'lane');"
+    "module.try_together = lambda: None"
 )
 OUTDATED = f"{PRESENT}; module.__version__ = '0.0.1'"
 BROKEN = """
@@ -208,6 +209,29 @@ def test_a_module_that_is_of_no_use_is_told_apart_from_none(before: str) -> None
     found = records(diagnose(before, None, "--json=short")[1])
     assert (found["native module"]["state"], found["native module"]["value"]) == ("note", None)
     assert found["native module"]["finding"].startswith("the native module ")
+
+
+def test_doctor_says_whether_several_clients_are_written_at_once() -> None:
+    found = records(diagnose(PRESENT, None, "--json=short")[1])["io_uring"]
+    assert (found["state"], found["value"]) == ("fine", True)
+    refused = (
+        f"{PRESENT}\ndef refuse(): raise PermissionError(1, 'Operation not permitted')\n"
+        "module.try_together = refuse"
+    )
+    status, output = diagnose(refused, None, "--json=short")
+    found = records(output)["io_uring"]
+    assert (status, found["state"], found["value"]) == (0, "note", False)
+    assert found["finding"].startswith("Operation not permitted: ")
+    assert "io_uring" not in records(diagnose(MISSING, None, "--json=short")[1]), "Python does not use it"
+
+
+@pytest.mark.skipif(acceleration.native is None, reason="the native module's own")
+def test_without_descriptors_the_kernel_gives_no_ring_and_the_reason_is_told() -> None:
+    code = (
+        "import resource; from bus1 import acceleration; native = acceleration.load();"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); native.try_together()"
+    )
+    assert "OSError: [Errno 24] Too many open files" in run(code, "native").stderr
 
 
 def test_doctor_finds_the_buses_that_are_there_and_leaves_nothing_behind(bus1_bus: Bus, shell: Shell) -> None:

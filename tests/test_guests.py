@@ -19,6 +19,7 @@ from bus1_bridge.sasl import COOKIE, AuthRules
 from bus1_bridge.switch.api import Closed, Shutdown
 from bus1_bridge.switch.loop import PythonSwitch
 from bus1_bridge.switch.router import Router
+from bus1_bridge.switch.tables import LegacyParty
 from dbus_client import BUS, CALL, PATIENCE, Client, Wire
 from test_sasl_mechanisms import CHALLENGE, Cookies
 from test_shortages import Clock
@@ -298,3 +299,58 @@ def test_calls_and_rules_of_others_go_with_a_guest(path: str, first: Client, pyt
     (statistics,) = first.ask("GetConnectionStats", "s", first.name, interface=STATISTICS)
     assert statistics["MatchRules"][1] == 1
     assert statistics["org.bus1.DBus.Debug.Stats.AwaitedReplies"][1] == 0
+
+
+@pytest.mark.parametrize("asks", [0, 3])
+def test_the_bus_numbers_its_messages_on_to_a_guest_that_it_cannot_answer(
+    tmp_path: Path, python: Calls, asks: int
+) -> None:
+    """Python accepts the first, the lane the second: the bus has said as much to both."""
+    said = f"\0AUTH EXTERNAL {WORDS['{uid}']}\r\nBEGIN\r\n{WORDS['{hello}']}{WORDS['{id}'] * asks}"
+    crank = Crank(tmp_path)
+    unique = crank.switch.router.tables.unique
+
+    def deaf(name: str) -> int:
+        """The bus's number for its next message to such a client."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(crank.path)
+            # whatever is written to it fails
+            sock.shutdown(socket.SHUT_RD)
+            sock.send(said.encode("latin-1"))
+            crank.turn_until(lambda: name in unique)
+            crank.turn()
+            crank.turn()
+            party = unique[name]
+            assert isinstance(party, LegacyParty)
+            return party.next_serial
+
+    first = deaf(":1.0")
+    with crank.during(lambda: Client(crank.path)):
+        python.clear()
+        second = deaf(":1.2")
+        assert (python["accept"], python["meet"]) == (0, 1)
+    assert (first, second) == (3 + asks, 3 + asks)
+    crank.switch.apply([Shutdown()])
+
+
+def test_rules_of_a_guest_count_and_go_with_it(path: str, first: Client, python: Calls) -> None:
+    with Client(path) as guest:
+        for rule in ("type='signal'", "interface='t.I'", "interface='t.I'", "sender=':1.0',arg0='x'"):
+            guest.match(rule)
+        guest.ask("RemoveMatch", "s", "interface='t.I'")
+        first.emit("S", interface="t.I")
+        while guest.receive().member != "S":
+            pass
+        assert next_change(first) == [guest.name, "", guest.name]
+    # it does not hear of that itself
+    assert next_change(first) == [guest.name, guest.name, ""]
+    assert python == {"accept": 1}
+    statistics = first.ask("GetStats", interface=STATISTICS)[0]
+    assert statistics["MatchRules"][1] == 1
+    with Client(path) as guest:
+        guest.match("type='signal'")
+        (rules,) = first.ask("GetAllMatchRules", interface=STATISTICS)
+        assert rules[guest.name] == ["type='signal'"]
+        first.own("t.Name")
+        while guest.receive().member != "NameOwnerChanged":
+            pass

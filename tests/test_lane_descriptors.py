@@ -15,6 +15,7 @@ from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.planner import Planner
 from buses import open_fds
 from dbus_client import BUS, BUS_PATH, Client
+from shortage import room_for
 from test_window import Crank
 
 from bus1 import acceleration
@@ -76,9 +77,9 @@ class Scene:
         usage = self.crank.switch.router.tables.core.waiting(self.crank.number(self.reader.name))
         return usage.messages, usage.fds
 
-    def narrow(self, size: int) -> None:
-        """The bus's socket to the reader takes little."""
-        endpoint = self.crank.switch._endpoints[self.crank.number(self.reader.name)]
+    def narrow(self, size: int, reader: Client | None = None) -> None:
+        """The bus's socket to the reader, or to another one, takes little."""
+        endpoint = self.crank.switch._endpoints[self.crank.number((reader or self.reader).name)]
         with socket.socket(fileno=os.dup(endpoint.fileno())) as its:
             its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
@@ -187,3 +188,82 @@ def test_what_waits_together_keeps_the_limits_of_descriptors(
         scene.crank.turn()
         assert scene.waiting == (2, 2)
         scene.crank.during(lambda: scene.hear([1, 1, 1]))
+
+
+# ---- bounds of all together --------------------------------------------------------------------------
+MANY, EACH = 4, 16
+
+
+def crowd(scene: Scene, n: int) -> list[Client]:
+    """Readers for whom something has passed already, so that they are ready for more."""
+    readers = [scene.client() for _ in range(n)]
+    for reader in readers:
+        scene.sender.call(reader.name, "M", flags=1)
+        scene.crank.during(reader.receive)
+    scene.python.clear()
+    return readers
+
+
+def shower(scene: Scene, sender: Client, readers: Sequence[Client], size: int = 0) -> None:
+    """To each reader some calls with many descriptors each."""
+    fds = [scene.pipes[0][0]] * EACH
+    for reader in readers:
+        for _ in range(MANY):
+            sender.call(reader.name, "M", "ay" + "h" * EACH, bytes(size), *range(EACH), fds=fds, flags=1)
+
+
+def hear_all(scene: Scene, readers: Sequence[Client]) -> None:
+    """Each has all that was sent to it, and the bus keeps none of it."""
+
+    def hear() -> None:
+        for reader in readers:
+            for _ in range(MANY):
+                got = reader.receive()
+                assert len(got.fds) == EACH
+                for fd in got.fds:
+                    os.close(fd)
+
+    scene.crank.during(hear)
+    holdings = scene.crank.switch.broker.holdings
+    scene.crank.turn_until(lambda: not holdings._messages)
+    assert open_fds(os.getpid()) == scene.before
+
+
+def test_all_that_is_in_transit_together_has_few_descriptors(scene: Scene) -> None:
+    readers = crowd(scene, 8)
+    scene.before = open_fds(os.getpid())
+    shower(scene, scene.sender, readers)
+    with room_for(420):
+        # those of all these calls would not have room
+        assert scene.crank.switch.poll(0.0) == []
+    assert not scene.python
+    hear_all(scene, readers)
+
+
+def test_few_descriptors_wait_that_nobody_is_charged_for(scene: Scene) -> None:
+    readers, second = crowd(scene, 9), scene.client()
+    scene.before = open_fds(os.getpid())
+    for reader in readers:
+        scene.narrow(1, reader)
+    for sender, its in (scene.sender, readers[:8]), (second, readers[8:]):
+        sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        shower(scene, sender, its, 3000)
+    assert scene.crank.switch.poll(0.0) == []
+    assert scene.python, "what the second sends is left to who can charge it"
+    hear_all(scene, readers)
+
+
+@pytest.mark.parametrize("size", [2000, 20_000])
+def test_descriptors_in_a_queue_are_charged_to_who_has_sent_them(scene: Scene, size: int) -> None:
+    holdings = scene.crank.switch.broker.holdings
+    scene.narrow(1)
+    before, n = holdings._booked, 4
+    scene.crank.during(lambda: scene.say([2] * n, size=size))
+    scene.crank.turn_until(lambda: scene.waiting[1] > 0)
+    scene.crank.turn()
+    assert holdings._booked - before == scene.waiting[1] == len(holdings._messages)
+    assert set(holdings._messages.values()) == {os.getuid()}
+    scene.crank.during(lambda: scene.hear([2] * n))
+    scene.crank.turn_until(lambda: scene.waiting == (0, 0))
+    assert holdings._booked == before and not holdings._messages
+    assert open_fds(os.getpid()) == scene.before

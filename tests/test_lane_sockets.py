@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(acceleration.native is None, reason="there is no
 N_CLIENTS = 100
 MUCH = N_CLIENTS * (64 << 10)
 WHO = Credentials(0, 0, 0)
-STANDING = (True, True, True, 1 << 20, (16, 64, 64), 1 << 20, 1 << 20, 9, None)
+STANDING = (True, True, True, 1 << 20, (16, 64, 64), 1 << 20, 1 << 20, 9, 9, None)
 
 
 def resident(pid: int) -> int:

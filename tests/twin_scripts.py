@@ -131,14 +131,17 @@ def messages(draw: st.DrawFn, sizes: Sequence[int]) -> Term:
 def requests(draw: st.DrawFn) -> Term:
     """Calls of the driver."""
     name = draw(st.sampled_from((*NAMES * 3, "t.Nobody", "bad", ":1.0", BUS)))
-    someone = draw(st.sampled_from((*NAMES, "@a", "@b", "@n", "t.Nobody")))
+    someone = draw(st.sampled_from((*NAMES, "@a", "@b", "@c", "@n", "t.Nobody", ":1.999999", "bad", "")))
     rule = draw(st.sampled_from(RULES))
     member, signature, args = draw(st.sampled_from((
         *(("RequestName", "su", [name, draw(st.integers(0, 7))]),) * 4, *(("ReleaseName", "s", [name]),) * 2,
         *(("AddMatch", "s", [rule]),) * 5, *(("RemoveMatch", "s", [rule]),) * 2, ("Nothing", "", []),
-        ("NameHasOwner", "s", [someone]), ("ListNames", "", []), ("ListQueuedOwners", "s", [name]),
+        ("NameHasOwner", "s", [someone]), ("NameHasOwner", "s", [name]), ("ListNames", "", []),
+        ("ListQueuedOwners", "s", [name]),
         ("GetConnectionUnixUser", "s", [someone]), ("StartServiceByName", "su", [name, 0]), ("Hello", "", []),
-        ("GetNameOwner", "s", [someone]),
+        ("GetNameOwner", "s", [someone]), ("GetNameOwner", "s", [name]), ("GetNameOwner", "as", [[name]]),
+        ("GetConnectionUnixUser", "s", [BUS]), ("GetConnectionUnixProcessID", "s", [someone]),
+        ("Ping", "", []),
         ("AddMatch", "u", [1]), ("ListActivatableNames", "", []), ("GetId", "", []), ("Introspect", "", []),
         ("GetConnectionCredentials", "s", [someone]),
     )))
@@ -147,6 +150,8 @@ def requests(draw: st.DrawFn) -> Term:
         "path": _maybe(draw, 8, st.just("/x")),
         "interface": _maybe(draw, 8, st.sampled_from(("t.I", None, "org.freedesktop.DBus.Introspectable"))),
     }
+    if member == "Ping" and draw(st.booleans()):
+        more["interface"] = "org.freedesktop.DBus.Peer"
     return made("ask", [member, signature, args], more)
 
 
@@ -209,12 +214,15 @@ USUAL = (
     "\0AUTH EXTERNAL {uid}\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n{hello}",
     "\0AUTH EXTERNAL\r\nDATA\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n{hello}{id}",
     "\0AUTH\r\nAUTH EXTERNAL\r\nDATA {uid}\r\nBEGIN\r\n{hello}{list}",
+    "\0AUTH EXTERNAL {uid}\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n{hello}{match}{owner}"
+    "{listen}{credentials}{unmatch}",
 )
 """How libraries connect."""
 ODD = (
     "\0", "AUTH\r\n", "AUTH EXTERNAL 39\r\n", "AUTH ANONYMOUS 61\r\n", "AUTH DBUS_COOKIE_SHA1 30\r\n",
     "CANCEL\r\n", "ERROR\r\n", "BEGIN\r\n", "\r\n", "\n", " ", "DATA\r\n", "NEGOTIATE_UNIX_FD\r\n", "x" * 300,
-    "\xff\r\n", "{id}", "{hello}", "l\1\0\1", "AUTH EXTERNAL {uid}\r\n", "AUTH  EXTERNAL {uid}\r\n",
+    "\xff\r\n", "{id}", "{hello}", "{match}", "{unmatch}", "l\1\0\1",
+    "AUTH EXTERNAL {uid}\r\n", "AUTH  EXTERNAL {uid}\r\n",
 )
 
 
@@ -343,7 +351,7 @@ def _ordinary(draw: st.DrawFn) -> Term:
     """What clients say to each other all day."""
     word = draw(st.sampled_from((*("call",) * 5, *("answer",) * 4, "fail", *("signal",) * 4, "emit", "ask")))
     if word == "ask":
-        return term("ask", *draw(st.sampled_from((("NameHasOwner", "s", ["t.N0"]), ("GetId", "", [])))))
+        return term("ask", *draw(_everyday_questions), flags=_maybe(draw, 5, st.just(1)))
     signature, args = draw(_bodies)
     more = {
         "signature": signature or None, "args": args or None, "flags": _maybe(draw, 3, st.just(1)),
@@ -383,5 +391,12 @@ def everyday(draw: st.DrawFn) -> Script:
     return [*steps, term("stats", "a")]
 
 
+_everyday_questions = st.sampled_from((
+    *(("NameHasOwner", "s", [name]) for name in ("t.N0", "t.Nobody", "@b", BUS)), ("GetId", "", []),
+    *(("GetNameOwner", "s", [name]) for name in ("t.N0", "t.N1", "@c")),
+    ("GetConnectionCredentials", "s", ["@b"]), ("GetConnectionUnixUser", "s", ["t.N0"]),
+    ("GetConnectionUnixProcessID", "s", ["t.N1"]),
+    *((member, "s", [rule]) for member in ("AddMatch", "RemoveMatch") for rule in RULES[:16:2]),
+))
 _everyday_rules = st.lists(st.sampled_from(RULES[:16]), max_size=5)
 _crowds = st.lists(_clients, min_size=2, max_size=4, unique=True)

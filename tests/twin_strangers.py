@@ -15,18 +15,24 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from dbus_client import BUS, BUS_PATH, CALL, DESTINATION, INTERFACE, MEMBER, PATH, message
+from dbus_client import BUS, BUS_PATH, CALL, DESTINATION, INTERFACE, MEMBER, PATH, SIGNATURE, marshal, message
 from twin_client import Got
 
 
-def _call(member: str, serial: int) -> str:
+def _call(member: str, serial: int, text: str | None = None) -> str:
     fields = [(PATH, "o", BUS_PATH), (INTERFACE, "s", BUS), (MEMBER, "s", member), (DESTINATION, "s", BUS)]
-    return message(CALL, serial, fields, b"").decode("latin-1")
+    if text is None:
+        return message(CALL, serial, fields, b"").decode("latin-1")
+    body = marshal("s", text)
+    return message(CALL, serial, [*fields, (SIGNATURE, "g", "s")], body).decode("latin-1")
 
 
 WORDS = {
     "{uid}": str(os.getuid()).encode().hex(), "{hello}": _call("Hello", 1), "{id}": _call("GetId", 2),
-    "{list}": _call("ListNames", 3),
+    "{list}": _call("ListNames", 3), "{match}": _call("AddMatch", 4, "sender='t.N0',arg0='x'"),
+    "{owner}": _call("GetNameOwner", 5, BUS), "{listen}": _call("AddMatch", 6, "type='signal'"),
+    "{credentials}": _call("GetConnectionCredentials", 7, "t.N0"),
+    "{unmatch}": _call("RemoveMatch", 8, "arg0='x',sender='t.N0'"),
 }
 """What stands for what in what strangers say."""
 

@@ -36,7 +36,9 @@ _TO_HAVE_IT = (
 
 def examine() -> list[Record]:
     """All that is looked at, in the order in which it matters."""
-    return [_bus1(), _body(), _module(), _choice(), *_buses(), _runtime_directory(), _open_files()]
+    return [
+        _bus1(), _body(), _module(), *_together(), _choice(), *_buses(), _runtime_directory(), _open_files(),
+    ]
 
 
 def _record(subject: str, state: str, value: object, finding: str, advice: str | None = None) -> Record:
@@ -84,6 +86,21 @@ def _module() -> Record:
     version, parts = module.__version__, list(module.PARTS)
     found = f"{version}: {', '.join(parts) or 'nothing in it yet'}"
     return _record("native module", "fine", version, found) | {"parts": parts}
+
+
+def _together() -> list[Record]:
+    from .. import acceleration
+
+    try:
+        module = acceleration.load()
+    except acceleration.NoSuchBody:
+        return []
+    try:
+        module.try_together()
+    except OSError as error:
+        found = f"{error.strerror or error}: the native body writes to one client after the other"
+        return [_record("io_uring", "note", False, found)]
+    return [_record("io_uring", "fine", True, "the native body writes to several clients at once")]
 
 
 def _choice() -> Record:

@@ -60,7 +60,7 @@ fn main() {
         let header = parse(message).unwrap();
         measure(&format!("stamp {name}"), message.len(), || {
             out.clear();
-            black_box(stamp(black_box(message), &header, ":1.42", &mut out).is_ok());
+            black_box(stamp(black_box(message), &header, b":1.42", &mut out).is_ok());
         });
     }
     let mut bytes = vec![0; 4 + (1 << 20)];

@@ -12,6 +12,7 @@ pub mod buffers;
 mod sealed;
 mod several;
 pub mod sockets;
+mod together;
 
 use std::io;
 use std::mem;
@@ -23,6 +24,7 @@ use smallvec::SmallVec;
 pub use alarm::Alarm;
 pub use sealed::SealedFile;
 pub use several::{close_all, send_several};
+pub use together::{MOST as WRITES_MAX, Together};
 
 /// The most descriptors that the kernel passes in one message.
 pub const SCM_MAX_FD: usize = 253;

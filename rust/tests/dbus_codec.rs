@@ -82,7 +82,7 @@ fn a_wrong_byte_never_makes_a_panic() {
             message[at] = byte;
             if let Ok(header) = parse(&message) {
                 out.clear();
-                stamp(&message, &header, ":1.1", &mut out).unwrap();
+                stamp(&message, &header, b":1.1", &mut out).unwrap();
                 assert_eq!(out.len(), parse(&out).unwrap().header_length, "{byte} at {at}");
             }
         }
@@ -94,12 +94,12 @@ fn a_stamp_is_the_header_with_the_sender() {
     let message = build(&call());
     let header = parse(&message).unwrap();
     let mut out = b"before".to_vec();
-    stamp(&message, &header, ":1.42", &mut out).unwrap();
+    stamp(&message, &header, b":1.42", &mut out).unwrap();
     let expected = build(&Outgoing { sender: Some(":1.42"), ..call() });
     assert_eq!(out, [b"before", &expected[..]].concat());
     out.clear();
     let header = parse(&expected).unwrap();
-    stamp(&expected, &header, ":1.9", &mut out).unwrap();
+    stamp(&expected, &header, b":1.9", &mut out).unwrap();
     assert_eq!(out, build(&Outgoing { sender: Some(":1.9"), ..call() }));
 }
 
@@ -116,7 +116,7 @@ fn a_stamped_header_fits_where_the_margin_is_free() {
                 {
                     let mut out = Vec::with_capacity(header.header_length + name.len() + MARGIN);
                     let room = out.capacity();
-                    stamp(&message, &header, name, &mut out).unwrap();
+                    stamp(&message, &header, name.as_bytes(), &mut out).unwrap();
                     assert!(
                         out.capacity() == room && out.len() <= header.header_length + name.len() + MARGIN
                     );
@@ -134,8 +134,8 @@ fn unknown_fields_are_cut_out() {
     let header = parse(&message).unwrap();
     assert!(header.has_unknown_fields && header.header_length > padded);
     let (mut out, mut expected) = (Vec::new(), Vec::new());
-    stamp(&message, &header, ":1.42", &mut out).unwrap();
-    stamp(&plain, &parse(&plain).unwrap(), ":1.42", &mut expected).unwrap();
+    stamp(&message, &header, b":1.42", &mut out).unwrap();
+    stamp(&plain, &parse(&plain).unwrap(), b":1.42", &mut expected).unwrap();
     assert_eq!(parse(&out).unwrap().sender(&out), Some(":1.42"));
     assert!(!parse(&out).unwrap().has_unknown_fields);
     assert_eq!(out.len(), expected.len());
@@ -145,12 +145,12 @@ fn unknown_fields_are_cut_out() {
 fn a_message_without_room_for_the_sender_is_not_stamped() {
     let message = build(&call());
     let mut stamped = Vec::new();
-    stamp(&message, &parse(&message).unwrap(), ":1.42", &mut stamped).unwrap();
+    stamp(&message, &parse(&message).unwrap(), b":1.42", &mut stamped).unwrap();
     let room = MAX_MESSAGE as u32 - stamped.len() as u32;
     for (body_length, fits) in [(room, true), (room + 1, false)] {
         let message = build(&Outgoing { body_length, ..call() });
         let mut out = b"kept".to_vec();
-        let result = stamp(&message, &parse(&message).unwrap(), ":1.42", &mut out);
+        let result = stamp(&message, &parse(&message).unwrap(), b":1.42", &mut out);
         assert_eq!(result.is_ok(), fits);
         assert!(fits || out == b"kept");
     }

@@ -91,7 +91,7 @@ fn what_a_policy_permits_passes_and_what_it_does_not_is_handed_over() {
     for peer in [a.peer, b.peer] {
         let strict =
             Standing { sends_all: false, receives_all: false, policy: Some(policy.clone()), ..free() };
-        bus.lane.lock().unwrap().parties.set_standing(peer, strict);
+        bus.lane.lock().unwrap().parties.set_standing(peer, strict, true);
     }
     for (serial, is_held) in [(1, false), (2, true), (3, false)] {
         bus.lane.lock().unwrap().parties.claim(b.peer, "a.Service", is_held);

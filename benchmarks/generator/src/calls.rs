@@ -7,9 +7,7 @@
 use crate::child::{Child, say, told};
 use crate::connection::{CHUNK, Connection, PATIENCE, failed};
 use crate::frames::Head;
-use crate::message::{
-    CALL, REPLY_SERIAL, SERIAL, TEXT, call, driver_call, patch, reply, request_name, string,
-};
+use crate::message::{CALL, REPLY_SERIAL, SERIAL, TEXT, call, patch, reply, request_name, string};
 use crate::meter::{Meter, Report};
 use crate::options::Options;
 use crate::sys::{self, Poll, libraries};
@@ -221,18 +219,6 @@ pub fn with_library(options: &Options) -> io::Result<Report> {
     times_for(options.warm_up())?;
     let meter = Meter::start(options.bus, Some(&child))?;
     let mut times = times_for(options.time())?;
-    let mut report = meter.stop(times.len() as u64)?;
-    report.add_times(&mut times);
-    Ok(report)
-}
-
-/// The role that times a call that the bus itself answers.
-pub fn driver(options: &Options) -> io::Result<Report> {
-    let mut caller = Caller::new(options, driver_call(2, "GetId", &[]), None)?;
-    let mut buffer = vec![0; CHUNK];
-    caller.one_at_a_time(options.warm_up(), &mut buffer)?;
-    let meter = Meter::start(options.bus, None)?;
-    let mut times = caller.one_at_a_time(options.time(), &mut buffer)?;
     let mut report = meter.stop(times.len() as u64)?;
     report.add_times(&mut times);
     Ok(report)

@@ -17,6 +17,7 @@ mod frames;
 mod message;
 mod meter;
 mod options;
+mod questions;
 mod relay;
 mod streams;
 mod sys;
@@ -33,7 +34,7 @@ type Serve = fn(&Options) -> io::Result<()>;
 const SCENARIOS: [(&str, Measure); 9] = [
     ("call", calls::single),
     ("library-call", calls::with_library),
-    ("driver", calls::driver),
+    ("driver", questions::driver),
     ("pipelined", calls::pipelined),
     ("pairs", calls::crowd),
     ("one-way", streams::one_way),

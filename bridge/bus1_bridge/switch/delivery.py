@@ -335,6 +335,10 @@ class Delivery:
         """The one step of a disconnect, for both kinds of party; nothing if it is gone already."""
         departure.leave(self, party)
 
+    def abandon(self, peer: int) -> None:
+        """The peer has not become a party, or not wholly, as something failed: it goes again."""
+        departure.abandon(self, peer)
+
     def _tell(self, to: LegacyParty, member: str, name: str, *, only_monitors: bool = False) -> None:
         self.send_from_bus(
             to, SIGNAL, path=DRIVER_PATH, interface=DRIVER_NAME, member=member, signature="s",

@@ -58,6 +58,14 @@ def leave(delivery: Delivery, party: Party) -> None:
         delivery.entrances.left(peer)
 
 
+def abandon(delivery: Delivery, peer: int) -> None:
+    """The peer has not become a party, or not wholly, as something failed: it goes again."""
+    if (party := delivery.tables.parties.get(peer)) is not None:
+        leave(delivery, party)
+    else:
+        delivery.tables.core.peer_disconnect(peer)
+
+
 def become_monitor(delivery: Delivery, party: LegacyParty, rules: Sequence[MatchRule]) -> None:
     """The client gives up its names, rules and calls, and sees everything that ``rules`` match."""
     tables, peer = delivery.tables, party.peer

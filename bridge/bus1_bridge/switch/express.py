@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _USERS_MAX = 1024
 
-Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, "NativePolicy | None"]
+Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, int, "NativePolicy | None"]
 """May send everything, may receive everything, takes descriptors; the limits that the lane minds; what it
 may do where that is not everything, if the lane can tell."""
 
@@ -168,7 +168,8 @@ class Express:
             permissions.sends_all, permissions.receives_all, party.takes_fds,
             limits.max_message_size,
             (limits.max_message_unix_fds, limits.max_incoming_unix_fds, limits.max_outgoing_unix_fds),
-            limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection, policy,
+            limits.max_incoming_bytes, limits.max_outgoing_bytes, limits.max_replies_per_connection,
+            limits.max_match_rules_per_connection, policy,
         )
 
     def _twin(self, policy: ClientPolicy) -> NativePolicy:

@@ -9,8 +9,8 @@ Hub is the gateway.
 The time of a turn is taken when epoll returns, and holds for everything in it: the reactor's clock
 sets it.
 
-Invariants. 1. A defect that shows while one connection is served costs that connection; only a broken
-invariant of Core ends the bus.
+Invariants. 1. A defect, or a lack of something, that shows while one connection is accepted or served costs
+that connection; only a broken invariant of Core ends the bus.
 
 Not here: what messages do (router, gateway), what is decided outside the tables (daemon).
 """
@@ -18,6 +18,7 @@ Not here: what messages do (router, gateway), what is decided outside the tables
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import sys
@@ -27,8 +28,9 @@ from functools import partial
 
 from bus1.broker import Broker
 from bus1.context import context_of
+from bus1.core.api import Credentials
 from bus1.errors import InternalError
-from bus1.listener import Listener
+from bus1.listener import SHORTAGE, Listener
 from bus1.process import SignalPipe
 from bus1.reactor import Reactor
 from bus1.record import replace
@@ -188,18 +190,35 @@ class PythonSwitch:
             self.report(Closed(endpoint.pid, endpoint.uid, who, "there is no memory for what it wants"))
             self._drop(endpoint)
             return
-        # rarely needed, and dear to import
-        import traceback
-
-        self._punts.append(Failed(endpoint.pid, traceback.format_exc()))
+        self._punts.append(_defect(endpoint.pid))
         self._drop(endpoint)
 
     def accept(
         self, connection: socket.socket, entrance: Entrance | None = None, *, is_local: bool = True
     ) -> None:
-        """A new D-Bus connection, at a socket of the bus's own unless an entrance is given."""
-        connection.setblocking(False)
-        who = credentials_of(connection)
+        """A new D-Bus connection, at a socket of the bus's own unless an entrance is given.
+
+        If that fails it is closed, and nothing else has happened."""
+        pid = 0
+        try:
+            connection.setblocking(False)
+            who = credentials_of(connection)
+            pid = who.pid
+            self._let_in(connection, who, entrance, is_local=is_local)
+        except Exception as error:
+            connection.close()
+            if isinstance(error, InternalError):
+                raise
+            if isinstance(error, MemoryError):
+                self.report(Short(os.strerror(errno.ENOMEM)))
+            elif isinstance(error, OSError) and error.errno in SHORTAGE:
+                self._note_shortage(error)
+            else:
+                self.report(_defect(pid))
+
+    def _let_in(
+        self, connection: socket.socket, who: Credentials, entrance: Entrance | None, *, is_local: bool
+    ) -> None:
         if entrance is not None:
             who = replace(who, secctx=context_of(who.secctx, entrance.name))
         if (excess := self.router.too_many(who)) is not None:
@@ -210,11 +229,14 @@ class PythonSwitch:
         if not is_local:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = self.router.connect(who, self.router.delivery.now, can_pass_fds=is_local)
-        endpoint = Endpoint(self, connection, peer, who.pid, who.uid, is_local=is_local)
-        party = self.router.party(peer)
-        if entrance is not None:
-            come_in(self.router.delivery, party, entrance)
-        self.enter(endpoint)
+        try:
+            endpoint = Endpoint(self, connection, peer, who.pid, who.uid, is_local=is_local)
+            if entrance is not None:
+                come_in(self.router.delivery, self.router.party(peer), entrance)
+            self.enter(endpoint)
+        except BaseException:
+            self.router.disconnect(peer, self.router.delivery.now)
+            raise
         # who connects mostly says something at once: it may be there already
         self.has_input(endpoint)
         self.was_used(endpoint)
@@ -222,10 +244,18 @@ class PythonSwitch:
 
     def enter(self, endpoint: Endpoint) -> None:
         """One more connection takes its turns."""
-        self._endpoints[endpoint.connection] = endpoint
-        endpoint.process = self._reading.enter(endpoint.process)
-        self._flushing.enter(endpoint.process)
-        self.reactor.station(endpoint.connection, endpoint)
+        entered: list[Schedule] = []
+        try:
+            for schedule in self._reading, self._flushing:
+                endpoint.process = schedule.enter(endpoint.process)
+                entered.append(schedule)
+            self.reactor.station(endpoint.connection, endpoint)
+            self._endpoints[endpoint.connection] = endpoint
+        except BaseException:
+            for schedule in entered:
+                schedule.leave(endpoint.process)
+            self.reactor.station(endpoint.connection, None)
+            raise
 
     def cut_off(self, connection: int, reason: str) -> None:
         """This connection ends now, whatever it has sent."""
@@ -398,3 +428,11 @@ class Watched:
     def close(self) -> None:
         """Watch no more."""
         self._switch.reactor.remove(self)
+
+
+def _defect(pid: int) -> Failed:
+    """What has just been raised, as a defect of the bus."""
+    # rarely needed, and dear to import
+    import traceback
+
+    return Failed(pid, traceback.format_exc())

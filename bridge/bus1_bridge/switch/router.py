@@ -80,12 +80,15 @@ class Router:
         if credentials.uid not in self._users:
             self._users[credentials.uid] = hosted_limits(limits)
             self._core.set_user_limits(credentials.uid, user_limits(limits))
-        peer = self._core.peer_new(
-            credentials.uid, limits=self._users[credentials.uid], overhead=OVERHEAD
-        )
-        # naming a node creates it: 0 is the root, where all messages to this client go
-        self._core.send(peer, (), handles=(0,), credentials=credentials)
-        self._wait_for_hello(self._enter(peer, credentials, now, can_pass_fds=can_pass_fds))
+        peer = self._core.peer_new(credentials.uid, limits=self._users[credentials.uid], overhead=OVERHEAD)
+        try:
+            # naming a node creates it: 0 is the root, where all messages to this client go
+            self._core.send(peer, (), handles=(0,), credentials=credentials)
+            self._wait_for_hello(self._enter(peer, credentials, now, can_pass_fds=can_pass_fds))
+        except BaseException:
+            self._connections.pop(peer, None)
+            self.delivery.abandon(peer)
+            raise
         return peer
 
     def meet(self, guest: Guest, rest: Rest | None, accepted: float) -> Connection:
@@ -109,9 +112,7 @@ class Router:
         self._connections.pop(connection, None)
         self.incomplete.discard(connection)
 
-    def _enter(
-        self, peer: int, credentials: Credentials, accepted: float, *, can_pass_fds: bool
-    ) -> Connection:
+    def _enter(self, peer: int, credentials: Credentials, accepted: float, can_pass_fds: bool) -> Connection:
         """The peer is that of a connection."""
         limits = self.limits.of_user(credentials.uid)
         party = LegacyParty(peer, credentials, root=(peer, 0))
@@ -122,8 +123,8 @@ class Router:
         return c
 
     def _wait_for_hello(self, c: Connection) -> None:
-        self.incomplete.add(c.party.peer)
         self._deadlines.opened(c, self.limits.auth_timeout)
+        self.incomplete.add(c.party.peer)
 
     def configure(self, limits: BusLimits, policy: Policy) -> None:
         """Other limits and rules from now on, for everybody."""

@@ -1,7 +1,9 @@
 //! Who uses how much of what, and who may use more.
 //!
 //! Theory. The twin of `bus1/core/account.py`, where the inequality is argued. A flow is found by its sending
-//! peer, a share by the uid, at each charge and each settling; there are few of both.
+//! peer, a share by the uid, at each charge and each settling; there are few of both. Most accounts use handles
+//! alone, most of the time; what else is used is counted in *dues*, which are lent for as long as something is.
+//! What is allowed is the same for many, and shared.
 //!
 //! Invariants. 1. Shares and flows without a message do not exist. 2. Use and shares never go below zero: who
 //! gives back twice breaks Core. 3. A refused charge changes nothing. 4. An account is closed with zero use.
@@ -9,6 +11,7 @@
 //! Not here: which command charges what when.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use slab::Slab;
 use smallvec::SmallVec;
@@ -81,18 +84,47 @@ pub struct User {
     pub accounts: u64,
     /// Users are listed as they came.
     pub order: u64,
+    // they move in and out as they are
+    #[allow(clippy::vec_box)]
+    stock: Vec<Box<Dues>>,
+}
+
+/// So many dues are kept for whoever of a user's needs some.
+const STOCK: usize = 64;
+
+/// One peer's maxima.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Terms {
+    pub limits: Counts,
+    /// Bytes that are charged with every message beyond its slice.
+    pub overhead: u64,
+}
+
+/// What is used while more than handles is.
+#[derive(Default)]
+pub struct Dues {
+    used: Counts,
+    pub shares: Shares,
+    pub flows: Flows,
+    undelivered: [u64; 3],
 }
 
 /// One peer's maxima and use.
 pub struct Account {
     /// Its key in the ledger.
     pub user: usize,
-    pub limits: Counts,
-    pub overhead: u64,
-    pub used: Counts,
-    pub shares: Shares,
-    pub flows: Flows,
-    pub undelivered: [u64; 3],
+    pub terms: Arc<Terms>,
+    /// What it uses, if that is all.
+    handles: u64,
+    pub dues: Option<Box<Dues>>,
+}
+
+impl Dues {
+    /// All that is used is handles.
+    fn are_paid(&self) -> bool {
+        let [slices, _, bytes, fds] = self.used;
+        (slices, bytes, fds) == (0, 0, 0) && self.flows.is_empty() && self.shares.is_empty()
+    }
 }
 
 /// What one undelivered message costs its receiver; given back exactly once.
@@ -113,7 +145,20 @@ impl Charge {
 impl Account {
     /// What `sender` has undelivered here.
     pub fn queued(&self, sender: u64) -> Usage {
-        self.flows.get(sender).map_or(Usage::default(), |flow| usage(flow.undelivered))
+        let flow = self.dues.as_ref().and_then(|dues| dues.flows.get(sender));
+        flow.map_or(Usage::default(), |flow| usage(flow.undelivered))
+    }
+
+    /// What is used.
+    pub fn used(&self) -> Counts {
+        self.dues.as_ref().map_or([0, self.handles, 0, 0], |dues| dues.used)
+    }
+
+    fn count(&mut self, resource: usize) -> Option<&mut u64> {
+        match &mut self.dues {
+            Some(dues) => dues.used.get_mut(resource),
+            None => Some(&mut self.handles).filter(|_| resource == HANDLES),
+        }
     }
 
     /// How much more of a resource surely fits, whoever else of this user's peers gets how much of it from `uid`.
@@ -123,15 +168,16 @@ impl Account {
     pub fn room(&self, user: &User, uid: i64, resource: usize) -> u64 {
         let left = user.limits[resource].saturating_sub(user.used[resource]);
         let share = share_of(&user.shares, uid)[resource];
-        let here = share_of(&self.shares, uid)[resource];
+        let here = self.dues.as_ref().map_or(0, |dues| share_of(&dues.shares, uid)[resource]);
         let quarter = left.saturating_sub(share).saturating_sub(here.saturating_mul(2)) / 4;
-        self.limits[resource].saturating_sub(self.used[resource]).min(quarter)
+        self.terms.limits[resource].saturating_sub(self.used()[resource]).min(quarter)
     }
 
     /// What everybody has undelivered here, the seed apart.
     pub fn waiting(&self) -> Usage {
-        let mut all = self.undelivered;
-        if let Some(seed) = self.flows.get(SEED_SENDER) {
+        let Some(dues) = &self.dues else { return Usage::default() };
+        let mut all = dues.undelivered;
+        if let Some(seed) = dues.flows.get(SEED_SENDER) {
             for (count, amount) in all.iter_mut().zip(seed.undelivered) {
                 *count -= amount;
             }
@@ -157,7 +203,7 @@ impl Purse<'_> {
             return Ok(());
         }
         let name = RESOURCES[resource];
-        let (used, limit) = (self.account.used[resource], self.account.limits[resource]);
+        let (used, limit) = (self.account.used()[resource], self.account.terms.limits[resource]);
         if used.saturating_add(amount) > limit {
             return Err(Error::new(
                 Kind::QuotaExceeded,
@@ -171,58 +217,92 @@ impl Purse<'_> {
                 format!("{name} of uid {}: {used} used", self.user.uid),
             ));
         }
-        self.account.used[resource] += amount;
+        if self.account.dues.is_none() && resource != HANDLES {
+            self.open_dues();
+        }
+        if let Some(count) = self.account.count(resource) {
+            *count += amount;
+        }
         self.user.used[resource] += amount;
         Ok(())
     }
 
+    /// More than handles is going to be used.
+    fn open_dues(&mut self) -> &mut Dues {
+        let Account { dues, handles, .. } = &mut *self.account;
+        dues.get_or_insert_with(|| {
+            let mut dues = self.user.stock.pop().unwrap_or_default();
+            dues.used[HANDLES] = *handles;
+            dues
+        })
+    }
+
+    /// Only handles are used, perhaps.
+    fn close_dues(&mut self) {
+        if let Some(mut dues) = self.account.dues.take_if(|dues| dues.are_paid()) {
+            self.account.handles = std::mem::take(&mut dues.used[HANDLES]);
+            if self.user.stock.len() < STOCK {
+                self.user.stock.push(dues);
+            }
+        }
+    }
+
     /// Give `amount` back.
     pub fn give(&mut self, resource: usize, amount: u64, sequencer: &mut Sequencer) {
-        let used = &mut self.account.used[resource];
-        if *used < amount || self.user.used[resource] < amount {
+        let used = self.account.used()[resource];
+        if used < amount || self.user.used[resource] < amount {
             sequencer.fail(format!("{} given back twice", RESOURCES[resource]));
         }
-        *used = used.saturating_sub(amount);
+        if let Some(count) = self.account.count(resource) {
+            *count = used.saturating_sub(amount);
+        }
         let used = &mut self.user.used[resource];
         *used = used.saturating_sub(amount);
+        if resource == BYTES {
+            // which is what is given back last
+            self.close_dues();
+        }
     }
 
     /// Charge a message of peer `sender`, user `uid`; QuotaExceeded names what is exceeded.
     pub fn charge(&mut self, sender: u64, uid: i64, handles: usize, size: u64, fds: usize) -> Result<Charge> {
         let charge = Charge {
             sender,
-            size: size.saturating_add(self.account.overhead),
+            size: size.saturating_add(self.account.terms.overhead),
             handles: handles as u32,
             fds: fds as u32,
         };
         let counts = charge.counts();
         let user_share = share_of(&self.user.shares, uid);
-        let peer_share = share_of(&self.account.shares, uid);
+        let peer_share = self.account.dues.as_ref().map_or([0; 4], |dues| share_of(&dues.shares, uid));
         for resource in [SLICES, HANDLES, BYTES, FDS] {
             if counts[resource] != 0 {
                 self.admit(resource, counts[resource], uid, user_share[resource], peer_share[resource])?;
             }
         }
         book_share(&mut self.user.shares, uid, &counts);
-        book_share(&mut self.account.shares, uid, &counts);
-        for (resource, amount) in counts.iter().enumerate() {
-            self.account.used[resource] += amount;
-            self.user.used[resource] += amount;
+        for (used, amount) in self.user.used.iter_mut().zip(counts) {
+            *used += amount;
+        }
+        let dues = self.open_dues();
+        book_share(&mut dues.shares, uid, &counts);
+        for (used, amount) in dues.used.iter_mut().zip(counts) {
+            *used += amount;
         }
         let amounts = [charge.size, 1, counts[FDS]];
-        match self.account.flows.get_mut(sender) {
+        match dues.flows.get_mut(sender) {
             Some(flow) => add(&mut flow.undelivered, amounts),
             None => {
                 let undelivered = amounts;
-                self.account.flows.insert(sender, Flow { uid, undelivered });
+                dues.flows.insert(sender, Flow { uid, undelivered });
             }
         }
-        add(&mut self.account.undelivered, amounts);
+        add(&mut dues.undelivered, amounts);
         Ok(charge)
     }
 
     fn admit(&self, resource: usize, amount: u64, uid: i64, share: u64, here: u64) -> Result<()> {
-        if self.account.used[resource].saturating_add(amount) > self.account.limits[resource] {
+        if self.account.used()[resource].saturating_add(amount) > self.account.terms.limits[resource] {
             return Err(Error::new(
                 Kind::QuotaExceeded,
                 format!("{} of the receiving peer: {amount} more", RESOURCES[resource]),
@@ -245,20 +325,25 @@ impl Purse<'_> {
     /// The message has left the queue: `kept` handles stay, and the slice with its bytes.
     pub fn settle(&mut self, charge: &Charge, kept: usize, sequencer: &mut Sequencer) {
         let counts = charge.counts();
-        let Some(flow) = self.account.flows.get_mut(charge.sender) else {
+        let dues = self.account.dues.as_deref_mut();
+        let found = dues.and_then(|Dues { shares, flows, undelivered, .. }| {
+            Some((shares, flows.get_mut(charge.sender)?, undelivered))
+        });
+        let Some((shares, flow, undelivered)) = found else {
             sequencer.fail("a charge was given back twice");
             return;
         };
         let uid = flow.uid;
-        for totals in [&mut flow.undelivered, &mut self.account.undelivered] {
+        for totals in [&mut flow.undelivered, undelivered] {
             totals[0] = totals[0].saturating_sub(charge.size);
             totals[1] = totals[1].saturating_sub(1);
             totals[2] = totals[2].saturating_sub(counts[FDS]);
         }
-        if flow.undelivered[1] == 0 {
-            self.account.flows.remove(charge.sender);
+        let is_over = flow.undelivered[1] == 0;
+        let is_sound = settle_share(shares, uid, &counts);
+        if let Some(dues) = self.account.dues.as_mut().filter(|_| is_over) {
+            dues.flows.remove(charge.sender);
         }
-        let is_sound = settle_share(&mut self.account.shares, uid, &counts);
         if !(settle_share(&mut self.user.shares, uid, &counts) && is_sound) {
             sequencer.fail("a charge was given back twice");
         }
@@ -296,12 +381,20 @@ pub struct Ledger {
     pub configured: Vec<(i64, Limits)>,
     pub users: Slab<User>,
     by_uid: HashMap<i64, usize, ahash::RandomState>,
+    /// Terms that an account was opened with last: most have the same.
+    usual: Option<Arc<Terms>>,
 }
 
 impl Ledger {
     /// Nobody yet.
     pub fn new(defaults: Limits) -> Self {
-        Ledger { defaults, configured: Vec::new(), users: Slab::new(), by_uid: HashMap::default() }
+        Ledger {
+            defaults,
+            configured: Vec::new(),
+            users: Slab::new(),
+            by_uid: HashMap::default(),
+            usual: None,
+        }
     }
 
     /// An account for a new peer of `uid`; its maxima default to the user's (P-22, Q-3).
@@ -317,28 +410,32 @@ impl Ledger {
                     shares: Shares::new(),
                     accounts: 0,
                     order,
+                    stock: Vec::new(),
                 });
                 self.by_uid.insert(uid, key);
                 key
             }
         };
         self.users[user].accounts += 1;
-        Account {
-            user,
-            limits: limits.map_or(self.users[user].limits, |limits| limits.0),
-            overhead,
-            used: [0; 4],
-            shares: Shares::new(),
-            flows: Flows::default(),
-            undelivered: [0; 3],
+        let limits = limits.map_or(self.users[user].limits, |limits| limits.0);
+        Account { user, terms: self.shared(Terms { limits, overhead }), handles: 0, dues: None }
+    }
+
+    /// One for all that are alike.
+    fn shared(&mut self, terms: Terms) -> Arc<Terms> {
+        if let Some(usual) = self.usual.as_ref().filter(|usual| ***usual == terms) {
+            return Arc::clone(usual);
         }
+        let terms = Arc::new(terms);
+        self.usual = Some(Arc::clone(&terms));
+        terms
     }
 
     /// The peer is gone, and with the last one its user.
     pub fn close(&mut self, account: &Account, sequencer: &mut Sequencer) {
         let user = &mut self.users[account.user];
-        if account.used != [0; 4] || !account.flows.is_empty() || !account.shares.is_empty() {
-            sequencer.fail(format!("an account of uid {} was closed in use: {:?}", user.uid, account.used));
+        if account.used() != [0; 4] || account.dues.is_some() {
+            sequencer.fail(format!("an account of uid {} was closed in use: {:?}", user.uid, account.used()));
         }
         user.accounts -= 1;
         if user.accounts == 0 {

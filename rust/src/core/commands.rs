@@ -6,6 +6,8 @@
 //!
 //! Not here: sending (`messages`), receiving (`delivery`).
 
+use std::sync::Arc;
+
 use super::account::HANDLES;
 use super::api::{
     FLUSH, FLUSH_SEED, HANDLE_INVALID, KEEP, Limits, PeerState, RELEASE_HANDLES, Usage, UserUsage,
@@ -74,7 +76,7 @@ impl Core {
     /// Flags and limits (P-20 … P-22).
     pub fn peer_query(&self, peer: u64) -> Result<PeerState> {
         let found = self.peer(peer)?;
-        Ok(PeerState { flags: found.flags, limits: Limits(found.account.limits) })
+        Ok(PeerState { flags: found.flags, limits: Limits(found.account.terms.limits) })
     }
 
     /// Set flags and limits (KEEP: as they are), then flush (P-30 … P-37).
@@ -96,9 +98,12 @@ impl Core {
         if peer_flags != KEEP {
             found.flags = peer_flags;
         }
-        for (limit, new) in found.account.limits.iter_mut().zip(maxima) {
-            if new != KEEP {
-                *limit = new;
+        if maxima != [KEEP; 4] {
+            let limits = &mut Arc::make_mut(&mut found.account.terms).limits;
+            for (limit, new) in limits.iter_mut().zip(maxima) {
+                if new != KEEP {
+                    *limit = new;
+                }
             }
         }
         if flags & FLUSH != 0 {

@@ -82,6 +82,11 @@ impl Gaps {
         self.note_size(merged.1, merged.0);
     }
 
+    /// It has no memory beside its own.
+    pub fn is_small(&self) -> bool {
+        !(self.by_size.spilled() || self.by_start.spilled())
+    }
+
     /// (start, size) of each, by address.
     #[cfg(test)]
     pub fn ranges(&self) -> &[(u32, u32)] {

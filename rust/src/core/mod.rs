@@ -20,6 +20,7 @@ mod express;
 mod flows;
 mod gaps;
 pub(crate) mod hashing;
+mod layout;
 mod loss;
 mod messages;
 mod objects;
@@ -48,8 +49,9 @@ pub use view::View;
 use account::{Account, Ledger, Purse};
 use backing::Mishap;
 use hashing::{CountedMap, KeyedMap};
+use layout::Slices;
 use objects::{Handle, Node};
-use pool::{Pool, Slice, Surroundings};
+use pool::{Pool, Surroundings};
 use queue::{Descriptors, Entry, Queue};
 use sequencer::Sequencer;
 
@@ -99,7 +101,7 @@ pub struct Core {
     nodes: Slab<Node>,
     handles: Slab<Handle>,
     entries: Slab<Entry>,
-    slices: Slab<Slice>,
+    slices: Slices,
     descriptors: Slab<Descriptors>,
     mishap: Mishap,
 }
@@ -115,7 +117,7 @@ impl Core {
             nodes: Slab::new(),
             handles: Slab::new(),
             entries: Slab::new(),
-            slices: Slab::new(),
+            slices: Slices::default(),
             descriptors: Slab::new(),
             mishap: Mishap::default(),
         }

@@ -1,24 +1,24 @@
 //! Where the slices of one peer lie.
 //!
 //! Theory. The twin of `bus1/core/pool.py`, where placement, holds, serials and the retiring of segments are
-//! told. Slices are in one table of Core, named by keys; a slice of a heap pool keeps its payload.
+//! told. Slices are in one table of Core, named by keys; a slice of a heap pool keeps its payload. While nothing lies
+//! in a pool it mostly has no layout.
 //!
-//! Invariants. 1. Gaps and slices tile the shared segments. 2. `cancel`, in the reverse order of `allocate`,
-//! restores the very state from before. 3. Generations of segments that anybody could have seen are never reused.
+//! Invariants. 1. `cancel`, in the reverse order of `allocate`, restores the very state from before. 2. Generations
+//! of segments that anybody could have seen are never reused. 3. A pool without a layout has no slices, and nothing
+//! that is retired.
 //!
-//! Not here: bytes (`backing`), what a slice contains (`delivery`).
+//! Not here: bytes (`backing`), what a slice contains (`delivery`), where there is room (`layout`).
 
 use std::collections::HashMap;
 
-use slab::Slab;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::account::{BYTES, Purse, SLICES};
 use super::api::Payload;
 use super::backing::{Memory, Mishap};
 use super::error::{Error, Kind, Result};
-use super::gaps::Gaps;
-use super::hashing::ByKey;
+use super::layout::{Layout, Slices};
 use super::sequencer::Sequencer;
 
 pub const ADDRESS_SPACE: u32 = 0xFFFF_FFFF;
@@ -40,6 +40,19 @@ pub struct Segment {
     pub exposed: bool,
 }
 
+impl Segment {
+    /// The one of a pool at rest.
+    pub fn at_rest(generation: u64) -> Self {
+        let (base, size) = (0, SHARED_SEGMENT);
+        Segment { generation, base, size, slices: 0, shared: true, fresh: false, exposed: true }
+    }
+
+    /// Nothing lies in it, the peer may have mapped it, and it stays.
+    pub fn rests(&self) -> bool {
+        self.base == 0 && self.shared && self.exposed && !self.fresh && self.slices == 0
+    }
+}
+
 /// A range of a pool for one message; `charged` bytes are booked for it.
 pub struct Slice {
     pub offset: u32,
@@ -56,7 +69,7 @@ pub struct Slice {
 
 /// What commands on a pool need of Core.
 pub struct Surroundings<'a> {
-    pub slices: &'a mut Slab<Slice>,
+    pub slices: &'a mut Slices,
     pub purse: Purse<'a>,
     pub sequencer: &'a mut Sequencer,
     pub mishap: &'a mut Mishap,
@@ -66,61 +79,73 @@ pub struct Surroundings<'a> {
 pub struct Pool {
     pub memory: Memory,
     pub shares_buffers: bool,
-    number: u64,
-    space: Gaps,
-    gaps: Gaps,
-    /// (base, generation) of the shared segments.
-    bases: SmallVec<[(u32, u64); 1]>,
-    /// By generation.
-    pub segments: SmallVec<[Segment; 1]>,
-    /// By offset; their order is that of their serials.
-    pub published: HashMap<u32, usize, ByKey>,
-    /// Segments with what is still charged for them, as they were retired.
-    pub retired: Vec<(Segment, u64)>,
+    /// Without a layout: it is at rest; or else nothing ever was in it.
+    rests: bool,
+    pub number: u64,
+    layout: Option<Box<Layout>>,
     pub generation: u64,
     pub serial: u64,
-    pub n_slices: u64,
 }
 
 impl Pool {
     /// An empty one, of peer `number`.
     pub fn new(number: u64, memory: Memory) -> Self {
-        let mut space = Gaps::default();
-        space.give(0, ADDRESS_SPACE, |_| false);
-        Pool {
-            shares_buffers: memory.shares_buffers(),
-            memory,
-            number,
-            space,
-            gaps: Gaps::default(),
-            bases: SmallVec::new(),
-            segments: SmallVec::new(),
-            published: HashMap::default(),
-            retired: Vec::new(),
-            generation: 0,
-            serial: 0,
-            n_slices: 0,
-        }
-    }
-
-    fn at(&self, generation: u64) -> Option<usize> {
-        match self.segments.last() {
-            Some(last) if last.generation == generation => Some(self.segments.len() - 1),
-            _ => self.segments.binary_search_by_key(&generation, |segment| segment.generation).ok(),
-        }
+        let shares_buffers = memory.shares_buffers();
+        Pool { memory, shares_buffers, rests: false, number, layout: None, generation: 0, serial: 0 }
     }
 
     fn segment(&mut self, generation: u64) -> Option<&mut Segment> {
-        self.at(generation).map(|at| &mut self.segments[at])
+        self.layout.as_mut()?.segment(generation)
+    }
+
+    /// Its segments, by generation.
+    pub fn segments(&self) -> SmallVec<[Segment; 1]> {
+        match &self.layout {
+            Some(layout) => layout.segments.clone(),
+            None if self.rests => smallvec![Segment::at_rest(self.generation)],
+            None => SmallVec::new(),
+        }
+    }
+
+    /// Segments with what is still charged for them, as they were retired.
+    pub fn retired(&self) -> &[(Segment, u64)] {
+        self.layout.as_ref().map_or(&[], |layout| &layout.retired)
+    }
+
+    /// How many slices there are.
+    pub fn n_slices(&self) -> u64 {
+        self.layout.as_ref().map_or(0, |layout| layout.n_slices)
+    }
+
+    /// The key of the published slice at an offset.
+    pub fn published(&self, offset: u64) -> Option<usize> {
+        let offset = u32::try_from(offset).ok()?;
+        self.layout.as_ref()?.published.get(&offset).copied()
     }
 
     /// Nothing lies in it, and it has its first segment, as it keeps it: what comes and goes leaves it as it is.
     pub fn is_at_rest(&self) -> bool {
-        let keeps_first = self
-            .segments
-            .first()
-            .is_some_and(|segment| segment.base == 0 && segment.shared && segment.exposed && !segment.fresh);
-        self.n_slices == 0 && self.segments.len() == 1 && keeps_first && self.retired.is_empty()
+        self.layout.as_ref().map_or(self.rests, |layout| layout.is_at_rest())
+    }
+
+    /// It is described, whatever is in it.
+    fn spread(&mut self, slices: &mut Slices) -> &mut Layout {
+        let (rests, generation) = (self.rests, self.generation);
+        self.layout.get_or_insert_with(|| match rests {
+            true => slices.lend(generation),
+            false => Box::new(Layout::untouched()),
+        })
+    }
+
+    /// It needs no description if nothing is in it.
+    fn fold(&mut self, slices: &mut Slices) {
+        let generation = self.generation;
+        if let Some(layout) = self.layout.take_if(|layout| layout.can_be_made(generation)) {
+            self.rests = !layout.is_untouched();
+            if self.rests {
+                slices.take_back(layout);
+            }
+        }
     }
 
     /// A pinned slice, its memory reserved; TooLarge, PoolFull or OutOfMemory change nothing.
@@ -128,23 +153,20 @@ impl Pool {
         &mut self,
         size: u64,
         charged: u64,
-        slices: &mut Slab<Slice>,
+        slices: &mut Slices,
         mishap: &mut Mishap,
     ) -> Result<usize> {
         if size > u64::from(ADDRESS_SPACE) {
             return Err(Error::new(Kind::TooLarge, format!("a slice of {size} bytes")));
         }
-        let (offset, generation) = if size >= OWN_SEGMENT {
-            let rounded = (size + PAGE - 1) & !(PAGE - 1);
-            let base = self.space.take(rounded);
-            let generation = self.open(base, rounded, false)?;
-            (base.unwrap_or_default(), generation)
-        } else {
-            self.place(size)?
+        self.spread(slices);
+        let (offset, generation) = match self.find_room(size) {
+            Ok(found) => found,
+            Err(error) => {
+                self.fold(slices);
+                return Err(error);
+            }
         };
-        let at = self.at(generation).ok_or_else(|| lost("segment"))?;
-        self.segments[at].slices += 1;
-        self.n_slices += 1;
         let key = slices.insert(Slice {
             offset,
             size: size as u32,
@@ -162,23 +184,34 @@ impl Pool {
         Ok(key)
     }
 
-    /// Room in a shared segment: (offset, generation).
-    fn place(&mut self, size: u64) -> Result<(u32, u64)> {
-        let offset = match self.gaps.take(size) {
-            Some(offset) => offset,
-            None => {
-                let base = self.space.take_lowest(SHARED_SEGMENT);
-                self.open(base, u64::from(SHARED_SEGMENT), true)?;
-                self.gaps.take(size).ok_or_else(|| lost("gap"))?
-            }
+    /// Where a slice goes, which is counted: (offset, generation).
+    fn find_room(&mut self, size: u64) -> Result<(u32, u64)> {
+        let layout = self.layout.as_deref_mut().ok_or_else(|| lost("layout"))?;
+        let (offset, generation) = if size >= OWN_SEGMENT {
+            let rounded = (size + PAGE - 1) & !(PAGE - 1);
+            let base = layout.space.take(rounded);
+            (base.unwrap_or_default(), self.open(base, rounded, false)?)
+        } else {
+            let offset = match layout.gaps.take(size) {
+                Some(offset) => offset,
+                None => {
+                    let base = layout.space.take_lowest(SHARED_SEGMENT);
+                    self.open(base, u64::from(SHARED_SEGMENT), true)?;
+                    let gaps = self.layout.as_mut().map(|layout| &mut layout.gaps);
+                    gaps.and_then(|gaps| gaps.take(size)).ok_or_else(|| lost("gap"))?
+                }
+            };
+            let layout = self.layout.as_deref_mut().ok_or_else(|| lost("layout"))?;
+            (offset, layout.shared_at(offset).ok_or_else(|| lost("base"))?)
         };
-        let after = self.bases.partition_point(|(base, _)| *base <= offset);
-        let (_, generation) = after.checked_sub(1).map(|at| self.bases[at]).ok_or_else(|| lost("base"))?;
+        let layout = self.layout.as_deref_mut().ok_or_else(|| lost("layout"))?;
+        layout.segment(generation).ok_or_else(|| lost("segment"))?.slices += 1;
+        layout.n_slices += 1;
         Ok((offset, generation))
     }
 
     /// Undo the latest `allocate` that is not undone yet.
-    pub fn cancel(&mut self, key: usize, slices: &mut Slab<Slice>, mishap: &mut Mishap) {
+    pub fn cancel(&mut self, key: usize, slices: &mut Slices, mishap: &mut Mishap) {
         let slice = slices.remove(key);
         self.vacate(&slice, mishap);
         if let Some(segment) = self.segment(slice.generation).copied()
@@ -186,9 +219,10 @@ impl Pool {
             && segment.slices == 0
         {
             self.close_segment(&segment, mishap);
-            self.space.give(segment.base, segment.size, |_| false);
+            self.give_space(&segment);
             self.generation -= 1;
         }
+        self.fold(slices);
     }
 
     /// Write the payload, padded with zeros where the peer could see what lay there.
@@ -214,7 +248,9 @@ impl Pool {
             self.serial += 1;
             slice.serial = self.serial;
             self.expose(slice.generation);
-            self.published.insert(slice.offset, key);
+            if let Some(layout) = &mut self.layout {
+                layout.published.insert(slice.offset, key);
+            }
         }
     }
 
@@ -242,8 +278,7 @@ impl Pool {
         unmapped: bool,
         around: &mut Surroundings<'_>,
     ) -> Result<()> {
-        let published = u32::try_from(offset).ok().and_then(|at| self.published.get(&at));
-        let Some(&key) = published else {
+        let Some(key) = self.published(offset) else {
             return Err(Error::new(Kind::NoSuchHandle, format!("no published slice at {offset}")));
         };
         let slice = &mut around.slices[key];
@@ -253,9 +288,8 @@ impl Pool {
                 format!("the slice at {offset} has serial {}, not {serial}", slice.serial),
             ));
         }
-        self.published.remove(&slice.offset);
-        if self.published.is_empty() {
-            self.published = HashMap::default();
+        if let Some(layout) = &mut self.layout {
+            layout.unpublish(slice.offset);
         }
         slice.published = false;
         if !slice.pinned {
@@ -267,7 +301,9 @@ impl Pool {
     /// The peer loses all published slices (L-11).
     pub fn unpublish(&mut self, around: &mut Surroundings<'_>) {
         let keys = self.published_in_order(around.slices);
-        self.published = HashMap::default();
+        if let Some(layout) = &mut self.layout {
+            layout.published = HashMap::default();
+        }
         around.sequencer.effort += keys.len() as u64;
         for key in keys {
             let slice = &mut around.slices[key];
@@ -279,30 +315,32 @@ impl Pool {
     }
 
     /// Keys of the published slices, as they were published.
-    pub fn published_in_order(&self, slices: &Slab<Slice>) -> Vec<usize> {
-        let mut keys: Vec<usize> = self.published.values().copied().collect();
+    pub fn published_in_order(&self, slices: &Slices) -> Vec<usize> {
+        let published = self.layout.iter().flat_map(|layout| layout.published.values());
+        let mut keys: Vec<usize> = published.copied().collect();
         keys.sort_unstable_by_key(|key| slices[*key].serial);
         keys
     }
 
     /// The peer has unmapped a retired segment; NoSuchHandle if it is none.
     pub fn unmapped(&mut self, generation: u64, around: &mut Surroundings<'_>) -> Result<()> {
-        let found = self.retired.iter().position(|(segment, _)| segment.generation == generation);
-        let Some(at) = found else {
+        let found = self.retired().iter().position(|(segment, _)| segment.generation == generation);
+        let (Some(at), Some(layout)) = (found, &mut self.layout) else {
             return Err(Error::new(Kind::NoSuchHandle, format!("no retired segment {generation}")));
         };
-        let (segment, charged) = self.retired.remove(at);
-        self.space.give(segment.base, segment.size, |_| false);
+        let (segment, charged) = layout.retired.remove(at);
+        layout.space.give(segment.base, segment.size, |_| false);
+        self.fold(around.slices);
         around.purse.give(BYTES, charged, around.sequencer);
         Ok(())
     }
 
     /// The peer is gone, and so are its slices: close what is left.
     pub fn close(&mut self, around: &mut Surroundings<'_>) {
-        for segment in self.segments.clone() {
+        for segment in self.segments() {
             self.close_segment(&segment, around.mishap);
         }
-        for (_, charged) in std::mem::take(&mut self.retired) {
+        for (_, charged) in self.layout.take().map_or_else(Vec::new, |layout| layout.retired) {
             around.purse.give(BYTES, charged, around.sequencer);
         }
     }
@@ -313,47 +351,35 @@ impl Pool {
         };
         let size = size as u32;
         let generation = self.generation + 1;
+        let segment = Segment { generation, base, size, slices: 0, shared, fresh: true, exposed: false };
         if let Err(error) = self.memory.open_segment(generation, base, size) {
-            self.space.give(base, size, |_| false);
+            self.give_space(&segment);
             return Err(error);
         }
         self.generation = generation;
-        self.segments.push(Segment {
-            generation,
-            base,
-            size,
-            slices: 0,
-            shared,
-            fresh: true,
-            exposed: false,
-        });
-        if shared {
-            let at = self.bases.partition_point(|(other, _)| *other < base);
-            self.bases.insert(at, (base, generation));
-            give_shared(&mut self.gaps, &self.bases, base, size);
+        if let Some(layout) = &mut self.layout {
+            layout.add(segment);
         }
         Ok(generation)
     }
 
     fn close_segment(&mut self, segment: &Segment, mishap: &mut Mishap) {
         mishap.note(self.memory.close_segment(segment.generation));
-        if let Some(at) = self.at(segment.generation) {
-            self.segments.remove(at);
+        if let Some(layout) = &mut self.layout {
+            layout.remove(segment);
         }
-        if segment.shared {
-            self.gaps.take_at(segment.base, segment.size);
-            self.bases.retain(|(base, _)| *base != segment.base);
+    }
+
+    fn give_space(&mut self, segment: &Segment) {
+        if let Some(layout) = &mut self.layout {
+            layout.space.give(segment.base, segment.size, |_| false);
         }
     }
 
     fn vacate(&mut self, slice: &Slice, mishap: &mut Mishap) {
         mishap.note(self.memory.release(slice.generation, slice.offset, slice.size));
-        self.n_slices -= 1;
-        if let Some(segment) = self.segment(slice.generation) {
-            segment.slices -= 1;
-            if segment.shared {
-                give_shared(&mut self.gaps, &self.bases, slice.offset, slice.size);
-            }
+        if let Some(layout) = &mut self.layout {
+            layout.vacate(slice);
         }
     }
 
@@ -362,45 +388,42 @@ impl Pool {
         let slice = around.slices.remove(key);
         self.vacate(&slice, around.mishap);
         around.purse.give(SLICES, 1, around.sequencer);
-        match self.segment(slice.generation).copied() {
-            Some(segment) if segment.slices == 0 && !self.stays(&segment) => {
-                self.retire(&segment, slice.charged, unmapped, around);
-            }
-            _ => around.purse.give(BYTES, slice.charged, around.sequencer),
+        let found = self.segment(slice.generation).copied();
+        match found.filter(|segment| segment.slices == 0 && !self.stays(segment)) {
+            Some(segment) => self.retire(&segment, slice.charged, unmapped, around),
+            None => around.purse.give(BYTES, slice.charged, around.sequencer),
         }
-        if self.n_slices == 0 && (self.bases.len() > 1 || self.bases.first().is_none_or(|b| b.0 != 0)) {
+        if self.layout.as_ref().is_some_and(|layout| layout.has_idle()) {
             self.retire_idle(around);
         }
-    }
-
-    fn retire_idle(&mut self, around: &mut Surroundings<'_>) {
-        let shared = self.segments.iter().filter(|segment| segment.shared);
-        let idle: Vec<Segment> = shared.filter(|segment| !self.stays(segment)).copied().collect();
-        for segment in idle {
-            self.retire(&segment, 0, self.shares_buffers, around);
-        }
+        self.fold(around.slices);
     }
 
     fn stays(&self, segment: &Segment) -> bool {
-        let is_other = |other: &Segment| other.shared && other.generation != segment.generation;
-        let has_spare = || self.segments.iter().any(|other| is_other(other) && other.slices == 0);
-        segment.shared && (segment.base == 0 || (self.n_slices > 0 && !has_spare()))
+        self.layout.as_ref().is_some_and(|layout| layout.stays(segment))
+    }
+
+    fn retire_idle(&mut self, around: &mut Surroundings<'_>) {
+        let segments = self.segments();
+        for segment in segments.iter().filter(|segment| segment.shared) {
+            if !self.stays(segment) {
+                self.retire(segment, 0, self.shares_buffers, around);
+            }
+        }
     }
 
     fn retire(&mut self, segment: &Segment, charged: u64, unmapped: bool, around: &mut Surroundings<'_>) {
         self.close_segment(segment, around.mishap);
         if unmapped || !segment.exposed {
-            self.space.give(segment.base, segment.size, |_| false);
+            self.give_space(segment);
             around.purse.give(BYTES, charged, around.sequencer);
         } else {
-            self.retired.push((*segment, charged));
+            if let Some(layout) = &mut self.layout {
+                layout.retired.push((*segment, charged));
+            }
             around.sequencer.retired.push((self.number, segment.generation));
         }
     }
-}
-
-fn give_shared(gaps: &mut Gaps, bases: &[(u32, u64)], start: u32, size: u32) {
-    gaps.give(start, size, |at| bases.binary_search_by_key(&at, |base| base.0).is_ok());
 }
 
 fn lost(what: &str) -> Error {

@@ -27,7 +27,7 @@ impl Core {
     /// The payload of a published slice that keeps its buffers.
     pub fn published_payload(&self, peer: u64, offset: u64) -> Option<&Payload> {
         let pool = &self.peers.get(&peer)?.pool;
-        let key = *pool.published.get(&u32::try_from(offset).ok()?)?;
+        let key = pool.published(offset)?;
         self.slices.get(key).map(|slice| &slice.payload).filter(|_| pool.shares_buffers)
     }
 

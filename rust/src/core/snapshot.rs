@@ -121,17 +121,19 @@ impl Core {
     }
 
     fn account_value(&self, account: &Account) -> Value {
-        let queued = account.flows.sorted().into_iter().map(|(sender, flow)| {
+        let dues = account.dues.as_deref();
+        let flows = dues.map_or_else(Vec::new, |dues| dues.flows.sorted());
+        let queued = flows.into_iter().map(|(sender, flow)| {
             let [bytes, messages, fds] = flow.undelivered;
             let values = [bytes.into(), messages.into(), fds.into(), Value::from(flow.uid)];
             (sender, list(values))
         });
         dict([
             ("uid", self.ledger.users[account.user].uid.into()),
-            ("overhead", account.overhead.into()),
-            ("limits", counts(&account.limits)),
-            ("used", counts(&account.used)),
-            ("shares", sorted_shares(&account.shares)),
+            ("overhead", account.terms.overhead.into()),
+            ("limits", counts(&account.terms.limits)),
+            ("used", counts(&account.used())),
+            ("shares", sorted_shares(dues.map_or(&[], |dues| &dues.shares))),
             ("queued", dict(queued)),
         ])
     }
@@ -193,7 +195,8 @@ impl Core {
 
     fn pool_value(&self, peer: &Peer) -> Value {
         let pool = &peer.pool;
-        let segments = pool.segments.iter().map(|segment| {
+        let segments = pool.segments();
+        let segments = segments.iter().map(|segment| {
             let values: [Value; 5] = [
                 segment.base.into(),
                 segment.size.into(),
@@ -203,7 +206,7 @@ impl Core {
             ];
             (segment.generation, list(values))
         });
-        let retired = pool.retired.iter().map(|(segment, charged)| {
+        let retired = pool.retired().iter().map(|(segment, charged)| {
             let values: [Value; 3] = [segment.base.into(), segment.size.into(), (*charged).into()];
             (segment.generation, list(values))
         });
@@ -220,7 +223,7 @@ impl Core {
             ("segments", dict(segments)),
             ("retired", dict(retired)),
             ("published", list(published)),
-            ("slices", pool.n_slices.into()),
+            ("slices", pool.n_slices().into()),
         ])
     }
 }

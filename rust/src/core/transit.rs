@@ -59,7 +59,7 @@ impl Core {
             messages: peer.account.room(user, uid, SLICES),
             bytes: peer.account.room(user, uid, BYTES),
             fds: peer.account.room(user, uid, FDS),
-            beside: peer.account.overhead.saturating_add(context),
+            beside: peer.account.terms.overhead.saturating_add(context),
         })
     }
 

@@ -27,7 +27,7 @@ impl TooLarge {
 }
 
 /// Appends the header to forward, with its padding, to `out`; `MARGIN` tells what room is enough.
-pub fn stamp(message: &[u8], header: &Header, sender: &str, out: &mut Vec<u8>) -> Result<(), TooLarge> {
+pub fn stamp(message: &[u8], header: &Header, sender: &[u8], out: &mut Vec<u8>) -> Result<(), TooLarge> {
     let start = out.len();
     let has_sender = header.sender_span.is_some();
     out.reserve(header.header_length + sender.len() + MARGIN);
@@ -76,16 +76,16 @@ fn pad(out: &mut Vec<u8>, from: usize) {
 }
 
 #[inline]
-fn put_sender(sender: &str, endian: Endian, out: &mut Vec<u8>) {
+fn put_sender(sender: &[u8], endian: Endian, out: &mut Vec<u8>) {
     let [a, b, c, d] = endian.put(sender.len() as u32);
     out.extend_from_slice(&[SENDER, 1, b's', 0, a, b, c, d]);
-    out.extend_from_slice(sender.as_bytes());
+    out.extend_from_slice(sender);
     out.push(0);
 }
 
 /// The known fields as they lie, with the bus's sender in the place of the client's.
 #[cold]
-fn put_known(fields: &[u8], endian: Endian, sender: &str, out: &mut Vec<u8>) {
+fn put_known(fields: &[u8], endian: Endian, sender: &[u8], out: &mut Vec<u8>) {
     let (from, mut at) = (out.len(), 0);
     while at < fields.len() {
         let start = at + padding(at, 8);

@@ -26,6 +26,8 @@ pub struct Change<'c> {
     pub name: &'c str,
     pub old: &'c str,
     pub new: &'c str,
+    /// A peer that hears nothing any more.
+    pub leaving: Option<u64>,
 }
 
 /// Slots of those who are to hear of it; each of them may be told at once, beside what is `ahead`, which grows.
@@ -48,6 +50,7 @@ pub fn hearers(
         arguments: &mut |out| out.extend([change.name, change.old, change.new].map(Argument::Text)),
     };
     locked(tables.matches).receivers(&mut input, &mut peers);
+    peers.retain(|peer| Some(*peer) != change.leaving);
     let mut slots = Vec::with_capacity(peers.len());
     for peer in peers {
         let slot = parties.slot(peer).ok_or(NotEveryday)?;

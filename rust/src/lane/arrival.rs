@@ -101,8 +101,7 @@ impl DbusLane {
             let _ = tables.core.peer_disconnect(peer);
             return None;
         }
-        let mut guest = Connection::new(fd, peer, "", credentials, known.standing.clone());
-        guest.standing.takes_fds = false;
+        let mut guest = Connection::new(fd, peer, "", credentials, Arc::clone(&known.standing));
         guest.entry = Some(Box::default());
         guest.is_guest = true;
         self.parties.doors.came(peer, now);
@@ -123,8 +122,8 @@ impl DbusLane {
             entry.said.extend_from_slice(lines.get(..used).unwrap_or_default());
             c.input.start += used;
             let is_done = entry.auth.is_done();
-            c.standing.takes_fds = is_done && entry.auth.takes_fds();
-            if next.is_err() || !(is_done || c.input.fds.is_empty()) {
+            c.takes_fds = is_done && entry.auth.takes_fds();
+            if next.is_err() || !(is_done || c.input.n_fds() == 0) {
                 hand_over_all(c, End::Open, report);
                 return false;
             }
@@ -177,7 +176,7 @@ pub(super) fn hello(
     put_answer(post.header.serial, &unique, &mut bytes);
     let n_answer = bytes.len() - n_lines;
     put_acquired(&unique, &mut bytes);
-    let change = Change { name: &unique, old: "", new: &unique };
+    let change = Change { name: &unique, old: "", new: &unique, leaving: None };
     let mut ahead = Ahead { messages: 2, bytes: 2 * CHARGED, fds: 0 };
     // from here on nothing is in transit
     parties.settle(&mut tables.core);
@@ -195,7 +194,7 @@ pub(super) fn hello(
     guest.entry = None;
     guest.next_serial = 3;
     if let Some(waiting) = tables.core.waiting(peer) {
-        output::note_peak(guest, waiting);
+        guest.output.note_peak(waiting);
     }
     tables.core.unwake(peer);
     let written = sys::send(guest.fd, &[&bytes], &[]).unwrap_or(0);

@@ -2,25 +2,25 @@
 //!
 //! Theory. What it sends lies in `Input` until it is carried out or handed over, in the order in which it came; what
 //! waits for it lies in Core's queue, and `Output` knows how much of the first message is written. Buffers grow with what
-//! really arrived, never with what a header announces.
+//! really arrived, never with what a header announces. Most connections are idle, so what is the same for many is shared,
+//! and what few have is there when they have it.
 //!
-//! Invariants. 1. While `Input::is_ours` is false, Python reads the socket. 2. Every descriptor that came is in `fds`, in
-//! what is handed over, or has been closed.
+//! Invariants. 1. While `Input::is_ours` is false, Python reads the socket.
 //!
 //! Not here: what messages do (`express`), writing (`output`).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::door::Entry;
+pub use super::input::{End, Handed, Input};
+use super::short::Short;
 use super::transit::Passage;
 use crate::core::{Credentials, Usage};
-use crate::dbus::body::BodyCheck;
-use crate::sys;
 use crate::tables::ClientPolicy;
 
-/// What a client may do, and what it has, as far as the lane asks.
+/// What clients may do, and have, as far as the lane asks; one for all that are alike.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     /// It may send everything to everybody.
@@ -29,8 +29,6 @@ pub struct Standing {
     pub receives_all: bool,
     /// What it may do otherwise; one for all clients with the same rules. None: Python alone knows.
     pub policy: Option<Arc<ClientPolicy>>,
-    /// Descriptors may be passed to it, and by it.
-    pub takes_fds: bool,
     pub max_message_size: usize,
     pub max_message_unix_fds: usize,
     pub max_incoming_unix_fds: usize,
@@ -38,125 +36,48 @@ pub struct Standing {
     pub max_incoming_bytes: u64,
     pub max_outgoing_bytes: u64,
     pub max_replies: usize,
+    pub max_match_rules: u64,
 }
 
-/// How a stream of bytes ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum End {
-    /// It goes on.
-    #[default]
-    Open,
-    /// The client sends nothing more.
-    Ended,
-    /// Reading failed.
-    Failed,
-    /// Descriptors were lost on the way.
-    Truncated,
-    /// There is no memory for what it sends.
-    Exhausted,
-    /// The kernel lacks something for reading: Python tries again after a pause.
-    Short,
-    /// Epoll cannot watch the socket, so that nobody would learn of what comes.
-    Unwatched,
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        // each field is named, so that a new one cannot be forgotten; a policy is the same if it is one and the same
+        let Self {
+            sends_all,
+            receives_all,
+            policy,
+            max_message_size,
+            max_message_unix_fds,
+            max_incoming_unix_fds,
+            max_outgoing_unix_fds,
+            max_incoming_bytes,
+            max_outgoing_bytes,
+            max_replies,
+            max_match_rules,
+        } = self;
+        (*sends_all, *receives_all) == (other.sends_all, other.receives_all)
+            && policy.as_ref().map(Arc::as_ptr) == other.policy.as_ref().map(Arc::as_ptr)
+            && *max_message_size == other.max_message_size
+            && *max_message_unix_fds == other.max_message_unix_fds
+            && *max_incoming_unix_fds == other.max_incoming_unix_fds
+            && *max_outgoing_unix_fds == other.max_outgoing_unix_fds
+            && *max_incoming_bytes == other.max_incoming_bytes
+            && *max_outgoing_bytes == other.max_outgoing_bytes
+            && *max_replies == other.max_replies
+            && *max_match_rules == other.max_match_rules
+    }
 }
 
-/// What Python carries out instead of the lane.
+/// Well-known names of one client.
 #[derive(Debug, Default)]
-pub struct Handed {
-    pub data: Vec<u8>,
-    pub fds: Vec<RawFd>,
-    pub end: End,
+pub struct Held {
+    /// Those that it is primary owner of, in order of acquisition.
+    pub names: Vec<Box<str>>,
+    /// These, and those that it waits for.
+    pub claims: BTreeSet<Box<str>>,
 }
 
-impl Drop for Handed {
-    fn drop(&mut self) {
-        self.fds.drain(..).for_each(sys::close);
-    }
-}
-
-/// What has come, and is not carried out yet.
-#[derive(Default)]
-pub struct Input {
-    /// The lane reads the socket, and carries out what is everyday.
-    pub is_ours: bool,
-    pub buffer: Vec<u8>,
-    /// Where in `buffer` the first message begins.
-    pub start: usize,
-    pub fds: VecDeque<RawFd>,
-    /// The check of the body of the first message, as far as it has come.
-    pub check: Option<BodyCheck>,
-    /// The length of the first message, if that is known and it is not there yet; else 0.
-    pub expected: usize,
-    /// The length of the last message, if that was large: the next one is likely to be so, too.
-    pub usual: usize,
-    pub handed: Option<Handed>,
-    /// How many messages in a row have been handed over, one by one, in its turn.
-    pub n_handed: usize,
-    /// It stands in the line of those that can go on.
-    pub is_busy: bool,
-    pub peak_bytes: u64,
-    pub peak_fds: u64,
-}
-
-impl Input {
-    /// How many bytes are not carried out.
-    pub fn pending(&self) -> usize {
-        self.buffer.len() - self.start
-    }
-
-    /// How much of the first message is to come, as far as is known.
-    pub fn lacks(&self) -> usize {
-        self.expected.saturating_sub(self.pending())
-    }
-
-    /// Nothing is here.
-    pub fn is_empty(&self) -> bool {
-        self.pending() == 0 && self.fds.is_empty()
-    }
-
-    /// There is no memory for more: what has come is dropped, and Python ends the connection.
-    pub fn give_up(&mut self) {
-        self.buffer = Vec::new();
-        self.start = 0;
-        self.hand_over_all(End::Exhausted);
-    }
-
-    /// Nobody can wait for it any more: Python ends the connection, whoever has its input.
-    pub fn end_unwatched(&mut self) {
-        match &mut self.handed {
-            Some(handed) => handed.end = End::Unwatched,
-            None => self.hand_over_all(End::Unwatched),
-        }
-    }
-
-    /// From now on Python carries out everything that has come.
-    pub fn hand_over_all(&mut self, end: End) {
-        let mut data = std::mem::take(&mut self.buffer);
-        data.drain(..self.start);
-        self.start = 0;
-        self.expected = 0;
-        self.check = None;
-        let mut handed = self.handed.take().unwrap_or_default();
-        if handed.data.is_empty() {
-            handed.data = data;
-        } else {
-            // behind what Python has not taken yet
-            handed.data.extend_from_slice(&data);
-        }
-        handed.fds.extend(self.fds.drain(..));
-        if end != End::Open {
-            handed.end = end;
-        }
-        self.handed = Some(handed);
-        self.is_ours = false;
-    }
-}
-
-impl Drop for Input {
-    fn drop(&mut self) {
-        self.fds.drain(..).for_each(sys::close);
-    }
-}
+static NOTHING: Held = Held { names: Vec::new(), claims: BTreeSet::new() };
 
 /// What is known of the writing.
 #[derive(Default)]
@@ -171,14 +92,30 @@ pub struct Output {
     pub is_dirty: bool,
     /// What is about to be written to it, within a step of the lane.
     pub passage: Option<Box<Passage>>,
-    /// The most that ever waited when something was written.
-    pub peak: Usage,
+    peak_bytes: u64,
+    peak_messages: u32,
+    peak_fds: u32,
 }
 
 impl Output {
     /// What comes next may be written at once, as far as this knows.
     pub fn is_free(&self) -> bool {
         !(self.is_blocked || self.is_held || self.offset != 0)
+    }
+
+    /// So much waits, and something of it is about to be written.
+    pub fn note_peak(&mut self, waiting: Usage) {
+        let limited = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        if waiting.bytes > self.peak_bytes {
+            (self.peak_bytes, self.peak_messages) = (waiting.bytes, limited(waiting.messages));
+        }
+        self.peak_fds = self.peak_fds.max(limited(waiting.fds));
+    }
+
+    /// The most that ever waited when something was written.
+    pub fn peak(&self) -> Usage {
+        let (messages, fds) = (self.peak_messages.into(), self.peak_fds.into());
+        Usage { bytes: self.peak_bytes, messages, fds }
     }
 }
 
@@ -197,11 +134,13 @@ pub struct Pace {
 pub struct Connection {
     pub fd: RawFd,
     pub peer: u64,
-    pub unique: Box<str>,
+    pub unique: Short,
     pub credentials: Arc<Credentials>,
-    pub standing: Standing,
+    pub standing: Arc<Standing>,
+    /// Descriptors may be passed to it, and by it.
+    pub takes_fds: bool,
     /// Answers that it awaits of native services, at most.
-    pub native_calls: usize,
+    pub native_calls: u32,
     /// The bus's number for its next message to the client.
     pub next_serial: u32,
     /// Some of these numbers are those of calls that native peers have made of it.
@@ -210,10 +149,7 @@ pub struct Connection {
     pub has_followers: bool,
     /// What it says is being dropped: it is read when nobody else has anything.
     pub comes_last: bool,
-    /// Well-known names that it is primary owner of, in order of acquisition.
-    pub names: Vec<Box<str>>,
-    /// These, and those that it waits for.
-    pub claims: BTreeSet<Box<str>>,
+    held: Option<Box<Held>>,
     pub input: Input,
     pub output: Output,
     pub pace: Pace,
@@ -239,13 +175,27 @@ impl Connection {
         serial
     }
 
+    /// Its well-known names.
+    pub fn held(&self) -> &Held {
+        self.held.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// They change.
+    pub fn change_held(&mut self, change: impl FnOnce(&mut Held)) {
+        let held = self.held.get_or_insert_default();
+        change(held);
+        if held.names.is_empty() && held.claims.is_empty() {
+            self.held = None;
+        }
+    }
+
     /// One whose input is the lane's, and of which nothing is written yet.
     pub fn new(
         fd: RawFd,
         peer: u64,
         unique: &str,
         credentials: Arc<Credentials>,
-        standing: Standing,
+        standing: impl Into<Arc<Standing>>,
     ) -> Self {
         let mut input = Input::default();
         input.is_ours = true;
@@ -254,14 +204,14 @@ impl Connection {
             peer,
             unique: unique.into(),
             credentials,
-            standing,
+            standing: standing.into(),
+            takes_fds: false,
             native_calls: 0,
             next_serial: 1,
             has_reserved: false,
             has_followers: false,
             comes_last: false,
-            names: Vec::new(),
-            claims: BTreeSet::new(),
+            held: None,
             input,
             output: Output::default(),
             pace: Pace::default(),

@@ -25,14 +25,14 @@ use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
 use super::{Lane, Report, Work};
 use crate::core::Usage;
-use crate::sys::{self, Epoll};
+use crate::sys::{self, Epoll, Together};
 
 pub(super) const IN: u32 = EPOLLIN as u32;
 const OUT: u32 = EPOLLOUT as u32;
 const GONE: u32 = (EPOLLHUP | EPOLLERR) as u32;
 
 /// So many messages of one client are handed over, one by one, before others have their turn.
-const HANDED_PER_TURN: usize = 64;
+const HANDED_PER_TURN: u16 = 64;
 
 /// All D-Bus connections that have joined.
 pub struct DbusLane {
@@ -55,6 +55,7 @@ impl DbusLane {
     pub fn new(world: World, bus: Bus) -> Self {
         let mut parties = Parties::default();
         parties.bus = bus;
+        parties.transit.together = Together::new().unwrap_or_default();
         Self {
             world: Arc::new(world),
             parties,
@@ -85,24 +86,24 @@ impl DbusLane {
             let _ = epoll.remove(c.fd);
         }
         c.input.hand_over_all(End::Open);
-        Some((c.input.handed.take().unwrap_or_default(), c.output.offset, c.next_serial))
+        Some((c.input.take_handed().unwrap_or_default(), c.output.offset, c.next_serial))
     }
 
     /// What Python is to carry out for the connection, if there is something.
     pub fn take(&mut self, peer: u64) -> Option<Handed> {
         let slot = self.parties.slot(peer)?;
-        self.parties.get_mut(slot)?.input.handed.take()
+        self.parties.get_mut(slot)?.input.take_handed()
     }
 
     /// Python has nothing of the connection in hand any more.
-    pub fn give_back(&mut self, peer: u64, native_calls: usize, has_reserved: bool) {
+    pub fn give_back(&mut self, peer: u64, native_calls: u32, has_reserved: bool) {
         let Some(slot) = self.parties.slot(peer) else {
             return;
         };
         let Some(c) = self.parties.get_mut(slot) else {
             return;
         };
-        if c.input.is_ours || c.input.handed.is_some() {
+        if c.input.is_ours || c.input.has_handed() {
             return;
         }
         c.input.is_ours = true;
@@ -390,11 +391,16 @@ impl Lane for DbusLane {
         report.is_due |= self.due().is_some_and(|due| now >= due);
         self.call(&report.events);
     }
+
+    fn close(&mut self) {
+        self.parties.transit.together = Together::default();
+    }
 }
 
 /// What waits to be carried out of one connection, for statistics: bytes, descriptors, and the most that ever waited.
 pub fn usage(c: &Connection) -> (Usage, Usage) {
-    let now = Usage { bytes: c.input.pending() as u64, messages: 0, fds: c.input.fds.len() as u64 };
-    let peak = Usage { bytes: c.input.peak_bytes, messages: 0, fds: c.input.peak_fds };
+    let now = Usage { bytes: c.input.pending() as u64, messages: 0, fds: c.input.n_fds() as u64 };
+    let (bytes, fds) = c.input.peak();
+    let peak = Usage { bytes, messages: 0, fds };
     (now, peak)
 }

@@ -1,8 +1,8 @@
 //! How a guest leaves.
 //!
 //! Theory. A guest that ends its stream, of which nothing is in hand and for whom nothing waits, is gone in one step: its unique
-//! name with what that causes, rules of others that name it, calls that it has made, its peer in Core. It cannot own a name or
-//! have a rule: that would have made it known to Python. All others leave through Python.
+//! name with what that causes, its rules, and those of others that name it, calls that it has made, its peer in Core. It cannot
+//! own a name: that would have made it known to Python. All others leave through Python.
 //!
 //! Invariants. 1. What is carried out here is what `switch/departure.py` would have done. 2. It is found out without an effect
 //! whether a guest may leave here.
@@ -61,13 +61,15 @@ impl DbusLane {
             return Err(NotEveryday);
         }
         if guest.entry.is_none() {
-            let unique = guest.unique.clone();
-            let change = Change { name: &unique, old: &unique, new: "" };
+            let unique: Box<str> = (*guest.unique).into();
+            let change = Change { name: &unique, old: &unique, new: "", leaving: Some(peer) };
             let hearers = announcement::hearers(&change, parties, tables, &mut Ahead::default())?;
             // from here on it happens
             announcement::put(&change, &hearers, parties, tables, now);
             parties.settle(&mut tables.core);
-            locked(tables.matches).forget_name(&unique, |_| false);
+            let mut matches = locked(tables.matches);
+            matches.drop_owner(peer);
+            matches.forget_name(&unique, |_| false);
         }
         tables.replies.drop_peer(peer);
         // a peer that exists can go
@@ -89,6 +91,6 @@ impl Connection {
             Some(entry) => entry.unsent.is_empty() && self.input.pending() == 0,
             None => self.unsent.is_empty() && self.input.pending() == 0,
         };
-        lines && self.input.is_ours && self.input.fds.is_empty() && self.output.is_free()
+        lines && self.input.is_ours && self.input.n_fds() == 0 && self.output.is_free()
     }
 }

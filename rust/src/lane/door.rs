@@ -37,7 +37,7 @@ pub type User = (u32, u32, Vec<u32>);
 /// What holds for each client of a user.
 #[derive(Clone)]
 pub struct Known {
-    pub standing: Standing,
+    pub standing: Arc<Standing>,
     /// In Core.
     pub limits: Limits,
 }
@@ -246,8 +246,8 @@ impl DbusLane {
             fd: c.fd,
             peer,
             credentials: Arc::clone(&c.credentials),
-            unique: c.unique.clone(),
-            takes_fds: c.standing.takes_fds,
+            unique: (*c.unique).into(),
+            takes_fds: c.takes_fds,
             said,
             unsent,
             since: None,

@@ -17,15 +17,15 @@ use bytes::Bytes;
 
 use super::arrival::{hello, is_hello};
 use super::connection::Connection;
+use super::driver::{Method, ask, method_of};
 use super::parties::Parties;
 use super::passing::{pass, pass_to_all};
 use super::poller::locked;
-use super::transit::{Ahead, BUS, Marks, Size};
+use super::transit::Marks;
 use super::verdict;
 use super::world::Tables;
 use crate::core::Parts;
 use crate::dbus::arguments::arguments;
-use crate::dbus::build::{Outgoing, append_text};
 use crate::dbus::header::Header;
 use crate::dbus::stamp::{MARGIN, stamp};
 use crate::dbus::{CALL, DRIVER_NAME, ERROR, NO_REPLY_EXPECTED, RETURN, SIGNAL};
@@ -43,11 +43,9 @@ const FD_WEIGHT: u64 = 64 << 10;
 /// So many descriptors of the process are kept free, or an eighth of them.
 const FDS_KEPT: u64 = 64;
 /// So many descriptors may be in queues that Python has not booked for their sender.
-const FDS_UNTOLD: usize = 256;
+pub(super) const FDS_UNTOLD: usize = 256;
 /// Bodies up to this size are copied behind their header.
 const SMALL_BODY: usize = 4096;
-/// The answer to GetId has fewer bytes beyond the two texts that differ.
-const IDENTITY_ROOM: usize = 192;
 const CAPABILITY: &str = "/org/bus1/cap/";
 
 /// The planner in Python has to decide; nothing has happened.
@@ -86,7 +84,7 @@ impl Message<'_> {
     }
 
     /// As it is forwarded: the header with its sender, and the body.
-    fn stamped(&self, header: &Header, sender: &str) -> Result<(Parts, usize), NotEveryday> {
+    fn stamped(&self, header: &Header, sender: &[u8]) -> Result<(Parts, usize), NotEveryday> {
         let message = self.bytes();
         let body = &message[header.header_length..];
         let is_small = body.len() <= SMALL_BODY || matches!(self, Self::Borrowed(_));
@@ -129,8 +127,8 @@ pub struct Post<'p> {
 pub enum Route {
     /// To those whose rules match.
     Everybody,
-    /// To the bus, that says its number.
-    Bus,
+    /// To the bus, that answers.
+    Bus(&'static Method),
     /// To the bus, that gives the sender a name.
     Hello,
     /// To the connection in a slot.
@@ -161,9 +159,8 @@ pub fn route(
     let name = header.destination_span.bytes(message);
     if name == DRIVER_NAME.as_bytes() {
         let is_free = !sender.has_reserved && !climate.has_eavesdroppers;
-        let is_everyday =
-            is_free && asks_for_id(header, message) && verdict::may_ask(sender, header, message);
-        return is_everyday.then_some(Route::Bus);
+        let method = is_free.then(|| method_of(header, message)).flatten();
+        return method.filter(|_| verdict::may_ask(sender, header, message)).map(Route::Bus);
     }
     let is_known = matches!(header.kind, CALL | RETURN | ERROR | SIGNAL);
     let is_capability =
@@ -182,64 +179,10 @@ pub fn carry_out(
 ) -> Result<usize, NotEveryday> {
     match post.route {
         Route::Everybody => broadcast(post, parties, tables),
-        Route::Bus => tell_id(post, parties, tables).map(|()| 0),
+        Route::Bus(method) => ask(post, method, parties, tables).map(|()| 0),
         Route::Hello => hello(post, parties, tables),
         Route::To(to) => unicast(post, parties, tables, to).map(|()| 0),
     }
-}
-
-/// The one question to the bus that clients ask again and again: GetId, at any path.
-fn asks_for_id(header: &Header, message: &[u8]) -> bool {
-    header.kind == CALL
-        && header.unix_fds == 0
-        && header.member(message) == Some("GetId")
-        && matches!(header.interface(message), None | Some(DRIVER_NAME))
-        && header.signature(message).is_empty()
-}
-
-fn tell_id(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) -> Result<(), NotEveryday> {
-    let to = parties.get(post.from).ok_or(NotEveryday)?;
-    let most = IDENTITY_ROOM + to.unique.len() + parties.bus.id.len();
-    let (core, ways) = (&mut tables.core, (BUS, post.from));
-    let size = Size { most, n_fds: 0 };
-    let has_passed = parties.may_pass(core, ways, size, Marks::NONE, &mut Ahead::default())
-        && parties.append(core, ways, None, post.now, &[], |parties, out| {
-            put_id(post, parties, out);
-            true
-        });
-    if !has_passed {
-        parties.settle(&mut tables.core);
-        let to = parties.get(post.from).ok_or(NotEveryday)?.peer;
-        let was_empty = tables.core.waiting(to).ok_or(NotEveryday)?.messages == 0;
-        let mut answer = Vec::new();
-        answer.try_reserve(most).map_err(|_| NotEveryday)?;
-        put_id(post, parties, &mut answer);
-        let n_bytes = answer.len();
-        let mut parts = Parts::new();
-        parts.push(Bytes::from(answer));
-        let bus = &parties.bus;
-        tables.core.deliver(bus.peer, to, &parts, n_bytes, &[], &bus.credentials).map_err(|_| NotEveryday)?;
-        parties.delivered(post.from, was_empty, post.now);
-    }
-    if let Some(to) = parties.get_mut(post.from) {
-        to.draw_serial();
-    }
-    Ok(())
-}
-
-/// The answer to GetId.
-fn put_id(post: &Post<'_>, parties: &Parties, out: &mut Vec<u8>) {
-    let (id, to) = (&parties.bus.id, parties.get(post.from));
-    let given = Outgoing {
-        kind: RETURN,
-        flags: NO_REPLY_EXPECTED,
-        serial: to.map_or(0, |to| to.next_serial),
-        reply_serial: post.header.serial,
-        destination: to.map(|to| &*to.unique),
-        sender: Some(DRIVER_NAME),
-        ..Outgoing::default()
-    };
-    append_text(&given, id, out);
 }
 
 fn unicast(
@@ -257,7 +200,7 @@ fn unicast(
     let awaits = header.kind == CALL && header.flags & NO_REPLY_EXPECTED == 0;
     let (caller, callee) = (sender.peer, reader.peer);
     if awaits {
-        let waiting = tables.replies.outstanding(caller) + sender.native_calls;
+        let waiting = tables.replies.outstanding(caller) + sender.native_calls as usize;
         if post.climate.limits_replies || waiting >= sender.standing.max_replies {
             return Err(NotEveryday);
         }
@@ -285,7 +228,7 @@ fn forward(
     let weighed = post.message.bytes().len() + sender.unique.len() + MARGIN;
     let marks = sender.marks(reader);
     if !post.fds.is_empty() {
-        let takes_fds = reader.standing.takes_fds;
+        let takes_fds = reader.takes_fds;
         let ceiling = *parties.ceiling.get_or_insert_with(descriptors_below);
         if !takes_fds || parties.fds.len() > FDS_UNTOLD || !may_come(post.fds, ceiling) {
             return Err(NotEveryday);
@@ -296,7 +239,7 @@ fn forward(
     }
     parties.settle(&mut tables.core);
     let (sender, reader) = (parties.get(post.from).ok_or(NotEveryday)?, parties.get(to).ok_or(NotEveryday)?);
-    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
+    let (parts, n_bytes) = post.message.stamped(post.header, sender.unique.as_bytes())?;
     let was_empty = has_room(tables, sender, reader, allocated(weighed.max(n_bytes)))?;
     if !(post.fds.is_empty() || was_empty) {
         return Err(NotEveryday);
@@ -331,7 +274,7 @@ fn broadcast(post: &Post<'_>, parties: &mut Parties, tables: &mut Tables<'_>) ->
     let mut input = MatchInput {
         kind: header.kind,
         sender: &sender.unique,
-        sender_names: &sender.names,
+        sender_names: &sender.held().names,
         path: header.path(bytes),
         interface: header.interface(bytes),
         member: header.member(bytes),
@@ -360,7 +303,7 @@ fn tell(
     }
     parties.settle(&mut tables.core);
     let sender = parties.get(post.from).ok_or(NotEveryday)?;
-    let (parts, n_bytes) = post.message.stamped(post.header, &sender.unique)?;
+    let (parts, n_bytes) = post.message.stamped(post.header, sender.unique.as_bytes())?;
     let size = allocated(n_bytes);
     let mut readers = Vec::with_capacity(peers.len());
     for &peer in peers {

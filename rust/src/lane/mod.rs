@@ -13,13 +13,18 @@ pub mod connection;
 pub mod dbus;
 mod departure;
 pub mod door;
+mod driver;
 pub mod express;
+pub mod input;
 pub mod output;
 pub mod parties;
 mod passing;
 pub mod poller;
+mod profile;
 mod reading;
 mod serving;
+mod short;
+mod slots;
 pub mod transit;
 mod verdict;
 pub mod world;
@@ -84,4 +89,6 @@ pub trait Lane: Send {
     /// The end of a turn, when no other lane has events left: its last ones, as `ready`; then, if nothing stops it, what is
     /// left from earlier turns; and writing what there is.
     fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report);
+    /// Nobody waits any more: what the kernel has lent for that goes back.
+    fn close(&mut self) {}
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use super::connection::Connection;
-use crate::core::{Core, MessageType, Usage};
+use crate::core::{Core, MessageType};
 use crate::sys;
 
 /// What one connection is written per turn, about.
@@ -42,7 +42,7 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
         return Flushed::Python;
     }
     if let Some(waiting) = core.waiting(c.peer) {
-        note_peak(c, waiting);
+        c.output.note_peak(waiting);
     }
     let mut left = FLUSH_BYTES;
     loop {
@@ -69,15 +69,6 @@ pub fn flush(c: &mut Connection, core: &mut Core, now: f64, scratch: &mut Vec<u8
             return Flushed::More;
         }
     }
-}
-
-/// So much waits, and something of it is about to be written.
-pub fn note_peak(c: &mut Connection, waiting: Usage) {
-    let fds = c.output.peak.fds.max(waiting.fds);
-    if waiting.bytes > c.output.peak.bytes {
-        c.output.peak = waiting;
-    }
-    c.output.peak.fds = fds;
 }
 
 /// One call of the kernel for the messages at the front; its result, their size, and whether Python's come next.

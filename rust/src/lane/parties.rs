@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::connection::{Connection, Standing};
 use super::door::Doors;
+use super::slots::Slots;
 use super::transit::Transit;
 use crate::core::{Core, Credentials};
 use crate::sys;
@@ -33,11 +34,9 @@ pub struct Bus {
 #[derive(Default)]
 pub struct Parties {
     pub bus: Bus,
-    slots: Vec<Option<Box<Connection>>>,
-    free: Vec<usize>,
-    by_peer: AHashMap<u64, usize>,
-    by_fd: AHashMap<RawFd, usize>,
-    by_unique: AHashMap<Box<[u8]>, usize>,
+    slots: Slots,
+    /// The standing that was said last: most have the same.
+    usual: Option<Arc<Standing>>,
     owners: AHashMap<Box<[u8]>, u64>,
     /// How many may not receive everything.
     n_asked: usize,
@@ -70,36 +69,41 @@ pub struct Parties {
 impl Parties {
     /// The connection in a slot.
     pub fn get(&self, slot: usize) -> Option<&Connection> {
-        self.slots.get(slot)?.as_deref()
+        self.slots.get(slot)
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, slot: usize) -> Option<&mut Connection> {
-        self.slots.get_mut(slot)?.as_deref_mut()
+        self.slots.get_mut(slot)
     }
 
     /// Where the connection of a peer is.
     pub fn slot(&self, peer: u64) -> Option<usize> {
-        self.by_peer.get(&peer).copied()
+        self.slots.of_peer(peer)
     }
 
     /// Where the connection with a descriptor is.
     pub fn slot_of_fd(&self, fd: RawFd) -> Option<usize> {
-        self.by_fd.get(&fd).copied()
+        self.slots.of_fd(fd)
     }
 
     /// The connection behind a name, if it is one of the lane.
     pub fn find(&self, name: &[u8]) -> Option<usize> {
         if name.first() == Some(&b':') {
-            self.by_unique.get(name).copied()
+            self.slots.of_unique(name)
         } else {
             self.slot(*self.owners.get(name)?)
         }
     }
 
+    /// Somebody owns the well-known name, in the lane or elsewhere.
+    pub fn is_owned(&self, name: &[u8]) -> bool {
+        self.owners.contains_key(name)
+    }
+
     /// All slots that are in use.
     pub fn all(&self) -> impl Iterator<Item = (usize, &Connection)> {
-        self.slots.iter().enumerate().filter_map(|(slot, c)| Some((slot, c.as_deref()?)))
+        self.slots.all()
     }
 
     /// Those of whom Python does not know.
@@ -109,45 +113,28 @@ impl Parties {
 
     /// A new connection; its slot.
     pub fn enter(&mut self, mut connection: Box<Connection>) -> usize {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
-        self.by_peer.insert(connection.peer, slot);
-        self.by_fd.insert(connection.fd, slot);
-        if !connection.unique.is_empty() {
-            self.by_unique.insert(connection.unique.as_bytes().into(), slot);
-        }
         connection.is_stale = false;
         self.n_asked += usize::from(!connection.standing.receives_all);
-        self.slots[slot] = Some(connection);
+        let slot = self.slots.enter(connection);
         self.mark_stale(slot);
         slot
     }
 
     /// A guest has its name from now on.
     pub fn name(&mut self, slot: usize, unique: &str) -> Option<&mut Connection> {
-        let guest = self.slots.get_mut(slot)?.as_deref_mut()?;
-        guest.unique = unique.into();
-        self.by_unique.insert(unique.as_bytes().into(), slot);
+        let guest = self.slots.name(slot, unique)?;
         self.doors.name(guest.peer);
         Some(guest)
     }
 
     /// It is none of the lane any more.
     pub fn remove(&mut self, peer: u64) -> Option<Box<Connection>> {
-        let slot = self.by_peer.remove(&peer)?;
-        let connection = self.slots[slot].take()?;
+        let (slot, connection) = self.slots.remove(peer)?;
         self.n_asked -= usize::from(!connection.standing.receives_all);
-        self.by_fd.remove(&connection.fd);
-        if !connection.unique.is_empty() {
-            self.by_unique.remove(connection.unique.as_bytes());
-        }
         self.dirty.retain(|&other| other != slot);
         self.stale.retain(|&other| other != slot);
         self.busy.retain(|&other| other != slot);
         self.resuming.retain(|&other| other != slot);
-        self.free.push(slot);
         Some(connection)
     }
 
@@ -158,21 +145,19 @@ impl Parties {
             None => self.owners.remove(name.as_bytes()),
         };
         if let Some(c) = old.and_then(|old| self.slot(old)).and_then(|slot| self.get_mut(slot)) {
-            c.names.retain(|other| **other != *name);
+            c.change_held(|held| held.names.retain(|other| **other != *name));
         }
         if let Some(c) = peer.and_then(|peer| self.slot(peer)).and_then(|slot| self.get_mut(slot)) {
-            c.names.push(name.into());
+            c.change_held(|held| held.names.push(name.into()));
         }
     }
 
     /// The peer owns the name or waits for it, or does no longer.
     pub fn claim(&mut self, peer: u64, name: &str, is_held: bool) {
         if let Some(c) = self.slot(peer).and_then(|slot| self.get_mut(slot)) {
-            if is_held {
-                c.claims.insert(name.into());
-            } else {
-                c.claims.remove(name);
-            }
+            c.change_held(|held| {
+                let _ = if is_held { held.claims.insert(name.into()) } else { held.claims.remove(name) };
+            });
         }
     }
 
@@ -181,19 +166,30 @@ impl Parties {
         self.n_asked == 0
     }
 
+    /// One for all that are alike.
+    pub fn shared(&mut self, standing: Standing) -> Arc<Standing> {
+        if let Some(usual) = self.usual.as_ref().filter(|usual| ***usual == standing) {
+            return Arc::clone(usual);
+        }
+        let standing = Arc::new(standing);
+        self.usual = Some(Arc::clone(&standing));
+        standing
+    }
+
     /// Other rights and limits of a peer from now on.
-    pub fn set_standing(&mut self, peer: u64, standing: Standing) {
+    pub fn set_standing(&mut self, peer: u64, standing: Standing, takes_fds: bool) {
+        let standing = self.shared(standing);
         if let Some(c) = self.slot(peer).and_then(|slot| self.get_mut(slot)) {
             let before = usize::from(!c.standing.receives_all);
             let after = usize::from(!standing.receives_all);
-            c.standing = standing;
+            (c.standing, c.takes_fds) = (standing, takes_fds);
             self.n_asked = self.n_asked - before + after;
         }
     }
 
     /// There may be something to write.
     pub fn mark_dirty(&mut self, slot: usize) {
-        if let Some(Some(c)) = self.slots.get_mut(slot)
+        if let Some(c) = self.slots.get_mut(slot)
             && !c.output.is_dirty
         {
             c.output.is_dirty = true;
@@ -203,7 +199,7 @@ impl Parties {
 
     /// Epoll may have to be asked for something else.
     pub fn mark_stale(&mut self, slot: usize) {
-        if let Some(Some(c)) = self.slots.get_mut(slot)
+        if let Some(c) = self.slots.get_mut(slot)
             && !c.is_stale
         {
             c.is_stale = true;
@@ -213,7 +209,7 @@ impl Parties {
 
     /// It can go on with what has come.
     pub fn mark_busy(&mut self, slot: usize) {
-        if let Some(Some(c)) = self.slots.get_mut(slot)
+        if let Some(c) = self.slots.get_mut(slot)
             && !c.input.is_busy
         {
             c.input.is_busy = true;
@@ -244,7 +240,7 @@ impl Parties {
 
     /// Its queue moves; true if somebody waits for that.
     pub fn moved(&mut self, slot: usize, now: f64) -> bool {
-        let Some(Some(c)) = self.slots.get_mut(slot) else {
+        let Some(c) = self.slots.get_mut(slot) else {
             return false;
         };
         c.pace.moved = now;

@@ -46,7 +46,7 @@ fn put_stamped(
 ) -> bool {
     let before = out.len();
     let sender = parties.get(from);
-    if sender.is_none_or(|sender| stamp(message, header, &sender.unique, out).is_err()) {
+    if sender.is_none_or(|sender| stamp(message, header, sender.unique.as_bytes(), out).is_err()) {
         return false;
     }
     out.extend_from_slice(&message[header.header_length..]);

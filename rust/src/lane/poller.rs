@@ -19,8 +19,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use ahash::AHashMap;
-
+use super::slots::ByFd;
 use super::{Lane, Report, Work};
 use crate::sys::{Alarm, Epoll, monotonic};
 
@@ -57,7 +56,7 @@ struct Lanes {
     alarm: RawFd,
     all: Vec<SharedLane>,
     /// Which lane a descriptor has joined.
-    joined: AHashMap<RawFd, usize>,
+    joined: ByFd,
     /// The lane that goes on first in the next turn, as another has stopped the last one before.
     passed_over: Option<usize>,
     /// How often descriptors were given up, whose numbers may be used again.
@@ -99,6 +98,11 @@ impl Poller {
         lanes.all.len() - 1
     }
 
+    /// Nobody is going to wait any more.
+    pub fn close(&self) {
+        locked(&self.lanes).all.iter().for_each(|lane| locked(lane).close());
+    }
+
     /// From now on events of this descriptor are the lane's, which watches it itself.
     pub fn join(&self, fd: RawFd, lane: usize) {
         locked(&self.lanes).joined.insert(fd, lane);
@@ -107,7 +111,7 @@ impl Poller {
     /// The descriptor is Python's again.
     pub fn leave(&self, fd: RawFd) {
         let mut lanes = locked(&self.lanes);
-        lanes.joined.remove(&fd);
+        lanes.joined.remove(fd);
         lanes.n_departed += 1;
     }
 
@@ -192,7 +196,7 @@ impl Lanes {
         // events in a row that are for one lane are one step of it
         let (mut start, mut current) = (0, None);
         for (at, &(fd, mask)) in events.iter().enumerate() {
-            let lane = self.joined.get(&fd).copied();
+            let lane = self.joined.get(fd);
             if lane != current {
                 self.serve(current, &events[start..at], now, &mut report);
                 (start, current) = (at, lane);
@@ -221,7 +225,7 @@ impl Lanes {
             if is_joined {
                 self.joined.insert(fd, lane);
             } else {
-                self.joined.remove(&fd);
+                self.joined.remove(fd);
                 self.n_departed += 1;
             }
         }

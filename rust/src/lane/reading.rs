@@ -75,10 +75,10 @@ impl DbusLane {
         let mut fds = Vec::new();
         match sys::receive(c.fd, &mut c.input.buffer, most, &mut fds) {
             Ok(received) => {
-                let is_full = c.input.usual > 0 && received.n_bytes == most;
+                let is_full = c.input.usual() > 0 && received.n_bytes == most;
                 let has_more = is_full || !fds.is_empty() && received.n_bytes <= SMALL_READ;
                 brought = has_more.then_some(received.n_bytes);
-                c.input.fds.extend(fds);
+                c.input.bring(fds);
                 if received.is_truncated {
                     hand_over_all(c, End::Truncated, report);
                 } else if received.n_bytes == 0 {
@@ -100,6 +100,7 @@ impl DbusLane {
             return;
         };
         if c.input.pending() == 0 {
+            c.input.tidy();
             let mut buffer = std::mem::take(&mut c.input.buffer);
             c.input.start = 0;
             if buffer.capacity() > self.spare.capacity() && buffer.capacity() <= 2 * CHUNK {
@@ -132,9 +133,9 @@ fn end_after(error: &io::Error) -> End {
 fn room_for_first(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryReserveError> {
     c.input.start = 0;
     c.input.buffer.clear();
-    if c.input.usual > 0 {
+    if c.input.usual() > 0 {
         // a body of 1 MiB has a header, too
-        let most = c.input.usual.min(LARGE_CHUNK + CHUNK);
+        let most = c.input.usual().min(LARGE_CHUNK + CHUNK);
         c.input.buffer = Vec::new();
         c.input.buffer.try_reserve_exact(most)?;
         return Ok(most);
@@ -154,7 +155,7 @@ fn room_for_more(c: &mut Connection, spare: &mut Vec<u8>) -> Result<usize, TryRe
         c.input.start = 0;
     }
     let missing = c.input.lacks();
-    let is_large = missing > CHUNK || (c.input.usual > 0 && missing > 0);
+    let is_large = missing > CHUNK || (c.input.usual() > 0 && missing > 0);
     if !is_large && c.input.pending() <= CHUNK && c.input.buffer.capacity() < spare.capacity() {
         spare.clear();
         spare.extend_from_slice(&c.input.buffer);

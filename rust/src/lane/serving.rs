@@ -9,10 +9,13 @@
 //!
 //! Not here: what is everyday (`express`), where the bytes come from (`reading`).
 
+use std::os::fd::RawFd;
+
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::Report;
-use super::connection::{Connection, End, Handed};
+use super::connection::{Connection, End};
 use super::dbus::{DbusLane, IN};
 use super::express::{self, Message, NotEveryday, Post, Route};
 use super::reading::CHUNK;
@@ -62,7 +65,7 @@ impl DbusLane {
             let Some(c) = self.parties.get_mut(slot) else {
                 return;
             };
-            note_peaks(c);
+            c.input.note_peaks();
             if c.is_guest && c.output.is_held {
                 // what it was answered could not be written
                 hand_over_all(c, End::Open, report);
@@ -71,8 +74,8 @@ impl DbusLane {
             if c.input.pending() == 0 {
                 break;
             }
-            let most_fds = if c.standing.takes_fds { c.standing.max_message_unix_fds } else { 0 };
-            if c.input.fds.len() > most_fds {
+            let most_fds = if c.takes_fds { c.standing.max_message_unix_fds } else { 0 };
+            if c.input.n_fds() > most_fds {
                 // before anything of what came with them is carried out: it ends the connection
                 hand_over_all(c, End::Open, report);
                 return;
@@ -97,7 +100,7 @@ impl DbusLane {
             }
         }
         if let Some(c) = self.parties.get_mut(slot)
-            && !c.input.fds.is_empty()
+            && c.input.n_fds() > 0
         {
             // whose message is to come: Python watches how long that takes
             hand_over_all(c, End::Open, report);
@@ -110,7 +113,7 @@ impl DbusLane {
         };
         match *found {
             Found::NotEveryday(length) => hand_over_first(c, length, report),
-            Found::Incomplete(length) if c.input.fds.is_empty() => c.input.expected = length,
+            Found::Incomplete(length) if c.input.n_fds() == 0 => c.input.expect(length),
             _ => hand_over_all(c, End::Open, report),
         }
     }
@@ -218,23 +221,22 @@ impl DbusLane {
         now: f64,
     ) -> Result<usize, NotEveryday> {
         let n_fds = header.unix_fds as usize;
-        let mut fds = Vec::new();
+        let mut fds: SmallVec<[RawFd; 4]> = SmallVec::new();
         if n_fds > 0 {
             let c = self.parties.get(slot).ok_or(NotEveryday)?;
-            let has_them = c.standing.takes_fds
-                && n_fds <= c.input.fds.len()
-                && n_fds <= c.standing.max_message_unix_fds;
+            let has_them =
+                c.takes_fds && n_fds <= c.input.n_fds() && n_fds <= c.standing.max_message_unix_fds;
             if !has_them {
                 return Err(NotEveryday);
             }
-            fds.extend(c.input.fds.iter().take(n_fds));
+            fds.extend(c.input.fds().take(n_fds));
         }
         let post = Post { climate: self.climate, from: slot, route, message, header, fds: &fds, now };
         let others = express::carry_out(&post, &mut self.parties, tables)?;
         if n_fds > 0
             && let Some(c) = self.parties.get_mut(slot)
         {
-            c.input.fds.drain(..n_fds);
+            c.input.give_fds(n_fds);
         }
         Ok(others)
     }
@@ -244,8 +246,7 @@ impl DbusLane {
         match (carried, self.parties.get_mut(slot)) {
             (Ok(others), Some(c)) => {
                 c.input.start = end;
-                c.input.expected = 0;
-                c.input.usual = if size > LARGE_BODY { size } else { 0 };
+                c.input.done(if size > LARGE_BODY { size } else { 0 });
                 Found::Done(size, others)
             }
             _ => Found::NotEveryday(size),
@@ -260,13 +261,13 @@ impl DbusLane {
             return check_body(signature, body, header.endian).map(|()| true).map_err(|_| ());
         }
         let c = self.parties.get_mut(slot).ok_or(())?;
-        let mut check = match c.input.check.take() {
+        let mut check = match c.input.take_check() {
             Some(check) => check,
-            None => BodyCheck::new(signature, header.endian, None).map_err(|_| ())?,
+            None => Box::new(BodyCheck::new(signature, header.endian, None).map_err(|_| ())?),
         };
         let is_done = check.step(body, budget).map_err(|_| ())?;
         if !is_done {
-            c.input.check = Some(check);
+            c.input.keep_check(check);
         }
         Ok(is_done)
     }
@@ -277,23 +278,11 @@ fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
     let start = c.input.start;
     let message = &c.input.buffer[start..start + length];
     let n_fds = header::parse(message).map_or(0, |header| header.unix_fds as usize);
-    if n_fds > c.input.fds.len() {
+    if n_fds > c.input.n_fds() {
         hand_over_all(c, End::Open, report);
         return;
     }
-    let fds = c.input.fds.drain(..n_fds).collect();
-    let data = if start == 0 && length == c.input.buffer.len() {
-        std::mem::take(&mut c.input.buffer)
-    } else {
-        let data = message.to_vec();
-        c.input.start += length;
-        data
-    };
-    c.input.expected = 0;
-    c.input.check = None;
-    c.input.handed = Some(Handed { data, fds, end: End::Open });
-    c.input.n_handed += 1;
-    c.input.is_ours = false;
+    c.input.hand_over_first(length, n_fds);
     report.hand_over(c.fd, IN);
 }
 
@@ -301,9 +290,4 @@ fn hand_over_first(c: &mut Connection, length: usize, report: &mut Report) {
 pub fn hand_over_all(c: &mut Connection, end: End, report: &mut Report) {
     c.input.hand_over_all(end);
     report.hand_over(c.fd, IN);
-}
-
-fn note_peaks(c: &mut Connection) {
-    c.input.peak_bytes = c.input.peak_bytes.max(c.input.pending() as u64);
-    c.input.peak_fds = c.input.peak_fds.max(c.input.fds.len() as u64);
 }

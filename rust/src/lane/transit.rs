@@ -1,7 +1,7 @@
 //! Messages on their way through the lane, from one socket into another, without a queue between.
 //!
 //! Theory. A message to a reader for whom nothing waits, and whose socket takes bytes, is appended to what is about to be
-//! written to it. At the end of the step each such reader is written once. What was written whole is counted in Core, and
+//! written to it. At the end of the step each such reader is written once, several of them with one call of the kernel. What was written whole is counted in Core, and
 //! that is all; what was not is put into Core's queues, where it would have been anyhow. `core::transit` tells why that
 //! is the same. Buffers are borrowed from a store for a step, so that an idle connection has none.
 //!
@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use super::output;
 use super::parties::Parties;
 use crate::core::{Core, Parts, Room, Usage};
-use crate::sys;
+use crate::sys::{self, Together, WRITES_MAX};
 
 /// The slot of the bus itself, as a sender.
 pub const BUS: usize = usize::MAX;
@@ -78,6 +78,8 @@ pub struct Transit {
     stored_bytes: usize,
     /// Descriptors that have been written: closed at the end of the step.
     written_fds: Vec<RawFd>,
+    /// How several readers are written.
+    pub together: Together,
     /// Room for the receivers of a signal, and for the signal.
     pub receivers: Vec<usize>,
     pub copy: Vec<u8>,
@@ -224,10 +226,20 @@ impl Parties {
     /// Write what is in transit; whatever is not taken is in Core's queues then.
     pub fn settle(&mut self, core: &mut Core) {
         let mut at = 0;
-        while let Some(&to) = self.transit.readers.get(at) {
-            at += 1;
-            self.settle_one(core, to);
-            if let Some(passage) = self.take_passage(to) {
+        while let Some(&first) = self.transit.readers.get(at) {
+            let group = self.transit.readers.get(at..).unwrap_or_default();
+            let is_plain = |&to: &usize| self.passage(to).is_some_and(Passage::is_plain);
+            let n_plain = group.iter().take(WRITES_MAX).take_while(|to| is_plain(to)).count();
+            if n_plain > 1 {
+                self.settle_several(core, at, n_plain);
+                at += n_plain;
+            } else {
+                self.settle_one(core, first);
+                at += 1;
+            }
+        }
+        for at in 0..self.transit.readers.len() {
+            if let Some(passage) = self.take_passage(self.transit.readers[at]) {
                 self.transit.give(passage);
             }
         }
@@ -263,22 +275,46 @@ impl Parties {
 
     /// Write what is in transit to one reader.
     fn settle_one(&mut self, core: &mut Core, to: usize) {
-        let Some(mut passage) = self.take_passage(to) else {
+        let Some(passage) = self.take_passage(to) else {
             return;
         };
-        let n_messages = passage.records.len() as u64;
-        let Some(c) = self.get_mut(to).filter(|_| n_messages > 0) else {
+        let Some(fd) = self.get(to).map(|c| c.fd).filter(|_| !passage.records.is_empty()) else {
             self.put_passage(to, Some(passage));
             return;
         };
-        let n_fds = passage.fds.len() as u64;
-        output::note_peak(c, Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
         let result = loop {
-            match passage.write(c.fd) {
+            match passage.write(fd) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result,
             }
         };
+        self.settled(core, to, passage, result);
+    }
+
+    /// Write what is in transit to several readers, which `is_plain`, with one call: so many from there on.
+    fn settle_several(&mut self, core: &mut Core, start: usize, n: usize) {
+        let mut going: SmallVec<[(usize, Box<Passage>); WRITES_MAX]> = SmallVec::new();
+        for at in start..start + n {
+            let to = self.transit.readers[at];
+            going.extend(self.take_passage(to).map(|passage| (to, passage)));
+        }
+        let mut writes: SmallVec<[(RawFd, &[u8]); WRITES_MAX]> = SmallVec::new();
+        for (to, passage) in &going {
+            writes.push((self.get(*to).map_or(-1, |c| c.fd), &passage.bytes));
+        }
+        let results = self.transit.together.send_each(&writes);
+        drop(writes);
+        for ((to, passage), result) in going.into_iter().zip(results) {
+            self.settled(core, to, passage, result);
+        }
+    }
+
+    /// So much of what was in transit to a reader is written.
+    fn settled(&mut self, core: &mut Core, to: usize, mut passage: Box<Passage>, result: io::Result<usize>) {
+        let n_messages = passage.records.len() as u64;
+        let Some(c) = self.get_mut(to) else { return };
+        let n_fds = passage.fds.len() as u64;
+        c.output.note_peak(Usage { bytes: passage.weight, messages: n_messages, fds: n_fds });
         let written = *result.as_ref().unwrap_or(&0);
         if written == passage.bytes.len() {
             core.passed(c.peer, n_messages);
@@ -360,6 +396,11 @@ impl Drop for Passage {
 }
 
 impl Passage {
+    /// It is one piece of bytes.
+    fn is_plain(&self) -> bool {
+        self.fds.is_empty() && !self.bytes.is_empty()
+    }
+
     fn size(&self) -> usize {
         self.bytes.capacity()
             + self.records.capacity() * size_of::<Record>()

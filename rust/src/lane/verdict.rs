@@ -35,17 +35,18 @@ impl Names for Connection {
     }
 
     fn held(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.claims.iter().map(AsRef::as_ref)
+        self.held().claims.iter().map(AsRef::as_ref)
     }
 
     fn holds(&self, name: &str) -> bool {
-        self.claims.contains(name)
+        self.held().claims.contains(name)
     }
 
     fn holds_in(&self, space: &Space) -> bool {
         let behind = (std::ops::Bound::Included(space.dotted()), std::ops::Bound::Unbounded);
-        self.claims.contains(space.name())
-            || self.claims.range::<str, _>(behind).next().is_some_and(|name| space.contains(name))
+        let claims = &self.held().claims;
+        claims.contains(space.name())
+            || claims.range::<str, _>(behind).next().is_some_and(|name| space.contains(name))
     }
 }
 
@@ -140,16 +141,20 @@ pub fn may_ask(client: &Connection, header: &Header, bytes: &[u8]) -> bool {
     if client.standing.is_open() {
         return true;
     }
-    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, ..Facts::default() };
     client.standing.may_send(&facts(header, bytes), &Alone(DRIVER_NAME), false) == Word::Passes
-        && client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
+        && may_have_answer(client, 0)
+}
+
+/// Whether the client may have an answer of the bus with so many descriptors.
+pub fn may_have_answer(client: &Connection, unix_fds: u32) -> bool {
+    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, unix_fds, ..Facts::default() };
+    client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
 }
 
 /// Whether a client may have the answer to Hello, and NameAcquired.
 pub fn may_have_its_name(client: &Connection) -> bool {
-    let answer = Facts { kind: RETURN, has_destination: true, is_reply: true, ..Facts::default() };
     let acquired = Facts { has_destination: true, ..of_names(b"NameAcquired") };
-    client.standing.may_receive(&answer, &Alone(DRIVER_NAME), true) == Word::Passes
+    may_have_answer(client, 0)
         && client.standing.may_receive(&acquired, &Alone(DRIVER_NAME), false) == Word::Passes
 }
 
@@ -200,7 +205,7 @@ pub fn leave_out(
             return true;
         };
         let sent = match unnamed {
-            Some(word) if reader.claims.is_empty() => word,
+            Some(word) if reader.held().claims.is_empty() => word,
             _ => sender.standing.may_send(&message, reader, false),
         };
         let received = match (&reader.standing.policy, last) {

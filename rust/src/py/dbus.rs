@@ -202,7 +202,7 @@ fn stamp_header<'py>(
     sender: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let mut out = Vec::new();
-    with_bytes(message, |message| dbus::stamp(message, &header.get().header, sender, &mut out))??;
+    with_bytes(message, |message| dbus::stamp(message, &header.get().header, sender.as_bytes(), &mut out))??;
     Ok(PyBytes::new(py, &out))
 }
 

@@ -8,6 +8,7 @@ use pyo3::types::PyBytes;
 
 use super::arguments::{credentials_of, limits_of};
 use super::core::Core;
+use super::guests::{Arrivals, GuestTuple, told};
 use super::locking::lock;
 use super::policy::ClientPolicy;
 use super::poller::Poller;
@@ -17,7 +18,7 @@ use crate::dbus::sasl::Greeting;
 use crate::lane;
 use crate::lane::connection::{Connection, End, Handed, Standing};
 use crate::lane::dbus::{self, DbusLane};
-use crate::lane::door::{Guest, Known, Room};
+use crate::lane::door::{Known, Room};
 use crate::lane::express::Climate;
 use crate::lane::parties::Bus;
 use crate::lane::poller::locked;
@@ -33,24 +34,10 @@ pub struct PyDbusLane {
 }
 
 /// Bytes, descriptors, and how the stream ended.
-type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
+pub(super) type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
 /// Bytes, descriptors, how much of the first queued message is written, the bus's next number for it.
 type Left<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, usize, u32);
 type Counts = (u64, u64, u64);
-/// What the kernel says of who has connected: uid, gid, pid, label, groups.
-type Who<'py> = (i64, i64, i64, Option<Bound<'py, PyBytes>>, Vec<i64>);
-/// Socket, peer, who it is, unique name, whether it takes descriptors, how many seconds ago it came (of one with a name: 0), when
-/// its queue moved last (0: never).
-type About<'py> = (RawFd, u64, Who<'py>, String, bool, f64, f64);
-/// The lines that it has said and that are answered, what of the answers is not written, the bus's next number for it, and what
-/// else it has said.
-type Rest<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, u32, Taken<'py>);
-/// One guest; what is Python's if it has left the lane.
-type GuestTuple<'py> = (About<'py>, Option<Rest<'py>>);
-/// Guests, sockets of strangers, how many guests that stay have names, and the most that had at the same time, the number of the
-/// next name.
-type Arrivals<'py> = (Vec<GuestTuple<'py>>, Vec<RawFd>, (usize, usize), u64);
-
 fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
 }
@@ -58,13 +45,14 @@ fn counts(usage: Usage) -> Counts {
 /// Of messages, of what comes in, and of what goes out.
 type FdLimits = (usize, usize, usize);
 /// (sends_all, receives_all, takes_fds, max_message_size, (max_message_unix_fds, max_incoming_unix_fds, max_outgoing_unix_fds),
-/// max_incoming_bytes, max_outgoing_bytes, max_replies, policy)
+/// max_incoming_bytes, max_outgoing_bytes, max_replies, max_match_rules, policy)
 type StandingTuple<'py> =
-    (bool, bool, bool, usize, FdLimits, u64, u64, usize, Option<Bound<'py, ClientPolicy>>);
+    (bool, bool, bool, usize, FdLimits, u64, u64, usize, u64, Option<Bound<'py, ClientPolicy>>);
 /// Well-known names that a client is primary owner of, in order of acquisition; those that it owns or waits for.
 type NameLists = (Vec<String>, Vec<String>);
 
-fn standing(given: StandingTuple<'_>) -> Standing {
+/// The standing, and whether descriptors may be passed.
+fn standing(given: StandingTuple<'_>) -> (Standing, bool) {
     let (
         sends_all,
         receives_all,
@@ -74,13 +62,13 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         incoming,
         outgoing,
         replies,
+        match_rules,
         policy,
     ) = given;
-    Standing {
+    let standing = Standing {
         sends_all,
         receives_all,
         policy: policy.map(|policy| policy.get().shared()),
-        takes_fds,
         max_message_size,
         max_message_unix_fds,
         max_incoming_unix_fds,
@@ -88,10 +76,13 @@ fn standing(given: StandingTuple<'_>) -> Standing {
         max_incoming_bytes: incoming,
         max_outgoing_bytes: outgoing,
         max_replies: replies,
-    }
+        max_match_rules: match_rules,
+    };
+    (standing, takes_fds)
 }
 
-fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
+/// What is handed over, for Python.
+pub(super) fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
     let end = match handed.end {
         End::Open => "",
         End::Ended => "ended",
@@ -106,19 +97,6 @@ fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
         Ok(())
     })?;
     Ok((data, std::mem::take(&mut handed.fds), end))
-}
-
-fn told<'py>(py: Python<'py>, mut guest: Guest, now: f64) -> PyResult<GuestTuple<'py>> {
-    let who = &guest.credentials;
-    let label = who.secctx.as_ref().map(|label| PyBytes::new(py, label));
-    let who = (who.uid, who.gid, who.pid, label, who.groups.clone());
-    let age = guest.since.map_or(0.0, |since| now - since);
-    let about = (guest.fd, guest.peer, who, guest.unique.into_string(), guest.takes_fds, age, guest.moved);
-    let Some(handed) = &mut guest.rest else {
-        return Ok((about, None));
-    };
-    let (said, unsent) = (PyBytes::new(py, &guest.said), PyBytes::new(py, &guest.unsent));
-    Ok((about, Some((said, unsent, guest.next_serial, taken(py, handed)?))))
 }
 
 impl PyDbusLane {
@@ -160,17 +138,21 @@ impl PyDbusLane {
         credentials: &Bound<'_, PyAny>,
         given: StandingTuple<'_>,
         names: NameLists,
-        native_calls: usize,
+        native_calls: u32,
         has_followers: bool,
         offset: usize,
         serial: (u32, bool),
     ) -> PyResult<()> {
-        let mut connection =
-            Connection::new(fd, peer, unique, Arc::new(credentials_of(credentials)?), standing(given));
-        connection.native_calls = native_calls;
+        let credentials = Arc::new(credentials_of(credentials)?);
+        let (standing, takes_fds) = standing(given);
+        let standing = lock(py, &self.inner).parties.shared(standing);
+        let mut connection = Connection::new(fd, peer, unique, credentials, standing);
+        (connection.takes_fds, connection.native_calls) = (takes_fds, native_calls);
         connection.has_followers = has_followers;
-        connection.names = names.0.into_iter().map(Into::into).collect();
-        connection.claims = names.1.into_iter().map(Into::into).collect();
+        connection.change_held(|held| {
+            held.names = names.0.into_iter().map(Into::into).collect();
+            held.claims = names.1.into_iter().map(Into::into).collect();
+        });
         connection.output.offset = offset;
         (connection.next_serial, connection.has_reserved) = serial;
         lock(py, &self.inner).join(Box::new(connection));
@@ -212,7 +194,7 @@ impl PyDbusLane {
     }
 
     /// The input is the lane's again: Python has nothing of it in hand.
-    fn give_back(&self, py: Python<'_>, peer: u64, native_calls: usize, has_reserved: bool) {
+    fn give_back(&self, py: Python<'_>, peer: u64, native_calls: u32, has_reserved: bool) {
         lock(py, &self.inner).give_back(peer, native_calls, has_reserved);
     }
 
@@ -274,8 +256,8 @@ impl PyDbusLane {
 
     /// Other rights and limits from now on.
     fn set_standing(&self, py: Python<'_>, peer: u64, given: StandingTuple<'_>) {
-        let standing = standing(given);
-        lock(py, &self.inner).parties.set_standing(peer, standing);
+        let (standing, takes_fds) = standing(given);
+        lock(py, &self.inner).parties.set_standing(peer, standing, takes_fds);
     }
 
     /// Native peers follow its signals, or do no longer.
@@ -334,8 +316,10 @@ impl PyDbusLane {
         given: StandingTuple<'_>,
         limits: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let known = Known { standing: standing(given), limits: limits_of(limits)? };
-        lock(py, &self.inner).parties.doors.know(user, known);
+        let (limits, (standing, _)) = (limits_of(limits)?, standing(given));
+        let parties = &mut lock(py, &self.inner).parties;
+        let standing = parties.shared(standing);
+        parties.doors.know(user, Known { standing, limits });
         Ok(())
     }
 
@@ -440,7 +424,7 @@ impl PyDbusLane {
     fn usage(&self, py: Python<'_>, peer: u64) -> Option<(Counts, Counts, Counts)> {
         self.with(py, peer, |c| {
             let (now, peak) = dbus::usage(c);
-            (counts(now), counts(peak), counts(c.output.peak))
+            (counts(now), counts(peak), counts(c.output.peak()))
         })
     }
 }

@@ -7,6 +7,7 @@ mod body;
 mod client;
 pub mod core;
 mod dbus;
+mod guests;
 mod lane;
 pub mod locking;
 pub mod memory;
@@ -17,6 +18,7 @@ mod server;
 mod swift;
 mod tables;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -36,11 +38,22 @@ fn keep_memory() {
     crate::sys::keep_memory();
 }
 
+/// Whether several clients can be written in one system call: OSError says why not.
+#[pyfunction]
+fn try_together() -> PyResult<()> {
+    let failed = |error: std::io::Error| {
+        let code = error.raw_os_error().unwrap_or(libc::ENOSYS);
+        PyOSError::new_err((code, crate::sys::error_text(code)))
+    };
+    crate::sys::Together::new().map(drop).map_err(failed)
+}
+
 /// The module `bus1._native`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(keep_memory, module)?)?;
+    module.add_function(wrap_pyfunction!(try_together, module)?)?;
     module.add_class::<core::Core>()?;
     module.add_class::<memory::HeapMemory>()?;
     module.add_class::<memory::SealedMemory>()?;

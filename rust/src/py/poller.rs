@@ -73,7 +73,9 @@ impl Poller {
     }
 
     /// Watch nothing any more.
-    fn close(&self) {
-        locked(&self.inner).take();
+    fn close(&self, py: Python<'_>) {
+        if let Some(inner) = locked(&self.inner).take() {
+            py.detach(|| inner.close());
+        }
     }
 }

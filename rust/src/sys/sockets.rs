@@ -7,11 +7,11 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use libc::{c_int, c_void, socklen_t};
 
-use super::{checked, close};
+use super::{checked, close, own};
 
 /// Most users are in few groups, and have a short label.
 const ROOM: usize = 1024;
@@ -67,6 +67,15 @@ pub fn who_connected(fd: RawFd) -> io::Result<Who> {
         label
     });
     Ok(Who { pid: pid as i32, uid, gid, groups, label })
+}
+
+/// A new descriptor of the process that has connected.
+pub fn process(fd: RawFd) -> io::Result<OwnedFd> {
+    let mut words = [0_u32; WORDS];
+    match option(fd, libc::SO_PEERPIDFD, &mut words)? {
+        Some(n_bytes) if n_bytes == mem::size_of::<RawFd>() => Ok(own(words[0] as RawFd)),
+        _ => Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT)),
+    }
 }
 
 /// How many bytes of a socket's option are in `words` now; None if the kernel has it not.

@@ -99,10 +99,14 @@ impl MatchIndex {
         self.counting().add(owner);
     }
 
+    /// Whether the owner has the rule.
+    pub fn has(&self, owner: u64, rule: &MatchRule) -> bool {
+        self.held(owner, rule).is_some()
+    }
+
     /// One instance less; false if the owner has none.
     pub fn remove(&mut self, owner: u64, rule: &MatchRule) -> bool {
-        let found = self.tree.find(rule).and_then(|number| self.holding(number, owner));
-        let Some(holding) = found else {
+        let Some(holding) = self.held(owner, rule) else {
             return false;
         };
         if self.holdings[holding].times == 1 {
@@ -192,6 +196,10 @@ impl MatchIndex {
             Owner { rank: self.next_rank, first: NONE, last: NONE }
         });
         known.rank
+    }
+
+    fn held(&self, owner: u64, rule: &MatchRule) -> Option<u32> {
+        self.tree.find(rule).and_then(|number| self.holding(number, owner))
     }
 
     fn holding(&self, rule: u32, owner: u64) -> Option<u32> {

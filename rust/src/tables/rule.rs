@@ -8,6 +8,7 @@
 //! Not here: the words of a refusal (Python has them), who gets a message (`matching`).
 
 use crate::dbus::names::{is_bus_name, is_bus_namespace, is_interface_name, is_member_name, is_object_path};
+use std::borrow::Cow;
 use std::fmt;
 
 /// Bytes of a rule's text.
@@ -98,10 +99,10 @@ impl MatchRule {
         while let Some((key, value, end)) = pair(text, at)? {
             at = end;
             if let Some(rest) = key.strip_prefix("arg") {
-                rule.ask(argument(rest, value)?)?;
+                rule.ask(argument(rest, value.into_owned())?)?;
             } else if key == "eavesdrop" {
                 // the last one counts: old monitors put one in front of the rule that they were given
-                eavesdrop = Some(match value.as_str() {
+                eavesdrop = Some(match &*value {
                     "true" => true,
                     "false" => false,
                     _ => return Err(NoRule::Invalid),
@@ -113,7 +114,7 @@ impl MatchRule {
                     _ => return Err(NoRule::Invalid),
                 }
             } else {
-                rule.set(key, value)?;
+                rule.set(key, value.into_owned())?;
             }
         }
         if rule.path.is_some() && rule.path_namespace.is_some() {
@@ -190,8 +191,11 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// The next pair, and where the one behind it begins; None at the end.
-fn pair(text: &str, mut at: usize) -> Result<Option<(&str, String, usize)>, NoRule> {
+/// Key, value, and where the pair behind them begins.
+type Pair<'t> = (&'t str, Cow<'t, str>, usize);
+
+/// The next pair; None at the end.
+fn pair(text: &str, mut at: usize) -> Result<Option<Pair<'_>>, NoRule> {
     let bytes = text.as_bytes();
     while bytes.get(at).is_some_and(|byte| BLANK.contains(byte)) {
         at += 1;
@@ -207,15 +211,19 @@ fn pair(text: &str, mut at: usize) -> Result<Option<(&str, String, usize)>, NoRu
 }
 
 /// The unquoted value that starts at `at`, and the position behind its comma.
-fn value(text: &str, start: usize) -> Result<(String, usize), NoRule> {
+fn value(text: &str, start: usize) -> Result<(Cow<'_, str>, usize), NoRule> {
+    let rest = text.get(start..).unwrap_or("");
+    if let Some(inside) = quoted(rest) {
+        return Ok((inside.into(), text.len().min(start + inside.len() + 3)));
+    }
     let mut value = String::new();
     let mut is_quoted = false;
-    let mut characters = text.get(start..).unwrap_or("").char_indices().peekable();
+    let mut characters = rest.char_indices().peekable();
     while let Some((at, character)) = characters.next() {
         match character {
             '\'' => is_quoted = !is_quoted,
             _ if is_quoted => value.push(character),
-            ',' => return Ok((value, start + at + 1)),
+            ',' => return Ok((value.into(), start + at + 1)),
             '\\' if characters.next_if(|(_, next)| *next == '\'').is_some() => value.push('\''),
             _ => value.push(character),
         }
@@ -223,7 +231,13 @@ fn value(text: &str, start: usize) -> Result<(String, usize), NoRule> {
     if is_quoted {
         return Err(NoRule::Invalid);
     }
-    Ok((value, text.len()))
+    Ok((value.into(), text.len()))
+}
+
+/// A value that is all between two apostrophes, as most are.
+fn quoted(rest: &str) -> Option<&str> {
+    let (inside, behind) = rest.strip_prefix('\'')?.split_once('\'')?;
+    (behind.is_empty() || behind.starts_with(',')).then_some(inside)
 }
 
 /// What a key that begins with `arg` asks for.
@@ -260,6 +274,11 @@ mod tests {
             ("type = 'signal'", None),
             ("type='signal',,member='M'", None),
             ("type='sig'n'al'", Some("type='signal'")),
+            ("type='signal'al", None),
+            ("member='M' ", None),
+            ("member='M','arg0='x'", None),
+            ("arg0='',arg1=''", Some("arg0='',arg1=''")),
+            ("arg0=''',arg1='", Some("arg0=',arg1='")),
             ("type='signal',type='signal'", None),
             ("eavesdrop=true,eavesdrop=false", Some("")),
             ("sender=':1'", Some("sender=':1'")),

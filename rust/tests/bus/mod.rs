@@ -73,7 +73,8 @@ impl Bus {
         core.send(peer, &root, &Payload::default(), &credentials).unwrap();
         drop(core);
         let fd = ours.as_raw_fd();
-        let connection = Connection::new(fd, peer, unique, credentials, free());
+        let mut connection = Connection::new(fd, peer, unique, credentials, free());
+        connection.takes_fds = true;
         self.lane.lock().unwrap().join(Box::new(connection));
         self.poller.join(fd, self.number);
         self.ends.push(ours);
@@ -109,7 +110,6 @@ pub fn free() -> Standing {
         sends_all: true,
         receives_all: true,
         policy: None,
-        takes_fds: true,
         max_message_size: 1 << 27,
         max_message_unix_fds: 16,
         max_incoming_unix_fds: 1 << 20,
@@ -117,5 +117,6 @@ pub fn free() -> Standing {
         max_incoming_bytes: 1 << 30,
         max_outgoing_bytes: 1 << 30,
         max_replies: 1000,
+        max_match_rules: 1000,
     }
 }

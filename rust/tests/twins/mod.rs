@@ -101,7 +101,7 @@ pub fn payload(size: usize) -> Parts {
 
 pub fn stamped(message: &[u8], sender: &str) -> Vec<u8> {
     let (header, mut out) = (parse(message).unwrap(), Vec::new());
-    stamp(message, &header, sender, &mut out).unwrap();
+    stamp(message, &header, sender.as_bytes(), &mut out).unwrap();
     out.extend_from_slice(&message[header.header_length..]);
     out
 }
