@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 from bus1_bridge.names import Change
-from bus1_bridge.switch.api import Configure, Shutdown
+from bus1_bridge.switch import reception
+from bus1_bridge.switch.api import Closed, Configure, Shutdown
+from bus1_bridge.switch.flow import Flow
 from bus1_bridge.switch.limits import BusLimits
-from dbus_client import BUS, CALL, ERROR, FAULT, Client, Message, Wire
+from bus1_bridge.switch.loop import PythonSwitch
+from bus1_bridge.switch.router import Router
+from dbus_client import BUS, BUS_PATH, CALL, ERROR, FAULT, Client, Message, Wire
 from policy_texts import policy_of
 from test_window import Crank
 from twin_strangers import WORDS
@@ -28,6 +32,7 @@ GREETING = (
     f"\0AUTH EXTERNAL {WORDS['{uid}']}\r\nNEGOTIATE_UNIX_FD\r\nBEGIN\r\n{WORDS['{hello}']}".encode("latin-1")
 )
 STATISTICS = f"{BUS}.Debug.Stats"
+NO_MEMORY = "there is no memory for what it wants"
 OPEN = '<allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>'
 
 
@@ -254,3 +259,54 @@ def test_calls_of_a_guest_are_told_of_one_that_leaves(scene: Scene) -> None:
     assert scene.known == [":1.0"]
     callee.close()
     assert scene.during(lambda: caller.reply(serial)).error_name == f"{FAULT}NoReply"
+
+
+STEPS = [
+    (Router, "_enter"), (Router, "_admit"), (reception, "Endpoint"), (PythonSwitch, "enter"), (Flow, "meet"),
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_guest_that_cannot_be_met_ends_and_nobody_else(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str]
+) -> None:
+    guests = [scene.guest() for _ in range(2)]
+    scene.during(lambda: scene.first.match(f"type='signal',sender='{BUS}',member='NameOwnerChanged'"))
+    original, lacks = getattr(*step), True
+
+    def failing(*args: Any, **more: Any) -> Any:
+        if lacks:
+            raise MemoryError
+        return original(*args, **more)
+
+    monkeypatch.setattr(*step, failing)
+    # who asks for it has nothing of it
+    with pytest.raises(MemoryError):
+        scene.crank.number(guests[1].name)
+    assert scene.known == [":1.0"] and len(scene.router.tables.unique) == 3
+    scene.during(lambda: guests[1].ask("GetId"))
+    guests[0].call(BUS, "ListQueuedOwners", "s", "t.Name", path=BUS_PATH, interface=BUS)
+    punts = scene.crank.switch.poll(scene.crank._clock() + 1)
+    assert [punt.reason for punt in punts if isinstance(punt, Closed)] == [NO_MEMORY]
+    lacks = False
+    scene.crank.turn_until(lambda: len(scene.router.tables.unique) == 2)
+    assert scene.next(scene.first, "NameOwnerChanged").args == [guests[0].name, guests[0].name, ""]
+    assert scene.during(lambda: guests[1].own("t.Name")) == 1
+    assert set(scene.known) == {":1.0", guests[1].name}
+    assert scene.router.tables.names.tally.total == 3
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step[1] != "_admit"])
+def test_one_without_a_name_that_cannot_be_met_is_gone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str]
+) -> None:
+    def failing(*args: Any, **more: Any) -> Any:
+        raise MemoryError
+
+    with Wire(scene.crank.path) as wire, open(os.devnull) as null, monkeypatch.context() as patch:
+        wire.write(b"\0AUTH EXTERNAL\r\n", [null.fileno()])
+        patch.setattr(*step, failing)
+        punts = scene.crank.switch.poll(scene.crank._clock())
+        assert [punt.reason for punt in punts if isinstance(punt, Closed)] == [NO_MEMORY]
+        assert wire.rest() == b""
+    assert not scene.router.incomplete and len(scene.router.tables.parties) == 1

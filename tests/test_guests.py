@@ -115,7 +115,7 @@ def test_python_knows_who_is_there_whenever_it_is_asked(
         before = python["meet"]
         assert first.ask("ListQueuedOwners", "s", two.name) == [[two.name]]
         assert python == {"accept": 1, "meet": before + 1}
-        assert first.ask("NameHasOwner", "s", two.name) == [True]
+        assert first.ask("GetConnectionUnixProcessID", "s", two.name) == [os.getpid()]
         assert python["meet"] == before + 1
         # they go on where they were
         assert one.own("t.Name") == 1

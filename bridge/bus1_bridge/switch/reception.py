@@ -28,8 +28,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from bus1.core.api import Credentials
 
 from ..sasl import EXTERNAL, offer
+from .api import Closed
 from .census import Census
 from .endpoint import Endpoint
+from .tables import Party
 
 if TYPE_CHECKING:
     from bus1.listener import Listener
@@ -157,18 +159,40 @@ class Reception:
         # they have come now, and not when Python ran last
         now = switch.reactor.clock()
         for about, rest in guests:
-            self._meet(Guest(*about), Rest(*rest) if rest else None, now)
+            self._meet_or_end(Guest(*about), Rest(*rest) if rest else None, now)
         for descriptor in strangers:
             switch.accept(socket.socket(fileno=descriptor))
 
+    def _meet_or_end(self, guest: Guest, rest: Rest | None, now: float) -> None:
+        """Where there is no memory for what a client wants, that is its end alone."""
+        try:
+            self._meet(guest, rest, now)
+        except MemoryError:
+            self._lane.hang_up(guest.peer)
+            (uid, _, pid, *_), party = guest.who, Party(guest.peer, guest.credentials, guest.unique)
+            who = self._switch.router.delivery.refusals.named(party)
+            self._switch.report(Closed(pid, uid, who, "there is no memory for what it wants"))
+
     def _meet(self, guest: Guest, rest: Rest | None, now: float) -> None:
+        """The guest becomes known; if that fails it is one as before, or gone if it can't be."""
+        try:
+            self._enter(guest, rest, now)
+        except BaseException:
+            self._part(guest, rest)
+            raise
+
+    def _enter(self, guest: Guest, rest: Rest | None, now: float) -> None:
         switch = self._switch
         c = switch.router.meet(guest, rest, now - guest.age)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, guest.descriptor)
-        endpoint = Endpoint(switch, sock, guest.peer, guest.who[2], guest.who[0])
-        switch.enter(endpoint)
         if guest.moved:
             switch.router.moved(guest.peer, guest.moved)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, guest.descriptor)
+        try:
+            endpoint = Endpoint(switch, sock, guest.peer, guest.who[2], guest.who[0])
+            switch.enter(endpoint)
+        except BaseException:
+            sock.detach()
+            raise
         if rest is None:
             c.party.express = self._express
             endpoint.stays_in(self._express)
@@ -178,3 +202,21 @@ class Reception:
             switch.has_input(endpoint)
         switch.has_output(endpoint)
         switch.was_used(endpoint)
+
+    def _part(self, guest: Guest, rest: Rest | None) -> None:
+        switch, peer = self._switch, guest.peer
+        delivery, tables = switch.router.delivery, switch.router.tables
+        switch.router.forget(peer)
+        if rest is None:
+            tables.parties.pop(peer, None)
+            tables.unique.pop(guest.unique, None)
+            tables.names.tally.forget(peer)
+            delivery.flow.forget(peer)
+            self._lane.put_back(peer)
+            tables.names.tally.note_others(len(self))
+            return
+        if (party := dict.get(tables.parties, peer)) is not None:
+            delivery.forget(party)
+        else:
+            tables.core.peer_disconnect(peer)
+        delivery.discard((guest.descriptor, *rest.unread[1]))

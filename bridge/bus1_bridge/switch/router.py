@@ -20,7 +20,7 @@ Not here: sockets and time (loop), whom the bus answers what (driver), natives (
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from bus1.core.api import Credentials
 from bus1.errors import RemoteProtocolError
@@ -36,19 +36,15 @@ from .delivery import Delivery
 from .effects import Close, Effect
 from .flow import OVERHEAD, hosted_limits, user_limits
 from .limits import BYTES_PER_TURN, BusLimits, Excess
-from .planner import NativeEnds, Planner
+from .planner import Planner
 from .tables import LegacyParty
-from .writing import Outgoing, Told, Writing
+from .writing import Natives, Outgoing, Writing
 
 if TYPE_CHECKING:
     from .reception import Guest, Rest
 
 WORK_PER_TURN = 64
 """The budget of one connection, beside ``BYTES_PER_TURN``: messages that it sends, and their receivers."""
-
-
-class Natives(NativeEnds, Told, Protocol):
-    """What the router needs of the gateway."""
 
 
 class Router:
@@ -110,6 +106,11 @@ class Router:
         if c.auth is None:
             self._admit(c)
         return c
+
+    def forget(self, connection: int) -> None:
+        """What ``meet`` has entered is no connection after all."""
+        self._connections.pop(connection, None)
+        self.incomplete.discard(connection)
 
     def _enter(self, peer: int, credentials: Credentials, accepted: float, can_pass_fds: bool) -> Connection:
         """The peer is that of a connection."""
@@ -202,8 +203,7 @@ class Router:
             # it can't be told anything any more, so it should cost those who speak nothing
             self.tables.matches.drop(connection)
             self.delivery.eavesdroppers.pop(connection, None)
-            c.lines = b""
-            c.notice, c.offset = b"", 0
+            c.lines, c.notice, c.offset = b"", b"", 0
             if connection in self.writing.over_mark:
                 self.writing.over_mark.discard(connection)
                 self._busy.setdefault(connection)

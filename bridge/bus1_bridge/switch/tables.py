@@ -264,7 +264,8 @@ class Tables:
     def unique_names(self, asker: Party | None = None) -> list[str]:
         """The unique names that have been announced, and the asker's own, in the order of their numbers."""
         known = (name for name, party in dict.items(self.unique) if party.announced or party is asker)
-        return sorted([*known, *self.guests.names()], key=number_of)
+        # as by ``number_of``, and faster
+        return sorted(sorted([*known, *self.guests.names()]), key=len)
 
     def n_named_of(self, uid: int) -> int:
         """How many of a user's clients have unique names."""

@@ -18,6 +18,7 @@ from bus1.core.api import Ahead, Buffer, Message, MessageType
 from .connection import Connection, behind
 from .delivery import Delivery
 from .flow import BUS_MARK
+from .planner import NativeEnds
 from .tables import LegacyParty
 
 _AHEAD = 64
@@ -37,6 +38,10 @@ class Told(Protocol):
 
     def notified(self, reader: LegacyParty, entry: Ahead, message: Message) -> bytes | None:
         """A notification was dequeued: the message to write in its place, if any."""
+
+
+class Natives(NativeEnds, Told, Protocol):
+    """What the router needs of the gateway."""
 
 
 class Writing:

@@ -231,6 +231,22 @@ impl DbusLane {
         peers
     }
 
+    /// Python could not meet it: it is a guest again, as before.
+    pub fn put_back(&mut self, peer: u64) {
+        let found = self.parties.slot(peer).and_then(|slot| self.parties.get_mut(slot));
+        if let Some(c) = found.filter(|c| !c.is_guest) {
+            c.is_guest = true;
+            self.parties.doors.n_named += 1;
+        }
+    }
+
+    /// The guest hears and says nothing more.
+    pub fn hang_up(&self, peer: u64) {
+        if let Some(c) = self.parties.slot(peer).and_then(|slot| self.parties.get(slot)) {
+            sys::sockets::hang_up(c.fd);
+        }
+    }
+
     /// The guest of this number is Python's from now on; None if there is none.
     pub fn take_guest(&mut self, epoll: Option<&Epoll>, peer: u64) -> Option<Guest> {
         let c = self.parties.slot(peer).and_then(|slot| self.parties.get_mut(slot))?;

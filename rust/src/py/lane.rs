@@ -9,6 +9,7 @@ use pyo3::types::PyBytes;
 
 use super::arguments::{credentials_of, limits_of};
 use super::core::Core;
+use super::guests::{Arrivals, GuestTuple, told};
 use super::locking::lock;
 use super::policy::ClientPolicy;
 use super::poller::Poller;
@@ -18,7 +19,7 @@ use crate::dbus::sasl::Greeting;
 use crate::lane;
 use crate::lane::connection::{Connection, End, Handed, Standing};
 use crate::lane::dbus::{self, DbusLane};
-use crate::lane::door::{Guest, Known, Room};
+use crate::lane::door::{Known, Room};
 use crate::lane::express::Climate;
 use crate::lane::parties::Bus;
 use crate::lane::poller::locked;
@@ -34,24 +35,10 @@ pub struct PyDbusLane {
 }
 
 /// Bytes, descriptors, and how the stream ended.
-type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
+pub(super) type Taken<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, &'static str);
 /// Bytes, descriptors, how much of the first queued message is written, the bus's next number for it.
 type Left<'py> = (Bound<'py, PyBytes>, Vec<RawFd>, usize, u32);
 type Counts = (u64, u64, u64);
-/// What the kernel says of who has connected: uid, gid, pid, label, groups.
-type Who<'py> = (i64, i64, i64, Option<Bound<'py, PyBytes>>, Vec<i64>);
-/// Socket, peer, who it is, unique name, whether it takes descriptors, how many seconds ago it came (of one with a name: 0), when
-/// its queue moved last (0: never).
-type About<'py> = (RawFd, u64, Who<'py>, String, bool, f64, f64);
-/// The lines that it has said and that are answered, what of the answers is not written, the bus's next number for it, and what
-/// else it has said.
-type Rest<'py> = (Bound<'py, PyBytes>, Bound<'py, PyBytes>, u32, Taken<'py>);
-/// One guest; what is Python's if it has left the lane.
-type GuestTuple<'py> = (About<'py>, Option<Rest<'py>>);
-/// Guests, sockets of strangers, how many guests that stay have names, and the most that had at the same time, the number of the
-/// next name.
-type Arrivals<'py> = (Vec<GuestTuple<'py>>, Vec<RawFd>, (usize, usize), u64);
-
 fn counts(usage: Usage) -> Counts {
     (usage.bytes, usage.messages, usage.fds)
 }
@@ -95,7 +82,8 @@ fn standing(given: StandingTuple<'_>) -> (Standing, bool) {
     (standing, takes_fds)
 }
 
-fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
+/// What is handed over, for Python.
+pub(super) fn taken<'py>(py: Python<'py>, handed: &mut Handed) -> PyResult<Taken<'py>> {
     let end = match handed.end {
         End::Open => "",
         End::Ended => "ended",
@@ -114,19 +102,6 @@ fn bytes_of<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>>
         room.copy_from_slice(bytes);
         Ok(())
     })
-}
-
-fn told<'py>(py: Python<'py>, mut guest: Guest, now: f64) -> PyResult<GuestTuple<'py>> {
-    let who = &guest.credentials;
-    let label = who.secctx.as_ref().map(|label| PyBytes::new(py, label));
-    let who = (who.uid, who.gid, who.pid, label, who.groups.clone());
-    let age = guest.since.map_or(0.0, |since| now - since);
-    let about = (guest.fd, guest.peer, who, guest.unique.into_string(), guest.takes_fds, age, guest.moved);
-    let Some(handed) = &mut guest.rest else {
-        return Ok((about, None));
-    };
-    let (said, unsent) = (PyBytes::new(py, &guest.said), PyBytes::new(py, &guest.unsent));
-    Ok((about, Some((said, unsent, guest.next_serial, taken(py, handed)?))))
 }
 
 impl PyDbusLane {
@@ -393,6 +368,16 @@ impl PyDbusLane {
     fn take_guest<'py>(&self, py: Python<'py>, peer: u64) -> PyResult<Option<GuestTuple<'py>>> {
         let guest = lock(py, &self.inner).take_guest(None, peer);
         guest.map(|guest| told(py, guest, monotonic())).transpose()
+    }
+
+    /// Whom Python could not meet is a guest as before.
+    fn put_back(&self, py: Python<'_>, peer: u64) {
+        lock(py, &self.inner).put_back(peer);
+    }
+
+    /// The guest of this number, if there is one, hears and says nothing more.
+    fn hang_up(&self, py: Python<'_>, peer: u64) {
+        lock(py, &self.inner).hang_up(peer);
     }
 
     /// The numbers of all guests, in order of arrival.

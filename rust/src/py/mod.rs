@@ -7,6 +7,7 @@ mod body;
 mod client;
 pub mod core;
 mod dbus;
+mod guests;
 mod lane;
 pub mod locking;
 pub mod memory;

@@ -37,6 +37,12 @@ pub fn accept(listening: RawFd) -> io::Result<RawFd> {
     checked(fd as isize).map(|fd| fd as RawFd)
 }
 
+/// Nothing comes and goes any more; the other end sees that.
+pub fn hang_up(fd: RawFd) {
+    // SAFETY: no memory is involved.
+    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
 /// The number that the next descriptor will get; any open one helps to find out.
 pub fn next_number(fd: RawFd) -> io::Result<RawFd> {
     // SAFETY: the command takes a number.
