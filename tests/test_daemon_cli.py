@@ -23,6 +23,7 @@ from dbus_client import PATIENCE, Client, Wire
 from bus1 import __version__
 from bus1.addresses import native_address, socket_name
 
+MANY, MUCH = 16, 1 << 20
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 
 # ---- flags ---------------------------------------------------------------------------------------
@@ -348,6 +349,28 @@ def test_a_signal_ends_the_bus_with_status_0_and_without_a_trace(bridge: Daemon,
         assert process.wait(PATIENCE) == 0
         client.rest()  # the bus has closed the connection
     assert bridge.left == []
+
+
+def test_a_signal_ends_a_bus_at_once_whatever_waits_for_its_clients(daemon: Daemon) -> None:
+    """What is in their sockets by then they can still read, up to the end; no file is left."""
+    file = daemon.configure(f"<pidfile>{daemon.folder}/pid</pidfile>")
+    process, address = daemon.serve(f"--config-file={file}")
+    path = path_of(address)
+    with Client(path) as sender, Client(path) as slow, Client(path) as asks, Wire(path) as stranger:
+        for _ in range(MANY):
+            sender.emit("M", "ay", bytes(MUCH), to=slow.name)
+        sender.sync()
+        # these wait, too: a call for an answer, a message for its end, a client for its name
+        asks.call(slow.name, "M")
+        sender.write(b"l\1\0\1")
+        stranger.write(b"\0AUTH EXTERNAL")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        got = len(slow.rest())
+        assert 0 < got < MANY * MUCH
+        for client in (sender, asks, stranger):
+            client.rest()
+    assert daemon.left == ["bus.conf"]
 
 
 def test_the_end_removes_no_socket_that_this_bus_has_not_made(bridge: Daemon) -> None:

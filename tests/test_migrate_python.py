@@ -354,6 +354,62 @@ def test_a_callback_lets_a_change_of_a_property_be_told_soon() -> None:
     assert "    def grow(self):\n        soon(self.size.changed())\n" in text
 
 
+INVALIDATED = """\
+    from dbus_fast.service import ServiceInterface, dbus_property, dbus_method, PropertyAccess
+    class A(ServiceInterface):
+        @dbus_method()
+        def Turn(self):
+            self.emit_properties_changed({"Size": 2}, ["Log"])
+            self.emit_properties_changed({"State": 2}, invalidated_properties=["Picture", "Size"])
+        @dbus_method()
+        def Guess(self, names: "as"):
+            self.emit_properties_changed({}, names)
+        @dbus_property(PropertyAccess.READ)
+        def Log(self) -> "s":
+            return "x"
+        @dbus_property(PropertyAccess.READ)
+        def Picture(self) -> "ay":
+            return b""
+        @dbus_property(PropertyAccess.READ)
+        def Size(self) -> "i":
+            return 2
+        @dbus_property(PropertyAccess.READ)
+        def State(self) -> "i":
+            return 2
+    """
+
+
+def test_what_is_told_to_be_invalid_is_told_without_its_value() -> None:
+    service = loaded(INVALIDATED)
+    assert [line for line in outline(service.A) if line.startswith("property")] == [
+        "property Log: s read invalidates", "property Picture: ay read invalidates",
+        "property Size: i read true", "property State: i read true",
+    ]
+    _, findings = carried(INVALIDATED, "org.example.A")
+    assert {(6, "Size"), (9, "names")} < set(told(findings, Kind.CHANGED))
+
+
+def test_a_source_is_read_in_the_encoding_that_it_names_and_becomes_utf_8() -> None:
+    source = dedent("""\
+        #!/usr/bin/python3
+        # -*- coding: latin-1 -*-
+        from dbus_fast.service import ServiceInterface, dbus_method
+        class A(ServiceInterface):
+            # \u00e4 stands for itself: coding: latin-1
+            @dbus_method()
+            def Greet(self) -> 's':
+                return 'Gr\u00fc\u00df dich'
+        """)
+    texts, _ = carry("a.py", source.encode("latin-1"), "a", "org.example.A")
+    written = texts["service.py"].encode()
+    assert "return 'Gr\u00fc\u00df dich'" in written.decode()
+    assert "coding: latin-1 -*-" not in texts["service.py"]
+    assert "# \u00e4 stands for itself: coding: latin-1" in texts["service.py"]
+    compile(written, "service.py", "exec")
+    same, _ = carry("a.py", source.replace("latin-1 -*-", "utf-8 -*-").encode(), "a", "org.example.A")
+    assert same["service.py"] == texts["service.py"]
+
+
 @pytest.mark.parametrize(("file", "members"), [
     ("sdbus_notebook", [
         "method AddNote(s) -> (u)", "method Details(a{sv}) -> (a{sv})", "method GetNote(u) -> (s)",
@@ -831,6 +887,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "Python 2": (b"print 'a'\n", "a.py:1: "),
     "zeros": (b"a = 1\0", "a.py"),
     "encoding": (b"# coding: utf-16\n\xff\xfe", "a.py: no Python that can be read"),
+    "an unknown encoding": (b"# coding: klingon\n", "a.py:0: unknown encoding"),
+    "no encoding of text": (b"# coding: hex\n6162", "a.py: no Python that can be read"),
+    "bytes that are no text": (b"# coding: ascii\n# \xe4\n", "a.py"),
     "depth": (b"a = " + b"-" * (DEPTH_MAX + 5) + b"1", f"a.py:1: more than {DEPTH_MAX} expressions"),
     "great depth": (b"(" * 5000, "a.py"),
     "no service": (b"import dbus_fast\n", "a.py: no interface of a service is declared"),

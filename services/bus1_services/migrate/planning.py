@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .declared import Declared, Part
 from .description import Method, Property, Signal
@@ -188,6 +188,33 @@ def _find_sites(program: Program, plan: Plan, plans: list[Plan]) -> None:
             part = plan.property(name)
             if part is not None and part.setter is not None and site.within is part.setter:
                 plan.tells_itself.add(part.python)
+    _note_invalidated(program, plan)
+
+
+def _note_invalidated(program: Program, plan: Plan) -> None:
+    """A property that is never told with its value is declared so that it is not natively, either."""
+    valued: dict[str, None] = {}
+    invalid: dict[str, ast.expr] = {}
+    for site in plan.sites:
+        if not isinstance(site.node, ast.Call) or site.part is not None or site.target is not None:
+            continue
+        changed, invalidated = _groups(program, site.node)
+        valued |= _names(program, changed) or {}
+        for name in _names(program, invalidated) or {}:
+            invalid.setdefault(name, site.node)
+        if changed_properties(program, plan, site) is None and invalidated:
+            what = ", ".join(ast.unparse(value) for value in invalidated)
+            why = "which properties these are cannot be told from the text; their values are told"
+            program.tell(site.node, Kind.CHANGED, what, why, 'emits="invalidates", where clients must ask')
+    for name, node in invalid.items():
+        part = plan.property(name)
+        if part is None or not isinstance(part.member, Property) or part.member.emits != "true":
+            continue
+        if name in valued:
+            why = "told to be invalid here, and with its value elsewhere; natively always with its value"
+            program.tell(node, Kind.CHANGED, name, why, 'nothing; or emits="invalidates"')
+        else:
+            part.member = replace(part.member, emits="invalidates")
 
 
 def returns_arguments(plan: Plan, part: Part) -> bool:
@@ -216,23 +243,35 @@ def _hands_on(function: Function) -> bool:
 
 def changed_properties(program: Program, plan: Plan, site: Site) -> Mapping[str, None] | None:
     """The properties that a site tells have changed, by their names on the bus; None if that is not clear."""
-    node = site.node
-    if not isinstance(node, ast.Call) or site.part is not None or site.target is not None:
+    if not isinstance(site.node, ast.Call) or site.part is not None or site.target is not None:
         return None
-    names: dict[str, None] = {}
-    given = [*node.args, *(keyword.value for keyword in node.keywords)]
+    changed, invalidated = _groups(program, site.node)
+    names = _names(program, [*changed, *invalidated])
+    return names if names is not None and all(plan.property(name) for name in names) else None
+
+
+def _groups(program: Program, call: ast.Call) -> tuple[list[ast.expr], list[ast.expr]]:
+    """Where a call tells which properties have changed: those with values, and those that are invalid."""
+    given, keywords = list(call.args), {keyword.arg: keyword.value for keyword in call.keywords}
     if len(given) == 1 and isinstance(given[0], ast.Tuple):
-        given = given[0].elts
-    if given and (program.text(given[0]) or "").count(".") and isinstance(given[0], ast.expr):
+        given = list(given[0].elts)
+    if given and "." in (program.text(given[0]) or ""):
         given = given[1:]
+    invalid = [value for name, value in keywords.items() if name and name.startswith("invalidated")]
+    rest = [value for value in keywords.values() if value not in invalid]
+    return given[:1] + rest, given[1:] + invalid
+
+
+def _names(program: Program, given: list[ast.expr]) -> dict[str, None] | None:
+    names: dict[str, None] = {}
     for value in given:
-        keys = value.keys if isinstance(value, ast.Dict) else [value]
+        keys: Sequence[ast.expr | None] = value.keys if isinstance(value, ast.Dict) else [value]
         for key in keys:
             name = program.constant(key)
             if name is None:
                 return None
             names |= dict.fromkeys([name] if isinstance(name, str) else name)
-    return names if all(plan.property(name) for name in names) else None
+    return names
 
 
 # ---- who waits -------------------------------------------------------------------------------------

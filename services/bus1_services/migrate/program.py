@@ -11,14 +11,19 @@ Not here: what the names of a library mean (``sources``).
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
+from tokenize import detect_encoding
 
 from .reading import SourceError
 from .report import Finding, Kind
 from .segments import Segments
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+_CODING = re.compile(r"^([ \t\f]*#.*?coding[:=][ \t]*)[-\w.]+", re.MULTILINE | re.ASCII)
+"""The line that names an encoding (PEP 263)."""
 LIBRARIES = {
     "dbus_fast": "dbus_fast",
     "dbus_next": "dbus_fast",
@@ -213,11 +218,11 @@ def read_program(file: str, content: bytes) -> Program:
     if len(content) > PROGRAM_MAX:
         raise SourceError(f"{file}: larger than {PROGRAM_MAX} bytes")
     try:
-        source = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\f", " ")
+        source = _text(content).replace("\r\n", "\n").replace("\f", " ")
         tree = ast.parse(source)
     except SyntaxError as error:
         raise SourceError(f"{file}:{error.lineno or 0}: {error.msg}") from None
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, LookupError, RecursionError, MemoryError) as error:
         raise SourceError(f"{file}: no Python that can be read: {error}") from None
     if "\r" in source or any(mark in source for mark in "\v\x1c\x1d\x1e\x85\u2028\u2029"):
         raise SourceError(f"{file}: has line ends of another kind")
@@ -245,6 +250,18 @@ def read_program(file: str, content: bytes) -> Program:
                 if isinstance(target, ast.Name):
                     program.bound.setdefault(target.id, []).append(statement.value)
     return program
+
+
+def _text(content: bytes) -> str:
+    """The source, in the encoding that its first lines name, as one in UTF-8, which becomes of it."""
+    encoding, first_lines = detect_encoding(BytesIO(content).readline)
+    if "# coding".encode(encoding) != b"# coding" and encoding != "utf-8-sig":
+        raise ValueError(f"{encoding} is no superset of ASCII")
+    text = content.decode(encoding)
+    if encoding in {"utf-8", "utf-8-sig"}:
+        return text
+    head = sum(map(len, first_lines))
+    return _CODING.sub(r"\1utf-8", text[:head], count=1) + text[head:]
 
 
 def _parents(file: str, tree: ast.Module) -> dict[ast.AST, ast.AST]:
