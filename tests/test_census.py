@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -310,3 +311,17 @@ def test_one_without_a_name_that_cannot_be_met_is_gone(
         assert [punt.reason for punt in punts if isinstance(punt, Closed)] == [NO_MEMORY]
         assert wire.rest() == b""
     assert not scene.router.incomplete and len(scene.router.tables.parties) == 1
+
+
+def test_what_python_tells_by_rules_reaches_the_guests_that_have_them(scene: Scene) -> None:
+    one, two = scene.guest(), scene.guest()
+    for guest, name in ((one, "t.Name"), (two, "t.Other")):
+        rule = f"type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{name}'"
+        scene.during(partial(guest.match, rule))
+    assert scene.known == [":1.0"] and scene.router.tables.matches.tally.total == 2
+    scene.during(lambda: scene.first.own("t.Name"))
+    assert scene.next(one, "NameOwnerChanged").args == ["t.Name", "", ":1.0"]
+    assert scene.known == [":1.0", one.name]
+    two.close()
+    scene.crank.turn_until(lambda: len(scene.router.tables.unique) == 2)
+    assert scene.router.tables.matches.tally.total == 1
