@@ -357,7 +357,6 @@ def test_rules_of_a_guest_count_and_go_with_it(path: str, first: Client, python:
         while guest.receive().member != "S":
             pass
         assert next_change(first) == [guest.name, "", guest.name]
-    # it does not hear of that itself
     assert next_change(first) == [guest.name, guest.name, ""]
     assert python == {"accept": 1}
     statistics = first.ask("GetStats", interface=STATISTICS)[0]
@@ -369,3 +368,15 @@ def test_rules_of_a_guest_count_and_go_with_it(path: str, first: Client, python:
         first.own("t.Name")
         while guest.receive().member != "NameOwnerChanged":
             pass
+
+
+def test_a_guest_that_ends_what_it_says_does_not_hear_of_its_own_end(
+    path: str, first: Client, python: Calls
+) -> None:
+    with Client(path) as guest:
+        guest.match("type='signal'")
+        guest.socket.shutdown(socket.SHUT_WR)
+        assert guest.socket.recv(1 << 16) == b""
+    for new in (guest.name, ""):
+        assert next_change(first)[2] == new
+    assert python == {"accept": 1}

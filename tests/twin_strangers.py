@@ -31,7 +31,7 @@ WORDS = {
     "{uid}": str(os.getuid()).encode().hex(), "{hello}": _call("Hello", 1), "{id}": _call("GetId", 2),
     "{list}": _call("ListNames", 3), "{match}": _call("AddMatch", 4, "sender='t.N0',arg0='x'"),
     "{owner}": _call("GetNameOwner", 5, BUS), "{listen}": _call("AddMatch", 6, "type='signal'"),
-    "{credentials}": _call("GetConnectionCredentials", 7, "t.N0"),
+    "{credentials}": _call("GetConnectionCredentials", 7, ":1.0"),
     "{unmatch}": _call("RemoveMatch", 8, "arg0='x',sender='t.N0'"),
 }
 """What stands for what in what strangers say."""
