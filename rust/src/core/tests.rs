@@ -261,3 +261,33 @@ fn sizes() {
     let parts = [size_of::<Account>(), size_of::<Pool>(), size_of::<Memory>(), size_of::<Queue>()];
     println!("bytes in a peer of account, pool, where its bytes lie, and queue: {parts:?}");
 }
+
+#[test]
+fn a_pool_at_rest_is_what_it_was_when_it_was_described() {
+    let (mut core, one, two) = hosted();
+    let pool = |core: &Core| {
+        let pool = &core.peers.get(two).unwrap().pool;
+        let segments: Vec<_> =
+            pool.segments().iter().map(|segment| (segment.generation, segment.base)).collect();
+        (segments, pool.generation, pool.n_slices(), pool.is_at_rest())
+    };
+    assert_eq!(pool(&core), (vec![], 0, 0, false));
+    let large = Parts::from_iter([Bytes::from(vec![0; 3 << 20])]);
+    core.deliver(one, two, &large, 3 << 20, &[], &who()).unwrap();
+    assert_eq!(pool(&core), (vec![(1, 0)], 1, 1, false));
+    core.take_front(two).unwrap();
+    assert_eq!(pool(&core), (vec![], 1, 0, false));
+    for generation in [2, 3] {
+        core.deliver(one, two, &parts(b"x"), 1, &[], &who()).unwrap();
+        core.take_front(two).unwrap();
+        assert_eq!(pool(&core), (vec![(2, 0)], generation, 0, true), "what is small lies where it lay");
+        assert_eq!(core.peers.get(two).unwrap().account.used(), [0, 1, 0, 0]);
+        core.deliver(one, two, &large, 3 << 20, &[], &who()).unwrap();
+        assert_eq!(pool(&core).0, [(2, 0), (generation + 1, 4 << 20)]);
+        core.take_front(two).unwrap();
+        assert_eq!(pool(&core), (vec![(2, 0)], generation + 1, 0, true));
+    }
+    core.peer_disconnect(two).unwrap();
+    core.peer_disconnect(one).unwrap();
+    assert!(core.users().is_empty() && core.nodes.is_empty());
+}
