@@ -50,6 +50,7 @@ CLIENT_FACES = {
     "bus1/turns.py": {"anyio"},
     "services/bus1_services/app.py": {"anyio"},
     "services/bus1_services/body.py": {"dbus_fast"},
+    "services/bus1_services/bugs.py": {"anyio"},
     "services/bus1_services/calls.py": {"anyio"},
     "services/bus1_services/caps/expiry.py": {"anyio"},
     "services/bus1_services/caps/relay.py": {"anyio"},

@@ -19,7 +19,6 @@ Not here: which method is meant (``export``), how many places there are for whom
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import time
@@ -31,8 +30,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import anyio
 
 from bus1.errors import Bus1Error, BusGone, Disconnected, Overloaded, PeerShutdown
-from bus1.turns import asyncio_loop
 
+from .bugs import can_travel, is_bug, words
 from .call import Envelope, Kind
 from .caller import Caller
 from .caps.gate import Gate
@@ -44,14 +43,11 @@ from .line import Line
 from .members import MethodSpec, Options
 from .places import Places
 from .scope import Scope
-from .types import is_error_name
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 MAX_REFUSALS = 256
-MAX_TEXT = 1024
-"""Characters about a bug that its caller is told."""
 
 Resolved: TypeAlias = tuple[Interface, MethodSpec, Sequence[Any]]
 """A method with its arguments."""
@@ -325,7 +321,7 @@ class Calls:
         """An error as a message, unless nobody waits for one."""
         if call.reply is None or call.is_given_up:
             return None
-        if not _can_travel(error):
+        if not can_travel(error):
             log.error(
                 "%s of %s raised what is no D-Bus error", call.envelope.member, self._what, exc_info=error,
                 extra=self._about(call, type(error).__name__),
@@ -415,34 +411,3 @@ def _begin(call: Call, interface: Interface, spec: MethodSpec, args: Sequence[An
     if isinstance(call.member, Method):
         return call.member.function(interface, *args, **extra)
     return getattr(interface, spec.attribute)(*args, **extra)
-
-
-def _can_travel(error: DBusError) -> bool:
-    """Name and text are what an ERROR can carry; a subclass may have left them out."""
-    name, text = getattr(error, "name", None), getattr(error, "text", None)
-    if not isinstance(name, str) or not isinstance(text, str) or not is_error_name(name):
-        return False
-    return text == _plain(text)
-
-
-def is_bug(error: BaseException) -> bool:
-    """It is the fault of the code that raised it, and ends no more than that.
-
-    So is asyncio's cancellation that this task was not asked for: of a future, by whoever else has it."""
-    if not isinstance(error, asyncio.CancelledError):
-        return isinstance(error, Exception)
-    return asyncio_loop() is None or not anyio.get_current_task().has_pending_cancellation()
-
-
-def words(error: BaseException) -> str:
-    """Class and text of any exception, short enough and clean enough for a D-Bus string."""
-    kind = type(error).__name__
-    try:
-        return _plain(f"{kind}: {error}"[:MAX_TEXT])
-    except Exception:
-        # The text is code of the exception, which may fail, too; the log has its traceback.
-        return _plain(kind[:MAX_TEXT])
-
-
-def _plain(text: str) -> str:
-    return text.replace("\0", "?").encode("utf-8", "replace").decode()

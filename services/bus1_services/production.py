@@ -23,7 +23,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from .body import Reference, Variant, encode
-from .calls import is_bug, words
+from .bugs import is_bug, words
 from .conversion import NO_OBJECT, Conversion
 from .errors import DBusError, alone, from_name
 from .handle import Handle

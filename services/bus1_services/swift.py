@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from bus1.errors import Bus1Error, Disconnected
 
+from .bugs import is_bug
 from .call import Envelope, Kind
 from .caller import Caller
-from .calls import VALUES, Call, Calls, is_awaited, is_bug, log
+from .calls import VALUES, Call, Calls, is_awaited, log
 from .handle import Arrival, Handle
 from .interface import Interface, Method
 from .letter import Letter
