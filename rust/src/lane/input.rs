@@ -110,7 +110,7 @@ impl Input {
     }
 
     /// The first message has this length, and is not there yet; 0: who knows.
-    pub fn expect(&mut self, length: usize) {
+    pub fn set_expected(&mut self, length: usize) {
         match &mut self.rare {
             Some(rare) => rare.expected = length,
             None if length == 0 => {}

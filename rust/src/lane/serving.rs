@@ -113,7 +113,7 @@ impl DbusLane {
         };
         match *found {
             Found::NotEveryday(length) => hand_over_first(c, length, report),
-            Found::Incomplete(length) if c.input.n_fds() == 0 => c.input.expect(length),
+            Found::Incomplete(length) if c.input.n_fds() == 0 => c.input.set_expected(length),
             _ => hand_over_all(c, End::Open, report),
         }
     }
