@@ -6,20 +6,19 @@
 //! What is allowed is the same for many, and shared.
 //!
 //! Invariants. 1. Shares and flows without a message do not exist. 2. Use and shares never go below zero: who
-//! gives back twice breaks Core. 3. A refused charge changes nothing. 4. An account is closed with zero use.
+//! gives back twice breaks Core. 3. A refused charge changes nothing.
 //!
-//! Not here: which command charges what when.
+//! Not here: all users (`ledger`), which command charges what when.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::api::{Counts, Limits, Usage, UserUsage};
+use super::api::{Counts, Limits, Usage};
 use super::error::{Error, Kind, Result};
 use super::flows::{Flow, Flows};
 use super::sequencer::Sequencer;
-use super::table::{Key, Table};
+use super::table::Key;
 
 pub const SLICES: usize = 0;
 pub const HANDLES: usize = 1;
@@ -89,6 +88,14 @@ pub struct User {
     stock: Vec<Box<Dues>>,
 }
 
+impl User {
+    /// One without accounts.
+    pub fn new(uid: i64, limits: Limits, order: u64) -> Self {
+        let (used, shares, stock) = ([0; 4], Shares::new(), Vec::new());
+        User { uid, limits: limits.0, used, shares, accounts: 0, order, stock }
+    }
+}
+
 /// So many dues are kept for whoever of a user's needs some.
 const STOCK: usize = 64;
 
@@ -143,6 +150,11 @@ impl Charge {
 }
 
 impl Account {
+    /// One of a user, on these terms.
+    pub fn new(user: Key, terms: Arc<Terms>) -> Self {
+        Account { user, terms, handles: 0, dues: None }
+    }
+
     /// What `sender` has undelivered here.
     pub fn queued(&self, sender: u64) -> Usage {
         let flow = self.dues.as_ref().and_then(|dues| dues.flows.get(sender));
@@ -381,106 +393,4 @@ pub fn exceeds_user_quota(left: i128, share: u64, amount: u64) -> bool {
 /// the same for the receiving peer; `here` is the part of `share` that lies at this peer.
 pub fn exceeds_peer_quota(left: i128, share: u64, here: u64, amount: u64) -> bool {
     i128::from(share) + 2 * i128::from(here) + 4 * i128::from(amount) > left
-}
-
-/// All users of a bus.
-pub struct Ledger {
-    pub defaults: Limits,
-    /// In the order in which they were first set.
-    pub configured: Vec<(i64, Limits)>,
-    pub users: Table<User>,
-    by_uid: HashMap<i64, Key, ahash::RandomState>,
-    /// Terms that an account was opened with last: most have the same.
-    usual: Option<Arc<Terms>>,
-}
-
-impl Ledger {
-    /// Nobody yet.
-    pub fn new(defaults: Limits) -> Self {
-        Ledger {
-            defaults,
-            configured: Vec::new(),
-            users: Table::default(),
-            by_uid: HashMap::default(),
-            usual: None,
-        }
-    }
-
-    /// An account for a new peer of `uid`; its maxima default to the user's (P-22, Q-3).
-    pub fn open(&mut self, uid: i64, limits: Option<Limits>, overhead: u64, order: u64) -> Account {
-        let user = match self.by_uid.get(&uid) {
-            Some(key) => *key,
-            None => {
-                let configured = self.configured.iter().find(|(known, _)| *known == uid);
-                let key = self.users.insert(User {
-                    uid,
-                    limits: configured.map_or(self.defaults, |(_, limits)| *limits).0,
-                    used: [0; 4],
-                    shares: Shares::new(),
-                    accounts: 0,
-                    order,
-                    stock: Vec::new(),
-                });
-                self.by_uid.insert(uid, key);
-                key
-            }
-        };
-        self.users[user].accounts += 1;
-        let limits = limits.map_or(self.users[user].limits, |limits| limits.0);
-        Account { user, terms: self.shared(Terms { limits, overhead }), handles: 0, dues: None }
-    }
-
-    /// One for all that are alike.
-    fn shared(&mut self, terms: Terms) -> Arc<Terms> {
-        if let Some(usual) = self.usual.as_ref().filter(|usual| ***usual == terms) {
-            return Arc::clone(usual);
-        }
-        let terms = Arc::new(terms);
-        self.usual = Some(Arc::clone(&terms));
-        terms
-    }
-
-    /// The peer is gone, and with the last one its user.
-    pub fn close(&mut self, account: &Account, sequencer: &mut Sequencer) {
-        let user = &mut self.users[account.user];
-        if account.used() != [0; 4] || account.dues.is_some() {
-            sequencer.fail(format!("an account of uid {} was closed in use: {:?}", user.uid, account.used()));
-        }
-        user.accounts -= 1;
-        if user.accounts == 0 {
-            if user.used != [0; 4] || !user.shares.is_empty() {
-                sequencer.fail(format!("uid {} left in use: {:?}", user.uid, user.used));
-            }
-            self.by_uid.remove(&user.uid);
-            self.users.remove(account.user);
-        }
-    }
-
-    /// Replace the maxima of `uid`, now and whenever it comes back.
-    pub fn configure(&mut self, uid: i64, limits: Limits) {
-        match self.configured.iter_mut().find(|(known, _)| *known == uid) {
-            Some(entry) => entry.1 = limits,
-            None => self.configured.push((uid, limits)),
-        }
-        if let Some(key) = self.by_uid.get(&uid) {
-            self.users[*key].limits = limits.0;
-        }
-    }
-
-    /// Everybody who has peers, as they came.
-    pub fn in_order(&self) -> Vec<&User> {
-        let mut users: Vec<&User> = self.users.values().collect();
-        users.sort_by_key(|user| user.order);
-        users
-    }
-
-    /// What every user has and uses.
-    pub fn usage(&self) -> Vec<(i64, UserUsage)> {
-        let of = |user: &User| UserUsage {
-            used: user.used,
-            limits: user.limits,
-            shares: user.shares.iter().map(|share| (share.uid, share.counts)).collect(),
-        };
-        self.in_order().iter().map(|user| (user.uid, of(user))).collect()
-    }
 }
