@@ -13,6 +13,8 @@ use bus1_native::lane::world::World;
 use bus1_native::lane::{Lane, Report, Work};
 use bus1_native::sys::Epoll;
 
+const DRIVER: &str = "org.freedesktop.DBus";
+
 /// A lane of one socket, which looks at what has happened when it is served, or goes on and pauses each time.
 #[derive(Default)]
 struct Other {
@@ -65,7 +67,7 @@ fn ready(bus: &Bus) -> (UnixStream, UnixStream) {
 /// Two clients: of the first a call is handed over, and one for the second lies behind it.
 fn handed_over(bus: &mut Bus) -> (Client, Client) {
     let (mut a, b) = (bus.client(":1.1"), bus.client(":1.2"));
-    let mut sent = call(1, "org.freedesktop.DBus");
+    let mut sent = call(1, DRIVER);
     sent.extend_from_slice(&call(2, ":1.2"));
     a.socket.write_all(&sent).unwrap();
     assert_eq!(bus.turn(), [(a.fd, 1)]);
@@ -123,8 +125,8 @@ fn lanes_that_stop_the_turn_as_they_go_on_take_turns() {
     let a = bus.client(":1.1");
     let (mut socket, fd) = (a.socket.try_clone().unwrap(), a.fd);
     // more than may be handed over in its turn: then it stands in the line
-    socket.write_all(&call(1, "org.freedesktop.DBus").repeat(70)).unwrap();
-    for _ in 0..64 {
+    socket.write_all(&call(1, DRIVER).repeat(14)).unwrap();
+    for _ in 0..8 {
         assert_eq!(bus.turn(), [(fd, 1)]);
         decide(&bus, &a);
     }
@@ -132,4 +134,60 @@ fn lanes_that_stop_the_turn_as_they_go_on_take_turns() {
     let events = [bus.turn(), bus.turn()].concat();
     assert_eq!(events, [(fd, 1)]);
     assert_eq!(other.lock().unwrap().n_pauses, 1);
+}
+
+/// Whose messages are handed over in so many turns, each of which is decided before the next.
+fn order(bus: &Bus, clients: &[&Client], n_turns: usize) -> Vec<u64> {
+    let mut found = Vec::new();
+    for _ in 0..n_turns {
+        for (fd, _) in bus.turn() {
+            let client = clients.iter().find(|client| client.fd == fd).unwrap();
+            decide(bus, client);
+            found.push(client.peer);
+        }
+    }
+    found
+}
+
+#[test]
+fn who_wants_much_of_python_shares_it_with_who_wants_little() {
+    let mut bus = Bus::new();
+    let (mut much, mut little) = (bus.client(":1.1"), bus.client(":1.2"));
+    let (a, b) = (much.peer, little.peer);
+    much.socket.write_all(&call(1, DRIVER).repeat(40)).unwrap();
+    assert_eq!(order(&bus, &[&much], 7), [a; 7]);
+    little.socket.write_all(&call(1, DRIVER)).unwrap();
+    // eight messages stay together
+    assert_eq!(order(&bus, &[&much, &little], 3), [a, b, a]);
+    little.socket.write_all(&call(2, DRIVER).repeat(3)).unwrap();
+    assert_eq!(order(&bus, &[&much, &little], 11), [a, a, a, a, a, a, a, b, b, b, a]);
+}
+
+#[test]
+fn a_program_has_no_more_turns_by_having_more_connections() {
+    let mut bus = Bus::new();
+    let mut clients: Vec<Client> = (0..20).map(|i| bus.client_of(&format!(":1.{i}"), 77)).collect();
+    clients.extend((20..24).map(|i| bus.client_of(&format!(":1.{i}"), 78)));
+    // now they are watched
+    assert_eq!(bus.turn(), []);
+    for client in &mut clients {
+        client.socket.write_all(&call(1, DRIVER)).unwrap();
+    }
+    let few: Vec<u64> = clients[20..].iter().map(|client| client.peer).collect();
+    let found = order(&bus, &clients.iter().collect::<Vec<_>>(), 24);
+    assert_eq!(found.len(), 24);
+    let places: Vec<usize> = (0..24).filter(|&at| few.contains(&found[at])).collect();
+    assert_eq!(places, [1, 3, 5, 7]);
+}
+
+#[test]
+fn what_is_carried_out_at_once_does_not_wait_for_what_is_handed_over() {
+    let mut bus = Bus::new();
+    let (mut much, mut quick, mut reader) = (bus.client(":1.1"), bus.client(":1.2"), bus.client(":1.3"));
+    much.socket.write_all(&call(1, DRIVER).repeat(20)).unwrap();
+    assert_eq!(order(&bus, &[&much], 8), [much.peer; 8]);
+    quick.socket.write_all(&call(9, ":1.3")).unwrap();
+    assert_eq!(order(&bus, &[&much], 1), [much.peer]);
+    reader.socket.set_nonblocking(true).unwrap();
+    assert_eq!(read(&mut reader.socket, 16)[8], 9);
 }

@@ -3,9 +3,8 @@
 //! Theory. A connection joins when it has its name, or comes in here (`door`). While its input is the lane's, what it sends is read, framed and
 //! checked here, and what is everyday is carried out (`express`). The first message that is not is handed over, alone,
 //! with nothing of it done, and the turn of everybody ends: Python decides it before the next message of any client.
-//! When Python has nothing of the connection in hand it gives the input back, and the client finishes its turn before
-//! others have theirs. Whatever else happens on a socket (its end, failures, malformed bytes, descriptors whose message is not
-//! complete) is handed over with all that has come, and Python reads the socket until it gives it back.
+//! When Python has nothing of the connection in hand it gives the input back, and a turn goes on (`order`). Whatever else
+//! happens on a socket (its end, failures, malformed bytes, descriptors whose message is not complete) is handed over with all that has come, and Python reads the socket until it gives it back.
 //!
 //! Invariants. 1. A connection has a budget of bytes and of deliveries per turn. 2. Messages of one connection take effect
 //! in their order. 3. A client's bytes make the lane do nothing but what `express` allows.
@@ -21,6 +20,7 @@ use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT};
 use super::connection::{Connection, End, Handed};
 use super::door::PATIENCE;
 use super::express::Climate;
+use super::order::{HANDED_IN_A_ROW, Order};
 use super::output::{self, Flushed};
 use super::parties::{Bus, Parties};
 use super::world::{Tables, World};
@@ -32,9 +32,6 @@ pub(super) const IN: u32 = EPOLLIN as u32;
 const OUT: u32 = EPOLLOUT as u32;
 const GONE: u32 = (EPOLLHUP | EPOLLERR) as u32;
 
-/// So many messages of one client are handed over, one by one, before others have their turn.
-const HANDED_PER_TURN: usize = 64;
-
 /// All D-Bus connections that have joined.
 pub struct DbusLane {
     world: Arc<World>,
@@ -45,10 +42,11 @@ pub struct DbusLane {
     /// Peers whose sockets epoll cannot watch: Python is to end them.
     unwatched: Vec<u64>,
     /// Others have had something in this turn.
-    has_served: bool,
+    pub(super) has_served: bool,
     /// An empty buffer for whoever reads next.
     pub(super) spare: Vec<u8>,
     scratch: Vec<u8>,
+    pub(super) order: Order,
 }
 
 impl DbusLane {
@@ -65,6 +63,7 @@ impl DbusLane {
             has_served: false,
             spare: Vec::new(),
             scratch: Vec::new(),
+            order: Order::default(),
         }
     }
 
@@ -110,7 +109,7 @@ impl DbusLane {
         c.native_calls = native_calls;
         c.has_reserved = has_reserved;
         let has_more = c.input.pending() > 0;
-        let goes_on = c.input.n_handed < HANDED_PER_TURN;
+        let goes_on = c.input.n_handed < HANDED_IN_A_ROW;
         self.parties.mark_stale(slot);
         if has_more && goes_on {
             self.parties.resuming.push(slot);
@@ -195,19 +194,7 @@ impl DbusLane {
             && self.unwatched.is_empty())
     }
 
-    fn resume_all(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
-        for slot in std::mem::take(&mut self.parties.resuming) {
-            let Some(c) = self.parties.get(slot) else { continue };
-            if report.stops || !c.input.is_ours {
-                self.parties.mark_busy(slot);
-                continue;
-            }
-            self.serve(slot, tables, now, report);
-            self.tidy(slot);
-        }
-    }
-
-    fn serve_events(
+    pub(super) fn serve_events(
         &mut self,
         events: &[(RawFd, u32)],
         tables: &mut Tables<'_>,
@@ -218,6 +205,10 @@ impl DbusLane {
             // given back after the turn had begun, by another thread
             self.resume_all(tables, now, report);
         }
+        if !self.order.is_level() {
+            self.serve_in_order(events, &[], tables, now, report);
+            return;
+        }
         for &(fd, events) in events {
             if report.stops {
                 return;
@@ -226,7 +217,7 @@ impl DbusLane {
         }
     }
 
-    fn serve_event(
+    pub(super) fn serve_event(
         &mut self,
         fd: RawFd,
         events: u32,
@@ -273,31 +264,11 @@ impl DbusLane {
         }
     }
 
-    fn go_on(&mut self, tables: &mut Tables<'_>, now: f64, report: &mut Report) {
+    /// Python is to end those that nobody can watch.
+    fn give_up_unwatched(&mut self, report: &mut Report) {
         for peer in std::mem::take(&mut self.unwatched) {
             if let Some(c) = self.parties.slot(peer).and_then(|slot| self.parties.get(slot)) {
                 report.hand_over(c.fd, GONE);
-            }
-        }
-        if report.stops {
-            return;
-        }
-        for _ in 0..self.parties.busy.len() {
-            let Some(slot) = self.parties.busy.pop_front() else {
-                return;
-            };
-            let Some(c) = self.parties.get_mut(slot) else {
-                continue;
-            };
-            c.input.is_busy = false;
-            c.input.n_handed = 0;
-            self.has_served |= !c.comes_last;
-            if c.input.is_ours {
-                self.serve(slot, tables, now, report);
-                self.tidy(slot);
-            }
-            if report.stops {
-                return;
             }
         }
     }
@@ -364,13 +335,16 @@ impl Lane for DbusLane {
         let world = Arc::clone(&self.world);
         let mut tables = world.tables();
         self.resume_all(&mut tables, now, report);
+        self.settle_order(false, report);
         self.parties.settle(&mut tables.core);
     }
 
     fn ready(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
         let world = Arc::clone(&self.world);
         let mut tables = world.tables();
+        let had_stopped = report.stops;
         self.serve_events(events, &mut tables, now, report);
+        self.settle_order(had_stopped, report);
         self.parties.settle(&mut tables.core);
     }
 
@@ -379,10 +353,11 @@ impl Lane for DbusLane {
         if !is_idle {
             let world = Arc::clone(&self.world);
             let mut tables = world.tables();
-            self.serve_events(events, &mut tables, now, report);
-            if !report.stops && self.is_busy() {
-                self.go_on(&mut tables, now, report);
+            let had_stopped = report.stops;
+            if !had_stopped && !self.unwatched.is_empty() {
+                self.give_up_unwatched(report);
             }
+            self.serve_all(events, &mut tables, now, report);
             let late = std::mem::take(&mut self.late);
             if !self.has_served && report.events.is_empty() {
                 for slot in late {
@@ -391,6 +366,7 @@ impl Lane for DbusLane {
                     }
                 }
             }
+            self.settle_order(had_stopped, report);
             self.write_all(&mut tables, now, report);
         }
         self.has_served = false;

@@ -14,6 +14,7 @@ pub mod dbus;
 mod departure;
 pub mod door;
 pub mod express;
+mod order;
 pub mod output;
 pub mod parties;
 mod passing;

@@ -63,9 +63,14 @@ impl Bus {
         Self { poller, lane, number, world, ends: Vec::new() }
     }
 
+    /// Nobody knows its process.
     pub fn client(&mut self, unique: &str) -> Client {
+        self.client_of(unique, 0)
+    }
+
+    pub fn client_of(&mut self, unique: &str, pid: i64) -> Client {
         let (theirs, ours) = UnixStream::pair().unwrap();
-        let credentials = Arc::new(Credentials::default());
+        let credentials = Arc::new(Credentials { pid, ..Credentials::default() });
         let mut core = self.world.core.lock().unwrap();
         let setup = Setup { overhead: 512, ..Setup::default() };
         let peer = core.peer_new(0, Memory::Heap(None), setup);
