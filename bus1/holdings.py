@@ -147,8 +147,9 @@ class Holdings:
 
     def _closes_too_many(self, uid: int) -> bool:
         self._note_closed()
-        n = self._closing.get(uid, 0)
-        return n > 0 and n >= self._part(uid)
+        if 0 < self._closing.get(uid, 0) >= self._part(uid):
+            self._await_closed()
+        return 0 < self._closing.get(uid, 0) >= self._part(uid)
 
     def own(self, fds: Sequence[int], uid: int) -> None:
         """Book descriptors for their sender until ``Reactor.close_fd`` closes them."""
@@ -203,6 +204,11 @@ class Holdings:
                 if not self._closing[uid]:
                     del self._closing[uid]
 
+    def _await_closed(self) -> None:
+        for uid in list(self._closing):
+            self._closer.wait(uid)
+        self._note_closed()
+
     def _of(self, uid: int) -> _Holding:
         return self._users.setdefault(uid, _Holding())
 
@@ -212,6 +218,10 @@ class Holdings:
 
     def _fits(self, uid: int, n: int) -> bool:
         self._note_closed()
+        held = self._users[uid].n if uid in self._users else 0
+        if self._closing and held + n > self._part(uid):
+            # what waits to be closed is nobody else's room, either
+            self._await_closed()
         holding = self._users.get(uid)
         if holding is None:
             return n <= self._part(uid)

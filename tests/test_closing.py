@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import struct
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from dbus_client import (
     message,
 )
 from native_bus import NativeBus, RawChannel
+from stepped_bus import SteppedBus
 
 from bus1.closing import Closer, closes_at_once
 from bus1.errors import Disconnected, QuotaExceeded
@@ -307,19 +310,70 @@ def client_of(path: str, uid: int) -> Client:
 
 
 def test_without_a_thread_it_is_closed_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(thread: threading.Thread) -> None:
+    def fail(*arguments: object) -> None:
         raise RuntimeError("can't start new thread")
 
     closer, (left, right) = Closer(), socket.socketpair()
     with left:
         with monkeypatch.context() as shortage:
-            shortage.setattr(threading.Thread, "start", fail)
+            shortage.setattr("bus1.closing.start_new_thread", fail)
             closer.close(7, right.detach())
             closer.retry()
         assert not closer.closed
         closer.retry()
         assert left.recv(1) == b""
         eventually(lambda: list(closer.closed) == [7], lambda: closer.closed)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What threads would do, if the machine had time for them; who waits for an owner has it done."""
+    work: list[Callable[[], None]] = []
+
+    def start(action: Callable[[int | None], None], arguments: tuple[int | None]) -> None:
+        work.append(partial(action, *arguments))
+
+    def wait(closer: Closer, owner: int | None) -> None:
+        while work:
+            work.pop()()
+
+    monkeypatch.setattr("bus1.closing.start_new_thread", start)
+    monkeypatch.setattr(Closer, "wait", wait)
+    return work
+
+
+def null(n: int) -> list[int]:
+    """So many descriptors of which nobody knows how they close."""
+    return [os.open(os.devnull, os.O_RDONLY) for _ in range(n)]
+
+
+def test_a_thread_is_waited_for_only_where_much_is_to_be_closed(held: list[Callable[[], None]]) -> None:
+    closer, fds = Closer(), null(64)
+    for fd in fds[:-1]:
+        closer.close(7, fd)
+    assert len(held) == 1
+    assert not closer.closed
+    closer.close(7, fds[-1])
+    assert not held
+    assert list(closer.closed) == [7] * 64
+
+
+def test_who_is_quick_is_not_refused_more_because_threads_are_not(held: list[Callable[[], None]]) -> None:
+    bus = SteppedBus()
+    holdings = bus.broker.holdings
+    room = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    part = (room - 64) // 2
+    holdings.book(7, part - 5)
+    holdings.discard(7, null(5))
+    assert held
+    with pytest.raises(QuotaExceeded, match="descriptors on this bus"):
+        holdings.check(7, 6)
+    assert not held
+    holdings.discard(7, null(5))
+    holdings.check(7, 5)
+    assert not held
+    bus.broker.close()
+    bus.reactor.close()
 
 
 def test_only_what_nobody_can_delay_is_closed_at_once() -> None:

@@ -97,8 +97,11 @@ def _drop_rules(delivery: Delivery, party: Party, spared: Collection[int]) -> No
     eavesdroppers.pop(party.peer, None)
     if not party.unique:
         return
+    before = [(peer, matches.count(peer)) for peer in eavesdroppers]
     matches.forget_name(party.unique, spared)
-    for peer in list(eavesdroppers):
+    for peer, n_rules in before:
+        if matches.count(peer) == n_rules:
+            continue
         count = sum(rule.eavesdrop for rule in matches.rules_of(peer))
         if count:
             eavesdroppers[peer] = count
