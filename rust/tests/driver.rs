@@ -102,7 +102,7 @@ fn one_rule_more_than_a_client_may_have_is_handed_over() {
     let mut bus = Bus::new();
     let mut a = bus.client(":1.1");
     let standing = Standing { max_match_rules: 1, ..free() };
-    bus.lane.lock().unwrap().parties.set_standing(a.peer, standing);
+    bus.lane.lock().unwrap().parties.set_standing(a.peer, standing, true);
     a.socket.write_all(&ask(1, "AddMatch", Some(RULE)).repeat(2)).unwrap();
     assert_eq!((bus.turn(), rules(&bus, &a)), (vec![(a.fd, 1)], 1));
 }

@@ -95,7 +95,9 @@ fn pad<A: Array<Item = u8>>(out: &mut SmallVec<A>, multiple: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Beside;
     use bytes::Bytes;
+    use std::sync::Arc;
 
     fn body(who: &Credentials, is_client: bool, has_process: bool) -> SmallVec<[u8; 128]> {
         let mut out = SmallVec::new();
@@ -115,7 +117,8 @@ mod tests {
     fn groups_are_told_once_and_in_order_and_a_label_ends_with_a_zero() {
         let label = Some(Bytes::from_static(b"label\0behind it"));
         let groups = vec![7, 3, 9, 3, i64::from(UNKNOWN)];
-        let who = Credentials { uid: 1, gid: 7, pid: 2, secctx: label, groups, ..Credentials::default() };
+        let beside = Some(Arc::new(Beside { secctx: label, groups, ..Beside::default() }));
+        let who = Credentials { uid: 1, gid: 7, pid: 2, tid: 0, beside };
         let found = body(&who, true, true);
         let expected: [&[u8]; 3] =
             [b"\x0c\0\0\0\x03\0\0\0\x07\0\0\0\x09\0\0\0", b"\x06\0\0\0label\0", b"ProcessFD\0\x01h\0"];
