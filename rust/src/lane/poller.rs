@@ -2,10 +2,9 @@
 //!
 //! Theory. A `Poller` is an epoll instance for Python, and the lanes: what concerns a socket of a lane is done at once and
 //! the wait goes on, until there is something for Python, or the time is over. Events are level-triggered: what a turn
-//! leaves undone is reported again, and while turns end early fewer are asked for. In a turn first goes who was in the
-//! middle of its own when Python had to decide, then come the events of all lanes, and last what lanes have left from earlier
-//! turns. A wait that has gone on often enough leaves its deadline to an alarm, which is a descriptor like others: a timer for
-//! each wait costs more than a read.
+//! leaves undone is reported again. In a turn first goes who was in the middle of its own when Python had to decide, then come
+//! the events of all lanes, and last what lanes have left from earlier turns. A wait that has gone on often enough leaves its
+//! deadline to an alarm, which is a descriptor like others: a timer for each wait costs more than a read.
 //!
 //! Invariants. 1. The lock is not held while the process sleeps. 2. A turn serves at most `EVENTS_MAX` sockets before
 //! everybody else is asked about again, and Python gets its events after one turn at the latest. 3. Locks are taken in one
@@ -26,8 +25,6 @@ use crate::sys::{Alarm, Epoll, monotonic};
 
 /// The sockets of one turn.
 const EVENTS_MAX: usize = 128;
-/// The same, while a lane leaves something to Python in each turn, and those behind it have found theirs for nothing.
-const EVENTS_MIN: usize = 4;
 /// A wait that goes on so often is likely to go on.
 const WAITS_TIMED: u32 = 16;
 
@@ -64,8 +61,6 @@ struct Lanes {
     passed_over: Option<usize>,
     /// How often descriptors were given up, whose numbers may be used again.
     n_departed: u64,
-    /// So many sockets the next turn has at most.
-    n_events: usize,
 }
 
 /// What was known before the wait.
@@ -75,7 +70,6 @@ struct Prepared {
     /// When a lane has something to do.
     due: Option<f64>,
     n_departed: u64,
-    n_events: usize,
 }
 
 /// The value, whatever happened to the thread that had it: lanes keep their invariants at every step.
@@ -88,7 +82,7 @@ impl Poller {
     pub fn new() -> io::Result<Self> {
         let (epoll, alarm) = (Epoll::new()?, Alarm::new()?);
         epoll.add(alarm.fileno(), libc::EPOLLIN as u32)?;
-        let lanes = Lanes { alarm: alarm.fileno(), n_events: EVENTS_MAX, ..Lanes::default() };
+        let lanes = Lanes { alarm: alarm.fileno(), ..Lanes::default() };
         Ok(Self { epoll, alarm, is_set: AtomicBool::new(false), lanes: Mutex::new(lanes) })
     }
 
@@ -155,7 +149,7 @@ impl Poller {
                 Some(until) => milliseconds(until - now),
             };
             events.clear();
-            self.epoll.wait(left, prepared.n_events, &mut events)?;
+            self.epoll.wait(left, EVENTS_MAX, &mut events)?;
             now = monotonic();
             let mut lanes = locked(&self.lanes);
             let report = lanes.turn(&events, prepared, now);
@@ -185,7 +179,7 @@ impl Lanes {
             work = work.max(lane.prepare(epoll)?);
             due = lane.due().map(|when| due.map_or(when, |due| due.min(when))).or(due);
         }
-        Ok(Prepared { work, due, n_departed: self.n_departed, n_events: self.n_events })
+        Ok(Prepared { work, due, n_departed: self.n_departed })
     }
 
     fn turn(&mut self, events: &[(RawFd, u32)], prepared: Prepared, now: f64) -> Report {
@@ -212,8 +206,6 @@ impl Lanes {
             }
         }
         self.finish(current, &events[start..], now, &mut report);
-        self.n_events = if report.stops { self.n_events / 2 } else { self.n_events * 2 };
-        self.n_events = self.n_events.clamp(EVENTS_MIN, EVENTS_MAX);
         report
     }
 
@@ -340,47 +332,6 @@ mod tests {
         fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
             self.ready(events, now, report);
         }
-    }
-
-    /// Leaves the first event of each turn to Python, as long as `n_left` says.
-    struct Stopping {
-        n_left: usize,
-    }
-
-    impl Lane for Stopping {
-        fn prepare(&mut self, _epoll: &Epoll) -> io::Result<Work> {
-            Ok(Work::Nothing)
-        }
-
-        fn ready(&mut self, events: &[(RawFd, u32)], _now: f64, report: &mut Report) {
-            if self.n_left > 0 {
-                self.n_left -= 1;
-                report.stops = true;
-                report.events.extend(events.first());
-            }
-        }
-
-        fn finish(&mut self, events: &[(RawFd, u32)], now: f64, report: &mut Report) {
-            self.ready(events, now, report);
-        }
-    }
-
-    #[test]
-    fn few_are_found_for_nothing_while_python_has_to_decide_in_each_turn() {
-        let poller = Poller::new().unwrap();
-        let lane = Arc::new(Mutex::new(Stopping { n_left: 8 }));
-        poller.add_lane(lane.clone());
-        poller.join(7007, 0);
-        let found = || {
-            let mut lanes = locked(&poller.lanes);
-            let prepared = lanes.prepare(&poller.epoll).unwrap();
-            lanes.turn(&[(7007, 16)], prepared, 0.0);
-            prepared.n_events
-        };
-        let falls: Vec<usize> = (0..8).map(|_| found()).collect();
-        assert_eq!((falls[0], falls[1], falls[7]), (EVENTS_MAX, EVENTS_MAX / 2, EVENTS_MIN));
-        let rises: Vec<usize> = (0..8).map(|_| found()).collect();
-        assert_eq!((rises[0], rises[1], rises[7]), (EVENTS_MIN, EVENTS_MIN * 2, EVENTS_MAX));
     }
 
     #[test]
