@@ -280,12 +280,13 @@ class Holdings:
             reader.look()
 
     def close(self) -> None:
-        """Wait for no client any more."""
+        """Wait for no client any more; what is being closed has a moment, as otherwise."""
         for uid, holding in list(self._users.items()):
             self._reactor.cancel((self, uid))
             holding.stalled.clear()
             for reader in list(holding.unread):
                 reader.abandon()
+        self._await_closed()
 
 
 def _has_unread(sock: socket.socket) -> bool:

@@ -6,6 +6,7 @@ Theory. A guest comes with one write, so that a single wait of the bus lets it i
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ import pytest
 from bus1_bridge.names import Change
 from bus1_bridge.switch import reception
 from bus1_bridge.switch.api import Closed, Configure, Shutdown
+from bus1_bridge.switch.endpoint import Endpoint
 from bus1_bridge.switch.flow import Flow
 from bus1_bridge.switch.limits import BusLimits
 from bus1_bridge.switch.loop import PythonSwitch
@@ -264,6 +266,7 @@ def test_calls_of_a_guest_are_told_of_one_that_leaves(scene: Scene) -> None:
 
 STEPS = [
     (Router, "_enter"), (Router, "_admit"), (reception, "Endpoint"), (PythonSwitch, "enter"), (Flow, "meet"),
+    (Endpoint, "stays_in"),
 ]
 
 
@@ -281,11 +284,6 @@ def test_a_guest_that_cannot_be_met_ends_and_nobody_else(
         return original(*args, **more)
 
     monkeypatch.setattr(*step, failing)
-    # who asks for it has nothing of it
-    with pytest.raises(MemoryError):
-        scene.crank.number(guests[1].name)
-    assert scene.known == [":1.0"] and len(scene.router.tables.unique) == 3
-    scene.during(lambda: guests[1].ask("GetId"))
     guests[0].call(BUS, "ListQueuedOwners", "s", "t.Name", path=BUS_PATH, interface=BUS)
     punts = scene.crank.switch.poll(scene.crank._clock() + 1)
     assert [punt.reason for punt in punts if isinstance(punt, Closed)] == [NO_MEMORY]
@@ -297,7 +295,65 @@ def test_a_guest_that_cannot_be_met_ends_and_nobody_else(
     assert scene.router.tables.names.tally.total == 3
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step[1] != "_admit"])
+@pytest.mark.parametrize("n_fails", [1, 2, 3])
+def test_memory_that_is_lacking_for_a_while_keeps_no_guest_for_ever(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, n_fails: int
+) -> None:
+    guest = scene.guest()
+    original, tries = Router._enter, 0
+
+    def failing(*args: Any, **more: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= n_fails:
+            raise MemoryError
+        return original(*args, **more)
+
+    monkeypatch.setattr(Router, "_enter", failing)
+    guest.call(BUS, "ListQueuedOwners", "s", "t.Name", path=BUS_PATH, interface=BUS)
+    told: list[str] = []
+    for _ in range(n_fails + 4):
+        punts = scene.crank.switch.poll(scene.crank._clock())
+        told += [punt.reason for punt in punts if isinstance(punt, Closed)]
+    assert told == [NO_MEMORY] and len(scene.router.tables.unique) == 1
+    assert guest.rest() == b""
+
+
+def test_who_makes_the_bus_look_for_a_guest_does_not_pay_for_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follower = scene.guest()
+    scene.during(lambda: follower.match(f"type='signal',sender='{BUS}',member='NameOwnerChanged'"))
+
+    def failing(*args: Any, **more: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reception, "Endpoint", failing)
+        assert scene.during(lambda: scene.first.own("t.Name")) == 1
+        assert follower.rest() == b""
+    scene.crank.turn_until(lambda: len(scene.router.tables.unique) == 1)
+    assert scene.during(lambda: scene.first.ask("GetNameOwner", "s", "t.Name")) == [":1.0"]
+
+
+def test_a_bus_ends_although_guests_cannot_be_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    scene = Scene(tmp_path)
+    guest = scene.guest()
+
+    def failing(*args: Any, **more: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(reception, "Endpoint", failing)
+    scene.crank.switch.apply([Shutdown()])
+    assert guest.rest() == b""
+    scene.cleanup.close()
+    del scene
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step[1] not in ("_admit", "stays_in")])
 def test_one_without_a_name_that_cannot_be_met_is_gone(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, step: tuple[Any, str]
 ) -> None:

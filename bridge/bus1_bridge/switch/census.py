@@ -4,7 +4,8 @@ Theory. Where the native body is in use there may be *guests*: clients that only
 Whoever looks one up, by peer or by unique name, finds a party like all others, as it is *met* at that moment;
 whoever goes through all parties meets everybody first. To count, and to list names, nobody has to be met. So
 a ``Census`` is a dict of parties that asks once more before it says that somebody is not there. Who wants
-those alone who are known says ``dict.values(table)``, which is right for what no guest can have.
+those alone who are known says ``dict.values(table)``, which is right for what no guest can have. Entering and
+taking out (``table[key] = …``, ``pop``, ``del``) are for those who are known, too.
 
 Without a lane the tables are plain dicts, and ``NOBODY`` is a guest.
 

@@ -257,6 +257,15 @@ class PythonSwitch:
             self.reactor.station(endpoint.connection, None)
             raise
 
+    def part(self, endpoint: Endpoint) -> None:
+        """The opposite; nothing if it takes none."""
+        if self._endpoints.pop(endpoint.connection, None) is not None:
+            self.reactor.station(endpoint.connection, None)
+            for waiting in self._writing, self._readable, self._used:
+                waiting.pop(endpoint, None)
+            self._reading.leave(endpoint.process)
+            self._flushing.leave(endpoint.process)
+
     def cut_off(self, connection: int, reason: str) -> None:
         """This connection ends now, whatever it has sent."""
         if (endpoint := self._endpoints.get(connection)) is not None:
@@ -382,14 +391,10 @@ class PythonSwitch:
                     self._punts.append(effect)
 
     def _drop(self, endpoint: Endpoint) -> None:
-        if self._endpoints.pop(endpoint.connection, None) is not None:
+        if endpoint.connection in self._endpoints:
+            self.part(endpoint)
             self.router.disconnect(endpoint.connection, self.router.delivery.now)
             endpoint.close()
-            self._writing.pop(endpoint, None)
-            self._readable.pop(endpoint, None)
-            self._used.pop(endpoint, None)
-            self._reading.leave(endpoint.process)
-            self._flushing.leave(endpoint.process)
 
     def _close(self) -> None:
         for listener in self._listeners:

@@ -12,7 +12,8 @@ becomes a party and a connection like all others, in the state that it has reach
 
 Of those that have left again nothing is left but what they have had an effect on.
 
-Invariants. 1. While Python runs, a guest has its name, and nothing of it is in Python's hands. 2. A guest
+Invariants. 1. While Python runs, a guest has its name, and nothing of it is in Python's hands, unless there was
+no memory to meet it: that is its end. 2. A guest
 owns no name and waits for none, and is in no table but the lane's, Core, and those of rules and replies.
 3. Unique names are numbered in one row, whoever gives them.
 
@@ -81,6 +82,8 @@ class Reception:
         self._switch = switch
         self._lane = express.lane
         self._express = express
+        self._ending: set[int] = set()
+        """Guests for which there was no memory, and of whom that was told."""
         tables = switch.router.tables
         self._is_usual = EXTERNAL in tables.auth.mechanisms
         self._lane.set_greeting(b"OK " + tables.guid.encode() + b"\r\n", offer(tables.auth) + b"\r\n")
@@ -120,14 +123,18 @@ class Reception:
                 self._meet_peer(peer)
 
     def _meet_peer(self, peer: int) -> bool:
-        """The guest of this number is known from now on; False if there is none."""
-        found = self._lane.take_guest(peer)
+        """The guest of this number is known from now on; False if there is none, or it is about to end."""
+        try:
+            found = self._lane.take_guest(peer)
+        except MemoryError:
+            self._lane.put_back(peer)
+            self._lane.hang_up(peer)
+            return False
         if found is None:
             return False
         self._switch.router.tables.names.tally.note_others(len(self))
         about, rest = found
-        self._meet(Guest(*about), Rest(*rest) if rest else None, self._switch.router.delivery.now)
-        return True
+        return self._meet(Guest(*about), Rest(*rest) if rest else None, self._switch.router.delivery.now)
 
     def _meet_named(self, unique: str) -> bool:
         peer = self._lane.guest_named(unique)
@@ -137,6 +144,8 @@ class Reception:
 
     def before_wait(self) -> None:
         """How many may come in."""
+        if self._ending:
+            self._ending.intersection_update(self._lane.guests())
         self._lane.admit(*self._room(), self._switch.router.tables.next_unique)
 
     def _room(self) -> tuple[int, int]:
@@ -159,27 +168,25 @@ class Reception:
         # they have come now, and not when Python ran last
         now = switch.reactor.clock()
         for about, rest in guests:
-            self._meet_or_end(Guest(*about), Rest(*rest) if rest else None, now)
+            self._meet(Guest(*about), Rest(*rest) if rest else None, now)
         for descriptor in strangers:
             switch.accept(socket.socket(fileno=descriptor))
 
-    def _meet_or_end(self, guest: Guest, rest: Rest | None, now: float) -> None:
-        """Where there is no memory for what a client wants, that is its end alone."""
-        try:
-            self._meet(guest, rest, now)
-        except MemoryError:
-            self._lane.hang_up(guest.peer)
-            (uid, _, pid, *_), party = guest.who, Party(guest.peer, guest.credentials, guest.unique)
-            who = self._switch.router.delivery.refusals.named(party)
-            self._switch.report(Closed(pid, uid, who, "there is no memory for what it wants"))
-
-    def _meet(self, guest: Guest, rest: Rest | None, now: float) -> None:
-        """The guest becomes known; if that fails it is one as before, or gone if it can't be."""
+    def _meet(self, guest: Guest, rest: Rest | None, now: float) -> bool:
+        """The guest becomes known. Where there is no memory for that it is its end alone, whoever has asked:
+        False, and until it has left it is a guest as before, if it has its name."""
         try:
             self._enter(guest, rest, now)
-        except BaseException:
+        except MemoryError:
             self._part(guest, rest)
-            raise
+            if guest.peer not in self._ending:
+                self._ending.add(guest.peer)
+                (uid, _, pid, *_), party = guest.who, Party(guest.peer, guest.credentials, guest.unique)
+                who = self._switch.router.delivery.refusals.named(party)
+                self._switch.report(Closed(pid, uid, who, "there is no memory for what it wants"))
+            return False
+        self._ending.discard(guest.peer)
+        return True
 
     def _enter(self, guest: Guest, rest: Rest | None, now: float) -> None:
         switch = self._switch
@@ -187,21 +194,27 @@ class Reception:
         if guest.moved:
             switch.router.moved(guest.peer, guest.moved)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, guest.descriptor)
+        endpoint = None
         try:
             endpoint = Endpoint(switch, sock, guest.peer, guest.who[2], guest.who[0])
             switch.enter(endpoint)
+            if rest is None:
+                endpoint.stays_in(self._express)
+                c.party.express = self._express
+                if guest.peer in self._ending:
+                    # what was reported of it once is not again
+                    switch.has_input(endpoint)
+                return
+            if any(rest.unread):
+                endpoint.brought = rest.unread
+                switch.has_input(endpoint)
+            switch.has_output(endpoint)
+            switch.was_used(endpoint)
         except BaseException:
+            if endpoint is not None:
+                switch.part(endpoint)
             sock.detach()
             raise
-        if rest is None:
-            c.party.express = self._express
-            endpoint.stays_in(self._express)
-            return
-        if any(rest.unread):
-            endpoint.brought = rest.unread
-            switch.has_input(endpoint)
-        switch.has_output(endpoint)
-        switch.was_used(endpoint)
 
     def _part(self, guest: Guest, rest: Rest | None) -> None:
         switch, peer = self._switch, guest.peer
@@ -213,10 +226,8 @@ class Reception:
             tables.names.tally.forget(peer)
             delivery.flow.forget(peer)
             self._lane.put_back(peer)
+            self._lane.hang_up(peer)
             tables.names.tally.note_others(len(self))
             return
-        if (party := dict.get(tables.parties, peer)) is not None:
-            delivery.forget(party)
-        else:
-            tables.core.peer_disconnect(peer)
+        delivery.abandon(peer)
         delivery.discard((guest.descriptor, *rest.unread[1]))

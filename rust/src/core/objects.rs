@@ -47,7 +47,6 @@ pub struct Others {
 }
 
 /// What can be addressed; `died` is the stamp of its destruction.
-#[derive(Default)]
 pub struct Node {
     pub owner: u64,
     pub died: u64,
@@ -67,10 +66,27 @@ pub struct Node {
     pub last: Key,
 }
 
+impl Default for Node {
+    /// None, which refers to nothing.
+    fn default() -> Self {
+        Node {
+            owner: 0,
+            died: 0,
+            uses: 0,
+            named: 0,
+            mark: 0,
+            others: None,
+            own: NONE,
+            release: NONE,
+            first: NONE,
+            last: NONE,
+        }
+    }
+}
+
 impl Node {
     fn new(owner: u64) -> Self {
-        let none = Node { own: NONE, release: NONE, first: NONE, last: NONE, ..Node::default() };
-        Node { owner, died: NEVER, uses: 1, ..none }
+        Node { owner, died: NEVER, uses: 1, ..Node::default() }
     }
 
     /// Those to whom messages on their way carry it, by peer.

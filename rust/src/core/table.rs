@@ -9,7 +9,7 @@
 //!
 //! Not here: what lies there (`objects`, `queue`, `layout`).
 
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::ops::{Index, IndexMut};
 
 use hashbrown::HashTable;
@@ -155,31 +155,27 @@ impl<T> IndexMut<Key> for Pages<T> {
 #[derive(Default)]
 pub(crate) struct Peers(HashTable<Box<Peer>>);
 
-fn hash_of(number: u64) -> u64 {
-    let mut hasher = ByCount.build_hasher();
-    hasher.write_u64(number);
-    hasher.finish()
-}
-
 impl Peers {
     /// The peer with this number.
     pub fn get(&self, number: u64) -> Option<&Peer> {
-        self.0.find(hash_of(number), |peer| peer.pool.number == number).map(|peer| &**peer)
+        self.0.find(ByCount.hash_one(number), |peer| peer.pool.number == number).map(|peer| &**peer)
     }
 
     /// The same, to be changed.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Peer> {
-        self.0.find_mut(hash_of(number), |peer| peer.pool.number == number).map(|peer| &mut **peer)
+        self.0.find_mut(ByCount.hash_one(number), |peer| peer.pool.number == number).map(|peer| &mut **peer)
     }
 
     /// One more.
     pub fn insert(&mut self, peer: Box<Peer>) {
-        self.0.insert_unique(hash_of(peer.pool.number), peer, |peer| hash_of(peer.pool.number));
+        self.0.insert_unique(ByCount.hash_one(peer.pool.number), peer, |peer| {
+            ByCount.hash_one(peer.pool.number)
+        });
     }
 
     /// It is gone.
     pub fn remove(&mut self, number: u64) -> Option<Box<Peer>> {
-        let found = self.0.find_entry(hash_of(number), |peer| peer.pool.number == number).ok()?;
+        let found = self.0.find_entry(ByCount.hash_one(number), |peer| peer.pool.number == number).ok()?;
         Some(found.remove().0)
     }
 

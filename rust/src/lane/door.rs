@@ -10,7 +10,8 @@
 //! more of them, is accepted here. Who is accepted and turns out to be somebody else is a *stranger*: Python gets its
 //! socket, of which nothing has been read.
 //!
-//! Invariants. 1. While Python runs, each guest has a name, its input is the lane's, and nothing goes before its queue. 2. There
+//! Invariants. 1. While Python runs, each guest has a name, its input is the lane's, and nothing goes before its queue; but for
+//! one that is about to end, as there was no memory to meet it. 2. There
 //! are never more guests than there is `room`. 3. A guest without a name is here for `PATIENCE` at most. 4. One thread alone
 //! runs the Python of a bus with doors, and waits. 5. Peers are numbered in the order of arrival (`nameless`).
 //!
@@ -240,10 +241,11 @@ impl DbusLane {
         }
     }
 
-    /// The guest hears and says nothing more.
-    pub fn hang_up(&self, peer: u64) {
+    /// The guest hears and says nothing more. Unless it leaves here, Python meets it when the next wait is over.
+    pub fn hang_up(&mut self, peer: u64) {
         if let Some(c) = self.parties.slot(peer).and_then(|slot| self.parties.get(slot)) {
             sys::sockets::hang_up(c.fd);
+            self.parties.doors.called.push(peer);
         }
     }
 

@@ -62,7 +62,7 @@ pub struct Parties {
     pub ceiling: Option<u64>,
     /// What is being written in this step.
     pub transit: Transit,
-    /// Who has come in since Python was asked.
+    /// The doors, and who has come in by them.
     pub doors: Doors,
 }
 

@@ -9,7 +9,7 @@
 //!
 //! Not here: what connections are (`connection`), well-known names (`parties`).
 
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::os::fd::RawFd;
 
 use ahash::RandomState;
@@ -62,12 +62,6 @@ pub(super) struct Slots {
     state: RandomState,
 }
 
-fn hash_of_peer(peer: u64) -> u64 {
-    let mut hasher = ByCount.build_hasher();
-    hasher.write_u64(peer);
-    hasher.finish()
-}
-
 fn at(slots: &[Option<Box<Connection>>], slot: u32) -> Option<&Connection> {
     slots.get(slot as usize)?.as_deref()
 }
@@ -86,7 +80,7 @@ impl Slots {
     /// Where the connection of a peer is.
     pub fn of_peer(&self, peer: u64) -> Option<usize> {
         let is_it = |slot: &u32| at(&self.slots, *slot).is_some_and(|c| c.peer == peer);
-        self.by_peer.find(hash_of_peer(peer), is_it).map(|slot| *slot as usize)
+        self.by_peer.find(ByCount.hash_one(peer), is_it).map(|slot| *slot as usize)
     }
 
     /// Where the connection with a descriptor is.
@@ -116,8 +110,8 @@ impl Slots {
         let (peer, has_name) = (connection.peer, !connection.unique.is_empty());
         self.slots[slot as usize] = Some(connection);
         let slots = &self.slots;
-        let hash = |slot: &u32| hash_of_peer(at(slots, *slot).map_or(0, |c| c.peer));
-        self.by_peer.insert_unique(hash_of_peer(peer), slot, hash);
+        let hash = |slot: &u32| ByCount.hash_one(at(slots, *slot).map_or(0, |c| c.peer));
+        self.by_peer.insert_unique(ByCount.hash_one(peer), slot, hash);
         if has_name {
             self.file_name(slot);
         }
@@ -141,7 +135,7 @@ impl Slots {
     pub fn remove(&mut self, peer: u64) -> Option<(usize, Box<Connection>)> {
         let slot = self.of_peer(peer)?;
         let number = slot as u32;
-        if let Ok(found) = self.by_peer.find_entry(hash_of_peer(peer), |other| *other == number) {
+        if let Ok(found) = self.by_peer.find_entry(ByCount.hash_one(peer), |other| *other == number) {
             found.remove();
         }
         let connection = self.slots.get_mut(slot)?.take()?;

@@ -22,6 +22,9 @@ pub const MOST: usize = 32;
 /// A write that is not made yet.
 const UNDONE: i32 = i32::MIN;
 
+/// `IORING_ENTER_GETEVENTS`.
+const WAIT: u32 = 1;
+
 /// What has been written, of each.
 pub type Results = SmallVec<[io::Result<usize>; MOST]>;
 
@@ -71,13 +74,24 @@ fn submit(ring: &mut IoUring, writes: &[(RawFd, &[u8])], results: &mut [i32; MOS
         // when this is over: an operation that may not wait is carried out, or refused, as it is taken.
         unsafe { ring.submission().push(&entry) }.map_err(|_| io::ErrorKind::OutOfMemory)?;
     }
-    let submitted = ring.submit_and_wait(writes.len());
-    for completion in ring.completion().map(|entry: cqueue::Entry| (entry.user_data(), entry.result())) {
-        if let Some(result) = results.get_mut(completion.0 as usize) {
-            *result = completion.1;
+    // an error tells that none was taken
+    let submitted = ring.submit_and_wait(writes.len()).unwrap_or(0);
+    let mut n_done = 0;
+    loop {
+        for completion in ring.completion().map(|entry: cqueue::Entry| (entry.user_data(), entry.result())) {
+            n_done += 1;
+            if let Some(result) = results.get_mut(completion.0 as usize) {
+                *result = completion.1;
+            }
         }
+        if n_done >= submitted {
+            break;
+        }
+        // it does not come to that, but nothing that the kernel may still read must go
+        // SAFETY: waits for a completion, and passes no pointers.
+        let _ = unsafe { ring.submitter().enter::<libc::sigset_t>(0, 1, WAIT, None) };
     }
-    if submitted? == writes.len() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+    if submitted == writes.len() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
 #[cfg(test)]
