@@ -7,7 +7,7 @@ a ``Census`` is a dict of parties that asks once more before it says that somebo
 those alone who are known says ``dict.values(table)``, which is right for what no guest can have. Entering and
 taking out (``table[key] = …``, ``pop``, ``del``) are for those who are known, too.
 
-Without a lane the tables are plain dicts, and ``NOBODY`` is a guest.
+Without a lane the tables are plain dicts, and nobody is a guest (``NOBODY``).
 
 Not here: how a guest is met (``reception``), what becomes of it in the lane (the native module).
 """
