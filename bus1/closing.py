@@ -81,6 +81,13 @@ class Closer:
             if not self._ended.wait_for(lambda: owner not in self._lines, _MOMENT):
                 self._slow.add(owner)
 
+    def finish(self) -> None:
+        """Give a moment to what each owner has to close."""
+        with self._lock:
+            owners = list(self._lines)
+        for owner in owners:
+            self.wait(owner)
+
     def retry(self) -> None:
         """Start what could not be started before; for whoever comes by now and then."""
         while self._idle:

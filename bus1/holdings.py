@@ -286,7 +286,8 @@ class Holdings:
             holding.stalled.clear()
             for reader in list(holding.unread):
                 reader.abandon()
-        self._await_closed()
+        self._closer.finish()
+        self._note_closed()
 
 
 def _has_unread(sock: socket.socket) -> bool:

@@ -12,10 +12,9 @@ becomes a party and a connection like all others, in the state that it has reach
 
 Of those that have left again nothing is left but what they have had an effect on.
 
-Invariants. 1. While Python runs, a guest has its name, and nothing of it is in Python's hands, unless there was
-no memory to meet it: that is its end. 2. A guest
-owns no name and waits for none, and is in no table but the lane's, Core, and those of rules and replies.
-3. Unique names are numbered in one row, whoever gives them.
+Invariants. 1. While Python runs, a guest has its name, and nothing of it is in Python's hands, unless there
+was no memory to meet it: that is its end. 2. A guest owns no name and waits for none, and is in no table but
+the lane's, Core, and those of rules and replies. 3. Unique names are numbered in one row, whoever gives them.
 
 Not here: what becomes of them in the lane (the native module), accepting everybody else (loop).
 """
