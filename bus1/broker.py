@@ -27,6 +27,7 @@ from .allowance import Allowance
 from .channel import Channel
 from .context import context_of
 from .core.choice import SealedMemory
+from .defects import account
 from .descriptors import Fds, unix_socket_cookie
 from .errors import (
     BadDescriptor,
@@ -208,10 +209,7 @@ class Broker:
         """What has just been raised is told, or raised again if nobody is there to hear it."""
         if self._report is None or isinstance(sys.exc_info()[1], InternalError):
             raise
-        # rarely needed, and dear to import
-        import traceback
-
-        self._report(pid, traceback.format_exc())
+        self._report(pid, account())
 
     def allowance_of(self, uid: int) -> Allowance:
         """What all channels of a user draw on."""

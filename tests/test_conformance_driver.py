@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from buses import Bus
+from buses import Bus, eventually, open_fds
 from dbus_client import BUS, BUS_PATH, CALL, ERROR, FAULT, NO_REPLY, PATIENCE, RETURN, SIGNAL, Client
 
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
@@ -196,6 +196,24 @@ def test_a_caller_that_takes_descriptors_gets_one_of_the_process(bus: Bus) -> No
     described = Path(f"/proc/self/fdinfo/{pidfd}").read_text()
     assert f"\nPid:\t{os.getpid()}\n" in described
     signal.pidfd_send_signal(pidfd, 0)
+
+
+def test_who_does_not_read_what_it_has_asked_for_keeps_few_descriptors_of_the_bus(new_bus: Bus) -> None:
+    greedy, other = new_bus.connect(), new_bus.connect()
+    before = open_fds(new_bus.pid)
+    for _ in range(2000):
+        greedy.call(BUS, "GetConnectionCredentials", "s", other.name, path=BUS_PATH, interface=BUS)
+    serial = greedy.call(BUS, "RequestName", "su", "t.Last", 0, path=BUS_PATH, interface=BUS)
+    eventually(lambda: other.ask("NameHasOwner", "s", "t.Last") == [True], lambda: "its last request")
+    assert open_fds(new_bus.pid) <= before + 100
+    has_descriptor = []
+    while (answer := greedy.receive()).reply_serial != serial:
+        if answer.reply_serial:
+            has_descriptor.append(len(answer.fds))
+            assert ("ProcessFD" in answer.args[0]) == bool(answer.fds)
+        for fd in answer.fds:
+            os.close(fd)
+    assert len(has_descriptor) == 2000
 
 
 def test_a_pidfd_is_of_no_use_for_a_process_that_has_gone(bus: Bus) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from native_bus import RawChannel
 from test_window import Crank
 
 from bus1.broker import Broker
+from bus1.defects import account
 from bus1.descriptors import Fds
 from bus1.errors import InternalError
 from bus1.frames import REQUESTS, Operation, encode
@@ -155,3 +157,16 @@ def test_a_defect_in_the_middle_of_a_transaction_leaves_nothing_behind() -> None
     with pytest.raises(TypeError):
         one.send([to_two, []])  # type: ignore[list-item]
     assert bus.snapshot() == before
+
+
+def test_what_cannot_be_told_with_a_traceback_is_told_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no descriptor left to load what writes one."""
+    told = []
+    for _ in range(2):
+        try:
+            broken()
+        except Defect:
+            told.append(account())
+        monkeypatch.setitem(sys.modules, "traceback", None)
+    assert told[0].startswith("Traceback ") and told[0].endswith("Defect: who would have thought\n")
+    assert told[1] == "Defect('who would have thought')\n"

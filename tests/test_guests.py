@@ -16,6 +16,7 @@ import bus1_services
 import pytest
 from bus1_bridge.private import ThreadedBus
 from bus1_bridge.sasl import COOKIE, AuthRules
+from bus1_bridge.switch import express
 from bus1_bridge.switch.api import Closed, Shutdown
 from bus1_bridge.switch.loop import PythonSwitch
 from bus1_bridge.switch.router import Router
@@ -148,6 +149,15 @@ def test_who_authenticates_line_by_line_is_a_guest_until_it_says_something_unusu
         wire.write(b"BEGIN\r\n" + WORDS["{hello}"].encode("latin-1"))
         assert next_change(first) == [":1.1", "", ":1.1"]
     assert next_change(first) == [":1.1", ":1.1", ""]
+
+
+def test_a_user_of_very_many_groups_is_let_in_by_python(
+    path: str, python: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(express, "_GROUPS_MAX", len(os.getgroups()) - 1)
+    for _ in range(2):
+        Client(path).close()
+    assert python["accept"] == 2
 
 
 def test_who_takes_its_time_becomes_known(path: str, first: Client, python: Calls) -> None:

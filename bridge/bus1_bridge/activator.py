@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from bus1.defects import account
+
 from .switch.api import Answer, Command, ConfigureActivation, Punt, ServicesChanged, StartFailed
 from .switch.effects import ListServices, LookUp, SetEnvironment, Start
 from .wire import ERROR_PREFIX
@@ -60,10 +62,7 @@ class Activator:
         except Exception as error:
             complaint = f"{type(error).__name__}: {error}"
             if not isinstance(error, ImportError | OSError):
-                # rarely needed, and dear to import
-                import traceback
-
-                complaint = traceback.format_exc()
+                complaint = account()
             self._note(f"the bus failed at {punt}: {complaint}")
         match punt:
             case LookUp(asker):

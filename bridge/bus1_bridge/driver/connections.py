@@ -76,7 +76,7 @@ def credentials(call: Call, name: str) -> Values:
     target = call.target(name, "credentials")
     known = known_credentials(target, call.delivery.tables.bus_credentials)
     if isinstance(target, LegacyParty) and call.caller.takes_fds:
-        pidfd = call.delivery.tables.open_pidfd(target.peer)
+        pidfd = call.delivery.tables.open_pidfd(target.peer, call.caller.peer)
         if pidfd is not None:
             known["ProcessFD"] = Variant("h", len(call.fds))
             call.fds.append(pidfd)

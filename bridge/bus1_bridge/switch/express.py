@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .router import Router
 
 _USERS_MAX = 1024
+_GROUPS_MAX = 128
 
 Standing = tuple[bool, bool, bool, int, tuple[int, int, int], int, int, int, int, "NativePolicy | None"]
 """May send everything, may receive everything, takes descriptors; the limits that the lane minds; what it
@@ -108,8 +109,8 @@ class Express:
         who, limits = c.party.credentials, self._router.limits
         user = who.uid, who.gid, who.groups
         is_usual = (
-            c.party.entrance is None and who.gid != UNKNOWN_ID and c.limits is limits
-            and limits.new_connections_per_second is None
+            c.party.entrance is None and who.gid != UNKNOWN_ID and len(who.groups) <= _GROUPS_MAX
+            and c.limits is limits and limits.new_connections_per_second is None
         )
         if not is_usual or user in self._users:
             return

@@ -19,6 +19,9 @@ from .limits import Excess
 RESERVE = 64
 """So many are kept free, or an eighth of them, if that is less."""
 
+PIDFDS_MAX = 64
+"""As many descriptors of the bus's own may wait for one reader: a client asks for no more in a turn."""
+
 
 def shortage(number: int) -> Excess | None:
     """Why a descriptor that got this number can't be kept for long; None if it can."""

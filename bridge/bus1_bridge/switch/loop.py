@@ -29,6 +29,7 @@ from functools import partial
 from bus1.broker import Broker
 from bus1.context import context_of
 from bus1.core.api import Credentials
+from bus1.defects import account
 from bus1.errors import InternalError
 from bus1.listener import SHORTAGE, Listener
 from bus1.process import SignalPipe
@@ -57,7 +58,7 @@ from .doors import Doors
 from .effects import Close, CloseDescriptors, Effect, Wake
 from .endpoint import Endpoint
 from .express import express_for
-from .headroom import check_room, shortage
+from .headroom import PIDFDS_MAX, check_room, shortage
 from .reception import Reception
 from .router import Router
 from .schedule import Schedule
@@ -273,9 +274,15 @@ class PythonSwitch:
             self.report(Closed(endpoint.pid, endpoint.uid, who, reason))
             self._drop(endpoint)
 
-    def _open_pidfd(self, connection: int) -> int | None:
-        endpoint = self._endpoints.get(connection)
-        return None if endpoint is None else endpoint.open_pidfd()
+    def _open_pidfd(self, connection: int, reader: int) -> int | None:
+        endpoint, tables = self._endpoints.get(connection), self.router.tables
+        if endpoint is None or tables.core.queued(tables.bus_peer, reader).fds >= PIDFDS_MAX:
+            return None
+        pidfd = endpoint.open_pidfd()
+        if pidfd is not None and shortage(pidfd) is not None:
+            os.close(pidfd)
+            return None
+        return pidfd
 
     def report(self, punt: Punt) -> None:
         """Something for the control plane."""
@@ -440,7 +447,4 @@ class Watched:
 
 def _defect(pid: int) -> Failed:
     """What has just been raised, as a defect of the bus."""
-    # rarely needed, and dear to import
-    import traceback
-
-    return Failed(pid, traceback.format_exc())
+    return Failed(pid, account())

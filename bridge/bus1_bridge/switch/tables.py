@@ -243,8 +243,8 @@ class Tables:
         """How clients may show who they are."""
         self.policy = OPEN
         """Who may do what: the current generation."""
-        self.open_pidfd: Callable[[int], int | None] = lambda peer: None
-        """A new descriptor of the process of a D-Bus client."""
+        self.open_pidfd: Callable[[int, int], int | None] = lambda peer, reader: None
+        """A new descriptor of the process of a D-Bus client, for another to read; None: it gets none."""
         self.command_of: Callable[[int], str] = lambda pid: ""
         """Looks up the command line of a process, for people to read."""
         self.monitors = type(matches)(matches.tally)

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::connection::Connection;
-use super::express::{FDS_UNTOLD, NotEveryday, Post};
+use super::express::{FDS_UNTOLD, NotEveryday, Post, descriptors_below};
 use super::parties::Parties;
 use super::poller::locked;
 use super::profile;
@@ -335,7 +335,9 @@ fn credentials(question: &Question<'_>, answer: &mut Answer) -> Result<(), NotEv
         Holder::Client(c) => Some(c),
         Holder::Bus => None,
     };
-    answer.fd = client.filter(|_| question.asker.takes_fds).and_then(|c| sockets::process(c.fd).ok());
+    let process = client.filter(|_| question.asker.takes_fds).and_then(|c| sockets::process(c.fd).ok());
+    // where they run out, the last are for what everybody needs
+    answer.fd = process.filter(|fd| (fd.as_raw_fd() as u64) < descriptors_below());
     profile::append(credentials, client.is_some(), answer.fd.is_some(), &mut answer.body);
     Ok(())
 }
