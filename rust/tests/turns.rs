@@ -191,3 +191,29 @@ fn what_is_carried_out_at_once_does_not_wait_for_what_is_handed_over() {
     reader.socket.set_nonblocking(true).unwrap();
     assert_eq!(read(&mut reader.socket, 16)[8], 9);
 }
+
+#[test]
+fn whose_messages_are_being_dropped_goes_on_when_nobody_else_has_anything() {
+    let mut bus = Bus::new();
+    let (mut a, mut b, mut c) = (bus.client(":1.1"), bus.client(":1.2"), bus.client(":1.3"));
+    {
+        let mut lane = bus.lane.lock().unwrap();
+        let slot = lane.parties.slot(a.peer).unwrap();
+        lane.parties.get_mut(slot).unwrap().comes_last = true;
+    }
+    c.socket.set_nonblocking(true).unwrap();
+    let sent: Vec<u8> = (1..13).flat_map(|serial| call(serial, DRIVER)).collect();
+    a.socket.write_all(&sent).unwrap();
+    for _ in 0..8 {
+        assert_eq!(bus.turn(), [(a.fd, 1)]);
+        decide(&bus, &a);
+    }
+    for serial in 1..4 {
+        b.socket.write_all(&call(serial, ":1.3")).unwrap();
+        assert_eq!(bus.turn(), []);
+        let mut got = [0; 1024];
+        assert!(c.socket.read(&mut got).is_ok());
+        assert_eq!(u32::from(got[8]), serial);
+    }
+    assert_eq!(bus.turn(), [(a.fd, 1)]);
+}

@@ -172,6 +172,10 @@ impl DbusLane {
         let Some(c) = self.parties.get_mut(slot) else {
             return;
         };
+        if c.comes_last && self.has_served {
+            self.parties.busy.push_back(slot);
+            return;
+        }
         c.input.is_busy = false;
         c.input.n_handed = 0;
         self.has_served |= !c.comes_last;
